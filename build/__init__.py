@@ -1,0 +1,1 @@
+"""The engine builder, run as `python -m build`."""

@@ -1,0 +1,56 @@
+"""Which requirements of pyproject.toml does this interpreter not fulfil? Needs nothing but pip's own parts.
+
+    python build/environment.py [extra ...]     prints them, one a line
+
+Exits with 0 if all are fulfilled, 1 if some are not, 2 if that cannot be said.
+"""
+
+import importlib.metadata
+import sys
+from pathlib import Path
+
+OLDEST, NEWEST = (3, 10), (3, 13)
+PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+
+
+def requirements(extras: list[str]) -> list[str]:
+    """The project's requirements and those of the extras. Raises ValueError for an unknown extra."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        from pip._vendor import tomli as tomllib  # type: ignore[no-redef]
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    optional = project["optional-dependencies"]
+    if unknown := [extra for extra in extras if extra not in optional]:
+        raise ValueError(f"unknown extra {unknown[0]!r}: expected one of {', '.join(optional)}")
+    return [*project["dependencies"], *(line for extra in extras for line in optional[extra])]
+
+
+def is_fulfilled(line: str) -> bool:
+    """Is a version that `line` allows installed?"""
+    from pip._vendor.packaging.requirements import Requirement
+
+    requirement = Requirement(line)
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return requirement.specifier.contains(version, prereleases=True)
+
+
+def main(extras: list[str]) -> int:
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        got, oldest, newest = (".".join(map(str, v[:2])) for v in (sys.version_info, OLDEST, NEWEST))
+        print(f"got Python {got}, expected {oldest} to {newest}: choose one with PYTHON=python3.12", file=sys.stderr)
+        return 2
+    try:
+        lacking = [line for line in requirements(extras) if not is_fulfilled(line)]
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(lacking))
+    return 1 if lacking else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

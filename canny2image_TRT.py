@@ -1,0 +1,100 @@
+"""The drop-in class of the TensorRT Hackathon 2023: a picture from canny edges and a prompt."""
+
+import logging
+import random
+import threading
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cldm.checkpoint import find_checkpoint
+from cldm.pipeline import Pipeline, Shape, to_precision
+from cldm.plan import make_plan
+from cldm.request import Request
+from runtime.backends import choose_backend, choose_device, choose_precision
+
+log = logging.getLogger(__name__)
+
+
+class hackathon:
+    """`initialize()` once, then `process()` per picture; names and arguments are the contest's.
+
+    checkpoint: a .pth or .safetensors file, "SD15_FOLDER:CONTROLNET_FOLDER" of the diffusers library, or
+        "random:SEED"; by default the first that is found (see cldm/checkpoint.py).
+    architecture: a file of models/*.yaml, "sd15" or "small"; by default what belongs to the checkpoint.
+    backend: "auto" or "eager". precision: "auto", "fp32" or "fp16". device: "auto", "cpu", "cuda" or "cuda:N".
+    plan: "ten", "all" or the indices of the steps that call the network.
+
+    Raises ValueError with one sentence for a choice that this machine or project does not have.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        *,
+        architecture: str | None = None,
+        backend: str = "auto",
+        plan: str = "ten",
+        precision: str = "auto",
+        device: str = "auto",
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.architecture = architecture
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.backend = choose_backend(backend, self.device)
+        self.plan = plan
+        make_plan(plan, 20)  # an unknown plan is an error now, not at the first picture
+        self.pipeline: Pipeline | None = None
+        self.lock = threading.Lock()
+
+    def initialize(self) -> None:
+        """Read the weights, make the pipeline of the contest's shape and run it once."""
+        source = find_checkpoint(self.checkpoint, self.architecture)
+        self.tokenizer = source.load_tokenizer()
+        model = source.load_model().to(self.device)
+        self.model = to_precision(model, self.precision.dtype)
+        self.process(np.zeros((256, 384, 3), np.uint8), "", "", "", 1, 256, 20, False, 1.0, 9.0, 0, 0.0, 100, 200)
+
+    def process(
+        self,
+        input_image: NDArray[np.uint8],
+        prompt: str,
+        a_prompt: str,
+        n_prompt: str,
+        num_samples: int,
+        image_resolution: int,
+        ddim_steps: int,
+        guess_mode: bool,
+        strength: float,
+        scale: float,
+        seed: int,
+        eta: float,
+        low_threshold: float,
+        high_threshold: float,
+    ) -> list[NDArray[np.uint8]]:
+        """`num_samples` new pictures, uint8 [h, w, 3], channels in the order in which the model was trained (RGB).
+
+        input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]; its shorter side is scaled to image_resolution,
+        both sides to multiples of 64. The picture shows `prompt, a_prompt` and not n_prompt, scale says how much.
+        strength: of the edges, found by canny between the thresholds (0 to 255 and more); guess_mode: edges lead,
+        the prompt may be empty. seed: -1 draws one. eta: 0 is DDIM, 1 adds DDPM's noise.
+        Raises TypeError or ValueError with one sentence for bad arguments.
+        """
+        if not hasattr(self, "model"):
+            raise RuntimeError("process() was called before initialize(): call initialize() once first")
+        request = Request(
+            input_image, prompt, a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode, strength,
+            scale, random.randint(0, 65535) if seed == -1 else seed, eta, low_threshold, high_threshold,
+        )  # fmt: skip
+        with self.lock:
+            return self._pipeline(request)(request, self.tokenizer)
+
+    def _pipeline(self, request: Request) -> Pipeline:
+        """The pipeline of the request's shape; the last one is kept."""
+        plan = make_plan(self.plan, request.ddim_steps)
+        shape = Shape(*request.size, request.num_samples, request.ddim_steps, plan)
+        if self.pipeline is None or self.pipeline.shape != shape:
+            self.pipeline = Pipeline(self.model, shape, self.backend.make_engine, self.device)
+        return self.pipeline

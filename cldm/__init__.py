@@ -1,0 +1,1 @@
+"""ControlNet added to Stable Diffusion: the joined model, its stages, the plan and the pipeline."""

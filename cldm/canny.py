@@ -1,0 +1,47 @@
+"""From the caller's picture to the edges that ControlNet reads, as the original demo does it."""
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Picture = NDArray[np.uint8]
+
+
+def hwc3(picture: Picture) -> Picture:
+    """Grey [h, w] or [h, w, 1], RGB or RGBA (laid over white) -> [h, w, 3], uint8."""
+    if picture.ndim == 2:
+        picture = picture[:, :, None]
+    channels = picture.shape[2]
+    if channels == 3:
+        return picture
+    if channels == 1:
+        return np.concatenate([picture] * 3, axis=2)
+    colour, alpha = picture[:, :, :3].astype(np.float32), picture[:, :, 3:].astype(np.float32) / 255.0
+    return (colour * alpha + 255.0 * (1.0 - alpha)).clip(0, 255).astype(np.uint8)
+
+
+def target_size(height: int, width: int, resolution: int) -> tuple[int, int]:
+    """The picture's (height, width): the shorter side scaled to `resolution`, both rounded to multiples of 64."""
+    scale = resolution / min(height, width)
+    return round(height * scale / 64.0) * 64, round(width * scale / 64.0) * 64
+
+
+def resize(picture: Picture, resolution: int) -> Picture:
+    """Scale to `target_size`: Lanczos up, area average down."""
+    height, width = picture.shape[:2]
+    new_height, new_width = target_size(height, width, resolution)
+    enlarges = resolution > min(height, width)
+    method = cv2.INTER_LANCZOS4 if enlarges else cv2.INTER_AREA
+    return np.asarray(cv2.resize(picture, (new_width, new_height), interpolation=method), dtype=np.uint8)
+
+
+def canny(picture: Picture, low_threshold: float, high_threshold: float) -> Picture:
+    """Edges of a [h, w, 3] picture: 0 or 255, [h, w] (Canny 1986, OpenCV's default 3x3 Sobel)."""
+    return np.asarray(cv2.Canny(picture, low_threshold, high_threshold), dtype=np.uint8)
+
+
+def hint_image(edges: Picture) -> Tensor:
+    """Edges [h, w] -> float32 [1, 3, h, w] in 0..1."""
+    return torch.from_numpy(hwc3(edges)).permute(2, 0, 1)[None].float() / 255.0

@@ -1,0 +1,120 @@
+"""Which weights to use: where they are looked for, and the model made of them."""
+
+import hashlib
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cldm.model import ControlLDM
+from ldm.config import MODELS, load_architecture
+from ldm.diffusers_layout import read_diffusers
+from ldm.diffusion import schedule_buffers
+from ldm.tokenizer import CLIP_ON_THE_HUB, Tokenizer, load_tokenizer
+from ldm.weights import CheckpointError, file_digest, load_strict, randomize, read_tensors
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "CANNY2IMAGE_CHECKPOINT"
+USUAL_PLACES = (
+    MODELS / "control_sd15_canny.pth",
+    Path("/home/player/ControlNet/models/control_sd15_canny.pth"),  # the contest's container
+)
+FALLBACK = "random:0"  # of the small architecture
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights that were chosen, not yet read.
+
+    `name` is what the user gave: a file, `SD15_FOLDER:CONTROLNET_FOLDER` of the diffusers library, or `random:SEED`.
+    """
+
+    name: str
+    architecture: str
+    chosen_by: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.architecture}, {self.chosen_by})"
+
+    @property
+    def random_seed(self) -> int | None:
+        match = re.fullmatch(r"random:(\d{1,18})", self.name)
+        return int(match[1]) if match else None
+
+    @property
+    def diffusers_folders(self) -> tuple[Path, Path] | None:
+        """The Stable Diffusion and the ControlNet folder, if that is what the name says."""
+        parts = self.name.split(os.pathsep)
+        return (Path(parts[0]), Path(parts[1])) if len(parts) == 2 and not Path(self.name).exists() else None
+
+    def fingerprint(self) -> str:
+        """Changes whenever the weights do: of the files' bytes, or of the seed and the architecture."""
+        if self.random_seed is not None:
+            return f"{self.name}:{self.architecture}:{_digest(repr(load_architecture(self.architecture)))}"
+        if folders := self.diffusers_folders:
+            files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
+            return _digest("".join(map(file_digest, files)))
+        return file_digest(Path(self.name))
+
+    def load_model(self) -> ControlLDM:
+        """Read or make the weights: float32, on the CPU. Raises CheckpointError if they do not fit."""
+        architecture = load_architecture(self.architecture)
+        if self.random_seed is not None:
+            model = ControlLDM(architecture)
+            randomize(model, self.random_seed)
+            return model.eval().requires_grad_(False)
+        with torch.device("meta"):
+            model = ControlLDM(architecture)
+        if folders := self.diffusers_folders:
+            tensors = read_diffusers(model.state_dict(), *folders, architecture)
+            tensors |= schedule_buffers(architecture.schedule)
+        else:
+            tensors = self._read_file()
+        load_strict(model, tensors, f"checkpoint {self.name}")
+        return model.eval().requires_grad_(False)
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The vocabulary that belongs to the weights. Raises TokenizerError if it is not on this machine."""
+        positions = load_architecture(self.architecture).text.positions
+        small = MODELS / "small" / "tokenizer"
+        if self.architecture == "small" or self.random_seed is not None:  # random weights know no language
+            return load_tokenizer([small], positions)
+        folders = [self.diffusers_folders[0] / "tokenizer"] if self.diffusers_folders else []
+        return load_tokenizer([*folders, MODELS / "tokenizer"], positions, CLIP_ON_THE_HUB)
+
+    def _read_file(self) -> dict[str, torch.Tensor]:
+        if Path(self.name).is_dir():
+            raise CheckpointError(
+                f"checkpoint {self.name} is a folder: give a .pth or .safetensors file, or the two folders of the "
+                f"diffusers library as SD15_FOLDER{os.pathsep}CONTROLNET_FOLDER"
+            )
+        return read_tensors(Path(self.name))
+
+
+def find_checkpoint(name: str | os.PathLike[str] | None = None, architecture: str | None = None) -> Checkpoint:
+    """Choose the weights: the argument, $CANNY2IMAGE_CHECKPOINT, models/, the contest's path, random small ones.
+
+    `architecture` names a file models/*.yaml; by default a checkpoint is sd15 and random weights are small.
+    Logs the choice in one line.
+    """
+    if name is not None:
+        found = str(name), "given"
+    elif os.environ.get(VARIABLE):
+        found = os.environ[VARIABLE], f"from ${VARIABLE}"
+    else:
+        places = [(str(path), "found") for path in USUAL_PLACES if path.is_file()]
+        found = [*places, (FALLBACK, "no checkpoint found")][0]
+    is_random = found[0].startswith("random:")
+    checkpoint = Checkpoint(found[0], architecture or ("small" if is_random else "sd15"), found[1])
+    if is_random and checkpoint.random_seed is None:
+        raise CheckpointError(f"weights {found[0]!r}: expected random:SEED with a whole number, for example random:0")
+    log.info("weights: %s", checkpoint)
+    return checkpoint
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

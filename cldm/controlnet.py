@@ -1,0 +1,41 @@
+"""ControlNet (Zhang et al. 2023): a copy of the UNet's encoder that reads a hint and adds to every skip."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from ldm.attention import KeysValues
+from ldm.config import ControlConfig, UNetConfig
+from ldm.unet import Encoder
+
+
+class ControlNet(Encoder):
+    def __init__(self, unet: UNetConfig, control: ControlConfig) -> None:
+        super().__init__(unet)
+        self.input_hint_block = _hint_block(control.hint_channels, unet.model_channels)
+        self.zero_convs = nn.ModuleList([nn.Sequential(nn.Conv2d(c, c, 1)) for c in self.skip_channels])
+        self.middle_block_out = nn.Sequential(nn.Conv2d(self.middle_channels, self.middle_channels, 1))
+
+    def hint(self, hint_image: Tensor) -> Tensor:
+        """Edges [n, 3, 8h, 8w] in 0..1 -> [n, model_channels, h, w]. Does not depend on the step."""
+        return self.input_hint_block(hint_image)
+
+    def residuals(
+        self, x: Tensor, hint: Tensor, shifts: Iterable[Tensor], texts: Iterable[KeysValues]
+    ) -> list[Tensor]:
+        """Latent and ready hint -> what is added to the UNet's skips and, last, to its middle; not yet scaled."""
+        skips, middle = self.encode(x, shifts, texts, hint)
+        outputs = [conv(skip) for conv, skip in zip(self.zero_convs, skips, strict=True)]
+        return [*outputs, self.middle_block_out(middle)]
+
+    def forward(self, x: Tensor, hint_image: Tensor, t: Tensor, context: Tensor) -> list[Tensor]:
+        return self.residuals(x, self.hint(hint_image), self.time_shifts(t), self.keys_values(context))
+
+
+def _hint_block(channels: tuple[int, ...], out_channels: int) -> nn.Sequential:
+    """3x3 convolutions with SiLU between: two per scale, the first of each new scale with stride 2."""
+    layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, padding=1), nn.SiLU()]
+    for width, wider in zip(channels, channels[1:], strict=False):
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]
+        layers += [nn.Conv2d(width, wider, 3, padding=1, stride=2), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Conv2d(channels[-1], out_channels, 3, padding=1))

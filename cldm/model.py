@@ -1,0 +1,48 @@
+"""The joined model, with the key layout of `control_sd15_canny.pth`."""
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from cldm.controlnet import ControlNet
+from ldm.clip import CLIPText
+from ldm.config import Architecture
+from ldm.diffusion import schedule_buffers
+from ldm.unet import UNet
+from ldm.vae import VAE
+
+
+class ControlLDM(nn.Module):
+    """UNet, ControlNet, VAE and text encoder, and the buffers of the noise schedule."""
+
+    alphas_cumprod: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        # Bare modules that only spell the prefixes of the checkpoint's keys.
+        self.model = nn.Module()
+        self.model.diffusion_model = UNet(architecture.unet)
+        self.control_model = ControlNet(architecture.unet, architecture.control)
+        self.first_stage_model = VAE(architecture.vae)
+        self.cond_stage_model = nn.Module()
+        self.cond_stage_model.transformer = nn.Module()
+        self.cond_stage_model.transformer.text_model = CLIPText(architecture.text)
+        for name, values in schedule_buffers(architecture.schedule).items():
+            self.register_buffer(name, values)
+
+    @property
+    def unet(self) -> UNet:
+        return cast(UNet, self.model.diffusion_model)
+
+    @property
+    def control(self) -> ControlNet:
+        return self.control_model
+
+    @property
+    def vae(self) -> VAE:
+        return self.first_stage_model
+
+    @property
+    def text(self) -> CLIPText:
+        return cast(CLIPText, cast(nn.Module, self.cond_stage_model.transformer).text_model)

@@ -1,0 +1,79 @@
+"""Which of DDIM's steps call the network, and the linear update that follows each call.
+
+DDIM makes `steps` updates of x, all linear in x, eps and fresh noise z. A plan evaluates eps on some of them only; the
+others use the last one again. So the updates between two evaluations are one linear map, and a plan is a tuple of
+evaluations, each with its numbers computed beforehand in float64:
+
+    x = a x + w[0] eps_now + w[1] eps_before + ... + sum of n[j] z_j
+
+With eta = 0 and eps held, that is plain DDIM over the evaluated timesteps alone.
+"""
+
+from dataclasses import dataclass
+
+from ldm.diffusion import Floats, ddim_alphas, ddim_sigmas, ddim_timesteps
+
+# The evaluations of a 20-step run that won the contest's second place; index 19 is the noisiest step.
+TEN = (19, 18, 17, 16, 15, 14, 13, 11, 8, 4)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`evaluated`: indices of the steps that call the network, falling from steps - 1. Raises ValueError if not."""
+
+    steps: int
+    evaluated: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        pairs = zip(self.evaluated, self.evaluated[1:], strict=False)
+        falls = all(before > after for before, after in pairs)
+        if not self.evaluated or self.evaluated[0] != self.steps - 1 or self.evaluated[-1] < 0 or not falls:
+            raise ValueError(
+                f"plan {list(self.evaluated)}: expected step indices that fall from {self.steps - 1} "
+                f"(the first of {self.steps} steps always calls the network) and end at 0 or above"
+            )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One call of the network at `timestep`, and the update after it."""
+
+    timestep: int
+    a: float
+    weights: tuple[float, ...]  # on eps, newest first
+    noise: tuple[float, ...]  # on the draws of the steps up to the next evaluation, in the order of drawing
+
+
+def make_plan(choice: str, ddim_steps: int) -> Plan:
+    """The plan called `choice`: "all", "ten" or step indices as in "19,17,14,11,8,4".
+
+    "ten" is made for 20 steps; any other count evaluates every step. Raises ValueError for anything else.
+    """
+    steps = len(ddim_timesteps(ddim_steps))
+    if choice == "all" or (choice == "ten" and steps != 20):
+        return Plan(steps, tuple(range(steps))[::-1])
+    if choice == "ten":
+        return Plan(steps, TEN)
+    try:
+        return Plan(steps, tuple(int(index) for index in choice.split(",")))
+    except ValueError as error:
+        detail = str(error) if str(error).startswith("plan ") else "it is none of them"
+        raise ValueError(f"plan {choice!r}: expected all, ten or step indices as 19,17,14,11,8,4; {detail}") from error
+
+
+def evaluations(plan: Plan, abar: Floats, ddim_steps: int, eta: float = 0.0) -> tuple[Evaluation, ...]:
+    """The plan in numbers. `abar`: alphas_cumprod, [1000]; `eta`: 0 deterministic, 1 as noisy as DDPM."""
+    timesteps = ddim_timesteps(ddim_steps)
+    now, after = ddim_alphas(abar, timesteps)
+    sigmas = ddim_sigmas(now, after, eta)
+    # One step of DDIM as x = scale x + slope eps + sigma z.
+    scale = (after / now) ** 0.5
+    slope = (1 - after - sigmas**2) ** 0.5 - scale * (1 - now) ** 0.5
+    result = []
+    for first, following in zip(plan.evaluated, (*plan.evaluated[1:], -1), strict=True):
+        a, w, noise = 1.0, 0.0, []
+        for step in range(first, following, -1):
+            a, w = scale[step] * a, scale[step] * w + slope[step]
+            noise = [scale[step] * n for n in noise] + [sigmas[step]]
+        result.append(Evaluation(timesteps[first], float(a), (float(w),), tuple(map(float, noise))))
+    return tuple(result)

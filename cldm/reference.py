@@ -1,0 +1,79 @@
+"""The original algorithm step for step, in float32: the measure of everything else in this project.
+
+Two separate passes per step, hint, keys and values computed every time, every DDIM step evaluated, nothing shared
+between steps. Do not make it faster.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from cldm.canny import Picture, hint_image
+from cldm.model import ControlLDM
+from cldm.request import Request
+from cldm.stages import to_uint8
+from ldm.diffusion import ddim_alphas, ddim_sigmas, ddim_timesteps
+from ldm.tokenizer import Tokenizer
+
+
+def reference_pictures(model: ControlLDM, tokenizer: Tokenizer, request: Request) -> list[Picture]:
+    """The request's pictures by the original algorithm, uint8 [height, width, 3] each, on the model's device."""
+    return reference_decode(model, reference_latent(model, tokenizer, request))
+
+
+@torch.inference_mode()
+def reference_latent(model: ControlLDM, tokenizer: Tokenizer, request: Request) -> Tensor:
+    """The latent [num_samples, 4, height / 8, width / 8] after the last step."""
+    device = model.alphas_cumprod.device
+    n, (height, width) = request.num_samples, request.size
+    hint = hint_image(request.edges()).to(device).repeat(n, 1, 1, 1)
+    prompt, negative = request.prompts
+    with full_float32():
+        context = model.text(tokenizer([prompt] * n).to(device))
+        negative_context = model.text(tokenizer([negative] * n).to(device))
+        scales, negative_scales = request.control_scales(len(model.control.zero_convs) + 1)
+        generator = torch.Generator(device).manual_seed(request.seed)
+        x = torch.randn((n, 4, height // 8, width // 8), generator=generator, device=device)
+        timesteps = ddim_timesteps(request.ddim_steps)
+        now, after = ddim_alphas(model.alphas_cumprod.double().cpu().numpy(), timesteps)
+        sigmas = ddim_sigmas(now, after, request.eta)
+        for timestep, a, a_prev, sigma in list(zip(timesteps, now, after, sigmas, strict=True))[::-1]:
+            t = torch.full((n,), timestep, device=device)
+            e_c = _predict(model, x, t, context, hint, scales)
+            e_u = _predict(model, x, t, negative_context, hint, negative_scales)
+            eps = e_u + request.scale * (e_c - e_u)
+            x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
+            z = torch.randn(x.shape, generator=generator, device=device)
+            x = a_prev**0.5 * x0 + (1 - a_prev - sigma**2) ** 0.5 * eps + sigma * z
+    return x
+
+
+@torch.inference_mode()
+def reference_decode(model: ControlLDM, x: Tensor) -> list[Picture]:
+    """Latent [n, 4, h, w] -> n pictures, uint8 [8h, 8w, 3]."""
+    with full_float32():
+        return list(to_uint8(model.vae.decode(x)).cpu().numpy())
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """No TF32 on NVIDIA GPUs: cuDNN would use its 10-bit mantissa in convolutions by default."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32, cudnn.allow_tf32 = False, False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def _predict(
+    model: ControlLDM, x: Tensor, t: Tensor, context: Tensor, hint: Tensor, scales: list[float]
+) -> Tensor:
+    """eps of one pass; all scales 0 means that ControlNet is not asked at all."""
+    if not any(scales):
+        return model.unet(x, t, context, [0.0] * len(scales))
+    residuals = model.control(x, hint, t, context)
+    return model.unet(x, t, context, [scale * c for scale, c in zip(scales, residuals, strict=True)])

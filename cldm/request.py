@@ -1,0 +1,97 @@
+"""The arguments of one `process()` call, checked."""
+
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cldm.canny import Picture, canny, hwc3, resize, target_size
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the contest's `process()` takes, under the same names.
+
+    input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]; seed: 0 to 2**32 - 1 (the caller has drawn -1).
+    Raises TypeError or ValueError with one sentence for anything else.
+    """
+
+    input_image: Picture
+    prompt: str
+    a_prompt: str
+    n_prompt: str
+    num_samples: int
+    image_resolution: int
+    ddim_steps: int
+    guess_mode: bool
+    strength: float
+    scale: float
+    seed: int
+    eta: float
+    low_threshold: float
+    high_threshold: float
+
+    def __post_init__(self) -> None:
+        _check_picture(self.input_image)
+        for name in ("prompt", "a_prompt", "n_prompt"):
+            _check_type(name, getattr(self, name), str, "a string")
+        for name in ("num_samples", "image_resolution", "ddim_steps", "seed"):
+            _check_type(name, getattr(self, name), numbers.Integral, "a whole number")
+        for name in ("strength", "scale", "eta", "low_threshold", "high_threshold"):
+            _check_type(name, getattr(self, name), numbers.Real, "a number")
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number")
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples: got {self.num_samples}, expected 1 or more")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed: got {self.seed}, expected -1 (draw one) or 0 to 4294967295")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta: got {self.eta}, expected 0 (deterministic) to 1")
+        if min(self.size) < 64:
+            raise ValueError(
+                f"image_resolution: {self.image_resolution} makes a picture of {self.size[0]} x {self.size[1]}, "
+                "expected at least 64 x 64 after rounding to multiples of 64"
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the picture that comes out."""
+        return target_size(*self.input_image.shape[:2], self.image_resolution)
+
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """What the picture should show, and what it should not."""
+        return f"{self.prompt}, {self.a_prompt}", self.n_prompt
+
+    def edges(self) -> Picture:
+        """The canny edges of the resized picture: uint8 [h, w], 0 or 255."""
+        picture = resize(hwc3(self.input_image), self.image_resolution)
+        return canny(picture, self.low_threshold, self.high_threshold)
+
+    def control_scales(self, residuals: int) -> tuple[list[float], list[float]]:
+        """Factors on ControlNet's residuals, from the first skip to the middle, with and without the prompt.
+
+        In guess mode the early residuals fade by 0.825 a level, and the pass without prompt gets no control.
+        """
+        if not self.guess_mode:
+            return [self.strength] * residuals, [self.strength] * residuals
+        return [self.strength * 0.825 ** (residuals - 1 - i) for i in range(residuals)], [0.0] * residuals
+
+
+def _check_picture(picture: Any) -> None:
+    expected = "expected a uint8 array of shape [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]"
+    if not isinstance(picture, np.ndarray):
+        raise TypeError(f"input_image: got {type(picture).__name__}, {expected}")
+    if picture.dtype != np.uint8:
+        raise TypeError(f"input_image: got dtype {picture.dtype}, {expected}")
+    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3, 4)):
+        raise ValueError(f"input_image: got shape {list(picture.shape)}, {expected}")
+    if picture.size == 0:
+        raise ValueError(f"input_image: got an empty picture of shape {list(picture.shape)}, {expected}")
+
+
+def _check_type(name: str, value: Any, kind: type, expected: str) -> None:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{name}: got {value!r}, expected {expected}")

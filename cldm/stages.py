@@ -1,0 +1,195 @@
+"""The six stages of a picture: tensors in, tensors out, fixed shapes. Allocation, engines and tests read the specs here.
+
+    Text     tokens                             -> kv
+    Hint     hint_image                         -> hint
+    Control  x, hint, shift, kv, control_scales -> control_0 ... control_12
+    Encoder  x, shift, kv                       -> skip_0 ... skip_11, middle
+    Decoder  skips, middle, controls, shift, kv -> eps
+    Vae      x                                  -> image
+
+Prompt and negative prompt run as one batch of 2 n: first n pictures with the prompt, then the same n without.
+`kv` [2n, 77, K] and `shift` [1, S] hold what all layers of ControlNet and UNet need of text and time, in that order;
+each stage takes its own slice. x and eps stay float32 whatever the precision of the networks.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cldm.kv import pack, unpack
+from cldm.model import ControlLDM
+from ldm.unet import Encoder as UNetHalf
+from runtime.spec import EngineSpec, TensorSpec
+
+
+@dataclass(frozen=True)
+class Stage:
+    spec: EngineSpec
+    module: nn.Module
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The part of `shift` and `kv` that belongs to one stage's layers."""
+
+    shift_start: int
+    shift_widths: tuple[int, ...]
+    kv_start: int
+    kv_widths: tuple[int, ...]
+
+    def shifts(self, shift: Tensor) -> list[Tensor]:
+        return list(shift[:, self.shift_start : self.shift_end].split(self.shift_widths, dim=1))
+
+    def texts(self, kv: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return unpack(kv[..., self.kv_start : self.kv_end], self.kv_widths)
+
+    @property
+    def shift_end(self) -> int:
+        return self.shift_start + sum(self.shift_widths)
+
+    @property
+    def kv_end(self) -> int:
+        return self.kv_start + 2 * sum(self.kv_widths)
+
+
+class Text(nn.Module):
+    def __init__(self, model: ControlLDM, samples: int) -> None:
+        super().__init__()
+        self.text, self.samples = model.text, samples
+        transformers = [*model.control.transformers(), *model.unet.transformers()]
+        self.cross_attentions = nn.ModuleList(layer.cross_attention for layer in transformers)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor]:
+        context = self.text(tokens)
+        kv = pack([layer.keys_values(context) for layer in self.cross_attentions])  # type: ignore[operator]
+        return (kv.repeat_interleave(self.samples, dim=0),)
+
+
+class Hint(nn.Module):
+    def __init__(self, model: ControlLDM) -> None:
+        super().__init__()
+        self.block = model.control.input_hint_block
+
+    def forward(self, hint_image: Tensor) -> tuple[Tensor]:
+        return (self.block(hint_image.to(self.block[0].weight.dtype)),)
+
+
+class Control(nn.Module):
+    def __init__(self, model: ControlLDM, part: Slice) -> None:
+        super().__init__()
+        self.control, self.part = model.control, part
+
+    def forward(
+        self, x: Tensor, hint: Tensor, shift: Tensor, kv: Tensor, control_scales: Tensor
+    ) -> tuple[Tensor, ...]:
+        residuals = self.control.residuals(_doubled(x, hint), hint, self.part.shifts(shift), self.part.texts(kv))
+        # control_scales [2, 13]: with and without prompt -> one factor per picture of the batch
+        factors = control_scales.repeat_interleave(x.shape[0], dim=0)[..., None, None, None]
+        return tuple(factors[:, i] * residual for i, residual in enumerate(residuals))
+
+
+class Encoder(nn.Module):
+    def __init__(self, model: ControlLDM, part: Slice) -> None:
+        super().__init__()
+        self.unet, self.part = model.unet, part
+
+    def forward(self, x: Tensor, shift: Tensor, kv: Tensor) -> tuple[Tensor, ...]:
+        skips, middle = self.unet.encode(_doubled(x, kv), self.part.shifts(shift), self.part.texts(kv))
+        return (*skips, middle)
+
+
+class Decoder(nn.Module):
+    def __init__(self, model: ControlLDM, part: Slice) -> None:
+        super().__init__()
+        self.unet, self.part = model.unet, part
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor]:
+        *features, shift, kv = inputs
+        skips, middle, control = _split_features(features)
+        eps = self.unet.decode(skips, middle, control, self.part.shifts(shift), self.part.texts(kv))
+        return (eps.float(),)
+
+
+class Vae(nn.Module):
+    def __init__(self, model: ControlLDM) -> None:
+        super().__init__()
+        self.vae = model.vae
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        picture = self.vae.decode(x.to(self.vae.post_quant_conv.weight.dtype)).float()
+        return (to_uint8(picture),)
+
+
+def to_uint8(picture: Tensor) -> Tensor:
+    """[n, 3, h, w] in about -1..1 -> uint8 [n, h, w, 3]. Truncates, as the original does."""
+    return (picture.permute(0, 2, 3, 1) * 127.5 + 127.5).clamp(0, 255).to(torch.uint8)
+
+
+def make_stages(model: ControlLDM, height: int, width: int, samples: int) -> dict[str, Stage]:
+    """The stages for `samples` pictures of height x width pixels, in the precision of the model's weights."""
+    dtype = model.unet.out[2].weight.dtype
+    control, encoder, decoder = model_slices(model)
+    channels, latent = model.architecture.unet.in_channels, (height // 8, width // 8)
+
+    tokens = TensorSpec("tokens", (2, model.architecture.text.positions), torch.int32)
+    kv = TensorSpec("kv", (2 * samples, tokens.shape[1], decoder.kv_end), dtype)
+    shift = TensorSpec("shift", (1, decoder.shift_end), dtype)
+    hint_image = TensorSpec("hint_image", (1, 3, height, width), torch.float32)
+    hint = TensorSpec("hint", (1, model.architecture.unet.model_channels, *latent), dtype)
+    x = TensorSpec("x", (samples, channels, *latent), torch.float32)
+    eps = TensorSpec("eps", (2 * samples, channels, *latent), torch.float32)
+    image = TensorSpec("image", (samples, height, width, 3), torch.uint8)
+    features = _feature_shapes(model.unet, 2 * samples, latent)
+    scales = TensorSpec("control_scales", (2, len(features)), dtype)
+    controls = tuple(TensorSpec(f"control_{i}", shape, dtype) for i, shape in enumerate(features))
+    skips = tuple(TensorSpec(f"skip_{i}", shape, dtype) for i, shape in enumerate(features[:-1]))
+    middle = TensorSpec("middle", features[-1], dtype)
+
+    stages = [
+        Stage(EngineSpec("text", (tokens,), (kv,)), Text(model, samples)),
+        Stage(EngineSpec("hint", (hint_image,), (hint,)), Hint(model)),
+        Stage(EngineSpec("control", (x, hint, shift, kv, scales), controls), Control(model, control)),
+        Stage(EngineSpec("encoder", (x, shift, kv), (*skips, middle)), Encoder(model, encoder)),
+        Stage(EngineSpec("decoder", (*skips, middle, *controls, shift, kv), (eps,)), Decoder(model, decoder)),
+        Stage(EngineSpec("vae", (x,), (image,)), Vae(model)),
+    ]
+    return {stage.spec.name: stage for stage in stages}
+
+
+def model_slices(model: ControlLDM) -> tuple[Slice, Slice, Slice]:
+    """The slices of ControlNet, the UNet's encoder and its decoder; each starts where the one before ends."""
+    shifts, texts = _widths(model.unet)
+    half_shifts, half_texts = _widths(model.control)  # as many as the UNet's encoder has
+    control = Slice(0, half_shifts, 0, half_texts)
+    encoder = Slice(control.shift_end, shifts[: len(half_shifts)], control.kv_end, texts[: len(half_texts)])
+    decoder = Slice(encoder.shift_end, shifts[len(half_shifts) :], encoder.kv_end, texts[len(half_texts) :])
+    return control, encoder, decoder
+
+
+def _widths(half: UNetHalf) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return (
+        tuple(block.shift_width for block in half.res_blocks()),
+        tuple(layer.proj_in.out_channels for layer in half.transformers()),
+    )
+
+
+def _feature_shapes(half: UNetHalf, batch: int, latent: tuple[int, int]) -> list[tuple[int, ...]]:
+    """Shapes of all skips and, last, of the middle. A new level begins after its res_blocks and the downsampling."""
+    per_level = half.config.res_blocks + 1
+    scales = [2 ** (i // per_level) for i in range(len(half.skip_channels))]
+    shapes = [
+        (batch, channels, latent[0] // scale, latent[1] // scale)
+        for channels, scale in zip(half.skip_channels, scales, strict=True)
+    ]
+    return [*shapes, (batch, half.middle_channels, *shapes[-1][2:])]
+
+
+def _doubled(x: Tensor, like: Tensor) -> Tensor:
+    """The latent for both halves of the batch, in the networks' precision."""
+    return torch.cat([x, x]).to(like.dtype)
+
+
+def _split_features(features: list[Tensor]) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+    half = len(features) // 2  # skips and middle, then as many residuals
+    return features[: half - 1], features[half - 1], features[half:]

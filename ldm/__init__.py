@@ -1,0 +1,1 @@
+"""Stable Diffusion 1.5 in plain PyTorch: UNet, VAE, CLIP text encoder, noise schedule, weights."""

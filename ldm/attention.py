@@ -1,0 +1,105 @@
+"""Attention over tokens, and the transformer that the UNet puts on its feature maps."""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+KeysValues = tuple[Tensor, Tensor]  # two tensors [n, tokens, width], heads still packed
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Multi-head attention on packed heads: q [n, i, h*d], k and v [n, j, h*d] -> [n, i, h*d]."""
+    q, k, v = (rearrange(t, "n i (h d) -> n h i d", h=heads) for t in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "n h i d -> n i (h d)")
+
+
+class Attention(nn.Module):
+    """Attention of x over itself or over ready keys and values."""
+
+    def __init__(self, width: int, context_width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(context_width, width, bias=False)
+        self.to_v = nn.Linear(context_width, width, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(width, width))
+
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """Context [n, tokens, context_width] -> keys and values, each [n, tokens, width]."""
+        return self.to_k(context), self.to_v(context)
+
+    def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
+        k, v = keys_values or self.keys_values(x)
+        return self.to_out(attend(self.to_q(x), k, v, self.heads))
+
+
+class GEGLU(nn.Module):
+    """x * gelu(gate), both halves of one projection (Shazeer 2020, GLU Variants Improve Transformer)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = self.proj(x).chunk(2, dim=-1)
+        return x * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # Identity stands where the original has its dropout, so that the keys agree.
+        self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the text, feed-forward; each normalised before, added after."""
+
+    def __init__(self, width: int, context_width: int, heads: int) -> None:
+        super().__init__()
+        self.attn1 = Attention(width, width, heads)
+        self.attn2 = Attention(width, context_width, heads)
+        self.ff = FeedForward(width)
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.norm3 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, text: KeysValues) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), text)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer over the pixels of a feature map [n, c, h, w]; `text` holds the keys and values of its attn2."""
+
+    def __init__(self, width: int, context_width: int, heads: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
+        self.proj_in = nn.Conv2d(width, width, 1)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(width, context_width, heads)])
+        self.proj_out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor, text: KeysValues) -> Tensor:
+        height = x.shape[2]
+        tokens = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
+        tokens = self.transformer_blocks[0](tokens, text)
+        return x + self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=height))
+
+    @property
+    def cross_attention(self) -> Attention:
+        return cast(TransformerBlock, self.transformer_blocks[0]).attn2
+
+
+def causal_mask(tokens: int) -> Tensor:
+    """[tokens, tokens], 0 where a token may look and a large negative number where not.
+
+    Finite, because minus infinity turns into NaN in half precision once a whole row is masked or scaled.
+    """
+    return torch.full((tokens, tokens), -1e4).triu(1)

@@ -1,0 +1,69 @@
+"""What the UNet's levels are made of: residual blocks, down- and upsampling, and the numbered block that holds them."""
+
+from collections.abc import Iterator
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.attention import KeysValues, SpatialTransformer
+
+
+class ResBlock(nn.Module):
+    """Two convolutions around a skip; time enters as a shift between them.
+
+    The shift is `emb_layers` of the time embedding. It depends on the timestep alone, so the caller computes it
+    (once per plan in the pipeline, once per step in the reference) and passes it in.
+    """
+
+    def __init__(self, channels: int, out_channels: int, emb_width: int, groups: int) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_width, out_channels))
+        # Identity stands where the original has its dropout, so that the keys agree.
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(groups, out_channels),
+            nn.SiLU(),
+            nn.Identity(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        self.shift_width = out_channels
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        # x: [n, channels, h, w], shift: [n or 1, out_channels]
+        h = self.in_layers(x) + shift[..., None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Block(nn.Sequential):
+    """One numbered block. Takes the next time shifts and text keys and values as its layers need them."""
+
+    def forward(self, h: Tensor, shifts: Iterator[Tensor], texts: Iterator[KeysValues]) -> Tensor:
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                h = layer(h, next(shifts))
+            elif isinstance(layer, SpatialTransformer):
+                h = layer(h, next(texts))
+            else:
+                h = layer(h)
+        return h

@@ -1,0 +1,153 @@
+"""Stable Diffusion and ControlNet in the folders of the diffusers library, renamed to the keys of `ControlLDM`."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm.config import Architecture
+from ldm.weights import CheckpointError, read_tensors
+
+# One part of the joined model: its key prefix, and the folder of diffusers that holds it.
+PARTS = {
+    "model.diffusion_model.": "unet",
+    "first_stage_model.": "vae",
+    "cond_stage_model.transformer.": "text_encoder",
+    "control_model.": "controlnet",
+}
+FILES = [
+    f"{stem}.{kind}"
+    for kind in ("safetensors", "fp16.safetensors", "bin")
+    for stem in ("diffusion_pytorch_model", "model", "pytorch_model")
+]
+RES_BLOCK = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+HEADS_AND_TAILS = {
+    "input_blocks.0.0": "conv_in",
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+    "middle_block_out.0": "controlnet_mid_block",
+    "norm_out": "conv_norm_out",
+    "nin_shortcut": "conv_shortcut",
+    "mid.block_1": "mid_block.resnets.0",
+    "mid.block_2": "mid_block.resnets.1",
+    "mid.attn_1.norm": "mid_block.attentions.0.group_norm",
+    "mid.attn_1.q": "mid_block.attentions.0.to_q",
+    "mid.attn_1.k": "mid_block.attentions.0.to_k",
+    "mid.attn_1.v": "mid_block.attentions.0.to_v",
+    "mid.attn_1.proj_out": "mid_block.attentions.0.to_out.0",
+    "downsample.conv": "downsamplers.0.conv",
+    "upsample.conv": "upsamplers.0.conv",
+}
+# Names that files had before diffusers renamed the attention of the VAE; Stable Diffusion 1.5 has them still.
+OLD_VAE = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def read_diffusers(
+    names: Iterable[str], pipeline: Path, controlnet: Path, architecture: Architecture
+) -> dict[str, Tensor]:
+    """Read the weights called `names` in ControlLDM from a Stable Diffusion folder and a ControlNet folder.
+
+    The schedule's buffers are no part of those folders and stay out. Raises CheckpointError for a missing folder or
+    name; shapes are left to the strict load that follows.
+    """
+    tensors: dict[str, Tensor] = {}
+    for prefix, part in PARTS.items():
+        folder = controlnet if part == "controlnet" else pipeline / part
+        source = _read_folder(folder)
+        for name in names:
+            if name.startswith(prefix):
+                tensors[name] = _take(source, name.removeprefix(prefix), part, folder, architecture)
+        if left := [name for name in source if not name.endswith("position_ids")]:
+            raise CheckpointError(f"{folder} holds {len(left)} tensors that have no place here, first {left[:5]}")
+    return tensors
+
+
+def diffusers_name(name: str, part: str, architecture: Architecture) -> str:
+    """The name in diffusers of a tensor called `name` within one part of ControlLDM."""
+    if part == "text_encoder":
+        return name
+    rename = _vae_block if part == "vae" else _unet_block
+    stem, _, leaf = rename(name, architecture).rpartition(".")
+    for ours, theirs in {**RES_BLOCK, **HEADS_AND_TAILS}.items():
+        stem = re.sub(rf"(^|\.){re.escape(ours)}$", rf"\g<1>{theirs}", stem)
+    return f"{stem}.{leaf}"
+
+
+def _unet_block(name: str, architecture: Architecture) -> str:
+    per_level = architecture.unet.res_blocks + 1
+    top = len(architecture.unet.channel_mult) - 1
+
+    def down(match: re.Match[str]) -> str:
+        (level, j), layer = divmod(int(match[1]) - 1, per_level), match[2]
+        if int(match[1]) == 0:
+            return match[0]
+        return f"down_blocks.{level}." + (
+            "downsamplers.0.conv" if layer == "0.op" else f"{('resnets', 'attentions')[int(layer)]}.{j}"
+        )
+
+    def up(match: re.Match[str]) -> str:
+        (level, j), layer = divmod(int(match[1]), per_level), match[2]
+        attends = top - level in architecture.unet.attention_levels
+        kind = "resnets" if layer == "0" else "attentions" if layer == "1" and attends else "upsamplers"
+        return f"up_blocks.{level}.{kind}.{0 if kind == 'upsamplers' else j}"
+
+    def hint(match: re.Match[str]) -> str:
+        convolution, last = int(match[1]) // 2, 2 * len(architecture.control.hint_channels) - 1
+        place = {0: "conv_in", last: "conv_out"}.get(convolution, f"blocks.{convolution - 1}")
+        return f"controlnet_cond_embedding.{place}"
+
+    rules: list[tuple[str, Callable[[re.Match[str]], str]]] = [
+        (r"^input_blocks\.(\d+)\.(0\.op|\d)", down),
+        (r"^output_blocks\.(\d+)\.(\d)", up),
+        (r"^middle_block\.(\d)", lambda m: f"mid_block.{('resnets.0', 'attentions.0', 'resnets.1')[int(m[1])]}"),
+        (r"^input_hint_block\.(\d+)", hint),
+        (r"^zero_convs\.(\d+)\.0", lambda m: f"controlnet_down_blocks.{m[1]}"),
+    ]
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _vae_block(name: str, architecture: Architecture) -> str:
+    top = len(architecture.vae.channel_mult) - 1
+    name = re.sub(r"^encoder\.down\.(\d)", r"encoder.down_blocks.\1", name)
+    name = re.sub(r"^decoder\.up\.(\d)", lambda m: f"decoder.up_blocks.{top - int(m[1])}", name)
+    name = re.sub(r"\.block\.(\d)", r".resnets.\1", name)
+    return name
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    for file in FILES:
+        if (folder / file).is_file():
+            return read_tensors(folder / file)
+    raise CheckpointError(f"no weights in {folder}: expected one of {', '.join(FILES)}")
+
+
+def _take(source: dict[str, Tensor], name: str, part: str, folder: Path, architecture: Architecture) -> Tensor:
+    """Remove and return the tensor that is called `name` here."""
+    theirs = diffusers_name(name, part, architecture)
+    candidates = [theirs, theirs.removeprefix("text_model."), *_old_names(theirs)]
+    for candidate in candidates:
+        if candidate in source:
+            tensor = source.pop(candidate)
+            # VAE attention is a 1x1 convolution here and a linear layer there.
+            is_projection = part == "vae" and tensor.dim() == 2
+            return tensor[..., None, None] if is_projection else tensor
+    if name.endswith("position_ids"):  # constants, left out by later versions
+        return torch.arange(architecture.text.positions)[None]
+    raise CheckpointError(f"{folder} has no tensor {theirs!r}: it is damaged or of another architecture")
+
+
+def _old_names(name: str) -> list[str]:
+    return [name.replace(f".{new}.", f".{old}.") for new, old in OLD_VAE.items() if f".{new}." in name]

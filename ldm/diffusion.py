@@ -1,0 +1,75 @@
+"""The noise schedule and deterministic or stochastic DDIM (Song et al. 2021), in float64."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldm.config import ScheduleConfig
+
+Floats = NDArray[np.float64]
+
+
+def alphas_cumprod(config: ScheduleConfig) -> Floats:
+    """Signal power left after each of the training steps, [steps]; betas are linear in their square root."""
+    return np.cumprod(1.0 - _betas(config))
+
+
+def schedule_buffers(config: ScheduleConfig) -> dict[str, Tensor]:
+    """The 13 schedule tensors that a checkpoint carries, each float32 [steps] (Ho et al. 2020 for the posterior)."""
+    betas, abar = _betas(config), alphas_cumprod(config)
+    before = np.append(1.0, abar[:-1])
+    variance = betas * (1 - before) / (1 - abar)
+    buffers = {
+        "betas": betas,
+        "alphas_cumprod": abar,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": np.sqrt(abar),
+        "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - abar),
+        "log_one_minus_alphas_cumprod": np.log(1 - abar),
+        "sqrt_recip_alphas_cumprod": np.sqrt(1 / abar),
+        "sqrt_recipm1_alphas_cumprod": np.sqrt(1 / abar - 1),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": np.log(np.maximum(variance, 1e-20)),
+        "posterior_mean_coef1": betas * np.sqrt(before) / (1 - abar),
+        "posterior_mean_coef2": (1 - before) * np.sqrt(1 - betas) / (1 - abar),
+        "logvar": np.zeros_like(betas),
+    }
+    return {name: torch.from_numpy(values).float() for name, values in buffers.items()}
+
+
+def ddim_timesteps(steps: int, training_steps: int = 1000) -> list[int]:
+    """The timesteps of DDIM in rising order: every (training_steps // steps)-th, plus one.
+
+    The spacing is an integer, so some counts give a step more (12 gives 13), and some would leave the schedule
+    (9 ends at 1000 of 0..999): ValueError says so, and which neighbours work.
+    """
+    if not 1 <= steps <= training_steps:
+        raise ValueError(f"ddim_steps: got {steps}, expected 1 to {training_steps}")
+    timesteps = _spaced(steps, training_steps)
+    if timesteps[-1] >= training_steps:
+        good = [n for n in range(1, training_steps + 1) if _spaced(n, training_steps)[-1] < training_steps]
+        near = sorted(good, key=lambda n: abs(n - steps))[:2]
+        raise ValueError(
+            f"ddim_steps: {steps} puts its last timestep at {timesteps[-1]}, outside the schedule "
+            f"0..{training_steps - 1}; choose another count, for example {' or '.join(map(str, sorted(near)))}"
+        )
+    return timesteps
+
+
+def ddim_alphas(abar: Floats, timesteps: list[int]) -> tuple[Floats, Floats]:
+    """alphas_cumprod at the timesteps and one step later in the denoising; the last one ends at abar[0], not 1."""
+    return abar[timesteps], np.append(abar[0], abar[timesteps[:-1]])
+
+
+def ddim_sigmas(now: Floats, after: Floats, eta: float) -> Floats:
+    """Standard deviation of the noise that each step adds: 0 for eta = 0, DDPM's for eta = 1."""
+    return eta * np.sqrt((1 - after) / (1 - now) * (1 - now / after))
+
+
+def _betas(config: ScheduleConfig) -> Floats:
+    return np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.steps, dtype=np.float64) ** 2
+
+
+def _spaced(steps: int, training_steps: int) -> list[int]:
+    return [t + 1 for t in range(0, training_steps, training_steps // steps)]

@@ -1,0 +1,179 @@
+"""The autoencoder of Stable Diffusion: pictures [n, 3, 8h, 8w] in -1..1 to latents [n, 4, h, w] and back."""
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ldm.attention import attend
+from ldm.config import VAEConfig
+
+EPS = 1e-6  # of every GroupNorm here
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, channels: int, out_channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, channels, EPS)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, out_channels, EPS)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if channels != out_channels:
+            self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
+        self.widens = channels != out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (self.nin_shortcut(x) if self.widens else x)
+
+
+class AttnBlock(nn.Module):
+    """Self-attention over all pixels with one head; the projections are 1x1 convolutions."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, EPS)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (rearrange(conv(h), "n c h w -> n (h w) c") for conv in (self.q, self.k, self.v))
+        h = rearrange(attend(q, k, v, heads=1), "n (h w) c -> n c h w", h=x.shape[2])
+        return x + self.proj_out(h)
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # the original pads right and below only
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """One resolution: residual blocks, then a change of scale (none at the level that comes last)."""
+
+    def __init__(self, channels: int, out_channels: int, blocks: int, groups: int) -> None:
+        super().__init__()
+        widths = [channels] + [out_channels] * blocks
+        self.block = nn.ModuleList(ResnetBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False))
+
+    def forward(self, h: Tensor) -> Tensor:
+        for block in self.block:
+            h = block(h)
+        return h
+
+
+class DownLevel(Level):
+    def __init__(self, channels: int, out_channels: int, blocks: int, groups: int, last: bool) -> None:
+        super().__init__(channels, out_channels, blocks, groups)
+        self.last = last
+        if not last:
+            self.downsample = Downsample(out_channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = super().forward(h)
+        return h if self.last else self.downsample(h)
+
+
+class UpLevel(Level):
+    def __init__(self, channels: int, out_channels: int, blocks: int, groups: int, last: bool) -> None:
+        super().__init__(channels, out_channels, blocks, groups)
+        self.last = last
+        if not last:
+            self.upsample = Upsample(out_channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = super().forward(h)
+        return h if self.last else self.upsample(h)
+
+
+class Middle(nn.Module):
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels, groups)
+        self.attn_1 = AttnBlock(channels, groups)
+        self.block_2 = ResnetBlock(channels, channels, groups)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(h)))
+
+
+class VAEEncoder(nn.Module):
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        widths = [config.channels * mult for mult in (1, *config.channel_mult)]
+        lowest = len(config.channel_mult) - 1
+        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            DownLevel(widths[i], widths[i + 1], config.res_blocks, config.groups, last=i == lowest)
+            for i in range(lowest + 1)
+        )
+        self.mid = Middle(widths[-1], config.groups)
+        self.norm_out = nn.GroupNorm(config.groups, widths[-1], EPS)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        h = self.conv_in(picture)
+        for level in self.down:
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+
+
+class VAEDecoder(nn.Module):
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        widths = [config.channels * mult for mult in (*config.channel_mult, config.channel_mult[-1])]
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1], config.groups)
+        # up[i] works at scale i and is used from the coarsest, the highest i, to the finest, up[0].
+        self.up = nn.ModuleList(
+            UpLevel(widths[i + 1], widths[i], config.res_blocks + 1, config.groups, last=i == 0)
+            for i in range(len(config.channel_mult))
+        )
+        self.norm_out = nn.GroupNorm(config.groups, widths[0], EPS)
+        self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class VAE(nn.Module):
+    """KL autoencoder (Rombach et al. 2022). Latents here are those of the diffusion: times `scale_factor`."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.scale_factor = config.scale_factor
+        self.encoder = VAEEncoder(config)
+        self.decoder = VAEDecoder(config)
+        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+
+    def moments(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Picture [n, 3, 8h, 8w] in -1..1 -> mean and log variance of the unscaled latent, each [n, 4, h, w]."""
+        mean, log_variance = self.quant_conv(self.encoder(picture)).chunk(2, dim=1)
+        return mean, log_variance.clamp(-30.0, 20.0)
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """Picture [n, 3, 8h, 8w] in -1..1 -> the mean latent [n, 4, h, w], scaled."""
+        return self.scale_factor * self.moments(picture)[0]
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Scaled latent [n, 4, h, w] -> picture [n, 3, 8h, 8w], about -1..1."""
+        return self.decoder(self.post_quant_conv(x / self.scale_factor))

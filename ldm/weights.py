@@ -1,0 +1,91 @@
+"""Weights from files, strictly, or from a seed."""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged or not of the expected shape; the message says which and what to do."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a `.safetensors` file, or a PyTorch file (`.pth`, `.ckpt`, `.bin`) of tensors only, on the CPU."""
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist: give the path of a .pth or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        # mmap: tensors are read when they are used, so a 5.7 GB file is not copied into memory twice.
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read as tensors ({path.stat().st_size} bytes; {_first_line(error)}): "
+            "it is truncated or of another kind; fetch it again"
+        ) from error
+    tensors = tensors.get("state_dict", tensors) if isinstance(tensors, dict) else tensors
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError(f"checkpoint {path} holds a {type(tensors).__name__}, expected names with tensors")
+    return tensors
+
+
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Put `tensors` into `module` as float32 parameters; every name and shape has to agree.
+
+    The module may be on the meta device: tensors are assigned, not copied.
+    """
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
+    shared = expected.keys() & tensors.keys()
+    misshapen = sorted(name for name in shared if tensors[name].shape != expected[name].shape)
+    if missing or unexpected or misshapen:
+        kinds = {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen}
+        counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
+        first = ", ".join([*missing, *unexpected, *misshapen][:5])
+        raise CheckpointError(
+            f"{source} does not fit this architecture: got {len(tensors)} tensors, expected {len(expected)}; "
+            f"{counts}, first {first}; choose the checkpoint or the architecture that belongs to it"
+        )
+    module.load_state_dict({name: _as_float32(tensor) for name, tensor in tensors.items()}, assign=True)
+
+
+def randomize(module: nn.Module, seed: int) -> None:
+    """Seeded random parameters that keep activations near 1, in place, zero-convolutions included.
+
+    They say nothing about pictures, but a network of these weights has the speed and the numerics of a real one.
+    The same seed gives the same weights whatever the state of the global generator.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            bound = (3.0 / parameter[0].numel()) ** 0.5  # variance 1 / fan_in
+            torch.nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        else:
+            torch.nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
+    for part in module.modules():
+        if isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
+            part.weight.data += 1.0
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

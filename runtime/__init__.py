@@ -1,0 +1,1 @@
+"""Tensors, engines and streams. Knows nothing of diffusion."""

@@ -1,0 +1,71 @@
+"""What this machine can run: device, precision and the backend that makes engines."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from runtime.eager import EagerEngine
+from runtime.engine import Engine
+from runtime.spec import EngineSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Backend:
+    name: str
+    make_engine: Callable[[EngineSpec, nn.Module], Engine]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Of the networks' weights and activations; latents and time stay float32."""
+
+    name: str
+    dtype: torch.dtype
+
+
+BACKENDS = {backend.name: backend for backend in (Backend("eager", EagerEngine),)}
+PRECISIONS = {p.name: p for p in (Precision("fp32", torch.float32), Precision("fp16", torch.float16))}
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" takes the GPU if there is one. Raises ValueError for a device that this machine does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name!r}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here; "
+            "use device cpu, or install a driver and a CUDA build of PyTorch"
+        )
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """ "auto" is fp16 on a GPU and fp32 on the CPU, where half precision would be slower."""
+    if name == "auto":
+        name = "fp16" if device.type == "cuda" else "fp32"
+    if name not in PRECISIONS:
+        raise ValueError(f"precision {name!r}: expected auto, {' or '.join(PRECISIONS)}")
+    if name == "fp16" and device.type == "cpu":
+        raise ValueError("precision 'fp16' needs a CUDA device, and the device is cpu: use fp32")
+    return PRECISIONS[name]
+
+
+def choose_backend(name: str, device: torch.device) -> Backend:
+    """ "auto" takes the fastest backend that runs here, and logs which."""
+    if name == "auto":
+        name = "eager"
+        log.info("backend: eager on %s, the only one there is", device)
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r}: expected auto or {' or '.join(BACKENDS)}")
+    return BACKENDS[name]
