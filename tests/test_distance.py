@@ -45,6 +45,7 @@ def save(content: np.ndarray, path: Path, quality: int = 95) -> Path:
     return path
 
 
+@pytest.mark.filterwarnings("error")
 def test_identical_pictures(base: Path, inception: Inception) -> None:
     assert perceptual_distance(base, base, inception) == 0
     assert ssim(base, base) == 1

@@ -89,7 +89,8 @@ def test_without_a_file_the_weights_are_seeded(
     assert [FILE_NAME in record.getMessage() for record in caplog.records] == [True], "said not once"
     features = first(pictures)
     assert torch.equal(features, second(pictures))
-    assert features.dtype == torch.float32 and features.shape == (2, 2048)
+    assert features.dtype == torch.float32
+    assert features.shape == (2, 2048)
     other = seeded_weights(seed=1)
     assert not torch.equal(other["Mixed_7c.branch1x1.conv.weight"], state["Mixed_7c.branch1x1.conv.weight"])
 

@@ -39,15 +39,20 @@ def test_means_leave_out_the_first_call_of_latency_only(report: Report) -> None:
     assert report.mean_pd == 4
     assert report.mean_ssim == pytest.approx(0.7)
     assert report.mean_psnr == math.inf
-    assert replace(report, scores=report.scores[:1]).mean_latency_ms == 900
+    assert "leaves out the first call" in report.text()
+    single = replace(report, scores=report.scores[:1])
+    assert single.mean_latency_ms == 900
+    assert "first call" not in single.text()
 
 
 def test_leaderboard_score_is_for_the_real_distance_only(report: Report) -> None:
     assert report.leaderboard_score == leaderboard_score(200, 4)
-    assert "Leaderboard score" in report.text() and "A10" in report.text()
+    assert f"leaderboard score {report.leaderboard_score:.4f}" in report.text()
+    assert "this machine's latency; the contest's is an A10's" in report.text()
     seeded = replace(report, metric_name="PD*")
     assert seeded.leaderboard_score is None
-    assert "Leaderboard" not in seeded.text()
+    assert "leaderboard" not in seeded.text()
+    assert "PD* is not the contest's PD" in seeded.text()
     assert "leaderboard_score" not in seeded.as_json()
 
 
@@ -67,7 +72,8 @@ def test_json_is_strict_and_complete(report: Report, tmp_path: Path) -> None:
     assert float(data["pictures"][1]["psnr_db"]) == math.inf
     assert data["means"]["latency_ms"] == 200
     assert data["settings"] == {"steps": 20, "scale": "nan", "folder": str(tmp_path)}
-    assert data["leaderboard_score"]["points"] == report.leaderboard_score
+    assert data["leaderboard_score"] == report.leaderboard_score
+    assert data["notes"] == report.notes
     assert [file.name for file in path.parent.iterdir()] == ["report.json"], "a temporary file was left"
 
 

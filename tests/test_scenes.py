@@ -55,8 +55,8 @@ def test_other_seed_other_picture(scenes: list[Scene]) -> None:
 
 def test_shapes(scenes: list[Scene]) -> None:
     for s in scenes:
-        assert (s.picture.shape, s.picture.dtype) == ((256, 384, 3), np.uint8)
-        assert (s.mask.shape, s.mask.dtype) == ((256, 384), np.bool_)
+        assert s.picture.shape == (256, 384, 3) and s.picture.dtype == np.uint8
+        assert s.mask.shape == (256, 384) and s.mask.dtype == np.bool_
         assert 0.01 < s.mask.mean() < 0.5, s.caption
 
 
@@ -73,7 +73,7 @@ def test_body_has_the_colour_it_is_said_to_have(scenes: list[Scene]) -> None:
 
 
 def test_colour_changes_nothing_but_the_colour() -> None:
-    for seed in range(20):
+    for seed in range(10):
         versions = {colour: scene(seed, colour) for colour in PALETTE}
         for colour, s in versions.items():
             assert nearest_colour(s.picture[s.mask].mean(axis=0)) == colour
@@ -94,9 +94,9 @@ def test_most_captions_name_the_colour(scenes: list[Scene]) -> None:
     assert 0.78 < named < 0.92
 
 
-def test_vocabulary_is_closed_and_all_of_it_is_used() -> None:
-    captions = [scene(seed).caption for seed in range(500, 1000)] + [photograph(seed).caption for seed in range(200)]
-    captions += [caption_with_colour(scene(seed), "orange") for seed in range(20)]
+def test_vocabulary_is_closed_and_all_of_it_is_used(scenes: list[Scene]) -> None:
+    captions = [s.caption for s in scenes] + [photograph(seed).caption for seed in range(200)]
+    captions += [caption_with_colour(s, "orange") for s in scenes]
     words = {word for caption in captions for word in caption.split()}
     assert words == set(VOCABULARY)
     assert len(set(VOCABULARY)) == len(VOCABULARY)
@@ -118,8 +118,8 @@ def test_edges_show_the_object_and_are_few(scenes: list[Scene]) -> None:
 
 def test_pictures_are_smooth_enough_for_a_small_autoencoder(scenes: list[Scene]) -> None:
     """12 of 192 numbers a block, by the best linear code there is, already give 30 dB."""
-    pictures = np.stack([s.picture for s in scenes[:60]]).astype(np.float32)
-    blocks = pictures.reshape(60, 32, 8, 48, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 192)
+    pictures = np.stack([s.picture for s in scenes[:40]]).astype(np.float32)
+    blocks = pictures.reshape(40, 32, 8, 48, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 192)
     spread = np.linalg.eigvalsh(np.cov(blocks.T))
     assert 10 * np.log10(255**2 / (spread[:-12].sum() / 192)) > 30
 
@@ -135,8 +135,8 @@ def test_a_picture_is_made_in_little_time() -> None:
 def test_photographs() -> None:
     for seed in range(60):
         p = photograph(seed)
-        assert (p.picture.shape, p.picture.dtype) == ((256, 384, 3), np.uint8)
-        assert 8 < p.picture.std()  # something is on it
+        assert p.picture.shape == (256, 384, 3) and p.picture.dtype == np.uint8
+        assert p.picture.std() > 8  # something is on it
     grey, coloured = 0, 0
     for seed in range(60):
         spread = np.ptp(photograph(seed).picture.astype(int), axis=2).max()

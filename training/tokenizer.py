@@ -14,38 +14,10 @@ from training.scenes import VOCABULARY
 
 END_OF_WORD = "</w>"
 # What the contest's prompts add to the words of the training captions.
-PROMPT_WORDS = [
-    "best",
-    "quality",
-    "extremely",
-    "detailed",
-    "longbody",
-    "lowres",
-    "bad",
-    "anatomy",
-    "hands",
-    "missing",
-    "fingers",
-    "high",
-    "low",
-    "good",
-    "beautiful",
-    "highres",
-    "photo",
-    "picture",
-    "painting",
-    "drawing",
-    "sharp",
-    "blurry",
-    "simple",
-    "bright",
-    "dark",
-    "big",
-    "small",
-    "one",
-    "two",
-    "three",
-]
+PROMPT_WORDS = (
+    "best quality extremely detailed longbody lowres bad anatomy hands missing fingers high low good beautiful "
+    "highres photo picture painting drawing sharp blurry simple bright dark big small one two three"
+).split()
 
 
 def train_merges(words: Sequence[str]) -> list[tuple[str, str]]:

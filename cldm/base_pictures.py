@@ -1,0 +1,84 @@
+"""Base pictures: what the reference makes in float32, kept under everything that they depend on."""
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import cldm.canny
+import cldm.controlnet
+import cldm.model
+import cldm.reference
+import cldm.request
+import ldm.attention
+import ldm.blocks
+import ldm.clip
+import ldm.diffusion
+import ldm.unet
+import ldm.vae
+import ldm.weights
+from cldm.canny import Picture
+from cldm.checkpoint import Checkpoint
+from cldm.reference import reference_pictures
+from cldm.request import Request
+
+CACHE = Path(__file__).resolve().parent.parent / ".cache" / "base_pictures"
+# The files that decide what the reference draws.
+SOURCES = (
+    cldm.canny, cldm.controlnet, cldm.model, cldm.reference, cldm.request, ldm.attention, ldm.blocks, ldm.clip,
+    ldm.diffusion, ldm.unet, ldm.vae, ldm.weights,
+)  # fmt: skip
+
+
+def base_pictures(
+    checkpoint: Checkpoint, requests: Mapping[str, Request], device: torch.device, cache: Path = CACHE
+) -> dict[str, Picture]:
+    """Name -> the first picture of the request, uint8 RGB [h, w, 3]; made where the cache does not have it."""
+    common = _common(checkpoint, device)
+    files = {name: cache / f"{_key(common, request)}.png" for name, request in requests.items()}
+    missing = [name for name, file in files.items() if not file.is_file()]
+    if missing:
+        model, tokenizer = checkpoint.load_model().to(device), checkpoint.load_tokenizer()
+        for name in tqdm(missing, desc="base pictures", unit="picture"):
+            _write(files[name], reference_pictures(model, tokenizer, requests[name])[0])
+    return {name: _read(file) for name, file in files.items()}
+
+
+def _common(checkpoint: Checkpoint, device: torch.device) -> str:
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    sources = "".join(inspect.getsource(module) for module in SOURCES)
+    return "\n".join([checkpoint.fingerprint(), where, torch.__version__, cv2.__version__, _digest(sources.encode())])
+
+
+def _key(common: str, request: Request) -> str:
+    arguments = asdict(request)
+    picture = arguments.pop("input_image")
+    parts = [common, json.dumps(arguments, sort_keys=True), str(picture.shape), _digest(picture.tobytes())]
+    return _digest("\n".join(parts).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write(file: Path, picture: Picture) -> None:
+    """All or nothing: under another name first."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{os.getpid()}-{file.name}")
+    temporary.write_bytes(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
+    temporary.replace(file)
+
+
+def _read(file: Path) -> Picture:
+    picture = cv2.imread(str(file))
+    if picture is None:
+        raise ValueError(f"base picture {file} is damaged: remove it and run again")
+    return np.asarray(picture[:, :, ::-1], dtype=np.uint8)

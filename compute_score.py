@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""The contest's scoring run: pictures -> latency, perceptual distance and, with the real PD, the leaderboard score.
+
+Base pictures come from cldm/reference.py in float32 on this machine, candidates from canny2image_TRT.hackathon.
+Writes to the folder --out: <name>.jpg and base/<name>.jpg (RGB data written as BGR, as the contest's script does),
+shown/ (the same in true colours), score.json and contact_sheet.png.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import torch
+from tqdm import tqdm
+
+from canny2image_TRT import hackathon
+from cldm.base_pictures import base_pictures
+from cldm.canny import Picture
+from cldm.checkpoint import find_checkpoint
+from cldm.request import Request
+from scoring.contact_sheet import contact_sheet
+from scoring.distance import perceptual_distance, psnr, ssim
+from scoring.files import write_whole
+from scoring.inception import load_inception
+from scoring.pictures import find_pictures
+from scoring.report import PictureScore, Report
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--pictures", type=Path, help="folder of pictures; default: the contest's, else eight photographs")
+    add("--out", type=Path, default=Path("score"), help="folder for the results; default: score")
+    add("--weights", "--checkpoint", help="file, SD15_FOLDER:CONTROLNET_FOLDER or random:SEED; default: see README")
+    add("--architecture", help="file of models/*.yaml; default: what belongs to the weights")
+    add("--backend", default="auto")
+    add("--plan", default="ten", help="ten, all, or the indices of the steps that call the network")
+    add("--precision", default="auto", help="fp32 or fp16")
+    add("--device", default="auto", help="cpu, cuda or cuda:N")
+    add("--inception", type=Path, help="weights of the FID network")
+    add("--prompt", default="a bird")
+    add("--a-prompt", default="best quality, extremely detailed")
+    add("--n-prompt", default="longbody, lowres, bad anatomy, bad hands, missing fingers")
+    add("--image-resolution", type=int, default=256)
+    add("--ddim-steps", type=int, default=20)
+    add("--guess-mode", action="store_true")
+    add("--strength", type=float, default=1)
+    add("--scale", type=float, default=9)
+    add("--seed", type=int, default=2946901)
+    add("--eta", type=float, default=0.0)
+    add("--low-threshold", type=float, default=100)
+    add("--high-threshold", type=float, default=200)
+    return parser.parse_args(arguments)
+
+
+def make_request(picture: Picture, options: argparse.Namespace) -> Request:
+    return Request(
+        picture, options.prompt, options.a_prompt, options.n_prompt, 1, options.image_resolution, options.ddim_steps,
+        options.guess_mode, options.strength, options.scale, options.seed, options.eta, options.low_threshold,
+        options.high_threshold,
+    )  # fmt: skip
+
+
+def make_candidates(runtime: hackathon, requests: dict[str, Request]) -> dict[str, tuple[Picture, float]]:
+    """Name -> the picture and the milliseconds that process() took."""
+    made = {}
+    for name, request in tqdm(requests.items(), desc="candidates", unit="picture"):
+        begin = time.perf_counter()
+        picture = runtime.process(**vars(request))[0]
+        made[name] = picture, 1000 * (time.perf_counter() - begin)
+    return made
+
+
+def save_picture(path: Path, picture: Picture) -> Path:
+    """Write [h, w] or [h, w, 3] as OpenCV takes it: BGR."""
+    write_whole(path, cv2.imencode(path.suffix, picture)[1].tobytes())
+    return path
+
+
+def run(options: argparse.Namespace) -> Report:
+    requests = {name: make_request(picture, options) for name, picture in find_pictures(options.pictures).items()}
+    save_json_probe = options.out / "score.json"
+    write_whole(save_json_probe, b"{}\n")  # an unwritable folder is an error now, not after the pictures
+    runtime = hackathon(
+        options.weights,
+        architecture=options.architecture,
+        backend=options.backend,
+        plan=options.plan,
+        precision=options.precision,
+        device=options.device,
+    )
+    inception = load_inception(options.inception, runtime.device)
+    checkpoint = find_checkpoint(options.weights, options.architecture)
+    bases = base_pictures(checkpoint, requests, runtime.device)
+    runtime.initialize()
+    scores = []
+    for name, (candidate, milliseconds) in make_candidates(runtime, requests).items():
+        base_file = save_picture(options.out / "base" / f"{name}.jpg", bases[name])
+        file = save_picture(options.out / f"{name}.jpg", candidate)
+        shown = options.out / "shown"
+        scores.append(
+            PictureScore(
+                name=name,
+                pd=perceptual_distance(base_file, file, inception),
+                ssim=ssim(base_file, file),
+                psnr=psnr(base_file, file),
+                latency_ms=milliseconds,
+                input_path=save_picture(shown / f"{name}_input.png", requests[name].input_image),
+                canny_path=save_picture(shown / f"{name}_canny.png", requests[name].edges()),
+                base_path=save_picture(shown / f"{name}_base.png", bases[name][:, :, ::-1]),
+                candidate_path=save_picture(shown / f"{name}_candidate.png", candidate[:, :, ::-1]),
+            )
+        )
+    settings = {
+        "weights": checkpoint.name,
+        "architecture": checkpoint.architecture,
+        "backend": runtime.backend.name,
+        "precision": runtime.precision.name,
+        "plan": options.plan,
+        "ddim_steps": options.ddim_steps,
+        "prompt": options.prompt,
+        "torch": torch.__version__,
+    }
+    report = Report(scores, inception.metric_name, device_name(runtime.device), settings)
+    report.save_json(options.out / "score.json")
+    contact_sheet(report, options.out / "contact_sheet.png")
+    return report
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("httpx", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    options = parse_arguments(sys.argv[1:])
+    try:
+        report = run(options)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"compute_score.py: {error}", file=sys.stderr)
+        return 2
+    print(report.text())
+    print(f"Results in {options.out}: score.json, contact_sheet.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How the contest judges a picture: perceptual distance to a reference picture, latency, and the score of both."""

@@ -1,0 +1,64 @@
+"""How far a picture is from another, both read from files: PD, SSIM and PSNR."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from scoring.inception import Inception
+
+Picture = NDArray[np.uint8]  # [h, w, 3] RGB
+
+
+def perceptual_distance(first: Path, second: Path, inception: Inception) -> float:
+    """The L2 norm of the difference of the 2048 features: the contest's PD where `inception.real`, else PD*.
+
+    The same as pytorch-fid's activations of either file, one picture at a time, subtracted in float64.
+    """
+    a, b = (_features(picture, inception) for picture in read_pair(first, second))
+    return float(torch.linalg.vector_norm(a - b))
+
+
+def ssim(first: Path, second: Path) -> float:
+    """Structural similarity (Wang et al. 2004) with the usual 7x7 window, averaged over RGB: 1 for identical pictures.
+
+    Raises ValueError for pictures of less than 7 pixels in height or width.
+    """
+    a, b = read_pair(first, second)
+    return float(structural_similarity(a, b, channel_axis=2, data_range=255))  # type: ignore[no-untyped-call]
+
+
+def psnr(first: Path, second: Path) -> float:
+    """Peak signal-to-noise ratio in dB: math.inf for identical pictures."""
+    a, b = read_pair(first, second)
+    if np.array_equal(a, b):
+        return math.inf
+    return float(peak_signal_noise_ratio(a, b, data_range=255))  # type: ignore[no-untyped-call]
+
+
+def read_pair(first: Path, second: Path) -> tuple[Picture, Picture]:
+    """Two pictures of one size. Raises ValueError where the sizes differ, OSError where a file is no picture."""
+    a, b = read_picture(first), read_picture(second)
+    if a.shape != b.shape:
+        sizes = " and ".join(f"{path} is {p.shape[1]}x{p.shape[0]}" for path, p in ((first, a), (second, b)))
+        raise ValueError(f"pictures of different size cannot be compared: {sizes}")
+    return a, b
+
+
+def read_picture(path: Path) -> Picture:
+    """uint8 [h, w, 3] RGB as Pillow decodes it, which is what pytorch-fid sees. Raises OSError where it cannot."""
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OSError(f"{path}: expected a picture, but it cannot be read ({error})") from error
+
+
+def _features(picture: Picture, inception: Inception) -> torch.Tensor:
+    return inception(torch.from_numpy(picture).permute(2, 0, 1)[None])[0].cpu().double()

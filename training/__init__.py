@@ -1,0 +1,1 @@
+"""How the small model is made: pictures with captions, and the training on them."""

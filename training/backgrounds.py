@@ -1,0 +1,27 @@
+"""All backgrounds by name, and which of them fit what is in front."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from training.drawing import Stance
+from training.ground import Ground
+from training.landscapes import desert, field, forest, mountains, snow
+from training.rooms import plain, wall
+from training.scenery import Rng
+from training.skies import night, sky, sunset
+from training.waters import sea, underwater
+
+BACKGROUNDS: Mapping[str, Callable[[Rng], Ground]] = MappingProxyType(
+    {f.__name__: f for f in (plain, sky, field, forest, mountains, snow, desert, sea, underwater, sunset, night, wall)}
+)
+
+PLACES: Mapping[Stance, tuple[str, ...]] = MappingProxyType(
+    {
+        "stand": ("plain", "field", "forest", "mountains", "snow", "desert", "sunset", "night", "wall"),
+        "perch": ("plain", "sky", "field", "forest", "mountains", "snow", "sunset", "night", "wall"),
+        "fly": ("plain", "sky", "sky", "field", "forest", "mountains", "desert", "sea", "sunset", "night"),
+        "swim": ("plain", "underwater", "underwater", "underwater"),
+        "float": ("plain", "sea", "sea", "sea"),
+    }
+)
+"""Where a thing that is so supported can be; what is named twice is twice as frequent."""

@@ -1,0 +1,20 @@
+"""The words of captions: a closed vocabulary, and how a thing and its colour are named."""
+
+TEMPLATES = ("{}", "{}", "{}", "a picture of {}", "a photo of {}", "a painting of {}", "a drawing of {}")
+"""What stands around a caption; named more often is more frequent."""
+
+_WORDS = """
+a an and at background balloon bird black blue boat brick brown butterfly car cat cup desert drawing field fish flower
+forest front grass green grey house in mountains mushroom night of on orange painting photo picture pink purple red
+sand sea sky snow sunset the tree under wall water white yellow
+astronaut camera coffee coins evening face garage man moon motorcycle page rocket stars stones suit table text with
+woman
+"""
+VOCABULARY: tuple[str, ...] = tuple(_WORDS.split())
+"""All words of all captions, those of the photographs last."""
+
+
+def named(kind: str, colour: str | None) -> str:
+    """A noun with its article: "a bird", "an orange bird"."""
+    words = f"{colour} {kind}" if colour else kind
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -1,0 +1,45 @@
+"""What every background has: a canvas, words, and a floor; and the air above most of them."""
+
+import dataclasses
+
+import numpy as np
+
+from training.canvas import Canvas, Picture
+from training.palette import Colour, colour, jittered
+from training.scenery import Rng, clouds, ramp
+
+GREEN, SUMMER = colour(96, 146, 72), colour(156, 196, 108)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ground:
+    """A painted background: the words for it, and where things can stand."""
+
+    canvas: Canvas
+    words: str  # as in "a red bird {words}"
+    floor: tuple[float, float]  # rows for the feet of what stands there
+    leaves: Colour = dataclasses.field(default_factory=lambda: GREEN)
+    grass: Colour | None = None  # what grows before the feet
+    water: bool = False
+
+
+def blank(picture: Picture, dark: bool = False) -> Canvas:
+    """A canvas to begin with; `picture` may be a view."""
+    return Canvas(np.array(picture, np.float32), rim=-0.22 if dark else 0.35)
+
+
+def pick(rng: Rng, *options: str) -> str:
+    """One of the options, all equally likely."""
+    return options[int(rng.integers(len(options)))]
+
+
+def air(rng: Rng, horizon: float) -> tuple[Canvas, Colour, str]:
+    """Daylight: blue, or grey, or pink."""
+    top, low, name = (
+        (colour(112, 172, 230), colour(206, 230, 244), "blue"),
+        (colour(150, 162, 176), colour(216, 220, 224), "grey"),
+        (colour(226, 152, 176), colour(250, 218, 204), "pink"),
+    )[int(rng.choice(3, p=[0.7, 0.15, 0.15]))]
+    canvas = blank(ramp(jittered(top, rng), low, bottom=horizon))
+    clouds(canvas, rng, 0.6 * horizon, colour(250, 250, 250), int(rng.integers(1, 4)))
+    return canvas, low, name

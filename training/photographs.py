@@ -1,0 +1,93 @@
+"""Natural edges: random crops of the photographs that come inside the scikit-image wheel."""
+
+import functools
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.canvas import HEIGHT, WIDTH
+
+TAG = 0xF070  # keeps these random numbers apart from those of the scenes
+
+
+@dataclass(frozen=True)
+class Source:
+    """A photograph on disk, its words, how often it is taken and the least share of it that a crop shows."""
+
+    file: str
+    words: str
+    weight: float
+    least: float
+
+
+SOURCES = (
+    Source("chelsea.png", "the face of a cat", 3, 0.6),
+    Source("astronaut.png", "a woman in an orange astronaut suit", 3, 0.8),
+    Source("coffee.png", "a red cup of coffee on the table", 3, 0.6),
+    Source("motorcycle_left.png", "a red motorcycle in a garage", 2, 0.8),
+    Source("rocket.jpg", "a white rocket in the evening", 2, 0.6),
+    Source("camera.png", "a man with a camera", 2, 0.6),
+    Source("moon.png", "the grey moon", 1, 0.5),
+    Source("coins.png", "grey coins", 1, 0.4),
+    Source("brick.png", "a grey brick wall", 1, 0.4),
+    Source("page.png", "a page of text", 0.5, 0.6),
+    Source("hubble_deep_field.jpg", "stars at night", 0.5, 0.3),
+    Source("gravel.png", "grey stones", 0.5, 0.3),
+    Source("grass.png", "grey grass", 0.5, 0.3),
+)
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A crop of a photograph; it has no mask, as it has no main object of a palette colour."""
+
+    picture: NDArray[np.uint8]  # RGB [256, 384, 3]
+    caption: str
+
+
+def photograph(seed: int) -> Photograph:
+    """The crop of a seed, always the same: flipped, enlarged, its light and colours changed a little."""
+    rng = np.random.default_rng([TAG, seed])
+    weights = np.array([source.weight for source in SOURCES])
+    source = SOURCES[int(rng.choice(len(SOURCES), p=weights / weights.sum()))]
+    crop = _cropped(rng, _opened(source.file), source.least)
+    picture = _relit(rng, crop[:, ::-1] if rng.random() < 0.5 else crop)
+    caption = f"a photo of {source.words}" if rng.random() < 0.8 else source.words
+    return Photograph(picture, caption)
+
+
+@functools.cache
+def _opened(file: str) -> NDArray[np.uint8]:
+    """RGB uint8 [height, width, 3]; grey photographs get three equal channels."""
+    package = find_spec("skimage")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("the photographs are part of scikit-image, which is not installed")
+    path = Path(package.origin).parent / "data" / file
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise FileNotFoundError(f"scikit-image should hold the photograph {path}, and it cannot be read")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _cropped(rng: np.random.Generator, photo: NDArray[np.uint8], least: float) -> NDArray[np.float32]:
+    """A part of the shape 2:3, at least `least` of the largest such part, as RGB float32 [256, 384, 3]."""
+    height, width = photo.shape[:2]
+    scale = min(height / HEIGHT, width / WIDTH) * rng.uniform(least, 1.0)
+    high, wide = int(scale * HEIGHT), int(scale * WIDTH)
+    y, x = int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1))
+    part = np.ascontiguousarray(photo[y : y + high, x : x + wide])
+    way = cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(part, (WIDTH, HEIGHT), interpolation=way), np.float32)
+
+
+def _relit(rng: np.random.Generator, picture: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Other brightness, contrast and saturation, each by at most a tenth or so."""
+    grey = picture.mean(axis=2, keepdims=True)
+    vivid = grey + (picture - grey) * np.float32(rng.uniform(0.85, 1.15))
+    contrast, brightness = rng.uniform(0.88, 1.1), rng.uniform(-14, 14)
+    changed = (vivid - 128) * np.float32(contrast) + np.float32(128 + brightness)
+    return np.asarray(np.clip(np.rint(changed), 0, 255), np.uint8)

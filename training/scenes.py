@@ -1,0 +1,90 @@
+"""Made pictures: an object of one colour before a background, with a caption and a mask."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.animals import butterfly, cat, fish
+from training.backgrounds import BACKGROUNDS, PLACES
+from training.birds import bird
+from training.canvas import HEIGHT, WIDTH
+from training.captions import TEMPLATES, VOCABULARY, named
+from training.composition import Room, put
+from training.drawing import Drawing
+from training.ground import Ground
+from training.palette import PALETTE, jittered, nearest_colour
+from training.plants import flower, mushroom, tree
+from training.things import balloon, cup, house
+from training.vehicles import boat, car
+
+__all__ = ["PALETTE", "VOCABULARY", "Scene", "caption_with_colour", "nearest_colour", "scene"]
+
+TAG = 0x5CE7E  # keeps these random numbers apart from everybody else's
+
+DRAWINGS: Mapping[str, Callable[[np.random.Generator], Drawing]] = MappingProxyType(
+    {f.__name__: f for f in (bird, fish, cat, butterfly, flower, mushroom, tree, house, car, boat, balloon, cup)}
+)
+
+BIRDS, COMPANY = 0.3, 0.4  # of all scenes: those with a bird first, and those where a second object is tried
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A made picture and what is known about it."""
+
+    picture: NDArray[np.uint8]  # RGB [256, 384, 3]
+    caption: str
+    mask: NDArray[np.bool_]  # [256, 384], the coloured body of the main object
+    kind: str
+    colour: str  # of `PALETTE`
+    background: str  # of `BACKGROUNDS`
+    template: str  # the caption with {} for the main object
+
+
+def caption_with_colour(scene: Scene, colour: str) -> str:
+    """The caption of the same scene, asking for a main object of another colour."""
+    return scene.template.format(named(scene.kind, colour))
+
+
+def scene(seed: int, colour: str | None = None) -> Scene:
+    """The scene of a seed, always the same; `colour` of `PALETTE` changes the main object's colour and nothing else."""
+    rng = np.random.default_rng([TAG, seed])
+    chosen = _pick(rng, PALETTE)
+    colour = colour or chosen
+    kind = "bird" if rng.random() < BIRDS else _pick(rng, DRAWINGS)
+    drawing = DRAWINGS[kind](rng)
+    background = _pick(rng, PLACES[drawing.stance])
+    ground = BACKGROUNDS[background](rng)
+    room, company = Room(), ""
+    if rng.random() < COMPANY:
+        room, company = _company(rng, ground, background, kind)
+    put(rng, ground, drawing, room, jittered(PALETTE[colour], rng), main=True)
+    where = f" {ground.words}" if rng.random() < 0.75 else ""
+    template = TEMPLATES[int(rng.integers(len(TEMPLATES)))].format("{}" + company + where)
+    caption = template.format(named(kind, colour if rng.random() < 0.85 else None))
+    turn = -1 if rng.random() < 0.5 else 1  # the light comes from the left until here
+    picture = np.ascontiguousarray(ground.canvas.finished()[:, ::turn])
+    mask = np.ascontiguousarray(ground.canvas.mask[:, ::turn])
+    return Scene(picture, caption, mask, kind, colour, background, template)
+
+
+def _pick(rng: np.random.Generator, options: Iterable[str]) -> str:
+    listed = list(options)
+    return listed[int(rng.integers(len(listed)))]
+
+
+def _company(rng: np.random.Generator, ground: Ground, background: str, kind: str) -> tuple[Room, str]:
+    """Draw a smaller thing of another kind; returns the room left for the main object, and the words to add."""
+    side = float(rng.choice([-1.0, 1.0]))
+    other = _pick(rng, (k for k in DRAWINGS if k != kind))
+    drawing = DRAWINGS[other](rng)
+    room = Room(x=WIDTH * (0.5 - 0.28 * side), width=0.42 * WIDTH, height=0.5 * HEIGHT, rise=14)
+    main = Room(x=WIDTH * (0.5 + 0.2 * side), width=0.55 * WIDTH, height=0.75 * HEIGHT)
+    if background not in PLACES[drawing.stance]:
+        return main, ""
+    colour = _pick(rng, PALETTE)
+    put(rng, ground, drawing, room, jittered(PALETTE[colour], rng), main=False)
+    return main, f" and {named(other, colour if rng.random() < 0.7 else None)}"
