@@ -5,7 +5,6 @@ import random
 import threading
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cldm.checkpoint import find_checkpoint

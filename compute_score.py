@@ -82,8 +82,8 @@ def save_picture(path: Path, picture: Picture) -> Path:
 
 def run(options: argparse.Namespace) -> Report:
     requests = {name: make_request(picture, options) for name, picture in find_pictures(options.pictures).items()}
-    save_json_probe = options.out / "score.json"
-    write_whole(save_json_probe, b"{}\n")  # an unwritable folder is an error now, not after the pictures
+    write_whole(options.out / ".writable", b"")  # an unwritable folder is an error now, not after the pictures
+    (options.out / ".writable").unlink()
     runtime = hackathon(
         options.weights,
         architecture=options.architecture,

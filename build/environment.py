@@ -15,10 +15,10 @@ PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 def requirements(extras: list[str]) -> list[str]:
     """The project's requirements and those of the extras. Raises ValueError for an unknown extra."""
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        from pip._vendor import tomli as tomllib  # type: ignore[no-redef]
+    else:
+        from pip._vendor import tomli as tomllib
     project = tomllib.loads(PYPROJECT.read_text())["project"]
     optional = project["optional-dependencies"]
     if unknown := [extra for extra in extras if extra not in optional]:

@@ -1,6 +1,7 @@
 """ControlNet (Zhang et al. 2023): a copy of the UNet's encoder that reads a hint and adds to every skip."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -20,9 +21,7 @@ class ControlNet(Encoder):
         """Edges [n, 3, 8h, 8w] in 0..1 -> [n, model_channels, h, w]. Does not depend on the step."""
         return self.input_hint_block(hint_image)
 
-    def residuals(
-        self, x: Tensor, hint: Tensor, shifts: Iterable[Tensor], texts: Iterable[KeysValues]
-    ) -> list[Tensor]:
+    def residuals(self, x: Tensor, hint: Tensor, shifts: Iterable[Tensor], texts: Iterable[KeysValues]) -> list[Tensor]:
         """Latent and ready hint -> what is added to the UNet's skips and, last, to its middle; not yet scaled."""
         skips, middle = self.encode(x, shifts, texts, hint)
         outputs = [conv(skip) for conv, skip in zip(self.zero_convs, skips, strict=True)]
@@ -35,7 +34,7 @@ class ControlNet(Encoder):
 def _hint_block(channels: tuple[int, ...], out_channels: int) -> nn.Sequential:
     """3x3 convolutions with SiLU between: two per scale, the first of each new scale with stride 2."""
     layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, padding=1), nn.SiLU()]
-    for width, wider in zip(channels, channels[1:], strict=False):
+    for width, wider in pairwise(channels):
         layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]
         layers += [nn.Conv2d(width, wider, 3, padding=1, stride=2), nn.SiLU()]
     return nn.Sequential(*layers, nn.Conv2d(channels[-1], out_channels, 3, padding=1))

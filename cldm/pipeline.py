@@ -7,7 +7,6 @@ size, the number of samples, the number of steps and the plan are fixed when a p
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from cldm.request import Request
 from cldm.stages import make_stages
 from ldm.tokenizer import Tokenizer
 from runtime.engine import Engine
+from runtime.precision import full_float32
 from runtime.spec import EngineSpec, allocate
 
 MakeEngine = Callable[[EngineSpec, nn.Module], Engine]
@@ -57,7 +57,8 @@ class Pipeline:
     def __call__(self, request: Request, tokenizer: Tokenizer) -> list[Picture]:
         """The request's pictures, uint8 [height, width, 3] each."""
         self.write(request, tokenizer)
-        self.run()
+        with full_float32():
+            self.run()
         return list(self.buffers["image"].cpu().numpy())
 
     @torch.inference_mode()

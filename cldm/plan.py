@@ -10,6 +10,7 @@ With eta = 0 and eps held, that is plain DDIM over the evaluated timesteps alone
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ldm.diffusion import Floats, ddim_alphas, ddim_sigmas, ddim_timesteps
 
@@ -25,7 +26,7 @@ class Plan:
     evaluated: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        pairs = zip(self.evaluated, self.evaluated[1:], strict=False)
+        pairs = pairwise(self.evaluated)
         falls = all(before > after for before, after in pairs)
         if not self.evaluated or self.evaluated[0] != self.steps - 1 or self.evaluated[-1] < 0 or not falls:
             raise ValueError(
@@ -71,7 +72,8 @@ def evaluations(plan: Plan, abar: Floats, ddim_steps: int, eta: float = 0.0) -> 
     slope = (1 - after - sigmas**2) ** 0.5 - scale * (1 - now) ** 0.5
     result = []
     for first, following in zip(plan.evaluated, (*plan.evaluated[1:], -1), strict=True):
-        a, w, noise = 1.0, 0.0, []
+        a, w = 1.0, 0.0
+        noise: list[float] = []
         for step in range(first, following, -1):
             a, w = scale[step] * a, scale[step] * w + slope[step]
             noise = [scale[step] * n for n in noise] + [sigmas[step]]

@@ -4,9 +4,6 @@ Two separate passes per step, hint, keys and values computed every time, every D
 between steps. Do not make it faster.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
@@ -16,6 +13,7 @@ from cldm.request import Request
 from cldm.stages import to_uint8
 from ldm.diffusion import ddim_alphas, ddim_sigmas, ddim_timesteps
 from ldm.tokenizer import Tokenizer
+from runtime.precision import full_float32
 
 
 def reference_pictures(model: ControlLDM, tokenizer: Tokenizer, request: Request) -> list[Picture]:
@@ -57,21 +55,7 @@ def reference_decode(model: ControlLDM, x: Tensor) -> list[Picture]:
         return list(to_uint8(model.vae.decode(x)).cpu().numpy())
 
 
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """No TF32 on NVIDIA GPUs: cuDNN would use its 10-bit mantissa in convolutions by default."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32, cudnn.allow_tf32 = False, False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
-def _predict(
-    model: ControlLDM, x: Tensor, t: Tensor, context: Tensor, hint: Tensor, scales: list[float]
-) -> Tensor:
+def _predict(model: ControlLDM, x: Tensor, t: Tensor, context: Tensor, hint: Tensor, scales: list[float]) -> Tensor:
     """eps of one pass; all scales 0 means that ControlNet is not asked at all."""
     if not any(scales):
         return model.unet(x, t, context, [0.0] * len(scales))

@@ -58,7 +58,8 @@ class Request:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the picture that comes out."""
-        return target_size(*self.input_image.shape[:2], self.image_resolution)
+        height, width, *_ = self.input_image.shape
+        return target_size(height, width, self.image_resolution)
 
     @property
     def prompts(self) -> tuple[str, str]:

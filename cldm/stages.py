@@ -1,4 +1,4 @@
-"""The six stages of a picture: tensors in, tensors out, fixed shapes. Allocation, engines and tests read the specs here.
+"""The six stages of a picture: tensors in, tensors out, fixed shapes, each with its spec, written only here.
 
     Text     tokens                             -> kv
     Hint     hint_image                         -> hint
@@ -72,7 +72,7 @@ class Hint(nn.Module):
         self.block = model.control.input_hint_block
 
     def forward(self, hint_image: Tensor) -> tuple[Tensor]:
-        return (self.block(hint_image.to(self.block[0].weight.dtype)),)
+        return (self.block(hint_image.to(next(self.block.parameters()).dtype)),)
 
 
 class Control(nn.Module):
@@ -80,9 +80,7 @@ class Control(nn.Module):
         super().__init__()
         self.control, self.part = model.control, part
 
-    def forward(
-        self, x: Tensor, hint: Tensor, shift: Tensor, kv: Tensor, control_scales: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, hint: Tensor, shift: Tensor, kv: Tensor, control_scales: Tensor) -> tuple[Tensor, ...]:
         residuals = self.control.residuals(_doubled(x, hint), hint, self.part.shifts(shift), self.part.texts(kv))
         # control_scales [2, 13]: with and without prompt -> one factor per picture of the batch
         factors = control_scales.repeat_interleave(x.shape[0], dim=0)[..., None, None, None]
@@ -117,7 +115,7 @@ class Vae(nn.Module):
         self.vae = model.vae
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
-        picture = self.vae.decode(x.to(self.vae.post_quant_conv.weight.dtype)).float()
+        picture = self.vae.decode(x.to(next(self.vae.parameters()).dtype)).float()
         return (to_uint8(picture),)
 
 
@@ -128,7 +126,7 @@ def to_uint8(picture: Tensor) -> Tensor:
 
 def make_stages(model: ControlLDM, height: int, width: int, samples: int) -> dict[str, Stage]:
     """The stages for `samples` pictures of height x width pixels, in the precision of the model's weights."""
-    dtype = model.unet.out[2].weight.dtype
+    dtype = next(model.unet.out.parameters()).dtype
     control, encoder, decoder = model_slices(model)
     channels, latent = model.architecture.unet.in_channels, (height // 8, width // 8)
 

@@ -55,7 +55,7 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class Block(nn.Sequential):
+class Block(nn.ModuleList):
     """One numbered block. Takes the next time shifts and text keys and values as its layers need them."""
 
     def forward(self, h: Tensor, shifts: Iterator[Tensor], texts: Iterator[KeysValues]) -> Tensor:

@@ -1,5 +1,7 @@
 """The text encoder of CLIP (Radford et al. 2021), with the key layout of transformers' CLIPTextModel."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -69,6 +71,6 @@ class CLIPText(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embeddings(tokens)
         mask = causal_mask(x.shape[1]).to(x)
-        for layer in self.encoder["layers"]:  # type: ignore[union-attr]
+        for layer in cast(nn.ModuleList, self.encoder["layers"]):
             x = layer(x, mask)
         return self.final_layer_norm(x)

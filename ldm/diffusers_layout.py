@@ -39,8 +39,6 @@ HEADS_AND_TAILS = {
     "middle_block_out.0": "controlnet_mid_block",
     "norm_out": "conv_norm_out",
     "nin_shortcut": "conv_shortcut",
-    "mid.block_1": "mid_block.resnets.0",
-    "mid.block_2": "mid_block.resnets.1",
     "mid.attn_1.norm": "mid_block.attentions.0.group_norm",
     "mid.attn_1.q": "mid_block.attentions.0.to_q",
     "mid.attn_1.k": "mid_block.attentions.0.to_k",
@@ -123,8 +121,8 @@ def _vae_block(name: str, architecture: Architecture) -> str:
     top = len(architecture.vae.channel_mult) - 1
     name = re.sub(r"^encoder\.down\.(\d)", r"encoder.down_blocks.\1", name)
     name = re.sub(r"^decoder\.up\.(\d)", lambda m: f"decoder.up_blocks.{top - int(m[1])}", name)
-    name = re.sub(r"\.block\.(\d)", r".resnets.\1", name)
-    return name
+    name = re.sub(r"\.mid\.block_(\d)", lambda m: f".mid_block.resnets.{int(m[1]) - 1}", name)
+    return re.sub(r"\.block\.(\d)", r".resnets.\1", name)
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:

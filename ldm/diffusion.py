@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 
 def alphas_cumprod(config: ScheduleConfig) -> Floats:
     """Signal power left after each of the training steps, [steps]; betas are linear in their square root."""
-    return np.cumprod(1.0 - _betas(config))
+    return np.cumprod(1.0 - _betas(config), dtype=np.float64)
 
 
 def schedule_buffers(config: ScheduleConfig) -> dict[str, Tensor]:

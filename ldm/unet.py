@@ -1,4 +1,4 @@
-"""The UNet of Stable Diffusion 1.5 (Rombach et al. 2022), with the encoder that ControlNet copies as a class of its own."""
+"""The UNet of Stable Diffusion 1.5 (Rombach et al. 2022). ControlNet copies its encoder, so that is its own class."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -30,20 +30,21 @@ class Encoder(nn.Module):
         self.time_embed = nn.Sequential(
             nn.Linear(width, self.emb_width), nn.SiLU(), nn.Linear(self.emb_width, self.emb_width)
         )
-        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(config.in_channels, width, 3, padding=1))])
+        self.input_blocks = nn.ModuleList([Block([nn.Conv2d(config.in_channels, width, 3, padding=1)])])
         self.skip_channels = [width]
         for level, mult in enumerate(config.channel_mult):
             for _ in range(config.res_blocks):
-                self._add_input(*self._res_and_transformer(width, mult * config.model_channels, level))
+                self._add_input(self._res_and_transformer(width, mult * config.model_channels, level))
                 width = mult * config.model_channels
             if level < len(config.channel_mult) - 1:
-                self._add_input(Downsample(width))
-        self.middle_block = Block(self._res(width, width), self._transformer(width), self._res(width, width))
+                self._add_input([Downsample(width)])
+        self.middle_block = Block([self._res(width, width), self._transformer(width), self._res(width, width)])
         self.middle_channels = width
 
     def time_shifts(self, t: Tensor) -> list[Tensor]:
         """Timesteps [n] -> the shift [n, c] of each ResBlock, in the order of use."""
-        emb = self.time_embed(timestep_embedding(t, self.config.model_channels).to(self.time_embed[0].weight.dtype))
+        waves = timestep_embedding(t, self.config.model_channels)
+        emb = self.time_embed(waves.to(next(self.time_embed.parameters()).dtype))
         return [block.emb_layers(emb) for block in self.res_blocks()]
 
     def keys_values(self, context: Tensor) -> list[KeysValues]:
@@ -72,8 +73,8 @@ class Encoder(nn.Module):
         """All transformers in the order of use."""
         return [module for module in self.modules() if isinstance(module, SpatialTransformer)]
 
-    def _add_input(self, *layers: nn.Module) -> None:
-        self.input_blocks.append(Block(*layers))
+    def _add_input(self, layers: list[nn.Module]) -> None:
+        self.input_blocks.append(Block(layers))
         last = layers[0]
         self.skip_channels.append(last.shift_width if isinstance(last, ResBlock) else self.skip_channels[-1])
 
@@ -104,7 +105,7 @@ class UNet(Encoder):
                 width = mult * config.model_channels
                 if level > 0 and i == config.res_blocks:
                     layers.append(Upsample(width))
-                self.output_blocks.append(Block(*layers))
+                self.output_blocks.append(Block(layers))
         self.out = nn.Sequential(
             nn.GroupNorm(config.groups, width), nn.SiLU(), nn.Conv2d(width, config.in_channels, 3, padding=1)
         )

@@ -1,5 +1,7 @@
 """The autoencoder of Stable Diffusion: pictures [n, 3, 8h, 8w] in -1..1 to latents [n, 4, h, w] and back."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -69,7 +71,7 @@ class Level(nn.Module):
     def __init__(self, channels: int, out_channels: int, blocks: int, groups: int) -> None:
         super().__init__()
         widths = [channels] + [out_channels] * blocks
-        self.block = nn.ModuleList(ResnetBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False))
+        self.block = nn.ModuleList(ResnetBlock(a, b, groups) for a, b in pairwise(widths))
 
     def forward(self, h: Tensor) -> Tensor:
         for block in self.block:

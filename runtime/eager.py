@@ -23,6 +23,6 @@ class EagerEngine:
 
     @torch.inference_mode()
     def enqueue(self, stream: Stream) -> None:
-        with torch.cuda.stream(stream):  # type: ignore[arg-type]  # None leaves the current stream
+        with torch.cuda.stream(stream):  # None leaves the current one
             for buffer, result in zip(self.outputs, self.module(*self.inputs), strict=True):
                 buffer.copy_(result)

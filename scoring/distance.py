@@ -29,7 +29,7 @@ def ssim(first: Path, second: Path) -> float:
     Raises ValueError for pictures of less than 7 pixels in height or width.
     """
     a, b = read_pair(first, second)
-    return float(structural_similarity(a, b, channel_axis=2, data_range=255))  # type: ignore[no-untyped-call]
+    return float(structural_similarity(a, b, channel_axis=2, data_range=255))
 
 
 def psnr(first: Path, second: Path) -> float:
@@ -37,7 +37,7 @@ def psnr(first: Path, second: Path) -> float:
     a, b = read_pair(first, second)
     if np.array_equal(a, b):
         return math.inf
-    return float(peak_signal_noise_ratio(a, b, data_range=255))  # type: ignore[no-untyped-call]
+    return float(peak_signal_noise_ratio(a, b, data_range=255))
 
 
 def read_pair(first: Path, second: Path) -> tuple[Picture, Picture]:

@@ -55,8 +55,10 @@ def test_other_seed_other_picture(scenes: list[Scene]) -> None:
 
 def test_shapes(scenes: list[Scene]) -> None:
     for s in scenes:
-        assert s.picture.shape == (256, 384, 3) and s.picture.dtype == np.uint8
-        assert s.mask.shape == (256, 384) and s.mask.dtype == np.bool_
+        assert s.picture.shape == (256, 384, 3)
+        assert s.picture.dtype == np.uint8
+        assert s.mask.shape == (256, 384)
+        assert s.mask.dtype == np.bool_
         assert 0.01 < s.mask.mean() < 0.5, s.caption
 
 
@@ -112,8 +114,10 @@ def test_edges_show_the_object_and_are_few(scenes: list[Scene]) -> None:
         near = cv2.distanceTransform((~found).astype(np.uint8), cv2.DIST_L2, 5) <= 3
         density.append(found.mean())
         recall.append(near[contour].mean())
-    assert np.mean(recall) > 0.95 and np.min(recall) > 0.7
-    assert 0.02 < np.mean(density) < 0.08 and np.max(density) < 0.12
+    assert np.mean(recall) > 0.95
+    assert np.min(recall) > 0.7
+    assert 0.02 < np.mean(density) < 0.08
+    assert np.max(density) < 0.12
 
 
 def test_pictures_are_smooth_enough_for_a_small_autoencoder(scenes: list[Scene]) -> None:
@@ -135,10 +139,12 @@ def test_a_picture_is_made_in_little_time() -> None:
 def test_photographs() -> None:
     for seed in range(60):
         p = photograph(seed)
-        assert p.picture.shape == (256, 384, 3) and p.picture.dtype == np.uint8
+        assert p.picture.shape == (256, 384, 3)
+        assert p.picture.dtype == np.uint8
         assert p.picture.std() > 8  # something is on it
     grey, coloured = 0, 0
     for seed in range(60):
         spread = np.ptp(photograph(seed).picture.astype(int), axis=2).max()
         grey, coloured = grey + (spread == 0), coloured + (spread > 40)
-    assert grey > 5 and coloured > 25
+    assert grey > 5
+    assert coloured > 25

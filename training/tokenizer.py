@@ -23,7 +23,7 @@ PROMPT_WORDS = (
 def train_merges(words: Sequence[str]) -> list[tuple[str, str]]:
     """The merges, first to last, that build every word out of its letters."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
         vocab_size=1 << 20, min_frequency=1, end_of_word_suffix=END_OF_WORD, show_progress=False
     )

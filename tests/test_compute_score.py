@@ -1,0 +1,279 @@
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import cldm.base_pictures
+import cldm.reference
+import compute_score
+from scoring import pictures
+from scoring.pictures import Picture, find_pictures
+from scoring.report import Report
+
+ROOT = Path(compute_score.__file__).parent
+NAMES = ("bird_2", "bird_10")
+FILES = [
+    "score.json", "contact_sheet.png",
+    *(f"{folder}{name}.jpg" for folder in ("", "base/") for name in NAMES),
+    *(f"shown/{name}_{kind}.png" for name in NAMES for kind in ("input", "canny", "base", "candidate")),
+]  # fmt: skip
+
+
+class ReferenceAsked(Exception):
+    """A base picture was not in the cache."""
+
+
+def ask(*_: object) -> list[Picture]:
+    raise ReferenceAsked
+
+
+def arguments(folder: Path, *more: str) -> list[str]:
+    """A short run over `folder`/pictures into `folder`/out; what is given later wins."""
+    return [
+        *("--pictures", str(folder / "pictures"), "--out", str(folder / "out"), "--weights", "random:0"),
+        *("--image-resolution", "64", "--plan", "19,4", "--ddim-steps", "20", "--device", "cpu", *more),
+    ]
+
+
+def run(folder: Path, *more: str) -> Report:
+    return compute_score.run(compute_score.parse_arguments(arguments(folder, *more)))
+
+
+def write_pictures(folder: Path) -> None:
+    (folder / "pictures").mkdir()
+    rows, columns = np.mgrid[:64, :64]
+    for i, name in enumerate(NAMES):
+        channels = [np.sin(rows / (5 + i)), np.cos(columns / 7), np.sin((rows + columns) / 9)]
+        picture = (127 + 100 * np.stack(channels, axis=-1)).astype(np.uint8)
+        Image.fromarray(picture).save(folder / "pictures" / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Report]]:
+    """The folder of one whole run, and its report. The cache of base pictures stays in there for the module."""
+    folder = tmp_path_factory.mktemp("score")
+    write_pictures(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        cached = partial(cldm.base_pictures.base_pictures, cache=folder / "cache")
+        patch.setattr(compute_score, "base_pictures", cached)
+        patch.setattr("scoring.inception.MODELS", folder)  # seeded weights, also where the real ones are
+        patch.setattr("torch.hub.get_dir", lambda: str(folder))
+        yield folder, run(folder)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    write_pictures(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "bird.png").write_bytes(b"\x89PNG not really")
+    (tmp_path / "file").write_text("in the way")
+    return tmp_path
+
+
+def test_all_files_are_there(finished: tuple[Path, Report]) -> None:
+    out = finished[0] / "out"
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == sorted(FILES)
+    for name in FILES[1:]:
+        with Image.open(out / name) as picture:
+            assert picture.size == (64, 64) or name == "contact_sheet.png"
+
+
+def test_json_says_it_all(finished: tuple[Path, Report]) -> None:
+    data = json.loads((finished[0] / "out" / "score.json").read_text())
+    assert data["metric"] == "PD*"
+    assert "leaderboard_score" not in data
+    assert [picture["name"] for picture in data["pictures"]] == list(NAMES)
+    numbers = {"PD*", "ssim", "psnr_db", "latency_ms"}
+    assert all(set(picture) == {"name", *numbers} for picture in data["pictures"])
+    assert set(data["means"]) == numbers
+    assert data["means"]["PD*"] > 0, "two evaluations are not twenty"
+    settings = {"weights": "random:0", "architecture": "small", "plan": "19,4", "ddim_steps": 20, "prompt": "a bird"}
+    assert data["settings"].items() >= settings.items()
+    assert data["device"].startswith("CPU")
+    assert data == finished[1].as_json()
+
+
+def test_contest_s_files_are_swapped_and_shown_ones_are_not(finished: tuple[Path, Report]) -> None:
+    """RGB data written by cv2.imwrite: what a viewer calls red is the model's blue."""
+    for jpeg, shown in (("bird_2.jpg", "bird_2_candidate.png"), ("base/bird_2.jpg", "bird_2_base.png")):
+        with Image.open(finished[0] / "out" / jpeg) as one, Image.open(finished[0] / "out" / "shown" / shown) as other:
+            swapped, straight = np.array(one, np.int16), np.array(other, np.int16)
+        assert np.abs(swapped[:, :, ::-1] - straight).mean() < 0.7 * np.abs(swapped - straight).mean()
+
+
+def test_base_pictures_come_from_the_cache(finished: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, report = finished
+    monkeypatch.setattr(cldm.base_pictures, "reference_pictures", ask)
+    again = run(folder, "--out", str(folder / "again"))
+    for name in NAMES:
+        assert (folder / "again" / "base" / f"{name}.jpg").read_bytes() == (
+            folder / "out" / "base" / f"{name}.jpg"
+        ).read_bytes()
+    assert again.mean_pd == report.mean_pd
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("--prompt", "a hand"),
+        ("--a-prompt", "bad"),
+        ("--n-prompt", "bad"),
+        ("--image-resolution", "128"),
+        ("--ddim-steps", "10", "--plan", "ten"),
+        ("--guess-mode",),
+        ("--strength", "0.5"),
+        ("--scale", "4"),
+        ("--seed", "1"),
+        ("--eta", "0.5"),
+        ("--low-threshold", "10"),
+        ("--high-threshold", "300"),
+        ("--weights", "random:1"),
+    ],
+    ids=lambda change: change[0],
+)
+def test_base_pictures_depend_on_every_argument(
+    finished: tuple[Path, Report], change: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cldm.base_pictures, "reference_pictures", ask)
+    monkeypatch.setattr(compute_score, "load_inception", lambda *_: None)
+    with pytest.raises(ReferenceAsked):
+        run(finished[0], *change)
+
+
+def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = finished[0] / "other"
+    folder.mkdir()
+    with Image.open(finished[0] / "pictures" / "bird_2.png") as picture:
+        picture.rotate(180).save(folder / "bird_2.png")
+    monkeypatch.setattr(cldm.base_pictures, "reference_pictures", ask)
+    monkeypatch.setattr(compute_score, "load_inception", lambda *_: None)
+    with pytest.raises(ReferenceAsked):
+        run(finished[0], "--pictures", str(folder))
+
+
+def test_base_pictures_depend_on_all_the_code_of_the_reference() -> None:
+    used = {getattr(value, "__module__", "") for value in vars(cldm.reference).values()}
+    used = {name for name in used if name.split(".")[0] in ("cldm", "ldm")}
+    assert used <= {module.__name__ for module in cldm.base_pictures.SOURCES}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--pictures", "{}/empty"), "{}/empty holds no picture"),
+        (("--pictures", "{}/absent"), "{}/absent is not a folder"),
+        (("--pictures", "{}/file"), "{}/file is not a folder"),
+        (("--pictures", "{}/damaged"), "{}/damaged/bird.png"),
+        (("--out", "{}/file/out"), "{}/file/out/score.json cannot be written"),
+        (("--inception", "{}/absent.pth"), "{}/absent.pth: no such file; expected the weights"),
+        (("--weights", "{}/absent.pth"), "{}/absent.pth does not exist: give"),
+        (("--weights", "{}/empty"), "{}/empty is a folder: give"),
+        (("--weights", "{}/file", "--architecture", "small"), "{}/file cannot be read as tensors"),
+        (("--weights", "random:x"), "'random:x': expected random:SEED"),
+        (("--architecture", "sd16"), "unknown architecture 'sd16': expected one of"),
+        (("--plan", "4,19"), "plan '4,19': expected"),
+        (("--backend", "fast"), "backend 'fast': expected"),
+        (("--precision", "fp16"), "precision 'fp16' needs a CUDA device"),
+        (("--device", "tpu"), "device 'tpu': expected"),
+        (("--ddim-steps", "9"), "ddim_steps: 9 puts its last timestep at 1000"),
+        (("--ddim-steps", "0"), "ddim_steps: got 0, expected"),
+        (("--scale", "nan"), "scale: got nan, expected a finite number"),
+        (("--seed", "-2"), "seed: got -2, expected"),
+        (("--image-resolution", "16"), "image_resolution: 16 makes a picture of 0 x 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_is_one_sentence(
+    inputs: Path,
+    change: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    filled = [word.format(inputs) for word in change]
+    monkeypatch.setattr(sys, "argv", ["compute_score.py", *arguments(inputs, *filled)])
+    monkeypatch.setattr(compute_score, "base_pictures", partial(compute_score.base_pictures, cache=inputs / "cache"))
+    if "--inception" not in change:
+        monkeypatch.setattr(compute_score, "load_inception", lambda *_: None)
+    assert compute_score.main() == 2
+    captured = capfd.readouterr()
+    (line,) = [line for line in captured.err.splitlines() if "base pictures:" not in line]  # tqdm's bar
+    assert line.startswith("compute_score.py: ")
+    assert message.format(inputs) in line
+    assert captured.out == ""
+
+
+def test_a_failed_run_keeps_the_last_score(inputs: Path) -> None:
+    (inputs / "out").mkdir()
+    (inputs / "out" / "score.json").write_text('{"metric": "PD"}')
+    with pytest.raises(ValueError, match="backend 'fast'"):
+        run(inputs, "--backend", "fast")
+    assert (inputs / "out" / "score.json").read_text() == '{"metric": "PD"}'
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "compute_score.py"), *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    (tmp_path / "pictures" / "bird_10.png").unlink()
+    done = command(*arguments(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "bird_2" in done.stdout
+    assert f"Results in {tmp_path / 'out'}: score.json, contact_sheet.png" in done.stdout
+    assert json.loads((tmp_path / "out" / "score.json").read_text())["pictures"][0]["name"] == "bird_2"
+    assert done.stderr.count("weights: random:0 (small, given)") == 1, "one log line says which weights"
+
+
+def test_the_command_fails_with_one_sentence(tmp_path: Path) -> None:
+    done = command(*arguments(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"compute_score.py: pictures: {tmp_path}/pictures is not a folder")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def no_contest_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "CONTEST_FOLDER", tmp_path / "absent")
+
+
+@pytest.mark.usefixtures("no_contest_folder")
+def test_eight_photographs_by_default() -> None:
+    found = find_pictures()
+    assert len(found) == 8
+    assert {(p.dtype, p.shape) for p in found.values()} == {(np.dtype(np.uint8), (256, 384, 3))}
+    assert all(p.std() > 5 for p in found.values())
+    with Image.open(Path(pictures.skimage.__file__).parent / "data" / "astronaut.png") as photograph:
+        scaled = np.array(photograph.convert("RGB").resize((384, 384), Image.Resampling.BOX))[64:320]
+    assert np.abs(scaled[:, :, ::-1].astype(int) - found["astronaut"]).mean() < 3, "blue comes first"
+
+
+def test_the_contest_s_folder_comes_before_the_photographs(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "CONTEST_FOLDER", inputs / "pictures")
+    assert list(find_pictures()) == list(NAMES)
+
+
+def test_a_folder_is_read_in_the_order_of_its_numbers(inputs: Path) -> None:
+    for name in ("bird_1.JPG", "bird²_3.png", "notes.txt"):
+        shutil.copy(inputs / "pictures" / "bird_2.png", inputs / "pictures" / name)
+    assert list(find_pictures(inputs / "pictures")) == ["bird_1", "bird_2", "bird²_3", "bird_10"]
+
+
+def test_pictures_of_one_name_are_refused(inputs: Path) -> None:
+    picture: Any = cv2.imread(str(inputs / "pictures" / "bird_2.png"))
+    cv2.imwrite(str(inputs / "pictures" / "bird_2.jpg"), picture)
+    with pytest.raises(ValueError, match=r"bird_2"):
+        find_pictures(inputs / "pictures")

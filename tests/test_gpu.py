@@ -1,0 +1,55 @@
+"""On a CUDA device: the drop-in class in both precisions against the float32 reference."""
+
+import numpy as np
+import pytest
+import torch
+
+from canny2image_TRT import hackathon
+from cldm.canny import Picture
+from cldm.reference import reference_latent
+from cldm.request import Request
+from scoring.pictures import find_pictures
+
+pytestmark = pytest.mark.gpu
+
+
+def request() -> Request:
+    picture = find_pictures()["coffee"]
+    return Request(picture, "a bird", "best quality", "lowres", 1, 256, 20, False, 1, 9, 2946901, 0.7, 100, 200)
+
+
+def run(precision: str) -> tuple[hackathon, torch.Tensor, list[Picture]]:
+    """The runtime, its last latent and its pictures, with every step evaluated."""
+    runtime = hackathon("random:0", plan="all", precision=precision, device="cuda")
+    runtime.initialize()
+    pictures = runtime.process(**vars(request()))
+    assert runtime.pipeline is not None
+    return runtime, runtime.pipeline.buffers["x"], pictures
+
+
+def test_full_precision_equals_the_reference() -> None:
+    runtime, x, pictures = run("fp32")
+    expected = reference_latent(runtime.model, runtime.tokenizer, request())
+    assert (x - expected).abs().max() < 1e-3
+    assert pictures[0].shape == (256, 384, 3)
+
+
+def test_half_precision_is_near_the_reference() -> None:
+    """The sampler adds nothing to the networks' rounding: 20 steps stay within 1 % of the latent's size."""
+    _, expected, full = run("fp32")
+    _, x, half = run("fp16")
+    assert x.isfinite().all()
+    assert (x - expected).norm() / expected.norm() < 0.01
+    assert np.abs(half[0].astype(int) - full[0].astype(int)).mean() < 3
+
+
+def test_auto_takes_the_gpu_in_half_precision() -> None:
+    runtime = hackathon("random:0")
+    assert (runtime.device.type, runtime.precision.name) == ("cuda", "fp16")
+
+
+def test_same_seed_same_picture() -> None:
+    runtime = hackathon("random:0", device="cuda")
+    runtime.initialize()
+    first, second = (runtime.process(**vars(request()))[0] for _ in range(2))
+    assert np.array_equal(first, second)

@@ -1,0 +1,223 @@
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from canny2image_TRT import hackathon
+
+Picture = NDArray[np.uint8]
+CONTRACT = [
+    "self", "input_image", "prompt", "a_prompt", "n_prompt", "num_samples", "image_resolution", "ddim_steps",
+    "guess_mode", "strength", "scale", "seed", "eta", "low_threshold", "high_threshold",
+]  # fmt: skip
+
+
+def waves(height: int, width: int) -> Picture:
+    """Smooth bands: canny finds few edges at high thresholds and more at low ones."""
+    rows, columns = np.mgrid[:height, :width]
+    channels = [np.sin(rows / 9), np.cos(columns / 5), np.sin((rows + columns) / 3)]
+    return (127 + 60 * np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+GOOD: dict[str, Any] = {
+    "input_image": waves(64, 64),
+    "prompt": "a bird",
+    "a_prompt": "best quality",
+    "n_prompt": "lowres",
+    "num_samples": 1,
+    "image_resolution": 64,
+    "ddim_steps": 20,
+    "guess_mode": False,
+    "strength": 1.0,
+    "scale": 9.0,
+    "seed": 5,
+    "eta": 0.0,
+    "low_threshold": 100,
+    "high_threshold": 200,
+}
+
+
+@pytest.fixture(scope="module")
+def runtime() -> hackathon:
+    made = hackathon("random:0", plan="19,4", device="cpu")
+    made.initialize()
+    return made
+
+
+def process(runtime: hackathon, **changes: Any) -> list[Picture]:
+    """Copies, so that a test of something else does not depend on whose memory the pictures are."""
+    return [picture.copy() for picture in runtime.process(**{**GOOD, **changes})]
+
+
+def test_signatures_are_the_contest_s() -> None:
+    assert hackathon.__name__ == "hackathon"
+    assert list(inspect.signature(hackathon.initialize).parameters) == ["self"]
+    parameters = inspect.signature(hackathon.process).parameters
+    assert list(parameters) == CONTRACT
+    assert all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters.values())
+
+
+def test_constructor_needs_no_argument() -> None:
+    runtime = hackathon()
+    with pytest.raises(RuntimeError, match=r"before initialize\(\): call initialize\(\) once first"):
+        process(runtime)
+
+
+@pytest.mark.parametrize("plan", ["", "two", "4,19", "18,4", "19,4,4", "19,-1", "20,4", "19,", "19;4", "19,4.0"])
+def test_bad_plan_is_an_error_of_the_constructor(plan: str) -> None:
+    with pytest.raises(ValueError, match=f"plan '{plan}': expected all, ten or step indices"):
+        hackathon("random:0", plan=plan)
+
+
+def test_a_plan_of_another_step_count_is_a_choice() -> None:
+    assert hackathon("random:0", plan="9,5,2").plan == "9,5,2", "the constructor cannot know ddim_steps"
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"device": "tpu"}, "device 'tpu'"),
+        ({"backend": "fast"}, "backend 'fast'"),
+        ({"device": "cpu", "precision": "fp16"}, "precision 'fp16'"),
+        ({"precision": "half"}, "precision 'half'"),
+    ],
+)
+def test_bad_choice_is_an_error_of_the_constructor(choice: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        hackathon("random:0", **choice)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_one_picture_per_sample(runtime: hackathon, samples: int) -> None:
+    pictures = runtime.process(**{**GOOD, "num_samples": samples})
+    assert isinstance(pictures, list)
+    assert [(type(p), p.dtype, p.shape) for p in pictures] == [(np.ndarray, np.uint8, (64, 64, 3))] * samples
+    assert len({p.tobytes() for p in pictures}) == samples
+    assert all(p.std() > 1 for p in pictures)
+
+
+def test_by_position_as_the_contest_calls_it(runtime: hackathon) -> None:
+    by_name = process(runtime)[0]
+    assert np.array_equal(runtime.process(*GOOD.values())[0], by_name)
+
+
+def test_same_arguments_same_picture(runtime: hackathon) -> None:
+    first = process(runtime)[0]
+    process(
+        runtime,
+        seed=6,
+        prompt="a dog",
+        scale=3.0,
+        strength=0.2,
+        guess_mode=True,
+        eta=1.0,
+        input_image=255 - waves(64, 64),
+    )
+    assert np.array_equal(process(runtime)[0], first)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 6},
+        {"prompt": "a hand"},
+        {"a_prompt": "bad quality"},
+        {"n_prompt": "hands"},
+        {"scale": 4.0},
+        {"strength": 0.3},
+        {"low_threshold": 20, "high_threshold": 50},
+        {"guess_mode": True},
+        {"eta": 0.7},
+        {"input_image": waves(64, 64)[::-1, ::-1].copy()},
+    ],
+    ids=lambda change: "-".join(change),
+)
+def test_every_argument_changes_the_picture(runtime: hackathon, change: dict[str, Any]) -> None:
+    before, after = process(runtime)[0], process(runtime, **change)[0]
+    assert np.abs(before.astype(int) - after).mean() > 0.5
+
+
+def test_seed_minus_one_draws_a_seed(runtime: hackathon) -> None:
+    first, second = process(runtime, seed=-1)[0], process(runtime, seed=-1)[0]
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_samples", np.int64(1)),
+        ("image_resolution", np.int32(64)),
+        ("ddim_steps", np.int64(20)),
+        ("guess_mode", np.bool_(False)),
+        ("strength", np.float32(1)),
+        ("scale", np.float64(9)),
+        ("seed", np.int64(5)),
+        ("eta", np.float32(0)),
+        ("low_threshold", np.float32(100)),
+        ("high_threshold", np.int16(200)),
+    ],
+)
+def test_numpy_numbers_are_fine(runtime: hackathon, name: str, value: Any) -> None:
+    assert np.array_equal(process(runtime, **{name: value})[0], process(runtime)[0])
+
+
+def test_grey_and_rgba(runtime: hackathon) -> None:
+    grey = waves(64, 64)[:, :, 1]
+    expected = process(runtime, input_image=np.stack([grey] * 3, axis=-1))[0]
+    opaque = np.dstack([grey, grey, grey, np.full_like(grey, 255)])
+    for same in (grey, grey[:, :, None], opaque):
+        assert np.array_equal(process(runtime, input_image=same)[0], expected)
+    clear = np.dstack([grey, grey, grey, np.zeros_like(grey)])
+    white = np.full((64, 64, 3), 255, np.uint8)
+    assert np.array_equal(process(runtime, input_image=clear)[0], process(runtime, input_image=white)[0])
+
+
+@pytest.mark.parametrize(("shape", "out"), [((40, 80), (64, 128)), ((200, 101), (128, 64))])
+def test_a_picture_need_not_be_square(runtime: hackathon, shape: tuple[int, int], out: tuple[int, int]) -> None:
+    assert process(runtime, input_image=waves(*shape))[0].shape == (*out, 3)
+
+
+@pytest.mark.parametrize(("steps", "message"), [(9, "for example 8 or 10"), (0, "expected 1 to 1000"), (-1, "got -1")])
+def test_unusable_step_counts(runtime: hackathon, steps: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"ddim_steps: .*{message}"):
+        process(runtime, ddim_steps=steps)
+
+
+def test_twelve_steps_are_thirteen(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "plan", "all")
+    process(runtime)
+    assert runtime.pipeline is not None
+    process(runtime, ddim_steps=12)
+    engine, calls = runtime.pipeline.engines["decoder"], []
+    run = engine.enqueue
+    monkeypatch.setattr(engine, "enqueue", lambda stream: (calls.append(stream), run(stream)))
+    process(runtime, ddim_steps=12)
+    assert len(calls) == 13
+
+
+def test_bad_arguments_reach_the_caller_before_any_work(runtime: hackathon) -> None:
+    with pytest.raises(ValueError, match="seed: got -2, expected -1"):
+        process(runtime, seed=-2)
+    with pytest.raises(TypeError, match=r"seed: got -1\.0, expected a whole number"):
+        process(runtime, seed=-1.0)
+
+
+def test_threads_take_turns(runtime: hackathon) -> None:
+    calls: list[dict[str, Any]] = [{"seed": seed, "num_samples": 1 + seed % 2} for seed in range(6)]
+    expected = [process(runtime, **call) for call in calls]
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda call: process(runtime, **call), calls))
+    for one, other in zip(made, expected, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_picture_is_the_caller_s(runtime: hackathon) -> None:
+    mine = runtime.process(**GOOD)[0]
+    copy = mine.copy()
+    runtime.process(**{**GOOD, "seed": 6})
+    assert np.array_equal(mine, copy), "the next call overwrote it"
+    mine[:] = 0  # writable, too
+    assert np.array_equal(process(runtime)[0], copy)

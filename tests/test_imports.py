@@ -1,0 +1,124 @@
+"""The import arrows of the design: who may import whom, and no circles."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ARROWS = {
+    "ldm": set[str](),
+    "plugins": set[str](),
+    "runtime": set[str](),
+    "scoring": set[str](),
+    "cldm": {"ldm", "runtime"},
+    "canny2image_TRT": {"cldm", "runtime", "plugins"},
+    "compute_score": {"canny2image_TRT", "cldm", "scoring"},
+    "build": {"cldm", "ldm", "plugins", "runtime"},
+}
+OURS = {*ARROWS, "training", "benchmarks", "tests"}
+# These may import all but each other and build: nobody imports them.
+ARROWS |= {name: OURS - {"build", "training", "benchmarks", "tests"} for name in ("training", "benchmarks")}
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Dotted name -> file, of everything that the arrows speak of and that is there."""
+    files = [file for name in ARROWS for file in (root / f"{name}.py", *sorted((root / name).rglob("*.py")))]
+    names = {file: ".".join(file.relative_to(root).with_suffix("").parts) for file in files if file.is_file()}
+    return {name.removesuffix(".__init__"): file for file, name in names.items()}
+
+
+def imported(name: str, file: Path) -> Iterator[str]:
+    """Dotted names of all that a module imports, wherever in it; `from a import b` gives a and a.b."""
+    package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*parents, *([node.module] if node.module else [])])
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def violations(root: Path) -> list[str]:
+    """One line per import that the arrows forbid."""
+    found = []
+    for name, file in modules(root).items():
+        owner = name.split(".")[0]
+        targets = {target.split(".")[0] for target in imported(name, file)}
+        found += [f"{name} imports {target}" for target in sorted(targets & OURS - ARROWS[owner] - {owner})]
+    return found
+
+
+def circle(root: Path) -> list[str]:
+    """The modules of one import cycle, or nothing."""
+    known = modules(root)
+    graph = {name: {t for t in imported(name, file) if t in known and t != name} for name, file in known.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def plant(root: Path, file: str, text: str) -> None:
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_text(text)
+
+
+def test_imports_run_one_way() -> None:
+    assert {"ldm.unet", "cldm.pipeline", "runtime.eager", "compute_score", "build.__main__"} <= modules(ROOT).keys()
+    assert violations(ROOT) == []
+
+
+def test_no_circles() -> None:
+    assert circle(ROOT) == []
+
+
+def test_every_package_has_its_arrows() -> None:
+    packages = {file.parent.name for file in ROOT.glob("*/__init__.py")}
+    scripts = {file.stem for file in ROOT.glob("*.py")}
+    assert packages | scripts <= OURS
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "found"),
+    [
+        ("ldm/unet.py", "import cldm\n", ["ldm.unet imports cldm"]),
+        ("ldm/unet.py", "import os, cldm.kv as kv\n", ["ldm.unet imports cldm"]),
+        ("ldm/deep/unet.py", "from cldm import kv\n", ["ldm.deep.unet imports cldm"]),
+        ("ldm/__init__.py", "from cldm.kv import pack\n", ["ldm imports cldm"]),
+        ("runtime/eager.py", "def run():\n    import ldm.unet\n", ["runtime.eager imports ldm"]),
+        ("scoring/report.py", "if True:\n    from ldm import unet\n", ["scoring.report imports ldm"]),
+        ("cldm/kv.py", "import build, training\nimport ldm\n", ["cldm.kv imports build", "cldm.kv imports training"]),
+        ("cldm/kv.py", "from canny2image_TRT import hackathon\n", ["cldm.kv imports canny2image_TRT"]),
+        ("canny2image_TRT.py", "import ldm.unet\n", ["canny2image_TRT imports ldm"]),
+        ("compute_score.py", "import runtime\n", ["compute_score imports runtime"]),
+        ("training/train.py", "import build, cldm, scoring\n", ["training.train imports build"]),
+        ("cldm/kv.py", "import tests.test_imports\n", ["cldm.kv imports tests"]),
+        ("cldm/kv.py", "from . import model\nfrom .plan import Plan\nimport ldm, runtime, torch\n", []),
+        ("build/__main__.py", "import cldm, ldm, plugins, runtime\n", []),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path: Path, file: str, text: str, found: list[str]) -> None:
+    plant(tmp_path, file, text)
+    assert violations(tmp_path) == found
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("import ldm.b\n", "import ldm.a\n"),
+        ("from ldm import b\n", "from ldm.a import x\n"),
+        ("from . import b\n", "def f():\n    from .a import x\n"),
+    ],
+)
+def test_a_planted_circle_is_found(tmp_path: Path, one: str, other: str) -> None:
+    plant(tmp_path, "ldm/a.py", one)
+    plant(tmp_path, "ldm/b.py", "import torch\n")
+    assert circle(tmp_path) == []
+    plant(tmp_path, "ldm/b.py", other)
+    assert {"ldm.a", "ldm.b"} <= set(circle(tmp_path))

@@ -1,0 +1,148 @@
+"""The fast pipeline makes the reference's pictures, whatever the arguments."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cldm.canny import Picture
+from cldm.checkpoint import Checkpoint
+from cldm.model import ControlLDM
+from cldm.pipeline import Pipeline, Shape, draw_noise, time_table, to_precision
+from cldm.plan import evaluations, make_plan
+from cldm.reference import reference_decode, reference_latent
+from cldm.request import Request
+from ldm.tokenizer import Tokenizer
+from runtime.eager import EagerEngine
+from scoring.pictures import find_pictures
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[ControlLDM, Tokenizer]:
+    checkpoint = Checkpoint("random:0", "small", "given")
+    return checkpoint.load_model(), checkpoint.load_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def picture() -> Picture:
+    return find_pictures()["coffee"]
+
+
+def request(picture: Picture, **changes: Any) -> Request:
+    arguments: dict[str, Any] = {
+        "input_image": picture,
+        "prompt": "a bird",
+        "a_prompt": "best quality, extremely detailed",
+        "n_prompt": "longbody, lowres, bad anatomy, bad hands, missing fingers",
+        "num_samples": 1,
+        "image_resolution": 128,
+        "ddim_steps": 20,
+        "guess_mode": False,
+        "strength": 1,
+        "scale": 9,
+        "seed": 2946901,
+        "eta": 0.0,
+        "low_threshold": 100,
+        "high_threshold": 200,
+    }
+    return Request(**arguments | changes)
+
+
+def make_pipeline(model: ControlLDM, asked: Request, plan: str) -> Pipeline:
+    shape = Shape(*asked.size, asked.num_samples, asked.ddim_steps, make_plan(plan, asked.ddim_steps))
+    return Pipeline(model, shape, EagerEngine, CPU)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_resolution": 256},
+        {"guess_mode": True},
+        {"strength": 0.5},
+        {"eta": 0.7},
+        {"num_samples": 2, "eta": 0.7, "guess_mode": True},
+        {"image_resolution": 512, "input_image": find_pictures()["coffee"][:, :256]},
+        {"scale": 1.0, "seed": 0, "ddim_steps": 12},
+    ],
+    ids=lambda changes: ",".join(f"{name}={changes[name]}" for name in changes if name != "input_image"),
+)
+def test_all_steps_equal_the_reference(
+    loaded: tuple[ControlLDM, Tokenizer], picture: Picture, changes: dict[str, Any]
+) -> None:
+    model, tokenizer = loaded
+    asked = request(picture, **changes)
+    expected = reference_latent(model, tokenizer, asked)
+    pipeline = make_pipeline(model, asked, "all")
+    pictures = pipeline(asked, tokenizer)
+    assert (pipeline.buffers["x"] - expected).abs().max() < 1e-3
+    assert grey_levels_apart(pictures, reference_decode(model, expected)) > 0.999
+
+
+def test_control_and_prompt_matter(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
+    """Else the comparisons with the reference would say nothing about them."""
+    model, tokenizer = loaded
+    base = request(picture, image_resolution=64, ddim_steps=2)
+    pipeline = make_pipeline(model, base, "all")
+    pipeline(base, tokenizer)
+    x = pipeline.buffers["x"].clone()
+    for changes in ({"strength": 0.5}, {"prompt": "a fish"}, {"guess_mode": True}, {"n_prompt": ""}, {"eta": 0.5}):
+        pipeline(request(picture, image_resolution=64, ddim_steps=2, **changes), tokenizer)
+        assert (pipeline.buffers["x"] - x).abs().max() > 1e-3, changes
+
+
+def test_skipped_steps_hold_eps(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
+    """The plan of ten against the loop of twenty updates that uses the last eps again."""
+    model, tokenizer = loaded
+    asked = request(picture, image_resolution=64, eta=0.3)
+    pipeline = make_pipeline(model, asked, "ten")
+    pipeline(asked, tokenizer)
+    fast = pipeline.buffers["x"].clone()
+    pipeline.write(asked, tokenizer)  # the same noise and text again
+    for name in ("text", "hint"):
+        pipeline.engines[name].enqueue(None)
+    one_by_one = evaluations(make_plan("all", 20), pipeline.abar, 20, asked.eta)
+    shifts = time_table(model, [step.timestep for step in one_by_one])
+    noise = torch.zeros(20, *fast.shape)
+    x = pipeline.buffers["x"]
+    draw_noise(asked.seed, one_by_one, x, noise)
+    guided = torch.zeros_like(x)
+    for index, step in zip(reversed(range(20)), one_by_one, strict=True):
+        if index in pipeline.shape.plan.evaluated:
+            pipeline.buffers["shift"].copy_(shifts[19 - index])
+            for name in ("control", "encoder", "decoder"):
+                pipeline.engines[name].enqueue(None)
+            with_prompt, without = pipeline.buffers["eps"].chunk(2)
+            guided = without + 9 * (with_prompt - without)
+        x.copy_(step.a * x + step.weights[0] * guided + noise[19 - index])
+    torch.testing.assert_close(fast, x, rtol=0, atol=1e-3)
+
+
+def test_noise_is_what_seeding_the_global_generator_gives() -> None:
+    steps = evaluations(make_plan("all", 20), np.linspace(0.99, 0.01, 1000), 20, 0.7)
+    x, noise = torch.empty(1, 4, 8, 8), torch.empty(20, 1, 4, 8, 8)
+    state = torch.random.get_rng_state()
+    draw_noise(7, steps, x, noise)
+    assert torch.equal(torch.random.get_rng_state(), state), "the global generator is left alone"
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        assert torch.equal(x, torch.randn(x.shape))
+        for total, step in zip(noise, steps, strict=True):
+            torch.testing.assert_close(total, step.noise[0] * torch.randn(x.shape))
+
+
+def test_precision_leaves_time_layers_alone() -> None:
+    model = to_precision(Checkpoint("random:0", "small", "given").load_model(), torch.float16)
+    kept = {name.split(".")[0] for name, p in model.named_parameters() if p.dtype == torch.float32}
+    assert kept == {"model", "control_model"}
+    assert model.alphas_cumprod.dtype == torch.float32
+    full = time_table(Checkpoint("random:0", "small", "given").load_model(), [1, 951])
+    assert torch.equal(time_table(model, [1, 951]), full)
+
+
+def grey_levels_apart(ours: list[Picture], theirs: list[Picture]) -> float:
+    """The share of values that differ by at most one grey level."""
+    apart = np.abs(np.stack(ours).astype(int) - np.stack(theirs).astype(int))
+    return float((apart <= 1).mean())

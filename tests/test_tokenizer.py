@@ -1,0 +1,95 @@
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldm.config import MODELS, load_architecture
+from ldm.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+
+FOLDER = MODELS / "small" / "tokenizer"
+PROMPTS = (
+    "a bird, best quality, extremely detailed",
+    "longbody, lowres, bad anatomy, bad hands, missing fingers",
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return load_tokenizer([FOLDER], 77)
+
+
+def ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The tokens between start and end."""
+    row: list[int] = tokenizer([prompt])[0].tolist()
+    return row[1 : row.index(tokenizer.tokenizer.eos_token_id)]
+
+
+def test_rows_are_padded_with_the_end_token(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer(["", "bird", "a bird"])
+    start, end = tokenizer.tokenizer.bos_token_id, tokenizer.tokenizer.eos_token_id
+    assert start != end
+    assert (tokens.dtype, tokens.shape) == (torch.int32, (3, 77))
+    assert tokens[0].tolist() == [start] + [end] * 76
+    assert (tokens[:, 0] == start).all()
+    assert (tokens == end).sum(dim=1).tolist() == [76, 75, 74]
+
+
+def test_vocabulary_fits_the_architecture(tokenizer: Tokenizer) -> None:
+    assert len(tokenizer.tokenizer) == load_architecture("small").text.vocabulary
+    assert tokenizer.tokenizer.eos_token_id == len(tokenizer.tokenizer) - 1
+
+
+@pytest.mark.parametrize("word", " ".join(PROMPTS).replace(",", " ,").split())
+def test_words_of_the_contest_are_one_token(tokenizer: Tokenizer, word: str) -> None:
+    (token,) = ids(tokenizer, word)
+    assert tokenizer.tokenizer.decode([token]).strip() == word
+
+
+@pytest.mark.parametrize("prompt", [*PROMPTS, "vögelchen, 鸟 🐦 don't 42%"])
+def test_no_letter_is_lost(tokenizer: Tokenizer, prompt: str) -> None:
+    back = tokenizer.tokenizer.decode(ids(tokenizer, prompt))
+    assert "".join(back.split()) == "".join(prompt.split())
+
+
+def test_words_differ(tokenizer: Tokenizer) -> None:
+    assert ids(tokenizer, "a bird") != ids(tokenizer, "a hand")
+    assert ids(tokenizer, "A Bird") == ids(tokenizer, "a bird"), "CLIP reads lower case"
+
+
+@pytest.mark.parametrize(("words", "cut"), [(75, ""), (76, "fingers"), (80, "fingers bird bird bird bird")])
+def test_a_long_prompt_is_cut_with_one_warning(
+    tokenizer: Tokenizer, words: int, cut: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompt = " ".join((["bird"] * 75 + ["fingers"] + ["bird"] * 4)[:words])
+    with caplog.at_level(logging.WARNING):
+        row = tokenizer([prompt])[0]
+    (bird,) = ids(tokenizer, "bird")
+    start, end = tokenizer.tokenizer.bos_token_id, tokenizer.tokenizer.eos_token_id
+    assert row.tolist() == [start, *[bird] * 75, end]
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ([f"prompt of {words + 2} tokens cut to 77; left out: {cut!r}"] if cut else [])
+
+
+def test_the_first_folder_with_both_files_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "vocab.json").write_text("{}")
+    assert len(load_tokenizer([tmp_path / "absent", tmp_path / "half", FOLDER], 77).tokenizer) > 256
+
+
+@pytest.mark.parametrize("on_hub", [None, "nobody/no-such-tokenizer"])
+def test_missing_files_are_named(tmp_path: Path, on_hub: str | None) -> None:
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(TokenizerError, match=r"vocab\.json and merges\.txt in .*put the two files there") as caught:
+        load_tokenizer([tmp_path / "absent", tmp_path / "half"], 77, on_hub)
+    for place in (tmp_path / "absent", tmp_path / "half", on_hub or ""):
+        assert str(place) in str(caught.value)
+
+
+@pytest.mark.parametrize("vocabulary", ['{"a', "[]", '{"a": 0}'])
+def test_damaged_files_are_named(tmp_path: Path, vocabulary: str) -> None:
+    (tmp_path / "vocab.json").write_text(vocabulary)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(TokenizerError, match=str(tmp_path)):
+        load_tokenizer([tmp_path], 77)
