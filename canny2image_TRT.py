@@ -1,6 +1,6 @@
 """The drop-in class of the TensorRT Hackathon 2023: a picture from canny edges and a prompt."""
 
-import logging
+import numbers
 import random
 import threading
 
@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 
 from cldm.checkpoint import find_checkpoint
 from cldm.pipeline import Pipeline, Shape, to_precision
-from cldm.plan import make_plan
+from cldm.plan import make_plan, usual_steps
 from cldm.request import Request
 from runtime.backends import choose_backend, choose_device, choose_precision
-
-log = logging.getLogger(__name__)
 
 
 class hackathon:
@@ -38,23 +36,22 @@ class hackathon:
         precision: str = "auto",
         device: str = "auto",
     ) -> None:
-        self.checkpoint = checkpoint
-        self.architecture = architecture
+        self.checkpoint = find_checkpoint(checkpoint, architecture)
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.backend = choose_backend(backend, self.device)
         self.plan = plan
-        make_plan(plan, 20)  # an unknown plan is an error now, not at the first picture
+        self.usual_steps = usual_steps(plan)  # an unknown plan is an error now, not at the first picture
         self.pipeline: Pipeline | None = None
         self.lock = threading.Lock()
 
     def initialize(self) -> None:
         """Read the weights, make the pipeline of the contest's shape and run it once."""
-        source = find_checkpoint(self.checkpoint, self.architecture)
-        self.tokenizer = source.load_tokenizer()
-        model = source.load_model().to(self.device)
+        self.tokenizer = self.checkpoint.load_tokenizer()
+        model = self.checkpoint.load_model().to(self.device)
         self.model = to_precision(model, self.precision.dtype)
-        self.process(np.zeros((256, 384, 3), np.uint8), "", "", "", 1, 256, 20, False, 1.0, 9.0, 0, 0.0, 100, 200)
+        black = np.zeros((256, 384, 3), np.uint8)
+        self.process(black, "", "", "", 1, 256, self.usual_steps, False, 1.0, 9.0, 0, 0.0, 100, 200)
 
     def process(
         self,
@@ -83,9 +80,11 @@ class hackathon:
         """
         if not hasattr(self, "model"):
             raise RuntimeError("process() was called before initialize(): call initialize() once first")
+        if isinstance(seed, numbers.Integral) and seed == -1:
+            seed = random.randint(0, 65535)
         request = Request(
             input_image, prompt, a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode, strength,
-            scale, random.randint(0, 65535) if seed == -1 else seed, eta, low_threshold, high_threshold,
+            scale, seed, eta, low_threshold, high_threshold,
         )  # fmt: skip
         with self.lock:
             return self._pipeline(request)(request, self.tokenizer)

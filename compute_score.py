@@ -19,11 +19,10 @@ from tqdm import tqdm
 from canny2image_TRT import hackathon
 from cldm.base_pictures import base_pictures
 from cldm.canny import Picture
-from cldm.checkpoint import find_checkpoint
 from cldm.request import Request
 from scoring.contact_sheet import contact_sheet
 from scoring.distance import perceptual_distance, psnr, ssim
-from scoring.files import write_whole
+from scoring.files import check_writable, write_whole
 from scoring.inception import load_inception
 from scoring.pictures import find_pictures
 from scoring.report import PictureScore, Report
@@ -82,8 +81,7 @@ def save_picture(path: Path, picture: Picture) -> Path:
 
 def run(options: argparse.Namespace) -> Report:
     requests = {name: make_request(picture, options) for name, picture in find_pictures(options.pictures).items()}
-    write_whole(options.out / ".writable", b"")  # an unwritable folder is an error now, not after the pictures
-    (options.out / ".writable").unlink()
+    check_writable(options.out)  # an error now, not after the pictures
     runtime = hackathon(
         options.weights,
         architecture=options.architecture,
@@ -93,8 +91,7 @@ def run(options: argparse.Namespace) -> Report:
         device=options.device,
     )
     inception = load_inception(options.inception, runtime.device)
-    checkpoint = find_checkpoint(options.weights, options.architecture)
-    bases = base_pictures(checkpoint, requests, runtime.device)
+    bases = base_pictures(runtime.checkpoint, requests, runtime.device)
     runtime.initialize()
     scores = []
     for name, (candidate, milliseconds) in make_candidates(runtime, requests).items():
@@ -115,8 +112,8 @@ def run(options: argparse.Namespace) -> Report:
             )
         )
     settings = {
-        "weights": checkpoint.name,
-        "architecture": checkpoint.architecture,
+        "weights": runtime.checkpoint.name,
+        "architecture": runtime.checkpoint.architecture,
         "backend": runtime.backend.name,
         "precision": runtime.precision.name,
         "plan": options.plan,

@@ -48,6 +48,9 @@ def main(extras: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    except ModuleNotFoundError:
+        print(f"{sys.executable} lacks pip, which reads the requirements: run it with -m ensurepip", file=sys.stderr)
+        return 2
     print("\n".join(lacking))
     return 1 if lacking else 0
 

@@ -18,10 +18,12 @@ import cldm.controlnet
 import cldm.model
 import cldm.reference
 import cldm.request
+import cldm.stages
 import ldm.attention
 import ldm.blocks
 import ldm.clip
 import ldm.diffusion
+import ldm.tokenizer
 import ldm.unet
 import ldm.vae
 import ldm.weights
@@ -29,12 +31,13 @@ from cldm.canny import Picture
 from cldm.checkpoint import Checkpoint
 from cldm.reference import reference_pictures
 from cldm.request import Request
+from ldm.tokenizer import Tokenizer
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "base_pictures"
 # The files that decide what the reference draws.
 SOURCES = (
-    cldm.canny, cldm.controlnet, cldm.model, cldm.reference, cldm.request, ldm.attention, ldm.blocks, ldm.clip,
-    ldm.diffusion, ldm.unet, ldm.vae, ldm.weights,
+    cldm.canny, cldm.controlnet, cldm.model, cldm.reference, cldm.request, cldm.stages, ldm.attention, ldm.blocks,
+    ldm.clip, ldm.diffusion, ldm.tokenizer, ldm.unet, ldm.vae, ldm.weights,
 )  # fmt: skip
 
 
@@ -42,11 +45,11 @@ def base_pictures(
     checkpoint: Checkpoint, requests: Mapping[str, Request], device: torch.device, cache: Path = CACHE
 ) -> dict[str, Picture]:
     """Name -> the first picture of the request, uint8 RGB [h, w, 3]; made where the cache does not have it."""
-    common = _common(checkpoint, device)
-    files = {name: cache / f"{_key(common, request)}.png" for name, request in requests.items()}
+    common, tokenizer = _common(checkpoint, device), checkpoint.load_tokenizer()
+    files = {name: cache / f"{_key(common, request, tokenizer)}.png" for name, request in requests.items()}
     missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
-        model, tokenizer = checkpoint.load_model().to(device), checkpoint.load_tokenizer()
+        model = checkpoint.load_model().to(device)
         for name in tqdm(missing, desc="base pictures", unit="picture"):
             _write(files[name], reference_pictures(model, tokenizer, requests[name])[0])
     return {name: _read(file) for name, file in files.items()}
@@ -58,9 +61,10 @@ def _common(checkpoint: Checkpoint, device: torch.device) -> str:
     return "\n".join([checkpoint.fingerprint(), where, torch.__version__, cv2.__version__, _digest(sources.encode())])
 
 
-def _key(common: str, request: Request) -> str:
+def _key(common: str, request: Request, tokenizer: Tokenizer) -> str:
     arguments = asdict(request)
     picture = arguments.pop("input_image")
+    arguments["tokens"] = tokenizer(request.prompts).tolist()
     parts = [common, json.dumps(arguments, sort_keys=True), str(picture.shape), _digest(picture.tobytes())]
     return _digest("\n".join(parts).encode())
 

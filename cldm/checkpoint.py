@@ -13,7 +13,7 @@ from cldm.model import ControlLDM
 from ldm.config import MODELS, load_architecture
 from ldm.diffusers_layout import read_diffusers
 from ldm.diffusion import schedule_buffers
-from ldm.tokenizer import CLIP_ON_THE_HUB, Tokenizer, load_tokenizer
+from ldm.tokenizer import CLIP_ON_THE_HUB, Tokenizer, TokenizerError, load_tokenizer
 from ldm.weights import CheckpointError, file_digest, load_strict, randomize, read_tensors
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,8 @@ USUAL_PLACES = (
     MODELS / "control_sd15_canny.pth",
     Path("/home/player/ControlNet/models/control_sd15_canny.pth"),  # the contest's container
 )
+SMALL_MODEL = MODELS / "small" / "model.safetensors"
+SMALL_TOKENIZER = MODELS / "small" / "tokenizer"
 FALLBACK = "random:0"  # of the small architecture
 
 
@@ -52,13 +54,15 @@ class Checkpoint:
         return (Path(parts[0]), Path(parts[1])) if len(parts) == 2 and not Path(self.name).exists() else None
 
     def fingerprint(self) -> str:
-        """Changes whenever the weights do: of the files' bytes, or of the seed and the architecture."""
+        """Changes whenever the weights do: of the files' bytes or the seed, and of the architecture."""
+        architecture = repr(load_architecture(self.architecture))
         if self.random_seed is not None:
-            return f"{self.name}:{self.architecture}:{_digest(repr(load_architecture(self.architecture)))}"
+            return _digest(self.name + architecture)
         if folders := self.diffusers_folders:
             files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
-            return _digest("".join(map(file_digest, files)))
-        return file_digest(Path(self.name))
+        else:
+            files = [self._file()]
+        return _digest("".join([*map(file_digest, files), architecture]))
 
     def load_model(self) -> ControlLDM:
         """Read or make the weights: float32, on the CPU. Raises CheckpointError if they do not fit."""
@@ -73,26 +77,37 @@ class Checkpoint:
             tensors = read_diffusers(model.state_dict(), *folders, architecture)
             tensors |= schedule_buffers(architecture.schedule)
         else:
-            tensors = self._read_file()
+            tensors = read_tensors(self._file())
         load_strict(model, tensors, f"checkpoint {self.name}")
         return model.eval().requires_grad_(False)
 
     def load_tokenizer(self) -> Tokenizer:
         """The vocabulary that belongs to the weights. Raises TokenizerError if it is not on this machine."""
-        positions = load_architecture(self.architecture).text.positions
-        small = MODELS / "small" / "tokenizer"
-        if self.architecture == "small" or self.random_seed is not None:  # random weights know no language
-            return load_tokenizer([small], positions)
-        folders = [self.diffusers_folders[0] / "tokenizer"] if self.diffusers_folders else []
-        return load_tokenizer([*folders, MODELS / "tokenizer"], positions, CLIP_ON_THE_HUB)
+        text = load_architecture(self.architecture).text
+        if self.random_seed is not None:  # random weights know no language
+            return load_tokenizer([SMALL_TOKENIZER], text.positions)
+        if self.architecture == "small":
+            tokenizer = load_tokenizer([SMALL_TOKENIZER], text.positions)
+        else:
+            folders = [self.diffusers_folders[0] / "tokenizer"] if self.diffusers_folders else []
+            tokenizer = load_tokenizer([*folders, MODELS / "tokenizer"], text.positions, CLIP_ON_THE_HUB)
+        if tokenizer.vocabulary != text.vocabulary:
+            raise TokenizerError(
+                f"the tokenizer has {tokenizer.vocabulary} tokens, the text encoder of {self.architecture} "
+                f"{text.vocabulary}: put the vocab.json and merges.txt of this checkpoint into {MODELS / 'tokenizer'}"
+            )
+        return tokenizer
 
-    def _read_file(self) -> dict[str, torch.Tensor]:
-        if Path(self.name).is_dir():
+    def _file(self) -> Path:
+        path = Path(self.name)
+        if path.is_dir():
             raise CheckpointError(
-                f"checkpoint {self.name} is a folder: give a .pth or .safetensors file, or the two folders of the "
+                f"checkpoint {path} is a folder: give a .pth or .safetensors file, or the two folders of the "
                 f"diffusers library as SD15_FOLDER{os.pathsep}CONTROLNET_FOLDER"
             )
-        return read_tensors(Path(self.name))
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint {path} does not exist: give the path of a .pth or .safetensors file")
+        return path
 
 
 def find_checkpoint(name: str | os.PathLike[str] | None = None, architecture: str | None = None) -> Checkpoint:
@@ -107,9 +122,12 @@ def find_checkpoint(name: str | os.PathLike[str] | None = None, architecture: st
         found = os.environ[VARIABLE], f"from ${VARIABLE}"
     else:
         places = [(str(path), "found") for path in USUAL_PLACES if path.is_file()]
+        if SMALL_MODEL.is_file():
+            places.append((str(SMALL_MODEL), "no Stable Diffusion checkpoint found"))
         found = [*places, (FALLBACK, "no checkpoint found")][0]
     is_random = found[0].startswith("random:")
-    checkpoint = Checkpoint(found[0], architecture or ("small" if is_random else "sd15"), found[1])
+    is_small = is_random or Path(found[0]).absolute() == SMALL_MODEL
+    checkpoint = Checkpoint(found[0], architecture or ("small" if is_small else "sd15"), found[1])
     if is_random and checkpoint.random_seed is None:
         raise CheckpointError(f"weights {found[0]!r}: expected random:SEED with a whole number, for example random:0")
     log.info("weights: %s", checkpoint)

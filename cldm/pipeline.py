@@ -59,7 +59,7 @@ class Pipeline:
         self.write(request, tokenizer)
         with full_float32():
             self.run()
-        return list(self.buffers["image"].cpu().numpy())
+        return list(self.buffers["image"].to("cpu", copy=True).numpy())
 
     @torch.inference_mode()
     def write(self, request: Request, tokenizer: Tokenizer) -> None:
@@ -71,7 +71,7 @@ class Pipeline:
         buffers["control_scales"].copy_(torch.tensor(request.control_scales(self.residuals)))
         self.scale.fill_(request.scale)
         self.updates.copy_(torch.tensor([[step.a, *step.weights] for step in steps]))
-        draw_noise(request.seed, steps, buffers["x"], self.noise)
+        draw_noise(int(request.seed), steps, buffers["x"], self.noise)
 
     @torch.inference_mode()
     def run(self) -> None:

@@ -9,6 +9,7 @@ evaluations, each with its numbers computed beforehand in float64:
 With eta = 0 and eps held, that is plain DDIM over the evaluated timesteps alone.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -53,13 +54,27 @@ def make_plan(choice: str, ddim_steps: int) -> Plan:
     steps = len(ddim_timesteps(ddim_steps))
     if choice == "all" or (choice == "ten" and steps != 20):
         return Plan(steps, tuple(range(steps))[::-1])
-    if choice == "ten":
-        return Plan(steps, TEN)
+    return Plan(steps, TEN if choice == "ten" else _indices(choice))
+
+
+def usual_steps(choice: str) -> int:
+    """The ddim_steps that the plan is made for; 20 if it says nothing. Raises ValueError if there are none."""
+    if choice in ("all", "ten"):
+        return 20
+    indices = _indices(choice)
+    Plan(indices[0] + 1, indices)
+    for ddim_steps in (indices[0] + 1, *range(1, 1000)):
+        with suppress(ValueError):  # counts that leave the schedule
+            if len(ddim_timesteps(ddim_steps)) == indices[0] + 1:
+                return ddim_steps
+    raise ValueError(f"plan {choice!r}: no ddim_steps makes {indices[0] + 1} steps")
+
+
+def _indices(choice: str) -> tuple[int, ...]:
     try:
-        return Plan(steps, tuple(int(index) for index in choice.split(",")))
-    except ValueError as error:
-        detail = str(error) if str(error).startswith("plan ") else "it is none of them"
-        raise ValueError(f"plan {choice!r}: expected all, ten or step indices as 19,17,14,11,8,4; {detail}") from error
+        return tuple(int(index) for index in choice.split(","))
+    except ValueError:
+        raise ValueError(f"plan {choice!r}: expected all, ten or step indices as 19,17,14,11,8,4") from None
 
 
 def evaluations(plan: Plan, abar: Floats, ddim_steps: int, eta: float = 0.0) -> tuple[Evaluation, ...]:

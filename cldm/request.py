@@ -1,6 +1,5 @@
 """The arguments of one `process()` call, checked."""
 
-import math
 import numbers
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,9 @@ from typing import Any
 import numpy as np
 
 from cldm.canny import Picture, canny, hwc3, resize, target_size
+
+LARGEST = float(np.finfo(np.float32).max)  # of any number, which the networks read as float32
+LONGEST_SIDE = 4096  # pixels
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class Request:
             _check_type(name, getattr(self, name), str, "a string")
         for name in ("num_samples", "image_resolution", "ddim_steps", "seed"):
             _check_type(name, getattr(self, name), numbers.Integral, "a whole number")
+        _check_type("guess_mode", self.guess_mode, (bool, np.bool_), "True or False")
         for name in ("strength", "scale", "eta", "low_threshold", "high_threshold"):
             _check_type(name, getattr(self, name), numbers.Real, "a number")
-            if not math.isfinite(getattr(self, name)):
+            if not abs(getattr(self, name)) <= LARGEST:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number")
         if self.num_samples < 1:
             raise ValueError(f"num_samples: got {self.num_samples}, expected 1 or more")
@@ -49,10 +52,12 @@ class Request:
             raise ValueError(f"seed: got {self.seed}, expected -1 (draw one) or 0 to 4294967295")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta: got {self.eta}, expected 0 (deterministic) to 1")
-        if min(self.size) < 64:
+        if not 0 < self.image_resolution <= LONGEST_SIDE:
+            raise ValueError(f"image_resolution: got {self.image_resolution}, expected 64 to {LONGEST_SIDE}")
+        if min(self.size) < 64 or max(self.size) > LONGEST_SIDE:
             raise ValueError(
                 f"image_resolution: {self.image_resolution} makes a picture of {self.size[0]} x {self.size[1]}, "
-                "expected at least 64 x 64 after rounding to multiples of 64"
+                f"expected sides of 64 to {LONGEST_SIDE} pixels after rounding to multiples of 64"
             )
 
     @property
@@ -93,6 +98,6 @@ def _check_picture(picture: Any) -> None:
         raise ValueError(f"input_image: got an empty picture of shape {list(picture.shape)}, {expected}")
 
 
-def _check_type(name: str, value: Any, kind: type, expected: str) -> None:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+def _check_type(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:
+    if not isinstance(value, kind) or (isinstance(value, bool) and expected != "True or False"):
         raise TypeError(f"{name}: got {value!r}, expected {expected}")

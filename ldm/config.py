@@ -84,7 +84,12 @@ def load_architecture(name: str) -> Architecture:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in MODELS.glob("*.yaml")))
         raise ValueError(f"unknown architecture {name!r}: expected one of {known} (the files models/*.yaml)")
-    return _parse(Architecture, yaml.safe_load(path.read_text()), path.name)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        raise ValueError(f"{path.name} is no YAML ({where}): restore the file") from error
+    return _parse(Architecture, values, path.name)
 
 
 def _parse(kind: type[Config], values: Any, where: str) -> Config:

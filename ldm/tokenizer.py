@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 
 log = logging.getLogger(__name__)
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
+FILES = ("vocab.json", "merges.txt")
+LETTERS = 2 * 256 + 2  # the fewest tokens in CLIP's format: letters, letters at a word's end, start and end of text
 
 
 class TokenizerError(ValueError):
@@ -22,6 +25,11 @@ class Tokenizer:
     def __init__(self, tokenizer: Any, positions: int) -> None:
         self.tokenizer = tokenizer
         self.positions = positions
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens."""
+        return len(self.tokenizer)
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         rows = [self._row(prompt) for prompt in prompts]
@@ -46,15 +54,24 @@ def load_tokenizer(folders: Sequence[Path], positions: int, on_hub: str | None =
 
     `on_hub` names the repository to look for in that cache. Raises TokenizerError when neither is there.
     """
+    cached = try_to_load_from_cache(on_hub, FILES[0]) if on_hub else None
+    for folder in [*folders, *([Path(cached).parent] if isinstance(cached, str) else [])]:
+        if all((folder / file).is_file() for file in FILES):
+            return Tokenizer(_read(folder), positions)
+    looked = ", ".join([*map(str, folders), *([f"the Hugging Face cache of {on_hub}"] if on_hub else [])])
+    raise TokenizerError(f"no tokenizer: looked for {' and '.join(FILES)} in {looked}; put the two files there")
+
+
+def _read(folder: Path) -> Any:
     from transformers import CLIPTokenizer  # slow to import, and only a pipeline needs it
 
-    for folder in folders:
-        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            return Tokenizer(CLIPTokenizer.from_pretrained(folder, local_files_only=True), positions)
-    if on_hub is not None:
-        try:
-            return Tokenizer(CLIPTokenizer.from_pretrained(on_hub, local_files_only=True), positions)
-        except OSError:
-            log.debug("%s is not in the Hugging Face cache", on_hub)
-    looked = ", ".join([*map(str, folders), *([f"the Hugging Face cache of {on_hub}"] if on_hub else [])])
-    raise TokenizerError(f"no tokenizer: looked for vocab.json and merges.txt in {looked}; put the two files there")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the library raises bare Exceptions for files that it cannot parse
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TokenizerError(f"the tokenizer in {folder} cannot be read ({detail}): fetch the files again") from error
+    if len(tokenizer) < LETTERS:
+        raise TokenizerError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, expected {LETTERS} or more: fetch the files again"
+        )
+    return tokenizer

@@ -5,7 +5,6 @@ import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -23,16 +22,35 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         # mmap: tensors are read when they are used, so a 5.7 GB file is not copied into memory twice.
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"checkpoint {path} cannot be read as tensors ({path.stat().st_size} bytes; {_first_line(error)}): "
-            "it is truncated or of another kind; fetch it again"
+            f"checkpoint {path} holds other Python objects than tensors, which are not loaded because they could run "
+            "code, or is no PyTorch file at all: give a .safetensors file or a .pth of tensors only"
         ) from error
-    tensors = tensors.get("state_dict", tensors) if isinstance(tensors, dict) else tensors
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise CheckpointError(f"checkpoint {path} holds a {type(tensors).__name__}, expected names with tensors")
+    except Exception as error:  # damaged files make PyTorch raise nearly anything
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({path.stat().st_size} bytes; {type(error).__name__}): it is truncated, "
+            "damaged or of an old format; fetch it again, or save it anew with a current PyTorch"
+        ) from error
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
+    ):
+        raise CheckpointError(
+            f"checkpoint {path} holds a {type(tensors).__name__} of other things than tensors with names: "
+            "give a checkpoint of tensors"
+        )
     return tensors
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a `.safetensors` file: all of it, or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(contiguous, temporary)
+    temporary.replace(path)
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -85,7 +103,3 @@ def file_digest(path: Path) -> str:
 
 def _as_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

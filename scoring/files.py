@@ -5,6 +5,15 @@ import tempfile
 from pathlib import Path
 
 
+def check_writable(folder: Path) -> None:
+    """Make `folder` and see that files can be written. Raises OSError, with the path and what to do, if not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write under a temporary name beside `path`, then rename; the folder is made where it is missing.
 
@@ -21,4 +30,8 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written ({error.strerror}); choose a folder that you may write to") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    return OSError(f"{path} cannot be written ({error.strerror}); choose a folder that you may write to")

@@ -1,5 +1,6 @@
 """The pictures that a run is scored on."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -40,7 +41,11 @@ def find_pictures(folder: Path | None = None) -> dict[str, Picture]:
     files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
     if not files:
         raise ValueError(f"pictures: {folder} holds no picture; expected {', '.join(SUFFIXES)} files")
-    return {file.stem: read(file) for file in sorted(files, key=_number_and_name)}
+    files.sort(key=_number_and_name)
+    for file, following in pairwise(sorted(files)):
+        if file.stem == following.stem:
+            raise ValueError(f"pictures: {file} and {following.name} would have the same results; rename one")
+    return {file.stem: read(file) for file in files}
 
 
 def read(path: Path) -> Picture:
@@ -62,5 +67,5 @@ def crop(picture: Picture, height: int, width: int) -> Picture:
 
 def _number_and_name(file: Path) -> tuple[int, str]:
     """bird_2 before bird_10."""
-    digits = "".join(filter(str.isdigit, file.stem))
+    digits = "".join(filter(str.isdecimal, file.stem))
     return int(digits or 0), file.stem

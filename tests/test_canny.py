@@ -41,7 +41,7 @@ def test_alpha_is_laid_over_white(alpha: int, expected: tuple[int, ...]) -> None
 @pytest.mark.parametrize("resolution", [64, 96, 256, 400])
 @pytest.mark.parametrize("size", SIZES)
 def test_resize_is_the_original_formula(size: tuple[int, int], resolution: int) -> None:
-    """facts/reference.md: k = resolution / min(H, W); sides k-scaled, to multiples of 64; LANCZOS4 if k > 1, else AREA."""
+    """k = resolution / min(H, W); both sides k-scaled, to multiples of 64; LANCZOS4 if k > 1, else AREA."""
     height, width = size
     k = float(resolution) / min(height, width)
     expected = int(np.round(height * k / 64.0)) * 64, int(np.round(width * k / 64.0)) * 64
@@ -58,7 +58,8 @@ def test_canny_is_of_the_colour_picture(low: float, high: float) -> None:
     picture = waves(64, 96)
     edges = canny(picture, low, high)
     assert np.array_equal(edges, cv2.Canny(picture, low, high))
-    assert (edges.dtype, edges.shape) == (np.uint8, (64, 96))
+    assert edges.dtype == np.uint8
+    assert edges.shape == (64, 96)
     assert set(np.unique(edges)) == {0, 255}
 
 

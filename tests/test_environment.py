@@ -67,7 +67,7 @@ def test_lacking_requirements_are_printed(
 def test_another_python_is_refused(
     version: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(environment.sys, "version_info", version)
+    monkeypatch.setattr(sys, "version_info", version)
     assert environment.main([]) == 2
     assert f"got Python {version[0]}.{version[1]}, expected 3.10 to 3.13" in capsys.readouterr().err
 

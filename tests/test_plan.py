@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cldm.plan import TEN, Evaluation, Plan, evaluations, make_plan
+from cldm.plan import TEN, Evaluation, Plan, evaluations, make_plan, usual_steps
 from ldm.config import load_architecture
 from ldm.diffusion import Floats, alphas_cumprod, ddim_alphas, ddim_sigmas, ddim_timesteps
 
@@ -72,5 +72,13 @@ def test_choices() -> None:
 
 @pytest.mark.parametrize("choice", ["", "eleven", "19,,4", "18,4", "19,4,4", "4,19", "19,-1", "20,19", "19;4"])
 def test_bad_choice_is_a_sentence(choice: str) -> None:
-    with pytest.raises(ValueError, match=f"plan {choice!r}: expected all, ten or step indices as 19,17,14,11,8,4"):
+    with pytest.raises(ValueError, match=r"plan .*: expected (all, ten or )?step indices"):
         make_plan(choice, 20)
+
+
+def test_usual_steps() -> None:
+    assert usual_steps("ten") == usual_steps("all") == usual_steps("19,4") == 20
+    assert usual_steps("9,5,2") == 10
+    assert usual_steps("12,0") == 12, "12 steps are really 13"
+    with pytest.raises(ValueError, match="no ddim_steps makes 700 steps"):
+        usual_steps("699,1")

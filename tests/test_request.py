@@ -100,9 +100,9 @@ def test_guess_mode_is_yes_or_no(value: Any) -> None:
         ("num_samples", -3, "got -3, expected 1 or more"),
         ("seed", -2, "got -2, expected -1 (draw one) or 0 to 4294967295"),
         ("seed", 2**32, "got 4294967296, expected -1 (draw one) or 0 to 4294967295"),
-        ("image_resolution", 31, "31 makes a picture of 0 x 64, expected at least 64 x 64"),
-        ("image_resolution", 0, "0 makes a picture of 0 x 0, expected at least 64 x 64"),
-        ("image_resolution", -64, "-64 makes a picture of -64 x -64, expected at least 64 x 64"),
+        ("image_resolution", 31, "31 makes a picture of 0 x 64, expected sides of 64 to 4096"),
+        ("image_resolution", 0, "got 0, expected 64 to 4096"),
+        ("image_resolution", -64, "got -64, expected 64 to 4096"),
     ],
 )
 def test_out_of_range(name: str, value: float, expected: str) -> None:

@@ -1,0 +1,114 @@
+"""python -m training: makes the pictures, trains the small model and writes models/small/model.safetensors.
+
+Stopped, it goes on where it was: pictures, checkpoints and loss curves are in --state. On a GPU of the H200 class the
+whole run takes the time that the model card says; on a CPU use --smoke to see that it runs.
+"""
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from torch.utils.data import DataLoader, TensorDataset
+
+from cldm.model import ControlLDM
+from ldm.config import MODELS, load_architecture
+from ldm.tokenizer import load_tokenizer
+from ldm.weights import save_tensors
+from training.corpus import Corpus, load_corpus
+from training.diffusion import DiffusionTraining, Examples, encode_all, start_small
+from training.recipe import Recipe
+from training.vae import VAETraining, normalize_latents
+
+log = logging.getLogger("training")
+SMOKE = {"scenes": 60, "photographs": 20, "vae_steps": 4, "vae_batch": 2, "diffusion_steps": 4, "diffusion_batch": 2}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--state", type=Path, default=Path("training_state"))
+    parser.add_argument("--out", type=Path, default=MODELS / "small" / "model.safetensors")
+    parser.add_argument("--smoke", action="store_true", help="a few steps on a few pictures")
+    for field in dataclasses.fields(Recipe):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=None)
+    options = vars(parser.parse_args())
+    state, out, smoke = options.pop("state"), options.pop("out"), options.pop("smoke")
+    given = {name: value for name, value in options.items() if value is not None}
+    train(Recipe(**{**(SMOKE if smoke else {}), **given}), state, out)
+
+
+def train(recipe: Recipe, state: Path, out: Path) -> None:
+    """The whole run: corpus, autoencoder, diffusion, and the averaged weights to `out`."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_float32_matmul_precision("high")
+    pl.seed_everything(recipe.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    corpus = load_corpus(state / "corpus", recipe)
+    pictures = torch.from_numpy(np.array(corpus.pictures)).to(device)
+    model = ControlLDM(load_architecture("small"))
+    start_small(model)
+
+    vae = VAETraining(model.vae, recipe, pictures)
+    fit(vae, state / "vae", recipe.vae_steps, recipe.vae_batch, len(pictures))
+    model.vae.load_state_dict(vae.average.module.state_dict())
+    model.to(device).eval()
+    normalize_latents(model.vae, pictures[:: max(1, len(pictures) // 960)])
+
+    examples = make_examples(model, corpus, pictures, recipe)
+    del vae, pictures
+    diffusion = DiffusionTraining(model.train(), recipe, examples)
+    fit(diffusion, state / "diffusion", recipe.diffusion_steps, recipe.diffusion_batch, len(corpus.captions))
+    diffusion.networks.load_state_dict(diffusion.average.module.state_dict())
+    save_tensors(half_precision(model), out)
+    log.info("wrote %s (%.1f MiB)", out, out.stat().st_size / 2**20)
+
+
+def fit(module: pl.LightningModule, folder: Path, steps: int, batch: int, count: int) -> None:
+    """Train, or go on training, until `steps`."""
+    trainer = pl.Trainer(
+        default_root_dir=folder,
+        max_steps=steps,
+        precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
+        gradient_clip_val=1.0,
+        benchmark=True,
+        logger=CSVLogger(folder, name="", version=""),
+        log_every_n_steps=50,
+        callbacks=[ModelCheckpoint(folder, save_last=True, every_n_train_steps=500, save_top_k=0)],
+        enable_model_summary=False,
+    )
+    loader = DataLoader(TensorDataset(torch.arange(count)), batch, shuffle=True, drop_last=True)
+    last = folder / "last.ckpt"
+    trainer.fit(module, loader, ckpt_path=str(last) if last.is_file() else None)
+    trainer.save_checkpoint(last)
+
+
+def make_examples(model: ControlLDM, corpus: Corpus, pictures: torch.Tensor, recipe: Recipe) -> Examples:
+    architecture = model.architecture
+    tokenizer = load_tokenizer([MODELS / "small" / "tokenizer"], architecture.text.positions)
+    captions = corpus.captions
+    worded = [f"{caption}, {recipe.a_prompt}" for caption in captions]
+    return Examples(
+        encode_all(model, pictures, recipe.vae_batch),
+        torch.from_numpy(np.array(corpus.edges)).to(pictures.device),
+        torch.stack([tokenizer(captions), tokenizer(worded)]).to(pictures.device),
+        tokenizer(["", recipe.n_prompt]).to(pictures.device),
+    )
+
+
+def half_precision(model: ControlLDM) -> dict[str, Any]:
+    """All weights in float16; the schedule keeps float32, which its numbers near 1 need."""
+    schedule = {name for name, _ in model.named_buffers(recurse=False)}
+    return {
+        name: tensor.half() if tensor.is_floating_point() and name not in schedule else tensor
+        for name, tensor in model.state_dict().items()
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""All training pictures with their edges and captions, made once and kept on disk."""
+
+import json
+import multiprocessing
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from training.canvas import HEIGHT, WIDTH
+from training.photographs import photograph
+from training.recipe import Recipe
+from training.scenes import scene
+
+CHUNK = 50  # pictures per task of a worker
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """n pictures; the arrays are read from disk as they are used."""
+
+    pictures: NDArray[np.uint8]  # RGB [n, 256, 384, 3]
+    edges: NDArray[np.uint8]  # [n, 256, 384], 0 or 255
+    captions: list[str]
+
+
+def load_corpus(folder: Path, recipe: Recipe) -> Corpus:
+    """The corpus in `folder`; made by all cores if it is not there, not whole, or of another recipe."""
+    count = recipe.scenes + recipe.photographs
+    listing = folder / "captions.json"
+    known = json.loads(listing.read_text()) if listing.is_file() else {}
+    if known.get("scenes") != recipe.scenes or known.get("photographs") != recipe.photographs:
+        folder.mkdir(parents=True, exist_ok=True)
+        listing.unlink(missing_ok=True)
+        known = {"scenes": recipe.scenes, "photographs": recipe.photographs, "captions": _make(folder, recipe, count)}
+        listing.with_suffix(".part").write_text(json.dumps(known))
+        listing.with_suffix(".part").replace(listing)  # written last: it says that the arrays are whole
+    pictures, edges = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pictures", "edges"))
+    return Corpus(pictures, edges, known["captions"])
+
+
+def _make(folder: Path, recipe: Recipe, count: int) -> list[str]:
+    open_memmap(folder / "pictures.npy", "w+", np.uint8, (count, HEIGHT, WIDTH, 3))
+    open_memmap(folder / "edges.npy", "w+", np.uint8, (count, HEIGHT, WIDTH))
+    tasks = [(folder, recipe, begin, min(begin + CHUNK, count)) for begin in range(0, count, CHUNK)]
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), _one_thread) as pool:
+        made = list(tqdm(pool.imap(_fill, tasks), total=len(tasks), desc="pictures", unit=f"x {CHUNK}"))
+    return [caption for captions in made for caption in captions]
+
+
+def _fill(task: tuple[Path, Recipe, int, int]) -> list[str]:
+    """Make the pictures `begin` to `end` and write them to their places; returns their captions."""
+    folder, recipe, begin, end = task
+    pictures, edges = (np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("pictures", "edges"))
+    captions = []
+    for i in range(begin, end):
+        made = scene(i) if i < recipe.scenes else photograph(i - recipe.scenes)
+        pictures[i] = made.picture
+        edges[i] = cv2.Canny(made.picture, *thresholds(i))
+        captions.append(made.caption)
+    return captions
+
+
+def thresholds(i: int) -> tuple[float, float]:
+    """Mostly canny's usual 100 and 200, sometimes others, so that the network does not depend on them."""
+    rng = np.random.default_rng([0xCA77, i])
+    low = 100.0 if rng.random() < 0.7 else float(rng.uniform(50, 150))
+    return low, 2 * low
+
+
+def _one_thread() -> None:
+    cv2.setNumThreads(1)  # one process a core already

@@ -1,0 +1,101 @@
+"""Training UNet, ControlNet and text encoder together: predict the noise in a latent from edges and words."""
+
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cldm.model import ControlLDM
+from training.recipe import Recipe
+from training.vae import as_input, optimizer
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What the networks learn from, on their device."""
+
+    latents: Tensor  # [2, n, 4, 32, 48]: as they are, and of the mirrored pictures
+    edges: Tensor  # uint8 [n, 256, 384], 0 or 255
+    tokens: Tensor  # [2, n, 77]: the caption, and the caption with a_prompt behind it
+    no_prompt: Tensor  # [2, 77]: the empty prompt, and n_prompt
+
+
+class Networks(nn.Module):
+    """The parts that are trained here, without the autoencoder."""
+
+    def __init__(self, model: ControlLDM) -> None:
+        super().__init__()
+        self.unet, self.control, self.text = model.unet, model.control, model.text
+
+    def forward(self, x: Tensor, hint_image: Tensor, t: Tensor, tokens: Tensor, strength: Tensor) -> Tensor:
+        context = self.text(tokens)
+        residuals = self.control(x, hint_image, t, context)
+        return self.unet(x, t, context, [strength * residual for residual in residuals])
+
+
+class DiffusionTraining(pl.LightningModule):
+    """Batches are indices into the examples, which stay out of the checkpoints."""
+
+    abar: Tensor
+
+    def __init__(self, model: ControlLDM, recipe: Recipe, examples: Examples) -> None:
+        super().__init__()
+        self.networks, self.recipe, self.examples = Networks(model), recipe, examples
+        self.average = AveragedModel(self.networks, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
+        self.register_buffer("abar", model.alphas_cumprod.clone())
+        on_gpu = examples.latents.is_cuda
+        self.predict = torch.compile(Networks.forward) if on_gpu else Networks.forward
+
+    def training_step(self, batch: list[Tensor]) -> Tensor:
+        latent, hint_image, tokens = self._draw(batch[0].to(self.examples.latents.device))
+        n, device = len(latent), latent.device
+        t = torch.randint(len(self.abar), (n,), device=device)
+        abar = self.abar[t].view(n, 1, 1, 1)
+        eps = torch.randn_like(latent)
+        x = abar.sqrt() * latent + (1 - abar).sqrt() * eps
+        strength = (torch.rand(n, 1, 1, 1, device=device) >= self.recipe.control_dropout).float()
+        loss = F.mse_loss(self.predict(self.networks, x, hint_image, t, tokens, strength).float(), eps)
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.average.update_parameters(self.networks)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return optimizer(self.networks, self.recipe.diffusion_lr, self.recipe.diffusion_steps)
+
+    def _draw(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, edges [n, 3, 256, 384] in 0..1 and tokens; mirrored, worded and without prompt by chance."""
+        examples, n = self.examples, len(index)
+        mirrored, worded, which = (torch.randint(2, (n,), device=index.device) for _ in range(3))
+        edges = examples.edges[index]
+        edges = torch.where(mirrored.view(n, 1, 1) == 1, edges.flip(2), edges)
+        dropped = torch.rand(n, 1, device=index.device) < self.recipe.prompt_dropout
+        tokens = torch.where(dropped, examples.no_prompt[which], examples.tokens[worded, index])
+        hint_image = (edges.float() / 255)[:, None].expand(n, 3, *edges.shape[1:])
+        return examples.latents[mirrored, index].float(), hint_image, tokens
+
+
+def start_small(model: ControlLDM) -> None:
+    """Control and prediction begin at zero, embeddings small; all else as PyTorch initialises it. In place."""
+    zero = [*model.control.zero_convs.modules(), *model.control.middle_block_out.modules(), model.unet.out[2]]
+    for module in zero:
+        if isinstance(module, nn.Conv2d):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(torch.as_tensor(module.bias))
+    for embedding in (model.text.embeddings.token_embedding, model.text.embeddings.position_embedding):
+        nn.init.normal_(embedding.weight, std=0.02)
+
+
+@torch.no_grad()
+def encode_all(model: ControlLDM, pictures: Tensor, batch: int) -> Tensor:
+    """Mean latents of the pictures (uint8 [n, 256, 384, 3]) and of their mirror images: float16 [2, n, 4, 32, 48]."""
+    rows = []
+    for part in pictures.split(batch):
+        picture = as_input(part)
+        rows.append(torch.stack([model.vae.encode(picture), model.vae.encode(picture.flip(3))]).half())
+    return torch.cat(rows, dim=1)

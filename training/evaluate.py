@@ -1,0 +1,144 @@
+"""python -m training.evaluate: what the small model can do, on held-out scenes, as JSON and contact sheets.
+
+Edges: canny of the output against the canny given, F1 with 3 pixels' tolerance, with and without control. Words: the
+colour asked for against the nearest of six in the mask of the object. VAE: PSNR of reconstructions. Plans: the distance
+of evenly spaced plans to the picture of all twenty steps.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from canny2image_TRT import hackathon
+from cldm.checkpoint import SMALL_MODEL
+from training.palette import PALETTE, nearest_colour
+from training.recipe import Recipe
+from training.scenes import Scene, caption_with_colour, scene
+from training.vae import as_input
+
+Picture = NDArray[np.uint8]
+TOLERANCE = 3.0  # pixels
+PLANS = (5, 8, 10, 15)  # evaluations, evenly spaced over the 20 steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, default=SMALL_MODEL)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--scenes", type=int, default=32, help="for edges and VAE; words and plans use a third")
+    parser.add_argument("--out", type=Path, default=Path("score"))
+    options = parser.parse_args()
+    runtime = hackathon(
+        str(options.weights), architecture="small", plan="all", device=options.device, precision=options.precision
+    )
+    runtime.initialize()
+    first = Recipe().held_out
+    scenes = [scene(first + i) for i in range(options.scenes)]
+    some = scenes[: math.ceil(len(scenes) / 3)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    words, sheet = measure_words(runtime, some)
+    cv2.imwrite(str(options.out / "words.png"), sheet[:, :, ::-1])
+    found = {
+        "edges": measure_edges(runtime, scenes),
+        "words": words,
+        "vae_psnr_db": measure_vae(runtime, scenes),
+        "plans": measure_plans(runtime, some),
+    }
+    (options.out / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+
+
+def spaced_plan(evaluations: int) -> str:
+    """Step indices from 19 down, as evenly as 20 steps allow."""
+    return ",".join(str(20 - 1 - (20 * k) // evaluations) for k in range(evaluations))
+
+
+def draw(runtime: hackathon, picture: Picture, prompt: str, strength: float = 1.0, plan: str = "all") -> Picture:
+    """One picture with the contest's other arguments."""
+    recipe, runtime.plan = Recipe(), plan
+    return runtime.process(
+        picture, prompt, recipe.a_prompt, recipe.n_prompt, 1, 256, 20, False, strength, 9.0, 2946901, 0.0, 100, 200
+    )[0]
+
+
+def edge_f1(given: Picture, found: Picture, tolerance: float = TOLERANCE) -> float:
+    """F1 of two edge pictures [h, w], non-zero on edges: an edge is right if the other has one within `tolerance`."""
+    if not given.any() or not found.any():
+        return 0.0
+    to_given, to_found = (
+        cv2.distanceTransform(np.where(e > 0, 0, 255).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        for e in (given, found)
+    )
+    precision = float((to_given[found > 0] <= tolerance).mean())
+    recall = float((to_found[given > 0] <= tolerance).mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def measure_edges(runtime: hackathon, scenes: Sequence[Scene]) -> dict[str, float]:
+    """Mean F1 with strength 1 and 0."""
+    scores: dict[str, float] = {}
+    for strength in (1.0, 0.0):
+        values = []
+        for made in tqdm(scenes, desc=f"edges, strength {strength:.0f}"):
+            drawn = draw(runtime, made.picture, made.caption, strength)
+            values.append(edge_f1(canny(made.picture), canny(drawn)))
+        scores[f"f1_strength_{strength:.0f}"] = fmean(values)
+    return scores
+
+
+def measure_words(runtime: hackathon, scenes: Sequence[Scene]) -> tuple[dict[str, Any], Picture]:
+    """The share of pictures with the colour asked for, in all and per colour; and a sheet, one row per scene."""
+    right: dict[str, list[bool]] = {colour: [] for colour in PALETTE}
+    rows = []
+    for made in tqdm(scenes, desc="words"):
+        row = [np.repeat(canny(made.picture)[:, :, None], 3, axis=2)]
+        for colour in PALETTE:
+            drawn = draw(runtime, made.picture, caption_with_colour(made, colour))
+            right[colour].append(nearest_colour(drawn[made.mask].mean(axis=0)) == colour)
+            row.append(drawn)
+        rows.append(np.concatenate([cv2.resize(p, (192, 128), interpolation=cv2.INTER_AREA) for p in row], axis=1))
+    share = fmean(hit for hits in right.values() for hit in hits)
+    by_colour = {colour: fmean(hits) for colour, hits in right.items()}
+    return {"right": share, "by_colour": by_colour, "pictures": len(scenes) * len(PALETTE)}, np.concatenate(rows)
+
+
+@torch.inference_mode()
+def measure_vae(runtime: hackathon, scenes: Sequence[Scene]) -> float:
+    """Mean PSNR in dB of encoded and decoded pictures."""
+    vae, values = runtime.model.vae, []
+    weight = next(vae.parameters())
+    for made in scenes:
+        picture = as_input(torch.from_numpy(made.picture)[None]).to(weight)
+        error = (vae.decode(vae.encode(picture)).clamp(-1, 1) - picture).float().square().mean()
+        values.append(float(10 * torch.log10(4 / error)))  # the values span 2
+    return fmean(values)
+
+
+def measure_plans(runtime: hackathon, scenes: Sequence[Scene]) -> dict[str, float]:
+    """Root mean square distance, in grey levels, of evenly spaced plans to the picture of all steps."""
+    distances: dict[int, list[float]] = {count: [] for count in PLANS}
+    for made in tqdm(scenes, desc="plans"):
+        whole = draw(runtime, made.picture, made.caption).astype(float)
+        for count, values in distances.items():
+            fewer = draw(runtime, made.picture, made.caption, plan=spaced_plan(count))
+            values.append(float(np.sqrt(np.mean((fewer - whole) ** 2))))
+    return {f"{count} evaluations": fmean(values) for count, values in distances.items()}
+
+
+def canny(picture: Picture) -> Picture:
+    return np.asarray(cv2.Canny(picture, 100, 200), np.uint8)
+
+
+if __name__ == "__main__":
+    main()
