@@ -8,11 +8,11 @@ score:
 	$(PYTHON) compute_score.py $(ARGS)
 
 test:
-	./preprocess.sh dev
+	./preprocess.sh dev train
 	$(PYTHON) -m pytest $(ARGS)
 
 lint:
-	./preprocess.sh dev
+	./preprocess.sh dev train
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
