@@ -13,9 +13,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger
-from torch.utils.data import DataLoader, TensorDataset
 
 from cldm.model import ControlLDM
 from ldm.config import MODELS, load_architecture
@@ -23,11 +20,19 @@ from ldm.tokenizer import load_tokenizer
 from ldm.weights import save_tensors
 from training.corpus import Corpus, load_corpus
 from training.diffusion import DiffusionTraining, Examples, encode_all, start_small
+from training.fit import fit
 from training.recipe import Recipe
 from training.vae import VAETraining, normalize_latents
 
 log = logging.getLogger("training")
-SMOKE = {"scenes": 60, "photographs": 20, "vae_steps": 4, "vae_batch": 2, "diffusion_steps": 4, "diffusion_batch": 2}
+SMOKE = {
+    "scenes": 12,
+    "photographs": 4,
+    "vae_minutes": 0.05,
+    "vae_batch": 2,
+    "diffusion_minutes": 0.05,
+    "diffusion_batch": 2,
+}
 
 
 def main() -> None:
@@ -51,11 +56,11 @@ def train(recipe: Recipe, state: Path, out: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     corpus = load_corpus(state / "corpus", recipe)
     pictures = torch.from_numpy(np.array(corpus.pictures)).to(device)
-    model = ControlLDM(load_architecture("small"))
+    model = ControlLDM(load_architecture("small")).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     start_small(model)
 
     vae = VAETraining(model.vae, recipe, pictures)
-    fit(vae, state / "vae", recipe.vae_steps, recipe.vae_batch, len(pictures))
+    fit(vae, state / "vae", recipe.vae_minutes, recipe.vae_batch, len(pictures))
     model.vae.load_state_dict(vae.average.module.state_dict())
     model.to(device).eval()
     normalize_latents(model.vae, pictures[:: max(1, len(pictures) // 960)])
@@ -63,40 +68,23 @@ def train(recipe: Recipe, state: Path, out: Path) -> None:
     examples = make_examples(model, corpus, pictures, recipe)
     del vae, pictures
     diffusion = DiffusionTraining(model.train(), recipe, examples)
-    fit(diffusion, state / "diffusion", recipe.diffusion_steps, recipe.diffusion_batch, len(corpus.captions))
+    fit(diffusion, state / "diffusion", recipe.diffusion_minutes, recipe.diffusion_batch, len(corpus.captions))
     diffusion.networks.load_state_dict(diffusion.average.module.state_dict())
     save_tensors(half_precision(model), out)
     log.info("wrote %s (%.1f MiB)", out, out.stat().st_size / 2**20)
 
 
-def fit(module: pl.LightningModule, folder: Path, steps: int, batch: int, count: int) -> None:
-    """Train, or go on training, until `steps`."""
-    trainer = pl.Trainer(
-        default_root_dir=folder,
-        max_steps=steps,
-        precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
-        gradient_clip_val=1.0,
-        benchmark=True,
-        logger=CSVLogger(folder, name="", version=""),
-        log_every_n_steps=50,
-        callbacks=[ModelCheckpoint(folder, save_last=True, every_n_train_steps=500, save_top_k=0)],
-        enable_model_summary=False,
-    )
-    loader = DataLoader(TensorDataset(torch.arange(count)), batch, shuffle=True, drop_last=True)
-    last = folder / "last.ckpt"
-    trainer.fit(module, loader, ckpt_path=str(last) if last.is_file() else None)
-    trainer.save_checkpoint(last)
-
-
 def make_examples(model: ControlLDM, corpus: Corpus, pictures: torch.Tensor, recipe: Recipe) -> Examples:
     architecture = model.architecture
     tokenizer = load_tokenizer([MODELS / "small" / "tokenizer"], architecture.text.positions)
-    captions = corpus.captions
-    worded = [f"{caption}, {recipe.a_prompt}" for caption in captions]
+    unique = sorted(set(corpus.captions))  # far fewer than pictures, and tokenizing takes its time
+    place = {caption: i for i, caption in enumerate(unique)}
+    rows = torch.tensor([place[caption] for caption in corpus.captions])
+    worded = [f"{caption}, {recipe.a_prompt}" for caption in unique]
     return Examples(
-        encode_all(model, pictures, recipe.vae_batch),
+        encode_all(model, pictures, batch=32),
         torch.from_numpy(np.array(corpus.edges)).to(pictures.device),
-        torch.stack([tokenizer(captions), tokenizer(worded)]).to(pictures.device),
+        torch.stack([tokenizer(unique), tokenizer(worded)])[:, rows].to(pictures.device),
         tokenizer(["", recipe.n_prompt]).to(pictures.device),
     )
 

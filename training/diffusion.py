@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cldm.model import ControlLDM
+from training.fit import moving_average, optimizer
 from training.recipe import Recipe
-from training.vae import as_input, optimizer
+from training.vae import as_input
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DiffusionTraining(pl.LightningModule):
     def __init__(self, model: ControlLDM, recipe: Recipe, examples: Examples) -> None:
         super().__init__()
         self.networks, self.recipe, self.examples = Networks(model), recipe, examples
-        self.average = AveragedModel(self.networks, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
+        self.average = moving_average(self.networks, recipe.ema_decay)
         self.register_buffer("abar", model.alphas_cumprod.clone())
         on_gpu = examples.latents.is_cuda
         self.predict = torch.compile(Networks.forward) if on_gpu else Networks.forward
@@ -58,15 +58,17 @@ class DiffusionTraining(pl.LightningModule):
         eps = torch.randn_like(latent)
         x = abar.sqrt() * latent + (1 - abar).sqrt() * eps
         strength = (torch.rand(n, 1, 1, 1, device=device) >= self.recipe.control_dropout).float()
-        loss = F.mse_loss(self.predict(self.networks, x, hint_image, t, tokens, strength).float(), eps)
-        self.log("loss", loss, prog_bar=True)
-        return loss
+        predicted = self.predict(self.networks, x, hint_image, t, tokens, strength).float()
+        error = F.mse_loss(predicted, eps, reduction="none").mean((1, 2, 3))
+        self.log("loss", error.mean(), prog_bar=True)
+        signal_to_noise = abar / (1 - abar)
+        return (error * (self.recipe.snr_limit / signal_to_noise.flatten()).clamp(max=1)).mean()
 
     def on_train_batch_end(self, *_: object) -> None:
         self.average.update_parameters(self.networks)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimizer(self.networks, self.recipe.diffusion_lr, self.recipe.diffusion_steps)
+        return optimizer(self, self.networks, self.recipe.diffusion_lr, self.recipe.warmup)
 
     def _draw(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, edges [n, 3, 256, 384] in 0..1 and tokens; mirrored, worded and without prompt by chance."""

@@ -5,24 +5,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """Held-out scenes begin at seed `held_out`, far behind those that are trained on."""
+    """Budgets are minutes of training; the learning rate falls to zero with the time that is left.
 
-    scenes: int = 48_000
-    photographs: int = 6_000
+    Held-out scenes begin at seed `held_out`, far behind those that are trained on.
+    """
+
+    scenes: int = 30_000
+    photographs: int = 3_000
     held_out: int = 10_000_000
     seed: int = 0
     a_prompt: str = "best quality, extremely detailed"
     n_prompt: str = "longbody, lowres, bad anatomy, bad hands, missing fingers"
+    ema_decay: float = 0.999
+    warmup: int = 200  # steps until the learning rate is full
 
-    vae_steps: int = 4_500
-    vae_batch: int = 24
+    vae_minutes: float = 2.5
+    vae_batch: int = 64  # crops of a quarter of the picture
     vae_lr: float = 1e-3
     kl_weight: float = 1e-4
     slope_weight: float = 0.5  # of the difference between neighbouring pixels, which keeps edges sharp
 
-    diffusion_steps: int = 9_000
-    diffusion_batch: int = 256
+    diffusion_minutes: float = 7.0
+    diffusion_batch: int = 128
     diffusion_lr: float = 1e-3
     prompt_dropout: float = 0.12  # half to the empty prompt, half to n_prompt: both stand for "no prompt" in guidance
     control_dropout: float = 0.15  # keeps the UNet a model of its own, as strength 0 asks
-    ema_decay: float = 0.999
+    snr_limit: float = 5.0  # Hang et al. 2023, Min-SNR: nearly clean latents do not rule the loss

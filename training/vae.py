@@ -4,10 +4,10 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
 from ldm.vae import VAE
+from training.fit import moving_average, optimizer
 from training.recipe import Recipe
 
 
@@ -17,11 +17,11 @@ class VAETraining(pl.LightningModule):
     def __init__(self, vae: VAE, recipe: Recipe, pictures: Tensor) -> None:
         super().__init__()
         self.vae, self.recipe, self.pictures = vae, recipe, pictures
-        self.average = AveragedModel(vae, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
+        self.average = moving_average(vae, recipe.ema_decay)
         self.loss = torch.compile(vae_loss) if pictures.is_cuda else vae_loss
 
     def training_step(self, batch: list[Tensor]) -> Tensor:
-        picture = as_input(self.pictures[batch[0].to(self.pictures.device)])
+        picture = as_input(quarter(self.pictures[batch[0].to(self.pictures.device)]))
         picture = torch.where(torch.rand(len(picture), 1, 1, 1, device=picture.device) < 0.5, picture.flip(3), picture)
         reconstruction, kl, slope = self.loss(self.vae, picture)
         self.log_dict({"l1": reconstruction, "kl": kl}, prog_bar=True)
@@ -31,7 +31,14 @@ class VAETraining(pl.LightningModule):
         self.average.update_parameters(self.vae)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimizer(self.vae, self.recipe.vae_lr, self.recipe.vae_steps)
+        return optimizer(self, self.vae, self.recipe.vae_lr, self.recipe.warmup)
+
+
+def quarter(pictures: Tensor) -> Tensor:
+    """A crop of half the height and half the width, at a place that all pictures [n, h, w, 3] of the batch share."""
+    height, width = pictures.shape[1] // 2, pictures.shape[2] // 2
+    top, left = int(torch.randint(height + 1, ())), int(torch.randint(width + 1, ()))
+    return pictures[:, top : top + height, left : left + width]
 
 
 def as_input(pictures: Tensor) -> Tensor:
@@ -56,7 +63,7 @@ def normalize_latents(vae: VAE, pictures: Tensor) -> None:
     An affine map behind the encoder and its inverse before the decoder, folded into their 1x1 convolutions: the
     reconstructions stay what they are.
     """
-    latents = torch.cat([vae.encode(as_input(batch)) for batch in pictures.split(24)])
+    latents = torch.cat([vae.encode(as_input(batch)) for batch in pictures.split(32)])
     mean, std = latents.mean((0, 2, 3)) / vae.scale_factor, latents.std((0, 2, 3))
     after, before, c = vae.quant_conv, vae.post_quant_conv, len(mean)
     assert after.bias is not None
@@ -67,10 +74,3 @@ def normalize_latents(vae: VAE, pictures: Tensor) -> None:
     after.bias[c:] -= 2 * std.log()
     before.bias += before.weight[:, :, 0, 0] @ mean
     before.weight *= std[None, :, None, None]
-
-
-def optimizer(module: nn.Module, lr: float, steps: int) -> OptimizerLRScheduler:
-    """AdamW under one cycle of the learning rate: a short rise, then a cosine to zero."""
-    adam = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, lr, total_steps=steps + 1, pct_start=0.05)
-    return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

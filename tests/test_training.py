@@ -1,0 +1,81 @@
+"""The pieces of the training that a wrong sign would spoil silently, and a run of a few seconds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("pytorch_lightning", reason="the extra train is not installed")
+from cldm.checkpoint import Checkpoint
+from ldm.config import load_architecture
+from ldm.vae import VAE
+from training.corpus import load_corpus
+from training.evaluate import edge_f1, spaced_plan
+from training.fit import moving_average
+from training.recipe import Recipe
+from training.vae import as_input, normalize_latents
+
+
+def test_normalized_latents_keep_the_reconstruction() -> None:
+    torch.manual_seed(0)
+    vae = VAE(load_architecture("small").vae).eval().requires_grad_(False)
+    pictures = torch.randint(256, (4, 64, 96, 3), dtype=torch.uint8)
+    before = vae.decode(vae.encode(as_input(pictures)))
+    _, spread = vae.moments(as_input(pictures))
+    normalize_latents(vae, pictures)
+    latents = vae.encode(as_input(pictures))
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(vae.decode(latents), before, atol=1e-4, rtol=0)
+    scaled = vae.moments(as_input(pictures))[1] - spread  # the noise is scaled with the latents
+    torch.testing.assert_close(scaled, scaled.mean((0, 2, 3), keepdim=True).expand_as(scaled), atol=1e-4, rtol=0)
+
+
+def test_moving_average_forgets_the_start() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(module.weight, 100.0)
+    average = moving_average(module, 0.999)
+    torch.nn.init.constant_(module.weight, 1.0)
+    for _ in range(200):
+        average.update_parameters(module)
+    assert next(average.parameters()).item() == pytest.approx(1.0, abs=0.01)
+
+
+def test_edge_f1() -> None:
+    line, near, far = (np.zeros((32, 32), np.uint8) for _ in range(3))
+    line[:, 10], near[:, 13], far[:, 14] = 255, 255, 255
+    assert edge_f1(line, line) == 1.0
+    assert edge_f1(line, near) == 1.0, "three pixels are tolerated"
+    assert edge_f1(line, far) == 0.0
+    assert edge_f1(line, np.maximum(line, far)) == pytest.approx(2 / 3), "half of the edges found are wrong"
+    assert edge_f1(line, np.zeros_like(line)) == 0.0
+
+
+def test_spaced_plans_are_even() -> None:
+    assert spaced_plan(5) == "19,15,11,7,3"
+    assert spaced_plan(20) == ",".join(map(str, range(19, -1, -1)))
+
+
+def test_a_run_of_seconds_goes_on_and_loads(tmp_path: Path) -> None:
+    state, out = tmp_path / "state", tmp_path / "model.safetensors"
+    command = [sys.executable, "-m", "training", "--smoke", "--state", str(state), "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert out.stat().st_size <= 20 * 2**20
+    model = Checkpoint(str(out), "small", "given").load_model()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert model.alphas_cumprod[0] == pytest.approx(0.99915, abs=1e-6), "the schedule is not rounded to half precision"
+    made = (state / "corpus" / "pictures.npy").stat().st_mtime_ns
+    first = out.read_bytes()
+    subprocess.run(command, check=True, capture_output=True)
+    assert (state / "corpus" / "pictures.npy").stat().st_mtime_ns == made, "the pictures are made once"
+    assert out.read_bytes() == first, "a finished run is not trained further"
+
+
+def test_corpus_of_another_recipe_is_made_anew(tmp_path: Path) -> None:
+    first = load_corpus(tmp_path, Recipe(scenes=2, photographs=1))
+    assert first.pictures.shape == (3, 256, 384, 3)
+    assert set(np.unique(first.edges)) == {0, 255}
+    assert len(load_corpus(tmp_path, Recipe(scenes=1, photographs=1)).captions) == 2
