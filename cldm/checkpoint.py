@@ -11,7 +11,7 @@ import torch
 
 from cldm.model import ControlLDM
 from ldm.config import MODELS, load_architecture
-from ldm.diffusers_layout import read_diffusers
+from ldm.diffusers_layout import diffusers_files, read_diffusers
 from ldm.diffusion import schedule_buffers
 from ldm.tokenizer import CLIP_ON_THE_HUB, Tokenizer, TokenizerError, load_tokenizer
 from ldm.weights import CheckpointError, file_digest, load_strict, randomize, read_tensors
@@ -58,10 +58,8 @@ class Checkpoint:
         architecture = repr(load_architecture(self.architecture))
         if self.random_seed is not None:
             return _digest(self.name + architecture)
-        if folders := self.diffusers_folders:
-            files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
-        else:
-            files = [self._file()]
+        folders = self.diffusers_folders
+        files = diffusers_files(*folders).values() if folders else [self._file()]
         return _digest("".join([*map(file_digest, files), architecture]))
 
     def load_model(self) -> ControlLDM:
@@ -111,7 +109,9 @@ class Checkpoint:
 
 
 def find_checkpoint(name: str | os.PathLike[str] | None = None, architecture: str | None = None) -> Checkpoint:
-    """Choose the weights: the argument, $CANNY2IMAGE_CHECKPOINT, models/, the contest's path, random small ones.
+    """Choose the weights: the argument, $CANNY2IMAGE_CHECKPOINT, models/, the contest's path, the small model.
+
+    Where no small model has been trained, random weights of its architecture stand in.
 
     `architecture` names a file models/*.yaml; by default a checkpoint is sd15 and random weights are small.
     Logs the choice in one line.

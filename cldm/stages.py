@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cldm.kv import pack, unpack
+from cldm.kv import Slice, model_slices, pack
 from cldm.model import ControlLDM
 from ldm.unet import Encoder as UNetHalf
 from runtime.spec import EngineSpec, TensorSpec
@@ -27,30 +27,6 @@ from runtime.spec import EngineSpec, TensorSpec
 class Stage:
     spec: EngineSpec
     module: nn.Module
-
-
-@dataclass(frozen=True)
-class Slice:
-    """The part of `shift` and `kv` that belongs to one stage's layers."""
-
-    shift_start: int
-    shift_widths: tuple[int, ...]
-    kv_start: int
-    kv_widths: tuple[int, ...]
-
-    def shifts(self, shift: Tensor) -> list[Tensor]:
-        return list(shift[:, self.shift_start : self.shift_end].split(self.shift_widths, dim=1))
-
-    def texts(self, kv: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return unpack(kv[..., self.kv_start : self.kv_end], self.kv_widths)
-
-    @property
-    def shift_end(self) -> int:
-        return self.shift_start + sum(self.shift_widths)
-
-    @property
-    def kv_end(self) -> int:
-        return self.kv_start + 2 * sum(self.kv_widths)
 
 
 class Text(nn.Module):
@@ -153,23 +129,6 @@ def make_stages(model: ControlLDM, height: int, width: int, samples: int) -> dic
         Stage(EngineSpec("vae", (x,), (image,)), Vae(model)),
     ]
     return {stage.spec.name: stage for stage in stages}
-
-
-def model_slices(model: ControlLDM) -> tuple[Slice, Slice, Slice]:
-    """The slices of ControlNet, the UNet's encoder and its decoder; each starts where the one before ends."""
-    shifts, texts = _widths(model.unet)
-    half_shifts, half_texts = _widths(model.control)  # as many as the UNet's encoder has
-    control = Slice(0, half_shifts, 0, half_texts)
-    encoder = Slice(control.shift_end, shifts[: len(half_shifts)], control.kv_end, texts[: len(half_texts)])
-    decoder = Slice(encoder.shift_end, shifts[len(half_shifts) :], encoder.kv_end, texts[len(half_texts) :])
-    return control, encoder, decoder
-
-
-def _widths(half: UNetHalf) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return (
-        tuple(block.shift_width for block in half.res_blocks()),
-        tuple(layer.proj_in.out_channels for layer in half.transformers()),
-    )
 
 
 def _feature_shapes(half: UNetHalf, batch: int, latent: tuple[int, int]) -> list[tuple[int, ...]]:

@@ -60,15 +60,27 @@ def read_diffusers(
     name; shapes are left to the strict load that follows.
     """
     tensors: dict[str, Tensor] = {}
+    files = diffusers_files(pipeline, controlnet)
     for prefix, part in PARTS.items():
-        folder = controlnet if part == "controlnet" else pipeline / part
-        source = _read_folder(folder)
+        folder, source = files[part].parent, read_tensors(files[part])
         for name in names:
             if name.startswith(prefix):
                 tensors[name] = _take(source, name.removeprefix(prefix), part, folder, architecture)
         if left := [name for name in source if not name.endswith("position_ids")]:
             raise CheckpointError(f"{folder} holds {len(left)} tensors that have no place here, first {left[:5]}")
     return tensors
+
+
+def diffusers_files(pipeline: Path, controlnet: Path) -> dict[str, Path]:
+    """Part -> the file of its weights. Raises CheckpointError for a folder without one."""
+    folders = {part: controlnet if part == "controlnet" else pipeline / part for part in PARTS.values()}
+    files = {}
+    for part, folder in folders.items():
+        found = [folder / name for name in FILES if (folder / name).is_file()]
+        if not found:
+            raise CheckpointError(f"no weights in {folder}: expected one of {', '.join(FILES)}")
+        files[part] = found[0]
+    return files
 
 
 def diffusers_name(name: str, part: str, architecture: Architecture) -> str:
@@ -123,13 +135,6 @@ def _vae_block(name: str, architecture: Architecture) -> str:
     name = re.sub(r"^decoder\.up\.(\d)", lambda m: f"decoder.up_blocks.{top - int(m[1])}", name)
     name = re.sub(r"\.mid\.block_(\d)", lambda m: f".mid_block.resnets.{int(m[1]) - 1}", name)
     return re.sub(r"\.block\.(\d)", r".resnets.\1", name)
-
-
-def _read_folder(folder: Path) -> dict[str, Tensor]:
-    for file in FILES:
-        if (folder / file).is_file():
-            return read_tensors(folder / file)
-    raise CheckpointError(f"no weights in {folder}: expected one of {', '.join(FILES)}")
 
 
 def _take(source: dict[str, Tensor], name: str, part: str, folder: Path, architecture: Architecture) -> Tensor:

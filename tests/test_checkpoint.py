@@ -88,8 +88,8 @@ def test_fingerprint_of_a_file_is_of_its_bytes(tmp_path: Path) -> None:
     assert find_checkpoint(path).fingerprint() != before
 
 
-def test_fingerprint_of_diffusers_folders_is_of_all_their_files(tmp_path: Path) -> None:
-    for folder in ("sd15/unet", "sd15/vae", "controlnet"):
+def test_fingerprint_of_diffusers_folders_is_of_the_files_that_are_read(tmp_path: Path) -> None:
+    for folder in ("sd15/unet", "sd15/vae", "sd15/text_encoder", "controlnet"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "model.safetensors").write_text(folder)
     checkpoint = find_checkpoint(f"{tmp_path / 'sd15'}{os.pathsep}{tmp_path / 'controlnet'}")
@@ -98,6 +98,7 @@ def test_fingerprint_of_diffusers_folders_is_of_all_their_files(tmp_path: Path) 
         (tmp_path / folder / "model.safetensors").write_text("other")
         assert checkpoint.fingerprint() != before
         (tmp_path / folder / "model.safetensors").write_text(folder)
+    (tmp_path / "sd15" / "unet" / "model.fp16.safetensors").write_text("another variant, which is not read")
     assert checkpoint.fingerprint() == before
 
 

@@ -1,6 +1,8 @@
 import logging
+import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -75,6 +77,16 @@ def test_the_first_folder_with_both_files_is_taken(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "vocab.json").write_text("{}")
     assert len(load_tokenizer([tmp_path / "absent", tmp_path / "half", FOLDER], 77).tokenizer) > 256
+
+
+def test_the_hugging_face_cache_is_read_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--somebody--tokens"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("c0ffee")
+    shutil.copytree(FOLDER, repository / "snapshots" / "c0ffee")
+    cached = load_tokenizer([tmp_path / "absent"], 77, "somebody/tokens")
+    assert torch.equal(cached(PROMPTS), load_tokenizer([FOLDER], 77)(PROMPTS))
 
 
 @pytest.mark.parametrize("on_hub", [None, "nobody/no-such-tokenizer"])
