@@ -1,7 +1,5 @@
 """The drop-in class of the TensorRT Hackathon 2023: a picture from canny edges and a prompt."""
 
-import numbers
-import random
 import threading
 
 import numpy as np
@@ -10,7 +8,7 @@ from numpy.typing import NDArray
 from cldm.checkpoint import find_checkpoint
 from cldm.pipeline import Pipeline, Shape, to_precision
 from cldm.plan import make_plan, usual_steps
-from cldm.request import Request
+from cldm.request import Request, drawn
 from runtime.backends import choose_backend, choose_device, choose_precision
 
 
@@ -80,11 +78,9 @@ class hackathon:
         """
         if not hasattr(self, "model"):
             raise RuntimeError("process() was called before initialize(): call initialize() once first")
-        if isinstance(seed, numbers.Integral) and seed == -1:
-            seed = random.randint(0, 65535)
         request = Request(
             input_image, prompt, a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode, strength,
-            scale, seed, eta, low_threshold, high_threshold,
+            scale, drawn(seed), eta, low_threshold, high_threshold,
         )  # fmt: skip
         with self.lock:
             return self._pipeline(request)(request, self.tokenizer)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from canny2image_TRT import hackathon
 from cldm.base_pictures import base_pictures
 from cldm.canny import Picture
-from cldm.request import Request
+from cldm.request import Request, drawn
 from scoring.contact_sheet import contact_sheet
 from scoring.distance import perceptual_distance, psnr, ssim
 from scoring.files import check_writable, write_whole
@@ -80,6 +80,7 @@ def save_picture(path: Path, picture: Picture) -> Path:
 
 
 def run(options: argparse.Namespace) -> Report:
+    options.seed = drawn(options.seed)  # one for all, bases and candidates alike
     requests = {name: make_request(picture, options) for name, picture in find_pictures(options.pictures).items()}
     check_writable(options.out)  # an error now, not after the pictures
     runtime = hackathon(
@@ -119,6 +120,7 @@ def run(options: argparse.Namespace) -> Report:
         "plan": options.plan,
         "ddim_steps": options.ddim_steps,
         "prompt": options.prompt,
+        "seed": options.seed,
         "torch": torch.__version__,
     }
     report = Report(scores, inception.metric_name, device_name(runtime.device), settings)

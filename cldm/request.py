@@ -1,6 +1,7 @@
 """The arguments of one `process()` call, checked."""
 
 import numbers
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,11 @@ class Request:
         if not self.guess_mode:
             return [self.strength] * residuals, [self.strength] * residuals
         return [self.strength * 0.825 ** (residuals - 1 - i) for i in range(residuals)], [0.0] * residuals
+
+
+def drawn(seed: int) -> int:
+    """The seed, or for -1 a random one of 0 to 65535, as in the original."""
+    return random.randint(0, 65535) if isinstance(seed, numbers.Integral) and seed == -1 else seed
 
 
 def _check_picture(picture: Any) -> None:

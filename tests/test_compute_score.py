@@ -123,6 +123,18 @@ def test_base_pictures_come_from_the_cache(finished: tuple[Path, Report], monkey
     assert again.mean_pd == report.mean_pd
 
 
+def test_a_drawn_seed_is_one_for_bases_and_candidates(
+    finished: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = finished
+    monkeypatch.setattr(
+        compute_score, "base_pictures", partial(cldm.base_pictures.base_pictures, cache=folder / "cache")
+    )
+    report = run(folder, "--seed", "-1", "--plan", "all", "--ddim-steps", "2", "--out", str(folder / "drawn"))
+    assert 0 <= report.settings["seed"] <= 65535
+    assert report.mean_psnr > 40, "another seed's picture is another picture"
+
+
 @pytest.mark.parametrize(
     "change",
     [
