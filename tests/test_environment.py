@@ -157,3 +157,12 @@ def test_preprocess_names_what_an_interpreter_without_pip_lacks(checkout: Path, 
     (line,) = done.stderr.splitlines()
     assert "lacks " in line
     assert "lacks :" not in line, "it does not say what"
+
+
+def test_make_passes_the_chosen_python_on() -> None:
+    """A make variable of the same name would be exported in its place."""
+    shown = subprocess.run(
+        ["make", "-s", "--eval", "show:;@echo $$PYTHON", "show"],
+        cwd=ROOT, env={**os.environ, "PYTHON": "python3.12"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout == "python3.12\n"

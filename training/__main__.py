@@ -1,7 +1,7 @@
 """python -m training: makes the pictures, trains the small model and writes models/small/model.safetensors.
 
-Stopped, it goes on where it was: pictures, checkpoints and loss curves are in --state. On a GPU of the H200 class the
-whole run takes the time that the model card says; on a CPU use --smoke to see that it runs.
+Stopped, it goes on where it was: pictures, checkpoints and loss curves are in --state. The budgets
+in training/recipe.py are meant for a GPU of the H200 class; on a CPU use --smoke to see that it runs.
 """
 
 import argparse
@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 
+from cldm.checkpoint import SMALL_MODEL, SMALL_TOKENIZER
 from cldm.model import ControlLDM
-from ldm.config import MODELS, load_architecture
+from ldm.config import load_architecture
 from ldm.tokenizer import load_tokenizer
 from ldm.weights import save_tensors
-from training.corpus import Corpus, load_corpus
+from training.corpus import load_corpus
 from training.diffusion import DiffusionTraining, Examples, encode_all, start_small
 from training.fit import fit
 from training.recipe import Recipe
@@ -30,15 +32,17 @@ SMOKE = {
     "photographs": 4,
     "vae_minutes": 0.05,
     "vae_batch": 2,
-    "diffusion_minutes": 0.05,
-    "diffusion_batch": 2,
+    "half_minutes": 0.05,
+    "half_batch": 2,
+    "full_minutes": 0.05,
+    "full_batch": 2,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, default=Path("training_state"))
-    parser.add_argument("--out", type=Path, default=MODELS / "small" / "model.safetensors")
+    parser.add_argument("--out", type=Path, default=SMALL_MODEL)
     parser.add_argument("--smoke", action="store_true", help="a few steps on a few pictures")
     for field in dataclasses.fields(Recipe):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=None)
@@ -65,27 +69,32 @@ def train(recipe: Recipe, state: Path, out: Path) -> None:
     model.to(device).eval()
     normalize_latents(model.vae, pictures[:: max(1, len(pictures) // 960)])
 
-    examples = make_examples(model, corpus, pictures, recipe)
-    del vae, pictures
-    diffusion = DiffusionTraining(model.train(), recipe, examples)
-    fit(diffusion, state / "diffusion", recipe.diffusion_minutes, recipe.diffusion_batch, len(corpus.captions))
-    diffusion.networks.load_state_dict(diffusion.average.module.state_dict())
+    phases = [
+        ("half", 2, corpus.half_edges, recipe.half_minutes, recipe.half_batch, recipe.half_lr),
+        ("full", 1, corpus.edges, recipe.full_minutes, recipe.full_batch, recipe.full_lr),
+    ]
+    for phase, shrink, edges, minutes, batch, lr in phases:
+        latents = encode_all(model.to(device).eval(), pictures, shrink)
+        examples = make_examples(latents, edges, corpus.captions, recipe)
+        diffusion = DiffusionTraining(model.train(), recipe, lr, examples)
+        fit(diffusion, state / phase, minutes, batch, len(latents))
+        diffusion.networks.load_state_dict(diffusion.average.module.state_dict())
     save_tensors(half_precision(model), out)
     log.info("wrote %s (%.1f MiB)", out, out.stat().st_size / 2**20)
 
 
-def make_examples(model: ControlLDM, corpus: Corpus, pictures: torch.Tensor, recipe: Recipe) -> Examples:
-    architecture = model.architecture
-    tokenizer = load_tokenizer([MODELS / "small" / "tokenizer"], architecture.text.positions)
-    unique = sorted(set(corpus.captions))  # far fewer than pictures, and tokenizing takes its time
+def make_examples(latents: torch.Tensor, edges: NDArray[np.uint8], captions: list[str], recipe: Recipe) -> Examples:
+    """All on the device of the latents."""
+    tokenizer = load_tokenizer([SMALL_TOKENIZER], load_architecture("small").text.positions)
+    unique = sorted(set(captions))  # far fewer than pictures, and tokenizing takes its time
     place = {caption: i for i, caption in enumerate(unique)}
-    rows = torch.tensor([place[caption] for caption in corpus.captions])
+    rows = torch.tensor([place[caption] for caption in captions])
     worded = [f"{caption}, {recipe.a_prompt}" for caption in unique]
     return Examples(
-        encode_all(model, pictures, batch=32),
-        torch.from_numpy(np.array(corpus.edges)).to(pictures.device),
-        torch.stack([tokenizer(unique), tokenizer(worded)])[:, rows].to(pictures.device),
-        tokenizer(["", recipe.n_prompt]).to(pictures.device),
+        latents,
+        torch.from_numpy(np.array(edges)).to(latents.device),
+        torch.stack([tokenizer(unique), tokenizer(worded)])[:, rows].to(latents.device),
+        tokenizer(["", recipe.n_prompt]).to(latents.device),
     )
 
 

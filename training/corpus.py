@@ -18,6 +18,7 @@ from training.recipe import Recipe
 from training.scenes import scene
 
 CHUNK = 50  # pictures per task of a worker
+ARRAYS = {"pictures": (HEIGHT, WIDTH, 3), "edges": (HEIGHT, WIDTH), "half_edges": (HEIGHT // 2, WIDTH // 2)}
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Corpus:
 
     pictures: NDArray[np.uint8]  # RGB [n, 256, 384, 3]
     edges: NDArray[np.uint8]  # [n, 256, 384], 0 or 255
+    half_edges: NDArray[np.uint8]  # [n, 128, 192], of the pictures at half their height and width
     captions: list[str]
 
 
@@ -40,13 +42,13 @@ def load_corpus(folder: Path, recipe: Recipe) -> Corpus:
         known = {"scenes": recipe.scenes, "photographs": recipe.photographs, "captions": _make(folder, recipe, count)}
         listing.with_suffix(".part").write_text(json.dumps(known))
         listing.with_suffix(".part").replace(listing)  # written last: it says that the arrays are whole
-    pictures, edges = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pictures", "edges"))
-    return Corpus(pictures, edges, known["captions"])
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+    return Corpus(**arrays, captions=known["captions"])
 
 
 def _make(folder: Path, recipe: Recipe, count: int) -> list[str]:
-    open_memmap(folder / "pictures.npy", "w+", np.uint8, (count, HEIGHT, WIDTH, 3))
-    open_memmap(folder / "edges.npy", "w+", np.uint8, (count, HEIGHT, WIDTH))
+    for name, shape in ARRAYS.items():
+        open_memmap(folder / f"{name}.npy", "w+", np.uint8, (count, *shape))
     tasks = [(folder, recipe, begin, min(begin + CHUNK, count)) for begin in range(0, count, CHUNK)]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count(), _one_thread) as pool:
         made = list(tqdm(pool.imap(_fill, tasks), total=len(tasks), desc="pictures", unit=f"x {CHUNK}"))
@@ -56,12 +58,14 @@ def _make(folder: Path, recipe: Recipe, count: int) -> list[str]:
 def _fill(task: tuple[Path, Recipe, int, int]) -> list[str]:
     """Make the pictures `begin` to `end` and write them to their places; returns their captions."""
     folder, recipe, begin, end = task
-    pictures, edges = (np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("pictures", "edges"))
+    pictures, edges, half_edges = (np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ARRAYS)
     captions = []
     for i in range(begin, end):
         made = scene(i) if i < recipe.scenes else photograph(i - recipe.scenes)
         pictures[i] = made.picture
         edges[i] = cv2.Canny(made.picture, *thresholds(i))
+        half = cv2.resize(made.picture, (WIDTH // 2, HEIGHT // 2), interpolation=cv2.INTER_AREA)
+        half_edges[i] = cv2.Canny(half, *thresholds(i))
         captions.append(made.caption)
     return captions
 

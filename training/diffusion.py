@@ -18,8 +18,8 @@ from training.vae import as_input
 class Examples:
     """What the networks learn from, on their device."""
 
-    latents: Tensor  # [2, n, 4, 32, 48]: as they are, and of the mirrored pictures
-    edges: Tensor  # uint8 [n, 256, 384], 0 or 255
+    latents: Tensor  # float16 [n, 4, h, w]
+    edges: Tensor  # uint8 [n, 8h, 8w], 0 or 255
     tokens: Tensor  # [2, n, 77]: the caption, and the caption with a_prompt behind it
     no_prompt: Tensor  # [2, 77]: the empty prompt, and n_prompt
 
@@ -42,9 +42,9 @@ class DiffusionTraining(pl.LightningModule):
 
     abar: Tensor
 
-    def __init__(self, model: ControlLDM, recipe: Recipe, examples: Examples) -> None:
+    def __init__(self, model: ControlLDM, recipe: Recipe, lr: float, examples: Examples) -> None:
         super().__init__()
-        self.networks, self.recipe, self.examples = Networks(model), recipe, examples
+        self.networks, self.recipe, self.lr, self.examples = Networks(model), recipe, lr, examples
         self.average = moving_average(self.networks, recipe.ema_decay)
         self.register_buffer("abar", model.alphas_cumprod.clone())
         on_gpu = examples.latents.is_cuda
@@ -68,18 +68,16 @@ class DiffusionTraining(pl.LightningModule):
         self.average.update_parameters(self.networks)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimizer(self, self.networks, self.recipe.diffusion_lr, self.recipe.warmup)
+        return optimizer(self, self.networks, self.lr, self.recipe.warmup)
 
     def _draw(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, edges [n, 3, 256, 384] in 0..1 and tokens; mirrored, worded and without prompt by chance."""
+        """Latents, edges [n, 3, 8h, 8w] in 0..1 and tokens; with more words or without prompt by chance."""
         examples, n = self.examples, len(index)
-        mirrored, worded, which = (torch.randint(2, (n,), device=index.device) for _ in range(3))
-        edges = examples.edges[index]
-        edges = torch.where(mirrored.view(n, 1, 1) == 1, edges.flip(2), edges)
+        worded, which = (torch.randint(2, (n,), device=index.device) for _ in range(2))
         dropped = torch.rand(n, 1, device=index.device) < self.recipe.prompt_dropout
         tokens = torch.where(dropped, examples.no_prompt[which], examples.tokens[worded, index])
-        hint_image = (edges.float() / 255)[:, None].expand(n, 3, *edges.shape[1:])
-        return examples.latents[mirrored, index].float(), hint_image, tokens
+        hint_image = (examples.edges[index].float() / 255)[:, None].expand(-1, 3, -1, -1)
+        return examples.latents[index].float(), hint_image, tokens
 
 
 def start_small(model: ControlLDM) -> None:
@@ -94,10 +92,8 @@ def start_small(model: ControlLDM) -> None:
 
 
 @torch.no_grad()
-def encode_all(model: ControlLDM, pictures: Tensor, batch: int) -> Tensor:
-    """Mean latents of the pictures (uint8 [n, 256, 384, 3]) and of their mirror images: float16 [2, n, 4, 32, 48]."""
-    rows = []
-    for part in pictures.split(batch):
-        picture = as_input(part)
-        rows.append(torch.stack([model.vae.encode(picture), model.vae.encode(picture.flip(3))]).half())
-    return torch.cat(rows, dim=1)
+def encode_all(model: ControlLDM, pictures: Tensor, shrink: int) -> Tensor:
+    """Mean latents of the pictures (uint8 [n, h, w, 3]), shrunk by a whole number: float16 [n, 4, h / 8, w / 8]."""
+    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
+        shrunk = (F.avg_pool2d(as_input(part), shrink) for part in pictures.split(64))
+        return torch.cat([model.vae.encode(picture).half() for picture in shrunk])

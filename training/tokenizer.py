@@ -4,12 +4,14 @@ python -m training.tokenizer        writes vocab.json and merges.txt to models/s
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers.pre_tokenizers import ByteLevel
 
-from ldm.config import MODELS
+from cldm.checkpoint import SMALL_TOKENIZER
 from training.scenes import VOCABULARY
 
 END_OF_WORD = "</w>"
@@ -21,19 +23,33 @@ PROMPT_WORDS = (
 
 
 def train_merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """The merges, first to last, that build every word out of its letters."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1 << 20, min_frequency=1, end_of_word_suffix=END_OF_WORD, show_progress=False
-    )
-    tokenizer.train_from_iterator([" ".join(sorted(set(words)))], trainer)
-    return [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
+    """The merges, first to last, that build every word out of its letters: byte-pair encoding (Sennrich et al. 2016).
+
+    The most frequent pair goes first, of equally frequent ones the first in the alphabet: the same words, the same
+    merges, which a library's trainer does not promise.
+    """
+    split = [[*word[:-1], word[-1] + END_OF_WORD] for word in sorted(set(words))]
+    merges = []
+    while pairs := Counter(pair for pieces in split for pair in pairwise(pieces)):
+        merge = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        split = [_merged(pieces, merge) for pieces in split]
+        merges.append(merge)
+    return merges
+
+
+def _merged(pieces: list[str], merge: tuple[str, str]) -> list[str]:
+    result: list[str] = []
+    for piece in pieces:
+        if result and (result[-1], piece) == merge:
+            result[-1] += piece
+        else:
+            result.append(piece)
+    return result
 
 
 def clip_vocabulary(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
     """Token -> id in CLIP's order: 256 letters, the same at a word's end, the merges, start and end of text."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(letter + END_OF_WORD for letter in alphabet), *map("".join, merges)]
     return {token: i for i, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
 
@@ -50,4 +66,4 @@ def write_tokenizer(folder: Path, words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    print(write_tokenizer(MODELS / "small" / "tokenizer", [*PROMPT_WORDS, *VOCABULARY]), "tokens")
+    print(write_tokenizer(SMALL_TOKENIZER, [*PROMPT_WORDS, *VOCABULARY]), "tokens")

@@ -21,8 +21,7 @@ class VAETraining(pl.LightningModule):
         self.loss = torch.compile(vae_loss) if pictures.is_cuda else vae_loss
 
     def training_step(self, batch: list[Tensor]) -> Tensor:
-        picture = as_input(quarter(self.pictures[batch[0].to(self.pictures.device)]))
-        picture = torch.where(torch.rand(len(picture), 1, 1, 1, device=picture.device) < 0.5, picture.flip(3), picture)
+        picture = as_input(self.pictures[batch[0].to(self.pictures.device)])
         reconstruction, kl, slope = self.loss(self.vae, picture)
         self.log_dict({"l1": reconstruction, "kl": kl}, prog_bar=True)
         return reconstruction + self.recipe.kl_weight * kl + self.recipe.slope_weight * slope
@@ -32,13 +31,6 @@ class VAETraining(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return optimizer(self, self.vae, self.recipe.vae_lr, self.recipe.warmup)
-
-
-def quarter(pictures: Tensor) -> Tensor:
-    """A crop of half the height and half the width, at a place that all pictures [n, h, w, 3] of the batch share."""
-    height, width = pictures.shape[1] // 2, pictures.shape[2] // 2
-    top, left = int(torch.randint(height + 1, ())), int(torch.randint(width + 1, ()))
-    return pictures[:, top : top + height, left : left + width]
 
 
 def as_input(pictures: Tensor) -> Tensor:
