@@ -22,11 +22,13 @@ import cldm.stages
 import ldm.attention
 import ldm.blocks
 import ldm.clip
+import ldm.diffusers_layout
 import ldm.diffusion
 import ldm.tokenizer
 import ldm.unet
 import ldm.vae
 import ldm.weights
+import runtime.precision
 from cldm.canny import Picture
 from cldm.checkpoint import Checkpoint
 from cldm.reference import reference_pictures
@@ -37,7 +39,7 @@ CACHE = Path(__file__).resolve().parent.parent / ".cache" / "base_pictures"
 # The files that decide what the reference draws.
 SOURCES = (
     cldm.canny, cldm.controlnet, cldm.model, cldm.reference, cldm.request, cldm.stages, ldm.attention, ldm.blocks,
-    ldm.clip, ldm.diffusion, ldm.tokenizer, ldm.unet, ldm.vae, ldm.weights,
+    ldm.clip, ldm.diffusers_layout, ldm.diffusion, ldm.tokenizer, ldm.unet, ldm.vae, ldm.weights, runtime.precision,
 )  # fmt: skip
 
 

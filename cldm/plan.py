@@ -27,8 +27,7 @@ class Plan:
     evaluated: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        pairs = pairwise(self.evaluated)
-        falls = all(before > after for before, after in pairs)
+        falls = all(before > after for before, after in pairwise(self.evaluated))
         if not self.evaluated or self.evaluated[0] != self.steps - 1 or self.evaluated[-1] < 0 or not falls:
             raise ValueError(
                 f"plan {list(self.evaluated)}: expected step indices that fall from {self.steps - 1} "

@@ -51,7 +51,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """ "auto" is fp16 on a GPU and fp32 on the CPU, where half precision would be slower."""
+    """ "auto" is fp16 on a GPU and fp32 on the CPU, the only one there. Raises ValueError for another choice."""
     if name == "auto":
         name = "fp16" if device.type == "cuda" else "fp32"
     if name not in PRECISIONS:

@@ -176,7 +176,7 @@ def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monk
 
 def test_base_pictures_depend_on_all_the_code_of_the_reference() -> None:
     used = {getattr(value, "__module__", "") for value in vars(cldm.reference).values()}
-    used = {name for name in used if name.split(".")[0] in ("cldm", "ldm")}
+    used = {name for name in used if name.split(".")[0] in ("cldm", "ldm", "runtime")}
     assert used <= {module.__name__ for module in cldm.base_pictures.SOURCES}
 
 

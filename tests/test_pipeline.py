@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from cldm.canny import Picture
 from cldm.checkpoint import Checkpoint
@@ -118,6 +119,37 @@ def test_skipped_steps_hold_eps(loaded: tuple[ControlLDM, Tokenizer], picture: P
             guided = without + 9 * (with_prompt - without)
         x.copy_(step.a * x + step.weights[0] * guided + noise[19 - index])
     torch.testing.assert_close(fast, x, rtol=0, atol=1e-3)
+
+
+class Known:
+    """An engine that writes one known eps after another."""
+
+    def __init__(self, eps: Tensor, values: Tensor) -> None:
+        self.eps, self.values = eps, iter(values)
+
+    def bind(self, buffers: object) -> None: ...
+
+    def enqueue(self, stream: object) -> None:
+        self.eps.copy_(next(self.values))
+
+
+def test_weights_on_earlier_eps(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
+    """An update with two weights uses the guided eps of this evaluation and of the one before, where there is one."""
+    model, tokenizer = loaded
+    asked = request(picture, image_resolution=64)
+    pipeline = make_pipeline(model, asked, "19,10,4")
+    pipeline.write(asked, tokenizer)
+    start = pipeline.buffers["x"].clone()
+    values = torch.randn(3, *pipeline.buffers["eps"].shape, generator=torch.Generator().manual_seed(0))
+    pipeline.engines["decoder"] = Known(pipeline.buffers["eps"], values)  # type: ignore[assignment]
+    pipeline.updates = torch.tensor([[0.9, 0.1, 5.0], [0.8, 0.2, -0.3], [0.7, 0.4, 0.6]])
+    pipeline.noise.fill_(0.01)
+    pipeline.run()
+    first, second, third = (without + 9 * (prompt - without) for prompt, without in (v.chunk(2) for v in values))
+    x = 0.9 * start + 0.1 * first + 0.01
+    x = 0.8 * x + 0.2 * second - 0.3 * first + 0.01
+    x = 0.7 * x + 0.4 * third + 0.6 * second + 0.01
+    torch.testing.assert_close(pipeline.buffers["x"], x, rtol=1e-5, atol=1e-4)
 
 
 def test_noise_is_what_seeding_the_global_generator_gives() -> None:
