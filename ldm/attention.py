@@ -97,9 +97,10 @@ class SpatialTransformer(nn.Module):
         return cast(TransformerBlock, self.transformer_blocks[0]).attn2
 
 
-def causal_mask(tokens: int) -> Tensor:
-    """[tokens, tokens], 0 where a token may look and a large negative number where not.
+def causal_mask(x: Tensor) -> Tensor:
+    """For tokens x [n, tokens, width]: [tokens, tokens], 0 where a token may look, else a large negative number.
 
     Finite, because minus infinity turns into NaN in half precision once a whole row is masked or scaled.
     """
-    return torch.full((tokens, tokens), -1e4).triu(1)
+    tokens = x.shape[1]
+    return torch.full((tokens, tokens), -1e4, dtype=x.dtype, device=x.device).triu(1)

@@ -70,7 +70,7 @@ class CLIPText(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embeddings(tokens)
-        mask = causal_mask(x.shape[1]).to(x)
+        mask = causal_mask(x)
         for layer in cast(nn.ModuleList, self.encoder["layers"]):
             x = layer(x, mask)
         return self.final_layer_norm(x)

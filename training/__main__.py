@@ -19,7 +19,7 @@ from cldm.checkpoint import SMALL_MODEL, SMALL_TOKENIZER
 from cldm.model import ControlLDM
 from ldm.config import load_architecture
 from ldm.tokenizer import load_tokenizer
-from ldm.weights import save_tensors
+from ldm.weights import load_strict, read_tensors, save_tensors
 from training.corpus import load_corpus
 from training.diffusion import DiffusionTraining, Examples, encode_all, start_small
 from training.fit import fit
@@ -43,42 +43,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, default=Path("training_state"))
     parser.add_argument("--out", type=Path, default=SMALL_MODEL)
+    parser.add_argument("--start", type=Path, default=None, help="weights of the small model to begin with")
     parser.add_argument("--smoke", action="store_true", help="a few steps on a few pictures")
     for field in dataclasses.fields(Recipe):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=None)
     options = vars(parser.parse_args())
-    state, out, smoke = options.pop("state"), options.pop("out"), options.pop("smoke")
+    state, out, start, smoke = (options.pop(name) for name in ("state", "out", "start", "smoke"))
     given = {name: value for name, value in options.items() if value is not None}
-    train(Recipe(**{**(SMOKE if smoke else {}), **given}), state, out)
+    train(Recipe(**{**(SMOKE if smoke else {}), **given}), state, out, start)
 
 
-def train(recipe: Recipe, state: Path, out: Path) -> None:
-    """The whole run: corpus, autoencoder, diffusion, and the averaged weights to `out`."""
+def train(recipe: Recipe, state: Path, out: Path, start: Path | None = None) -> None:
+    """The whole run: corpus, autoencoder, diffusion, and the averaged weights to `out`. Begins at `start` if given."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_float32_matmul_precision("high")
     pl.seed_everything(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     corpus = load_corpus(state / "corpus", recipe)
     pictures = torch.from_numpy(np.array(corpus.pictures)).to(device)
-    model = ControlLDM(load_architecture("small")).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = ControlLDM(load_architecture("small"))
     start_small(model)
+    if start is not None:
+        load_strict(model, read_tensors(start), str(start))
+    model.train().requires_grad_().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    vae = VAETraining(model.vae, recipe, pictures)
-    fit(vae, state / "vae", recipe.vae_minutes, recipe.vae_batch, len(pictures))
-    model.vae.load_state_dict(vae.average.module.state_dict())
-    model.to(device).eval()
-    normalize_latents(model.vae, pictures[:: max(1, len(pictures) // 960)])
+    if recipe.vae_minutes:
+        vae = VAETraining(model.vae, recipe, pictures)
+        fit(vae, state / "vae", recipe.vae_minutes)
+        model.vae.load_state_dict(vae.average.state_dict())
+        normalize_latents(model.to(device).vae, pictures[:: max(1, len(pictures) // 960)])
 
-    phases = [
-        ("half", 2, corpus.half_edges, recipe.half_minutes, recipe.half_batch, recipe.half_lr),
-        ("full", 1, corpus.edges, recipe.full_minutes, recipe.full_batch, recipe.full_lr),
-    ]
-    for phase, shrink, edges, minutes, batch, lr in phases:
-        latents = encode_all(model.to(device).eval(), pictures, shrink)
-        examples = make_examples(latents, edges, corpus.captions, recipe)
-        diffusion = DiffusionTraining(model.train(), recipe, lr, examples)
-        fit(diffusion, state / phase, minutes, batch, len(latents))
-        diffusion.networks.load_state_dict(diffusion.average.module.state_dict())
+    for phase in recipe.phases():
+        if phase.minutes:
+            edges = {1: corpus.edges, 2: corpus.half_edges}[phase.shrink]
+            examples = make_examples(encode_all(model, pictures, phase.shrink), edges, corpus.captions, recipe)
+            diffusion = DiffusionTraining(model, recipe, phase, examples)
+            fit(diffusion, state / phase.name, phase.minutes)
+            diffusion.network.load_state_dict(diffusion.average.state_dict())
     save_tensors(half_precision(model), out)
     log.info("wrote %s (%.1f MiB)", out, out.stat().st_size / 2**20)
 

@@ -1,63 +1,150 @@
 """Training for a given time, with checkpoints to go on from."""
 
+import copy
+import itertools
 import math
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, Timer
+from pytorch_lightning.callbacks import Timer, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, TensorDataset
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
+LOG_STEPS = 50
+SAVE_SECONDS = 60.0
+EAGER_STEPS = 3  # before the recording: libraries load, cuDNN chooses its algorithms, Adam makes its state
 
 
-def fit(module: pl.LightningModule, folder: Path, minutes: float, batch: int, count: int) -> None:
-    """Train on batches of indices below `count`; go on where `folder` says, for what is left of the minutes."""
+class Training(pl.LightningModule):
+    """Trains `network` by the loss that a subclass takes of it; `average` follows the weights exponentially.
+
+    The loss sees a copy of the network, in bfloat16 on a GPU; weights, Adam's state and average are float32. On a
+    GPU the whole step, from the draw of the examples to the average, is recorded into one CUDA graph: its
+    thousands of small kernels take the processor longer to launch than the GPU to run.
+    """
+
+    automatic_optimization = False
+    learning_rate: Tensor  # both on the device, where a recorded step reads them
+    momentum: Tensor  # the share of the average that stays
+
+    def __init__(self, network: nn.Module, lr: float, warmup: int, decay: float, anneal: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.average = copy.deepcopy(network).requires_grad_(False)
+        self.lr, self.warmup, self.decay, self.anneal = lr, warmup, decay, anneal
+        self.register_buffer("learning_rate", torch.tensor(lr), persistent=False)
+        self.register_buffer("momentum", torch.tensor(0.0), persistent=False)
+        self.replay: Callable[[], None] | None = None
+
+    def loss(self, network: nn.Module) -> dict[str, Tensor]:
+        """Draws examples. The first entry is made small, all are logged."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        weights, on_gpu = self.network.parameters(), torch.cuda.is_available()
+        return torch.optim.AdamW(weights, self.lr, (0.9, 0.99), weight_decay=0.01, fused=True, capturable=on_gpu)
+
+    def on_train_start(self) -> None:
+        adam = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(adam, torch.optim.AdamW)
+        self.adam = adam
+        for group in self.adam.param_groups:
+            group["lr"] = self.learning_rate
+        for weight in self.network.parameters():
+            weight.grad = torch.zeros_like(weight)
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.copies = (copy.deepcopy(self.network).to(dtype),)  # in a tuple: no submodule, so not in the checkpoints
+
+    def training_step(self, _: Any, index: int) -> None:
+        self._schedule(index)
+        if self.device.type != "cuda":
+            self.step()
+        elif self.replay is None:
+            self._record()
+        else:
+            self.replay()
+        if (index + 1) % LOG_STEPS == 0:
+            self.log_dict(self.logs, prog_bar=True)
+
+    def step(self) -> None:
+        """One step. Nothing in it waits for the GPU or copies from the processor, so that it can be recorded."""
+        (network,) = self.copies
+        weights: list[Tensor] = list(self.network.parameters())
+        rounded: list[Tensor] = list(network.parameters())
+        with torch.no_grad():
+            torch._foreach_copy_(rounded, weights)
+        network.zero_grad()
+        losses = self.loss(network)
+        next(iter(losses.values())).backward()
+        self.logs = {name: value.detach().float() for name, value in losses.items()}
+        gradients = [torch.as_tensor(weight.grad) for weight in weights]
+        torch._foreach_copy_(gradients, [torch.as_tensor(parameter.grad) for parameter in rounded])
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        self.adam.step()
+        with torch.no_grad():
+            averages: list[Tensor] = list(self.average.parameters())
+            change = torch._foreach_sub(weights, averages)
+            torch._foreach_mul_(change, 1 - self.momentum)
+            torch._foreach_add_(averages, change)
+
+    def _record(self) -> None:
+        side = (
+            torch.cuda.Stream()
+        )  # the first backward pass binds gradients to its stream, which must not be the default
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(EAGER_STEPS):
+                self.step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step()
+        self.replay = graph.replay
+
+    def _schedule(self, index: int) -> None:
+        """The learning rate rises for `warmup` steps; if it anneals, it falls as a cosine of the time used up."""
+        timer = next(callback for callback in self.trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
+        used, left = timer.time_elapsed(), timer.time_remaining() or 0.0
+        cosine = 0.5 * (1 + math.cos(math.pi * used / max(used + left, 1e-9))) if self.anneal else 1.0
+        self.learning_rate.fill_(self.lr * min(1.0, (index + 1) / self.warmup) * cosine)
+        self.momentum.fill_(average_momentum(index, self.decay))
+
+
+def average_momentum(step: int, decay: float) -> float:
+    """Low at first, so that the average of a short run does not remember where the weights began."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+class Save(pl.Callback):
+    """Writes a checkpoint once a minute."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.last = path, time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if time.monotonic() - self.last > SAVE_SECONDS:
+            trainer.save_checkpoint(self.path)
+            self.last = time.monotonic()
+
+
+def fit(module: Training, folder: Path, minutes: float) -> None:
+    """Train; go on where `folder` says, for what is left of the minutes."""
+    last = folder / "last.ckpt"
     trainer = pl.Trainer(
         default_root_dir=folder,
         max_epochs=-1,
-        precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
-        gradient_clip_val=1.0,
         benchmark=True,
-        logger=CSVLogger(folder, name="", version=""),
-        callbacks=[
-            Timer(timedelta(minutes=minutes)),
-            ModelCheckpoint(folder, save_last=True, every_n_train_steps=1000, save_top_k=0),
-        ],
+        log_every_n_steps=LOG_STEPS,
+        logger=CSVLogger(folder, name="", version="", flush_logs_every_n_steps=LOG_STEPS),
+        callbacks=[Timer(timedelta(minutes=minutes)), Save(last), TQDMProgressBar(refresh_rate=LOG_STEPS)],
+        enable_checkpointing=False,
         enable_model_summary=False,
     )
-    loader = DataLoader(TensorDataset(torch.arange(count)), batch, shuffle=True, drop_last=True)
-    last = folder / "last.ckpt"
-    trainer.fit(module, loader, ckpt_path=str(last) if last.is_file() else None)
+    # The module draws its own examples: what the loader yields is not looked at.
+    trainer.fit(module, itertools.repeat(0), ckpt_path=str(last) if last.is_file() else None)
     trainer.save_checkpoint(last)
-
-
-def optimizer(module: pl.LightningModule, trained: nn.Module, lr: float, warmup: int) -> OptimizerLRScheduler:
-    """AdamW; the learning rate rises for `warmup` steps, then falls as a cosine of the time that is used up."""
-    timer = next(callback for callback in module.trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
-
-    def factor(step: int) -> float:
-        used, left = timer.time_elapsed(), timer.time_remaining() or 0.0
-        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * used / max(used + left, 1e-9)))
-
-    adam = torch.optim.AdamW(trained.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
-    return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def moving_average(module: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the module whose weights follow exponentially; call update_parameters after each step.
-
-    The decay starts low, so that a short run's average does not remember where the weights began.
-    """
-
-    def average(averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
-        get_ema_multi_avg_fn(now)(averages, weights, count)
-
-    return AveragedModel(module, multi_avg_fn=average)

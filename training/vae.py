@@ -1,51 +1,39 @@
 """Training the autoencoder: sharp reconstructions, and latents of unit variance."""
 
-import pytorch_lightning as pl
+from typing import cast
+
 import torch
-import torch.nn.functional as F
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.vae import VAE
-from training.fit import moving_average, optimizer
+from training.fit import Training
 from training.recipe import Recipe
 
 
-class VAETraining(pl.LightningModule):
-    """Batches are indices into `pictures`, uint8 [n, 256, 384, 3], which stays out of the checkpoints."""
-
+class VAETraining(Training):
     def __init__(self, vae: VAE, recipe: Recipe, pictures: Tensor) -> None:
-        super().__init__()
-        self.vae, self.recipe, self.pictures = vae, recipe, pictures
-        self.average = moving_average(vae, recipe.ema_decay)
-        self.loss = torch.compile(vae_loss) if pictures.is_cuda else vae_loss
+        """`pictures`, uint8 [n, 256, 384, 3], stay out of the checkpoints."""
+        super().__init__(vae, recipe.vae_lr, recipe.warmup, recipe.ema_decay, anneal=True)
+        self.recipe, self.pictures = recipe, pictures
 
-    def training_step(self, batch: list[Tensor]) -> Tensor:
-        picture = as_input(self.pictures[batch[0].to(self.pictures.device)])
-        reconstruction, kl, slope = self.loss(self.vae, picture)
-        self.log_dict({"l1": reconstruction, "kl": kl}, prog_bar=True)
-        return reconstruction + self.recipe.kl_weight * kl + self.recipe.slope_weight * slope
-
-    def on_train_batch_end(self, *_: object) -> None:
-        self.average.update_parameters(self.vae)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimizer(self, self.vae, self.recipe.vae_lr, self.recipe.warmup)
+    def loss(self, network: nn.Module) -> dict[str, Tensor]:
+        """Absolute, squared and slope error, and the KL divergence to the unit normal per latent value."""
+        vae, pictures = cast(VAE, network), self.pictures
+        index = torch.randint(len(pictures), (self.recipe.vae_batch,), device=pictures.device)
+        picture = as_input(pictures[index])
+        mean, log_variance = vae.moments(picture.to(next(vae.parameters()).dtype))
+        z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        error = vae.decode(z * vae.scale_factor).float() - picture
+        mean, log_variance = mean.float(), log_variance.float()
+        kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+        l1, slope = error.abs().mean(), error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+        total = l1 + (error**2).mean() + self.recipe.kl_weight * kl + self.recipe.slope_weight * slope
+        return {"loss": total, "l1": l1, "kl": kl}
 
 
 def as_input(pictures: Tensor) -> Tensor:
     """uint8 [n, h, w, 3] -> float32 [n, 3, h, w] in -1..1."""
     return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def vae_loss(vae: VAE, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean absolute error, KL divergence to the unit normal per latent value, and the error of the slopes."""
-    mean, log_variance = vae.moments(picture)
-    z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-    difference = vae.decode(z * vae.scale_factor).float() - picture
-    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).float().mean()
-    slope = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
-    return difference.abs().mean() + F.mse_loss(difference, torch.zeros_like(difference)), kl, slope
 
 
 @torch.no_grad()
