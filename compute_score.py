@@ -31,7 +31,7 @@ from scoring.report import PictureScore, Report
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--pictures", type=Path, help="folder of pictures; default: the contest's, else eight photographs")
+    add("--pictures", type=Path, help="folder of pictures; default: the contest's, else eight drawn birds")
     add("--out", type=Path, default=Path("score"), help="folder for the results; default: score")
     add("--weights", "--checkpoint", help="file, SD15_FOLDER:CONTROLNET_FOLDER or random:SEED; default: see README")
     add("--architecture", help="file of models/*.yaml; default: what belongs to the weights")
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> Report:
             )
         )
     settings = {
-        "weights": runtime.checkpoint.name,
+        "weights": runtime.checkpoint.name.removeprefix(f"{Path(__file__).parent}/"),
         "architecture": runtime.checkpoint.architecture,
         "backend": runtime.backend.name,
         "precision": runtime.precision.name,

@@ -25,7 +25,6 @@ USUAL_PLACES = (
 )
 SMALL_MODEL = MODELS / "small" / "model.safetensors"
 SMALL_TOKENIZER = MODELS / "small" / "tokenizer"
-FALLBACK = "random:0"  # of the small architecture
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,8 @@ class Checkpoint:
 def find_checkpoint(name: str | os.PathLike[str] | None = None, architecture: str | None = None) -> Checkpoint:
     """Choose the weights: the argument, $CANNY2IMAGE_CHECKPOINT, models/, the contest's path, the small model.
 
-    Where no small model has been trained, random weights of its architecture stand in.
-
-    `architecture` names a file models/*.yaml; by default a checkpoint is sd15 and random weights are small.
+    `architecture` names a file models/*.yaml; by default a checkpoint is sd15, random weights and the small model
+    are small.
     Logs the choice in one line.
     """
     if name is not None:
@@ -122,9 +120,7 @@ def find_checkpoint(name: str | os.PathLike[str] | None = None, architecture: st
         found = os.environ[VARIABLE], f"from ${VARIABLE}"
     else:
         places = [(str(path), "found") for path in USUAL_PLACES if path.is_file()]
-        if SMALL_MODEL.is_file():
-            places.append((str(SMALL_MODEL), "no Stable Diffusion checkpoint found"))
-        found = [*places, (FALLBACK, "no checkpoint found")][0]
+        found = [*places, (str(SMALL_MODEL), "no Stable Diffusion checkpoint found")][0]
     is_random = found[0].startswith("random:")
     is_small = is_random or Path(found[0]).absolute() == SMALL_MODEL
     checkpoint = Checkpoint(found[0], architecture or ("small" if is_small else "sd15"), found[1])

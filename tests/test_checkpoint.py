@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from cldm.checkpoint import Checkpoint, find_checkpoint
+from cldm.checkpoint import SMALL_MODEL, Checkpoint, find_checkpoint
 from ldm.weights import CheckpointError
 
 
@@ -34,7 +34,7 @@ def test_order_of_the_search(
     found.append(find_checkpoint())
     found.append(find_checkpoint(Path("given.safetensors")))
     assert [(checkpoint.name, checkpoint.architecture, checkpoint.chosen_by) for checkpoint in found] == [
-        ("random:0", "small", "no checkpoint found"),
+        (str(SMALL_MODEL), "small", "no Stable Diffusion checkpoint found"),
         (str(contest), "sd15", "found"),
         (str(models), "sd15", "found"),
         ("/from/variable.pth", "sd15", "from $CANNY2IMAGE_CHECKPOINT"),

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.gpu
 
 
 def request() -> Request:
-    picture = find_pictures()["coffee"]
+    picture = find_pictures()["bird_1"]
     return Request(picture, "a bird", "best quality", "lowres", 1, 256, 20, False, 1, 9, 2946901, 0.7, 100, 200)
 
 

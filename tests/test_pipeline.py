@@ -29,7 +29,7 @@ def loaded() -> tuple[ControlLDM, Tokenizer]:
 
 @pytest.fixture(scope="module")
 def picture() -> Picture:
-    return find_pictures()["coffee"]
+    return find_pictures()["bird_1"]
 
 
 def request(picture: Picture, **changes: Any) -> Request:
@@ -65,7 +65,7 @@ def make_pipeline(model: ControlLDM, asked: Request, plan: str) -> Pipeline:
         {"strength": 0.5},
         {"eta": 0.7},
         {"num_samples": 2, "eta": 0.7, "guess_mode": True},
-        {"image_resolution": 512, "input_image": find_pictures()["coffee"][:, :256]},
+        {"image_resolution": 512, "input_image": find_pictures()["bird_1"][:, :256]},
         {"scale": 1.0, "seed": 0, "ddim_steps": 12},
     ],
     ids=lambda changes: ",".join(f"{name}={changes[name]}" for name in changes if name != "input_image"),
