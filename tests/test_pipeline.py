@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cldm.canny import Picture
-from cldm.checkpoint import Checkpoint
+from cldm.checkpoint import SMALL_MODEL, Checkpoint
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape, draw_noise, time_table, to_precision
 from cldm.plan import evaluations, make_plan
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def loaded() -> tuple[ControlLDM, Tokenizer]:
-    checkpoint = Checkpoint("random:0", "small", "given")
+    checkpoint = Checkpoint(str(SMALL_MODEL), "small", "given")
     return checkpoint.load_model(), checkpoint.load_tokenizer()
 
 
@@ -97,7 +97,7 @@ def test_control_and_prompt_matter(loaded: tuple[ControlLDM, Tokenizer], picture
 def test_skipped_steps_hold_eps(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
     """The plan of ten against the loop of twenty updates that uses the last eps again."""
     model, tokenizer = loaded
-    asked = request(picture, image_resolution=64, eta=0.3)
+    asked = request(picture, eta=0.3)
     pipeline = make_pipeline(model, asked, "ten")
     pipeline(asked, tokenizer)
     fast = pipeline.buffers["x"].clone()
