@@ -1,0 +1,142 @@
+"""The networks as the libraries diffusers and transformers have them, with the weights of a `ControlLDM`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cldm.model import ControlLDM
+from ldm.config import Architecture
+from ldm.diffusers_layout import diffusers_name
+
+
+@dataclass(frozen=True)
+class Networks:
+    """`text`, `control` and `unet` are modules, `decode` is the autoencoder's method; all may be compiled.
+
+    Weights and activations have `dtype`; latents and eps go in and come out as float32.
+    """
+
+    text: Any
+    control: Any
+    unet: Any
+    decode: Any
+    scale_factor: float
+    dtype: torch.dtype
+    compiled: bool
+
+    def context(self, tokens: Tensor) -> Tensor:
+        """Tokens int [n, 77] -> the last hidden state [n, 77, width]."""
+        return self.text(tokens).last_hidden_state
+
+    def eps(self, x: Tensor, t: Tensor, context: Tensor, hint_image: Tensor) -> Tensor:
+        """x [n, 4, h, w], timesteps int [n] -> eps float32 [n, 4, h, w], with ControlNet at full strength."""
+        x = x.to(self.dtype)
+        down, middle = self.control(x, t, context, hint_image, return_dict=False)
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        return self.unet(x, t, context, **residuals, return_dict=False)[0].float()
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """x [n, 4, h, w] -> float32 [n, 3, 8h, 8w] in about -1..1."""
+        return self.decode((x / self.scale_factor).to(self.dtype), return_dict=False)[0].float()
+
+
+def make_networks(model: ControlLDM, device: torch.device, dtype: torch.dtype, compiled: bool) -> Networks:
+    """The model's weights in the libraries' modules; `compiled` ones compile at their first call.
+
+    Memory is shared with the model where device and dtype are the same. Raises ValueError where diffusers is missing.
+    """
+    unet, control, vae = _modules(model)
+    modules = [_text(model), control, unet, vae]
+    for module in modules:
+        # torch's own `to`: that of diffusers warns that nothing has to stay in float32.
+        nn.Module.to(module.eval().requires_grad_(False), device=device, dtype=dtype)
+        if compiled:  # the layout that the guides to fast diffusers advise
+            module.to(memory_format=torch.channels_last)
+    parts = [*modules[:3], vae.decode]
+    text, control, unet, decode = map(torch.compile, parts) if compiled else parts
+    return Networks(text, control, unet, decode, model.architecture.vae.scale_factor, dtype, compiled)
+
+
+def _modules(model: ControlLDM) -> tuple[Any, Any, Any]:
+    """UNet2DConditionModel, ControlNetModel and AutoencoderKL with the model's weights."""
+    try:
+        from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the peers need the library diffusers, and {error.name} is not installed: run ./preprocess.sh dev"
+        ) from error
+    architecture = model.architecture
+    downs = _unet_settings(architecture)
+    ups = [name.replace("Down", "Up") for name in reversed(downs["down_block_types"])]
+    with torch.device("meta"):  # the weights follow, so nothing needs to be drawn
+        unet = UNet2DConditionModel(**downs, up_block_types=ups)
+        control = ControlNetModel(**downs, conditioning_embedding_out_channels=architecture.control.hint_channels)
+        vae = AutoencoderKL(**_vae_settings(architecture))
+    for module, ours, part in (
+        (unet, model.unet, "unet"),
+        (control, model.control, "controlnet"),
+        (vae, model.vae, "vae"),
+    ):
+        module.load_state_dict(_renamed(ours, part, architecture), assign=True)
+    return unet, control, vae
+
+
+def _text(model: ControlLDM) -> Any:
+    """CLIPTextModel with the model's weights; names are ours, in transformers 4 with a prefix."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = model.architecture.text
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            intermediate_size=config.mlp_width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.positions,
+            hidden_act="quick_gelu",
+            bos_token_id=config.vocabulary - 2,
+            eos_token_id=config.vocabulary - 1,
+        )
+    )
+    prefix = "text_model." if hasattr(text, "text_model") else ""
+    tensors = {prefix + name: tensor for name, tensor in model.text.state_dict().items()}
+    text.load_state_dict(
+        {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}, assign=True
+    )
+    return text
+
+
+def _renamed(module: nn.Module, part: str, architecture: Architecture) -> dict[str, Tensor]:
+    tensors = {diffusers_name(name, part, architecture): tensor for name, tensor in module.state_dict().items()}
+    # The autoencoder's attention is a 1x1 convolution here and a linear layer there.
+    is_linear = {name for name in tensors if part == "vae" and ".attentions." in name and tensors[name].dim() == 4}
+    return {name: tensor[..., 0, 0] if name in is_linear else tensor for name, tensor in tensors.items()}
+
+
+def _unet_settings(architecture: Architecture) -> dict[str, Any]:
+    config = architecture.unet
+    attends = [level in config.attention_levels for level in range(len(config.channel_mult))]
+    return {
+        "in_channels": config.in_channels,
+        "block_out_channels": [config.model_channels * mult for mult in config.channel_mult],
+        "layers_per_block": config.res_blocks,
+        "cross_attention_dim": config.context_width,
+        "attention_head_dim": config.heads,  # diffusers calls the number of heads so
+        "norm_num_groups": config.groups,
+        "down_block_types": ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in attends],
+    }
+
+
+def _vae_settings(architecture: Architecture) -> dict[str, Any]:
+    config = architecture.vae
+    return {
+        "block_out_channels": [config.channels * mult for mult in config.channel_mult],
+        "down_block_types": ["DownEncoderBlock2D"] * len(config.channel_mult),
+        "up_block_types": ["UpDecoderBlock2D"] * len(config.channel_mult),
+        "layers_per_block": config.res_blocks,
+        "latent_channels": config.latent_channels,
+        "norm_num_groups": config.groups,
+    }

@@ -1,0 +1,161 @@
+"""python -m benchmarks.peers: what a user would pick instead of this project, measured on the same weights and inputs.
+
+The networks are those of diffusers and transformers, with and without torch.compile, launched one by one or recorded
+into one CUDA graph. All peers make the contest's picture: two prompts, 20 DDIM steps, guidance 9, full control. Random
+weights have the speed and the numerics of real ones, so none are needed.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.diffusers_networks import make_networks
+from benchmarks.drawing import SCALE, STEPS, WARMUPS, Drawing, Inputs, OneGraph, Peer, StepByStep
+from benchmarks.timing import Row, apart, table, time_picture
+from cldm.canny import Picture, hint_image
+from cldm.checkpoint import Checkpoint
+from cldm.model import ControlLDM
+from cldm.plan import make_plan
+from cldm.request import Request
+from ldm.tokenizer import Tokenizer
+from runtime.backends import PRECISIONS, choose_device, choose_precision
+from scoring.files import check_writable, write_whole
+from scoring.pictures import find_pictures
+
+
+@dataclass(frozen=True)
+class Kind:
+    compiled: bool  # torch.compile, channels_last and cudnn.benchmark
+    one_graph: bool
+
+
+KINDS = {
+    "eager": Kind(compiled=False, one_graph=False),
+    "eager, one graph": Kind(compiled=False, one_graph=True),
+    "compiled": Kind(compiled=True, one_graph=False),
+    "compiled, one graph": Kind(compiled=True, one_graph=True),
+}
+
+
+def peers(
+    names: Sequence[str], model: ControlLDM, plans: Sequence[str], device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, str, Peer]]:
+    """(name, plan, peer) for every name of KINDS and every plan ("all", "ten" or step indices), one after another.
+
+    Eager peers come first. Networks are shared, so a peer that the caller drops before asking for the next leaves only
+    them in memory. A peer compiles and records at its first call, and a graph keeps the shapes of that.
+    Raises ValueError for an unknown name or plan, for a graph without a CUDA device and, at the first peer, where
+    diffusers is missing.
+    """
+    for name in names:
+        if name not in KINDS:
+            raise ValueError(f"peer {name!r}: expected one of {'; '.join(KINDS)}")
+        if KINDS[name].one_graph and device.type != "cuda":
+            raise ValueError(f"peer {name!r} records a CUDA graph, and the device is {device}: use a CUDA device")
+    for plan in plans:
+        make_plan(plan, STEPS)
+    return _make_peers(names, model, plans, device, dtype)
+
+
+def _make_peers(
+    names: Sequence[str], model: ControlLDM, plans: Sequence[str], device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, str, Peer]]:
+    abar = model.alphas_cumprod.double().cpu().numpy()
+    for compiled in sorted({KINDS[name].compiled for name in names}):
+        networks = make_networks(model, device, dtype, compiled)
+        for name, plan in product([name for name in names if KINDS[name].compiled == compiled], plans):
+            drawing = Drawing(networks, abar, plan, device)
+            yield name, plan, (OneGraph if KINDS[name].one_graph else StepByStep)(drawing, device)
+
+
+def inputs_for(request: Request, tokenizer: Tokenizer, device: torch.device) -> Inputs:
+    """What `hackathon` on `device` would give its networks for the request: tokens and hint from the host, noise there.
+
+    Raises ValueError for a request that is not of the contest's kind: one picture, 20 steps, scale 9, strength 1.
+    """
+    kind = (request.num_samples, request.ddim_steps, request.scale, request.strength, request.guess_mode, request.eta)
+    if kind != (1, STEPS, SCALE, 1, False, 0):
+        raise ValueError(
+            f"request with (num_samples, ddim_steps, scale, strength, guess_mode, eta) = {kind}: the peers make "
+            f"pictures with {(1, STEPS, SCALE, 1, False, 0)} only"
+        )
+    height, width = request.size
+    generator = torch.Generator(device).manual_seed(int(request.seed))
+    noise = torch.randn((1, 4, height // 8, width // 8), generator=generator, device=device)
+    return Inputs(tokenizer(request.prompts), hint_image(request.edges()), noise)
+
+
+def measure(
+    names: Sequence[str], plans: Sequence[str], architecture: str, device: torch.device, runs: int
+) -> list[Row]:
+    """Rows of the eager float32 peer, then of `names` in the device's usual precision. Raises ValueError as `peers`."""
+    checkpoint = Checkpoint("random:0", architecture, "given")
+    model, inputs = checkpoint.load_model(), inputs_for(contest_request(), checkpoint.load_tokenizer(), device)
+    usual = choose_precision("auto", device).name
+    groups = [("fp32", ["eager"]), (usual, [name for name in names if (usual, name) != ("fp32", "eager")])]
+    # All are asked for before any is drawn, so that a wrong choice is an error now.
+    made = [(precision, peers(group, model, plans, device, PRECISIONS[precision].dtype)) for precision, group in groups]
+    rows: list[Row] = []
+    base: dict[str, Picture] = {}
+    with tqdm(total=sum(len(group) for _, group in groups) * len(plans), desc="peers") as progress:
+        for precision, iterator in made:
+            for name, plan, peer in iterator:
+                picture, times, peak = time_picture(partial(peer, inputs), device, WARMUPS, runs)
+                span = statistics.median(times), min(times), max(times)
+                rows.append(Row(name, plan, precision, *span, *apart(picture, base.setdefault(plan, picture)), peak))
+                progress.update()
+    return rows
+
+
+def contest_request() -> Request:
+    """The contest's arguments, on the first of the pictures that a run is scored on."""
+    picture = next(iter(find_pictures().values()))
+    wanted, unwanted = "best quality, extremely detailed", "longbody, lowres, bad anatomy, bad hands, missing fingers"
+    return Request(picture, "a bird", wanted, unwanted, 1, 256, STEPS, False, 1, SCALE, 2946901, 0.0, 100, 200)
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--architecture", default="sd15", help="file of models/*.yaml; default: sd15")
+    add("--plan", nargs="+", default=["all", "ten"], help="all, ten or step indices, one or more; default: all ten")
+    add("--peers", nargs="+", choices=list(KINDS), help="default: every one on a GPU, eager on the CPU")
+    add("--device", default="auto", help="cpu, cuda or cuda:N")
+    add("--runs", type=int, default=10, help="timed pictures of each peer; default: 10")
+    add("--out", type=Path, help="file for the results as JSON")
+    options = parser.parse_args(arguments)
+    if options.runs < 1:
+        parser.error(f"argument --runs: got {options.runs}, expected 1 or more")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    try:
+        if options.out:
+            check_writable(options.out.parent)
+        device = choose_device(options.device)
+        names = options.peers or (list(KINDS) if device.type == "cuda" else ["eager"])
+        rows = measure(names, options.plan, options.architecture, device, options.runs)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(table(rows))
+    if options.out:
+        chip = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        versions = {name: version(name) for name in ("torch", "diffusers", "transformers")}
+        about = {"architecture": options.architecture, "device": chip, "runs": options.runs, "versions": versions}
+        report = json.dumps(about | {"rows": [asdict(row) for row in rows]}, indent=2) + "\n"
+        write_whole(options.out, report.encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Pictures against the clock: latency, memory and how far a picture is from another."""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cldm.canny import Picture
+
+
+@dataclass(frozen=True)
+class Row:
+    """One peer's result. Differences are from the eager float32 picture of the same plan."""
+
+    name: str
+    plan: str
+    precision: str
+    median_ms: float
+    min_ms: float
+    max_ms: float
+    max_difference: int  # grey levels
+    psnr_db: float | None  # None: identical
+    peak_gib: float | None  # GPU memory that PyTorch held, weights and graph included; None on the CPU
+
+
+def time_picture(
+    make: Callable[[], Picture], device: torch.device, warmups: int, runs: int
+) -> tuple[Picture, list[float], float | None]:
+    """The picture, the milliseconds of each of the runs, and the peak memory in GiB (None on the CPU).
+
+    `make` returns when the picture is in host memory, so the wall clock needs no synchronizing.
+    """
+    for _ in range(warmups):
+        make()
+    peak = _peak_memory(make, device) if device.type == "cuda" else None
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        picture = make()
+        times.append(1e3 * (time.perf_counter() - start))
+    return picture, times, peak
+
+
+def _peak_memory(make: Callable[[], Picture], device: torch.device) -> float:
+    """Reserved, not allocated: a replayed graph allocates nothing, its memory was set aside when it was recorded."""
+    gc.collect()  # of what was measured before
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    make()
+    return torch.cuda.max_memory_reserved(device) / 2**30
+
+
+def apart(picture: Picture, base: Picture) -> tuple[int, float | None]:
+    """Largest difference in grey levels, and PSNR in dB, None for identical pictures."""
+    difference = picture.astype(np.float64) - base
+    error = float(np.mean(difference**2))
+    return int(np.abs(difference).max()), (10 * float(np.log10(255**2 / error)) if error else None)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line per row under one line of titles."""
+    titles = ("peer", "plan", "median ms", "min", "max", "levels", "PSNR dB", "GiB")
+    lines = ["{:<26} {:<8} {:>10} {:>8} {:>8} {:>6} {:>8} {:>6}".format(*titles)]
+    for row in rows:
+        psnr, peak = ("-" if value is None else f"{value:.1f}" for value in (row.psnr_db, row.peak_gib))
+        times = f"{row.median_ms:10.1f} {row.min_ms:8.1f} {row.max_ms:8.1f}"
+        name = f"{row.name} ({row.precision})"
+        lines.append(f"{name:<26} {row.plan:<8} {times} {row.max_difference:6} {psnr:>8} {peak:>6}")
+    return "\n".join(lines)

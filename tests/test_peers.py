@@ -1,0 +1,132 @@
+"""What is measured beside this project makes the same picture, and can be recorded."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.diffusers_networks import make_networks
+from benchmarks.drawing import Drawing, Inputs
+from benchmarks.peers import KINDS, contest_request, inputs_for, main, peers
+from cldm.canny import Picture
+from cldm.checkpoint import Checkpoint
+from cldm.model import ControlLDM
+from cldm.pipeline import Pipeline, Shape
+from cldm.plan import make_plan
+from cldm.request import Request
+from ldm.config import load_architecture
+from ldm.diffusion import alphas_cumprod
+from ldm.tokenizer import Tokenizer
+from runtime.eager import EagerEngine
+
+BRIGHT = 100  # random weights hardly see edges of 1
+CPU, SMALL = torch.device("cpu"), Checkpoint("random:0", "small", "given")
+HAS_DIFFUSERS = pytest.mark.skipif(
+    find_spec("diffusers") is None, reason="diffusers, which the peers are made of, is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[ControlLDM, Tokenizer]:
+    return SMALL.load_model(), SMALL.load_tokenizer()
+
+
+def drawn(
+    loaded: tuple[ControlLDM, Tokenizer], names: Sequence[str], plans: Sequence[str], device: torch.device, half: bool
+) -> dict[tuple[str, str], Picture]:
+    """Name and plan -> picture, in half or full precision."""
+    model, tokenizer = loaded
+    inputs = inputs_for(contest_request(), tokenizer, device)
+    inputs = replace(inputs, hint_image=BRIGHT * inputs.hint_image)
+    dtype = torch.float16 if half else torch.float32
+    return {(name, plan): peer(inputs) for name, plan, peer in peers(names, model, plans, device, dtype)}
+
+
+@HAS_DIFFUSERS
+def test_eager_peer_makes_our_picture(loaded: tuple[ControlLDM, Tokenizer]) -> None:
+    theirs = drawn(loaded, ["eager"], ["all", "ten"], CPU, half=False)
+    assert not np.array_equal(theirs["eager", "all"], theirs["eager", "ten"])
+    for plan in ("all", "ten"):
+        pipeline = Pipeline(loaded[0], Shape(256, 384, 1, 20, make_plan(plan, 20)), EagerEngine, CPU)
+        pipeline.write(contest_request(), loaded[1])
+        pipeline.buffers["hint_image"].mul_(BRIGHT)
+        pipeline.run()
+        apart = np.abs(theirs["eager", plan].astype(int) - pipeline.buffers["image"][0].numpy())
+        assert (apart <= 1).mean() > 0.99
+
+
+class NothingFromTheHost(TorchDispatchMode):
+    """Every tensor of every operation is on the device meta: what a CUDA graph records may touch no other.
+
+    Reading a value back fails there by itself, meta tensors have none.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        assert {tensor.device.type for tensor in tensors} <= {"meta"}, func
+        return result
+
+
+@HAS_DIFFUSERS
+@pytest.mark.parametrize("name", ["small", "sd15"])
+def test_drawing_can_be_recorded(name: str) -> None:
+    architecture, meta = load_architecture(name), torch.device("meta")
+    with meta:
+        model = ControlLDM(architecture)
+        tokens, noise = torch.zeros(2, 77, dtype=torch.int32), torch.zeros(1, 4, 32, 48)
+        inputs = Inputs(tokens, torch.zeros(1, 3, 256, 384), noise)
+    networks = make_networks(model, meta, torch.float16, compiled=False)
+    drawing = Drawing(networks, alphas_cumprod(architecture.schedule), "19,8", meta)
+    with NothingFromTheHost():
+        picture = drawing(inputs)
+    assert (picture.shape, picture.dtype) == ((256, 384, 3), torch.uint8)
+
+
+@pytest.mark.gpu
+@HAS_DIFFUSERS
+def test_all_peers_agree_on_a_gpu(loaded: tuple[ControlLDM, Tokenizer]) -> None:
+    """Graphs are recorded on other inputs than those drawn here, so this also says that they read their buffers."""
+    device = torch.device("cuda")
+    base = drawn(loaded, ["eager"], ["ten"], device, half=False)["eager", "ten"].astype(int)
+    pictures = drawn(loaded, list(KINDS), ["ten"], device, half=True)
+    assert len(pictures) == len(KINDS)
+    for (name, _), picture in pictures.items():
+        assert np.abs(picture - base).mean() < 1, name
+
+
+@HAS_DIFFUSERS
+def test_command_writes_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "peers.json"
+    main(["--architecture", "small", "--plan", "19", "--runs", "2", "--device", "cpu", "--out", str(out)])
+    (row,) = json.loads(out.read_text())["rows"]
+    assert (row["name"], row["plan"], row["precision"]) == ("eager", "19", "fp32")
+    assert 0 < row["min_ms"] <= row["median_ms"] <= row["max_ms"]
+    assert (row["max_difference"], row["psnr_db"], row["peak_gib"]) == (0, None, None)
+    assert "eager (fp32)" in capsys.readouterr().out
+
+
+def test_bad_choices_say_why(loaded: tuple[ControlLDM, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = loaded
+    for names, plans, message in (
+        (["eagre"], ["all"], "peer 'eagre': expected one of eager;"),
+        (["eager, one graph"], ["all"], "records a CUDA graph, and the device is cpu"),
+        (["eager"], ["most"], "plan 'most': expected"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            peers(names, model, plans, CPU, torch.float32)
+    with pytest.raises(ValueError, match="the peers make pictures with"):
+        inputs_for(Request(**vars(contest_request()) | {"scale": 7.5}), tokenizer, CPU)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(SystemExit, match="error: the peers need the library diffusers"):
+        main(["--architecture", "small", "--device", "cpu"])
