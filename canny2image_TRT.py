@@ -1,15 +1,23 @@
 """The drop-in class of the TensorRT Hackathon 2023: a picture from canny edges and a prompt."""
 
+import logging
 import threading
+from collections import OrderedDict
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cldm.checkpoint import find_checkpoint
 from cldm.pipeline import Pipeline, Shape, to_precision
 from cldm.plan import make_plan, usual_steps
+from cldm.record import record
 from cldm.request import Request, drawn
 from runtime.backends import choose_backend, choose_device, choose_precision
+
+log = logging.getLogger(__name__)
+
+PIPELINES = 4  # kept at a time: one per picture size, number of samples, number of steps and plan
 
 
 class hackathon:
@@ -40,11 +48,11 @@ class hackathon:
         self.backend = choose_backend(backend, self.device)
         self.plan = plan
         self.usual_steps = usual_steps(plan)  # an unknown plan is an error now, not at the first picture
-        self.pipeline: Pipeline | None = None
+        self.pipelines: OrderedDict[Shape, Pipeline] = OrderedDict()  # the one used last comes last
         self.lock = threading.Lock()
 
     def initialize(self) -> None:
-        """Read the weights, make the pipeline of the contest's shape and run it once."""
+        """Read the weights, make the pipeline of the contest's shape, on a GPU record it, and run it once."""
         self.tokenizer = self.checkpoint.load_tokenizer()
         model = self.checkpoint.load_model().to(self.device)
         self.model = to_precision(model, self.precision.dtype)
@@ -85,10 +93,38 @@ class hackathon:
         with self.lock:
             return self._pipeline(request)(request, self.tokenizer)
 
+    def load_weights(self, checkpoint: str) -> None:
+        """Other weights of the same architecture from now on; recorded graphs stay and nothing is built again.
+
+        Raises CheckpointError or TokenizerError, before anything has changed, for what does not fit.
+        """
+        found = find_checkpoint(checkpoint, self.checkpoint.architecture)
+        if not hasattr(self, "model"):
+            raise RuntimeError("load_weights() was called before initialize(): give the checkpoint to the constructor")
+        tokenizer, model = found.load_tokenizer(), found.load_model()
+        with self.lock:
+            self.model.copy_weights(model)
+            for pipeline in self.pipelines.values():
+                pipeline.refresh()
+            self.checkpoint, self.tokenizer = found, tokenizer
+
     def _pipeline(self, request: Request) -> Pipeline:
-        """The pipeline of the request's shape; the last one is kept."""
+        """The pipeline of the request's shape: a kept one, or a new one in place of that which was not used longest."""
         plan = make_plan(self.plan, request.ddim_steps)
         shape = Shape(*request.size, request.num_samples, request.ddim_steps, plan)
-        if self.pipeline is None or self.pipeline.shape != shape:
-            self.pipeline = Pipeline(self.model, shape, self.backend.make_engine, self.device)
-        return self.pipeline
+        if shape not in self.pipelines:
+            if len(self.pipelines) == PIPELINES:
+                self.pipelines.popitem(last=False)
+                torch.cuda.empty_cache()
+            self.pipelines[shape] = self._make_pipeline(shape)
+        self.pipelines.move_to_end(shape)
+        return self.pipelines[shape]
+
+    def _make_pipeline(self, shape: Shape) -> Pipeline:
+        pipeline = Pipeline(self.model, shape, self.backend.make_engine, self.device)
+        if self.device.type == "cuda":
+            try:
+                record(pipeline)
+            except RuntimeError as error:  # of CUDA's runtime or PyTorch's
+                log.warning("no CUDA graph, kernels are launched one by one: %s", error)
+        return pipeline

@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from cldm.controlnet import ControlNet
@@ -30,6 +31,13 @@ class ControlLDM(nn.Module):
         self.cond_stage_model.transformer.text_model = CLIPText(architecture.text)
         for name, values in schedule_buffers(architecture.schedule).items():
             self.register_buffer(name, values)
+
+    @torch.no_grad()
+    def copy_weights(self, other: "ControlLDM") -> None:
+        """Take over the other's values in place: address, device, precision and layout of each tensor stay."""
+        values = other.state_dict()
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(values[name])
 
     @property
     def unet(self) -> UNet:

@@ -17,6 +17,8 @@ from cldm.request import Request
 from cldm.stages import make_stages
 from ldm.tokenizer import Tokenizer
 from runtime.engine import Engine
+from runtime.graph import Graph
+from runtime.lanes import Lanes
 from runtime.precision import full_float32
 from runtime.spec import EngineSpec, allocate
 
@@ -35,62 +37,93 @@ class Shape:
 
 
 class Pipeline:
-    """Pictures of one shape from requests. `model` is on `device`, in the precision that its engines shall have."""
+    """Pictures of one shape from requests. `model` is on `device`, in the precision that its engines shall have.
+
+    `run` needs nothing but the buffers and leaves them ready for the next call, so that a graph can stand in for it.
+    """
 
     def __init__(self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, device: torch.device) -> None:
-        self.shape = shape
-        self.device = device
+        self.model, self.shape, self.device = model, shape, device
         self.abar = model.alphas_cumprod.double().cpu().numpy()
         self.residuals = len(model.control.zero_convs) + 1
+        self.graph: Graph | None = None
+        self.lanes = Lanes(device)
         stages = make_stages(model, shape.height, shape.width, shape.samples)
-        self.buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
-        self.engines = {name: make_engine(stage.spec, stage.module) for name, stage in stages.items()}
-        for engine in self.engines.values():
-            engine.bind(self.buffers)
-        steps = self._evaluations(eta=0.0)
-        self.shifts = time_table(model, [step.timestep for step in steps]).to(self.buffers["shift"])
-        self.scale = torch.zeros((), device=device)
-        self.updates = torch.zeros((len(steps), 1 + len(steps[0].weights)), device=device)
-        self.noise = torch.zeros((len(steps), *self.buffers["x"].shape), device=device)
+        with torch.cuda.stream(self.lanes.main):
+            self.buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
+            self.engines = {name: make_engine(stage.spec, stage.module) for name, stage in stages.items()}
+            for engine in self.engines.values():
+                engine.bind(self.buffers)
+            x, steps = self.buffers["x"], self._evaluations(eta=0.0)
+            self.start = torch.zeros_like(x)
+            self.scale = torch.zeros((), device=device)
+            self.updates = torch.zeros((len(steps), 1 + len(steps[0].weights)), device=device)
+            self.noise = torch.zeros((len(steps), *x.shape), device=device)
+            self.shifts = torch.zeros_like(self.buffers["shift"]).repeat(len(steps), 1)
+        self.pictures = torch.empty(self.buffers["image"].shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self.refresh()
+
+    @torch.inference_mode()
+    def refresh(self) -> None:
+        """Compute anew what depends on the weights alone. Call it when they have changed in place."""
+        self.abar = self.model.alphas_cumprod.double().cpu().numpy()
+        self.lanes.begin()
+        with torch.cuda.stream(self.lanes.main):
+            self.shifts.copy_(time_table(self.model, [step.timestep for step in self._evaluations(eta=0.0)]))
 
     @torch.inference_mode()
     def __call__(self, request: Request, tokenizer: Tokenizer) -> list[Picture]:
         """The request's pictures, uint8 [height, width, 3] each."""
         self.write(request, tokenizer)
-        with full_float32():
+        if self.graph:
+            self.graph.launch()
+        else:
             self.run()
-        return list(self.buffers["image"].to("cpu", copy=True).numpy())
+        self.lanes.synchronize()
+        return list(self.pictures.numpy().copy())
 
     @torch.inference_mode()
     def write(self, request: Request, tokenizer: Tokenizer) -> None:
-        """Put everything the request says into the buffers."""
+        """Put everything the request says into the buffers; on a GPU without waiting for it."""
         steps = self._evaluations(request.eta)
         buffers = self.buffers
-        buffers["tokens"].copy_(tokenizer(request.prompts))
-        buffers["hint_image"].copy_(hint_image(request.edges()))
-        buffers["control_scales"].copy_(torch.tensor(request.control_scales(self.residuals)))
-        self.scale.fill_(request.scale)
-        self.updates.copy_(torch.tensor([[step.a, *step.weights] for step in steps]))
-        draw_noise(int(request.seed), steps, buffers["x"], self.noise)
+        with torch.cuda.stream(self.lanes.main):
+            self._send(tokenizer(request.prompts), buffers["tokens"])
+            self._send(hint_image(request.edges()), buffers["hint_image"])
+            self._send(torch.tensor(request.control_scales(self.residuals)), buffers["control_scales"])
+            self._send(torch.tensor([[step.a, *step.weights] for step in steps]), self.updates)
+            self.scale.fill_(request.scale)
+            draw_noise(int(request.seed), steps, self.start, self.noise)
 
     @torch.inference_mode()
     def run(self) -> None:
-        """From the written buffers to the picture in the buffer `image`."""
-        x, eps = self.buffers["x"], self.buffers["eps"]
-        self._enqueue("text", "hint")
-        guided: list[Tensor] = []  # newest first
-        for shift, update, noise in zip(self.shifts, self.updates, self.noise, strict=True):
-            self.buffers["shift"].copy_(shift)
-            self._enqueue("control", "encoder", "decoder")
-            with_prompt, without = eps.chunk(2)
-            guided = [without + self.scale * (with_prompt - without), *guided][: len(update) - 1]
-            weighted = [weight * e for weight, e in zip(update[1:], guided, strict=False)]
-            x.copy_(torch.stack([update[0] * x, noise, *weighted]).sum(dim=0))
-        self._enqueue("vae")
+        """From the written buffers to the pictures in host memory, once the lanes are synchronized."""
+        x, eps, lanes = self.buffers["x"], self.buffers["eps"], self.lanes
+        with torch.cuda.stream(lanes.main), full_float32():
+            x.copy_(self.start)
+            self._side_by_side("text", "hint")
+            guided: list[Tensor] = []  # newest first
+            for shift, update, noise in zip(self.shifts, self.updates, self.noise, strict=True):
+                self.buffers["shift"].copy_(shift)
+                self._side_by_side("encoder", "control")
+                self.engines["decoder"].enqueue(lanes.main)
+                with_prompt, without = eps.chunk(2)
+                guided = [without + self.scale * (with_prompt - without), *guided][: len(update) - 1]
+                weighted = [weight * e for weight, e in zip(update[1:], guided, strict=False)]
+                x.copy_(torch.stack([update[0] * x, noise, *weighted]).sum(dim=0))
+            self.engines["vae"].enqueue(lanes.main)
+            self.pictures.copy_(self.buffers["image"], non_blocking=True)
 
-    def _enqueue(self, *names: str) -> None:
-        for name in names:
-            self.engines[name].enqueue(None)
+    def _side_by_side(self, main: str, side: str) -> None:
+        self.lanes.fork()
+        self.engines[side].enqueue(self.lanes.side)
+        self.engines[main].enqueue(self.lanes.main)
+        self.lanes.join()
+
+    def _send(self, values: Tensor, buffer: Tensor) -> None:
+        """Copy from the host; from pinned memory, or the processor would wait for the GPU."""
+        values = values.to(buffer.dtype)
+        buffer.copy_(values.pin_memory() if buffer.is_cuda else values, non_blocking=True)
 
     def _evaluations(self, eta: float) -> tuple[Evaluation, ...]:
         return evaluations(self.shape.plan, self.abar, self.shape.ddim_steps, eta)

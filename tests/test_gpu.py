@@ -23,8 +23,8 @@ def run(precision: str) -> tuple[hackathon, torch.Tensor, list[Picture]]:
     runtime = hackathon("random:0", plan="all", precision=precision, device="cuda")
     runtime.initialize()
     pictures = runtime.process(**vars(request()))
-    assert runtime.pipeline is not None
-    return runtime, runtime.pipeline.buffers["x"], pictures
+    (pipeline,) = runtime.pipelines.values()
+    return runtime, pipeline.buffers["x"], pictures
 
 
 def test_full_precision_equals_the_reference() -> None:

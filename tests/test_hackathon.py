@@ -1,13 +1,19 @@
 import inspect
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from numpy.typing import NDArray
 
 from canny2image_TRT import hackathon
+from cldm.checkpoint import SMALL_MODEL
+from ldm.weights import CheckpointError
 
 Picture = NDArray[np.uint8]
 CONTRACT = [
@@ -191,10 +197,10 @@ def test_unusable_step_counts(runtime: hackathon, steps: int, message: str) -> N
 def test_twelve_steps_are_thirteen(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "plan", "all")
     process(runtime)
-    assert runtime.pipeline is not None
     process(runtime, ddim_steps=12)
-    decoder = Mock(wraps=runtime.pipeline.engines["decoder"])
-    monkeypatch.setitem(runtime.pipeline.engines, "decoder", decoder)
+    pipeline = list(runtime.pipelines.values())[-1]
+    decoder = Mock(wraps=pipeline.engines["decoder"])
+    monkeypatch.setitem(pipeline.engines, "decoder", decoder)
     process(runtime, ddim_steps=12)
     assert decoder.enqueue.call_count == 13
 
@@ -222,3 +228,50 @@ def test_a_picture_is_the_caller_s(runtime: hackathon) -> None:
     assert np.array_equal(mine, copy), "the next call overwrote it"
     mine[:] = 0  # writable, too
     assert np.array_equal(process(runtime)[0], copy)
+
+
+def test_few_pipelines_are_kept_the_last_used_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("canny2image_TRT.PIPELINES", 2)
+    runtime = hackathon("random:0", plan="19", device="cpu")
+    runtime.initialize()
+    first = process(runtime)[0]
+    one = weakref.ref(list(runtime.pipelines.values())[-1])
+    process(runtime, num_samples=2)
+    assert len(runtime.pipelines) == 2, "that of initialize() has gone"
+    two = weakref.ref(list(runtime.pipelines.values())[-1])
+    process(runtime)
+    assert list(runtime.pipelines.values())[-1] is one(), "kept, and used again"
+    process(runtime, image_resolution=128)
+    assert one() is not None
+    assert two() is None, "the one not used longest is freed"
+    assert np.array_equal(process(runtime)[0], first)
+
+
+def test_other_weights_under_the_same_pipelines() -> None:
+    runtime = hackathon("random:0", plan="19,4", device="cpu")
+    runtime.initialize()
+    calls: list[dict[str, Any]] = [{}, {"num_samples": 2, "eta": 0.5}]
+    before = [process(runtime, **call) for call in calls]
+    pipelines, places = list(runtime.pipelines.values()), [p.data_ptr() for p in runtime.model.parameters()]
+    for weights in (str(SMALL_MODEL), "random:0"):
+        runtime.load_weights(weights)
+        fresh = hackathon(weights, plan="19,4", device="cpu")
+        fresh.initialize()
+        for call in calls:
+            assert np.array_equal(process(runtime, **call), process(fresh, **call)), "bit for bit as if built with them"
+    assert runtime.checkpoint.name == "random:0"
+    assert np.array_equal(process(runtime, **calls[1]), before[1])
+    assert set(runtime.pipelines.values()) == set(pipelines)
+    assert [p.data_ptr() for p in runtime.model.parameters()] == places
+
+
+def test_weights_that_do_not_fit_change_nothing(runtime: hackathon, tmp_path: Path) -> None:
+    before, checkpoint = process(runtime), runtime.checkpoint
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name in (tmp_path / "other.safetensors", tmp_path / "absent.pth"):
+        with pytest.raises(CheckpointError, match=name.name):
+            runtime.load_weights(str(name))
+    assert runtime.checkpoint is checkpoint
+    assert np.array_equal(process(runtime), before)
+    with pytest.raises(RuntimeError, match=r"load_weights\(\) was called before initialize\(\)"):
+        hackathon("random:0").load_weights("random:1")

@@ -139,7 +139,7 @@ def test_weights_on_earlier_eps(loaded: tuple[ControlLDM, Tokenizer], picture: P
     asked = request(picture, image_resolution=64)
     pipeline = make_pipeline(model, asked, "19,10,4")
     pipeline.write(asked, tokenizer)
-    start = pipeline.buffers["x"].clone()
+    start = pipeline.start
     values = torch.randn(3, *pipeline.buffers["eps"].shape, generator=torch.Generator().manual_seed(0))
     pipeline.engines["decoder"] = Known(pipeline.buffers["eps"], values)  # type: ignore[assignment]
     pipeline.updates = torch.tensor([[0.9, 0.1, 5.0], [0.8, 0.2, -0.3], [0.7, 0.4, 0.6]])

@@ -1,0 +1,35 @@
+"""Two streams side by side."""
+
+import torch
+
+from runtime.engine import Stream
+
+
+class Lanes:
+    """Work on `side` runs beside work on `main`, between a fork and a join. On the CPU both are None: all in order."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.main, self.side = (torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(2))
+        self.begin()
+
+    def begin(self) -> None:
+        """What the caller's stream has queued, such as weights on their way to the device, comes before."""
+        if self.main:
+            self.main.wait_stream(torch.cuda.current_stream(self.main.device))
+
+    def fork(self) -> None:
+        """What `side` is given next waits for all that `main` was given until now."""
+        _after(self.side, self.main)
+
+    def join(self) -> None:
+        """What `main` is given next waits for all that `side` was given until now."""
+        _after(self.main, self.side)
+
+    def synchronize(self) -> None:
+        if self.main:
+            self.main.synchronize()
+
+
+def _after(waiting: Stream, other: Stream) -> None:
+    if waiting and other:
+        waiting.wait_stream(other)

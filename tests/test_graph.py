@@ -1,0 +1,136 @@
+"""On a CUDA device: one recorded graph draws what its work draws when it is enqueued, call after call."""
+
+import gc
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from canny2image_TRT import hackathon
+from cldm.checkpoint import SMALL_MODEL
+from runtime.graph import Graph
+from scoring.pictures import find_pictures
+
+pytestmark = pytest.mark.gpu
+CALLS = 20
+
+
+@pytest.fixture(scope="module")
+def runtime() -> hackathon:
+    made = hackathon(str(SMALL_MODEL), device="cuda")
+    made.initialize()
+    return made
+
+
+def arguments(call: int) -> dict[str, Any]:
+    """Other pictures, prompts, seeds, scales, strengths and modes with every call."""
+    pictures = list(find_pictures().values())
+    return {
+        "input_image": pictures[call % 8],
+        "prompt": ("a bird", "a red bird at sunset", "a blue fish")[call % 3],
+        "a_prompt": "best quality",
+        "n_prompt": ("lowres", "")[call % 2],
+        "num_samples": 1,
+        "image_resolution": 256,
+        "ddim_steps": 20,
+        "guess_mode": call % 4 == 3,
+        "strength": (1.0, 0.6, 0.0)[call % 3],
+        "scale": 9.0 - call % 5,
+        "seed": call,
+        "eta": (0.0, 0.0, 0.7)[call % 3],
+        "low_threshold": 100,
+        "high_threshold": 200,
+    }
+
+
+def enqueued(runtime: hackathon, call: int) -> NDArray[np.uint8]:
+    """The picture by kernels launched one by one, on the same engines and buffers."""
+    (pipeline,) = runtime.pipelines.values()
+    graph, pipeline.graph = pipeline.graph, None
+    try:
+        return runtime.process(**arguments(call))[0]
+    finally:
+        pipeline.graph = graph
+
+
+def test_replay_equals_enqueues(runtime: hackathon) -> None:
+    (pipeline,) = runtime.pipelines.values()
+    assert pipeline.graph
+    made = [runtime.process(**arguments(call))[0] for call in range(CALLS)]
+    for call, picture in enumerate(made):
+        assert np.array_equal(picture, enqueued(runtime, call)), f"call {call}"
+    assert len({picture.tobytes() for picture in made}) == CALLS
+
+
+def test_one_launch_per_call(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pipeline,) = runtime.pipelines.values()
+    assert pipeline.graph
+    launch = Mock(wraps=pipeline.graph.launch)
+    monkeypatch.setattr(pipeline.graph, "launch", launch)
+    run = Mock(wraps=pipeline.run)
+    monkeypatch.setattr(pipeline, "run", run)
+    runtime.process(**arguments(0))
+    assert (launch.call_count, run.call_count) == (1, 0)
+    assert pipeline.graph.kinds["Kernel"] > 1000
+    assert set(pipeline.graph.kinds) <= {"Kernel", "Memcpy", "Memset", "Empty"}
+
+
+def test_same_call_same_picture_and_no_growth(runtime: hackathon) -> None:
+    first = runtime.process(**arguments(0))[0]
+    gc.collect()
+    held = torch.cuda.memory_reserved()
+    for call in range(200):
+        picture = runtime.process(**arguments(call))[0]
+        assert picture.std() > 1
+    assert np.array_equal(runtime.process(**arguments(0))[0], first)
+    assert torch.cuda.memory_reserved() <= held
+
+
+def test_other_weights_under_the_recorded_graph(runtime: hackathon) -> None:
+    (pipeline,) = runtime.pipelines.values()
+    first, graph = runtime.process(**arguments(0))[0], pipeline.graph
+    runtime.load_weights("random:3")
+    fresh = hackathon("random:3", device="cuda")
+    fresh.initialize()
+    assert np.array_equal(runtime.process(**arguments(0))[0], fresh.process(**arguments(0))[0])
+    runtime.load_weights(str(SMALL_MODEL))
+    assert np.array_equal(runtime.process(**arguments(0))[0], first)
+    assert pipeline.graph is graph
+
+
+def test_an_evicted_pipeline_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("canny2image_TRT.PIPELINES", 1)
+    runtime = hackathon(str(SMALL_MODEL), device="cuda")
+    runtime.initialize()
+    held = []
+    for samples in (1, 3, 1, 3, 1):
+        runtime.process(**arguments(0) | {"num_samples": samples})
+        held.append(torch.cuda.memory_reserved())
+    assert held[4] <= held[0] * 1.05
+
+
+def test_work_that_cannot_be_recorded_leaves_nothing_behind() -> None:
+    stream, x = torch.cuda.Stream(), torch.ones(1, device="cuda")
+    with pytest.raises(RuntimeError, match="captur"):
+        Graph(lambda: print(x.item()), stream)
+    with pytest.raises(ZeroDivisionError):
+        Graph(lambda: print(1 / 0), stream)
+    graph = Graph(lambda: x.add_(1), stream)
+    assert (graph.nodes, x.item()) == (1, 1.0), "recorded, not run"
+    for _ in range(3):
+        graph.launch()
+    stream.synchronize()
+    assert x.item() == 4.0
+
+
+def test_without_a_graph_kernels_are_enqueued(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cldm.record.Graph", Mock(side_effect=RuntimeError("operation not permitted")))
+    runtime = hackathon(str(SMALL_MODEL), device="cuda")
+    runtime.initialize()
+    assert "no CUDA graph, kernels are launched one by one: operation not permitted" in caplog.text
+    assert runtime.process(**arguments(0))[0].std() > 1
