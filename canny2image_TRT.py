@@ -14,6 +14,7 @@ from cldm.plan import make_plan, usual_steps
 from cldm.record import record
 from cldm.request import Request, drawn
 from runtime.backends import choose_backend, choose_device, choose_precision
+from runtime.timing import Span
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,13 @@ class hackathon:
             for pipeline in self.pipelines.values():
                 pipeline.refresh()
             self.checkpoint, self.tokenizer = found, tokenizer
+
+    def timeline(self) -> list[Span]:
+        """When each stage of a picture runs, and on which of the two streams: of one more run of the last picture."""
+        if not self.pipelines:
+            raise RuntimeError("timeline() was called before initialize(): call initialize() once first")
+        with self.lock:
+            return next(reversed(self.pipelines.values())).timeline()
 
     def _pipeline(self, request: Request) -> Pipeline:
         """The pipeline of the request's shape: a kept one, or a new one in place of that which was not used longest."""

@@ -3,7 +3,7 @@
 
 Base pictures come from cldm/reference.py in float32 on this machine, candidates from canny2image_TRT.hackathon.
 Writes to the folder --out: <name>.jpg and base/<name>.jpg (RGB data written as BGR, as the contest's script does),
-shown/ (the same in true colours), score.json and contact_sheet.png.
+shown/ (the same in true colours), score.json, contact_sheet.png and, if asked, timeline.png.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from scoring.files import check_writable, write_whole
 from scoring.inception import load_inception
 from scoring.pictures import find_pictures
 from scoring.report import PictureScore, Report
+from scoring.timeline import timeline_picture
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -40,6 +41,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--precision", default="auto", help="fp32 or fp16")
     add("--device", default="auto", help="cpu, cuda or cuda:N")
     add("--inception", type=Path, help="weights of the FID network")
+    add("--timeline", action="store_true", help="also draw when each stage of a picture runs, to timeline.png")
     add("--prompt", default="a bird")
     add("--a-prompt", default="best quality, extremely detailed")
     add("--n-prompt", default="longbody, lowres, bad anatomy, bad hands, missing fingers")
@@ -112,6 +114,9 @@ def run(options: argparse.Namespace) -> Report:
                 candidate_path=save_picture(shown / f"{name}_candidate.png", candidate[:, :, ::-1]),
             )
         )
+    if options.timeline:
+        title = f"{runtime.backend.name}, {runtime.precision.name}, plan {options.plan}, {device_name(runtime.device)}"
+        timeline_picture(runtime.timeline(), title, options.out / "timeline.png")
     settings = {
         "weights": runtime.checkpoint.name.removeprefix(f"{Path(__file__).parent}/"),
         "architecture": runtime.checkpoint.architecture,
@@ -144,7 +149,8 @@ def main() -> int:
         print(f"compute_score.py: {error}", file=sys.stderr)
         return 2
     print(report.text())
-    print(f"Results in {options.out}: score.json, contact_sheet.png")
+    names = ["score.json", "contact_sheet.png", *(["timeline.png"] if options.timeline else [])]
+    print(f"Results in {options.out}: {', '.join(names)}")
     return 0
 
 

@@ -5,6 +5,7 @@ size, the number of samples, the number of steps and the plan are fixed when a p
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +19,10 @@ from cldm.stages import make_stages
 from ldm.tokenizer import Tokenizer
 from runtime.engine import Engine
 from runtime.graph import Graph
-from runtime.lanes import Lanes
+from runtime.lanes import Lane, Lanes
 from runtime.precision import full_float32
 from runtime.spec import EngineSpec, allocate
+from runtime.timing import Span, Timeline
 
 MakeEngine = Callable[[EngineSpec, nn.Module], Engine]
 
@@ -47,6 +49,7 @@ class Pipeline:
         self.abar = model.alphas_cumprod.double().cpu().numpy()
         self.residuals = len(model.control.zero_convs) + 1
         self.graph: Graph | None = None
+        self.clock: Timeline | None = None
         self.lanes = Lanes(device)
         stages = make_stages(model, shape.height, shape.width, shape.samples)
         with torch.cuda.stream(self.lanes.main):
@@ -98,27 +101,51 @@ class Pipeline:
     @torch.inference_mode()
     def run(self) -> None:
         """From the written buffers to the pictures in host memory, once the lanes are synchronized."""
-        x, eps, lanes = self.buffers["x"], self.buffers["eps"], self.lanes
-        with torch.cuda.stream(lanes.main), full_float32():
+        x, eps = self.buffers["x"], self.buffers["eps"]
+        with torch.cuda.stream(self.lanes.main), full_float32():
             x.copy_(self.start)
             self._side_by_side("text", "hint")
             guided: list[Tensor] = []  # newest first
             for shift, update, noise in zip(self.shifts, self.updates, self.noise, strict=True):
                 self.buffers["shift"].copy_(shift)
                 self._side_by_side("encoder", "control")
-                self.engines["decoder"].enqueue(lanes.main)
-                with_prompt, without = eps.chunk(2)
-                guided = [without + self.scale * (with_prompt - without), *guided][: len(update) - 1]
-                weighted = [weight * e for weight, e in zip(update[1:], guided, strict=False)]
-                x.copy_(torch.stack([update[0] * x, noise, *weighted]).sum(dim=0))
-            self.engines["vae"].enqueue(lanes.main)
-            self.pictures.copy_(self.buffers["image"], non_blocking=True)
+                self._enqueue("decoder")
+                with self._span("update"):
+                    with_prompt, without = eps.chunk(2)
+                    guided = [without + self.scale * (with_prompt - without), *guided][: len(update) - 1]
+                    weighted = [weight * e for weight, e in zip(update[1:], guided, strict=False)]
+                    x.copy_(torch.stack([update[0] * x, noise, *weighted]).sum(dim=0))
+            self._enqueue("vae")
+            with self._span("copy"):
+                self.pictures.copy_(self.buffers["image"], non_blocking=True)
+
+    @torch.inference_mode()
+    def timeline(self) -> list[Span]:
+        """Every stage of one more run on the buffers as they are: of a graph if there is one, else enqueued."""
+        self.clock = Timeline(self.device)
+        try:
+            marked = Graph(self.run, self.graph.stream) if self.graph else None
+            if marked:
+                marked.launch()
+            else:
+                self.run()
+            self.lanes.synchronize()  # before the marked graph's memory goes
+            return self.clock.spans()
+        finally:
+            self.clock = None
 
     def _side_by_side(self, main: str, side: str) -> None:
         self.lanes.fork()
-        self.engines[side].enqueue(self.lanes.side)
-        self.engines[main].enqueue(self.lanes.main)
+        self._enqueue(side, "side")
+        self._enqueue(main)
         self.lanes.join()
+
+    def _enqueue(self, name: str, lane: Lane = "main") -> None:
+        with self._span(name, lane):
+            self.engines[name].enqueue(self.lanes.stream(lane))
+
+    def _span(self, name: str, lane: Lane = "main") -> AbstractContextManager[None]:
+        return self.clock.span(name, lane, self.lanes.stream(lane)) if self.clock else nullcontext()
 
     def _send(self, values: Tensor, buffer: Tensor) -> None:
         """Copy from the host; from pinned memory, or the processor would wait for the GPU."""

@@ -1,8 +1,12 @@
 """Two streams side by side."""
 
+from typing import Literal
+
 import torch
 
 from runtime.engine import Stream
+
+Lane = Literal["main", "side"]
 
 
 class Lanes:
@@ -16,6 +20,9 @@ class Lanes:
         """What the caller's stream has queued, such as weights on their way to the device, comes before."""
         if self.main:
             self.main.wait_stream(torch.cuda.current_stream(self.main.device))
+
+    def stream(self, lane: Lane) -> Stream:
+        return self.main if lane == "main" else self.side
 
     def fork(self) -> None:
         """What `side` is given next waits for all that `main` was given until now."""

@@ -1,0 +1,55 @@
+"""When each piece of work began and ended, on its lane."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, cast
+
+import torch
+
+from runtime.engine import Stream
+
+
+class Span(NamedTuple):
+    """One piece of work, in milliseconds since its timeline began."""
+
+    name: str
+    lane: str
+    start_ms: float
+    end_ms: float
+
+
+class Timeline:
+    """Marks the work queued inside `span`. Its events are nodes of a graph that is being recorded, and tell the times
+    of its last launch; on the CPU the clock on the wall does.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.marks: list[tuple[str, str, torch.cuda.Event | float, torch.cuda.Event | float]] = []
+
+    @contextmanager
+    def span(self, name: str, lane: str, stream: Stream) -> Iterator[None]:
+        start = self._now(stream)
+        yield
+        self.marks.append((name, lane, start, self._now(stream)))
+
+    def spans(self) -> list[Span]:
+        """All of them, in the order in which they were queued. The work has to be done: synchronize before."""
+        if not self.marks:
+            return []
+        begin = self.marks[0][2]
+        return [Span(name, lane, _between(begin, start), _between(begin, end)) for name, lane, start, end in self.marks]
+
+    def _now(self, stream: Stream) -> torch.cuda.Event | float:
+        if not self.on_gpu:
+            return 1000 * time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True, external=True)
+        event.record(stream)
+        return event
+
+
+def _between(start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> float:
+    if isinstance(start, torch.cuda.Event):
+        return start.elapsed_time(cast(torch.cuda.Event, end))
+    return cast(float, end) - start

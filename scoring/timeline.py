@@ -1,0 +1,46 @@
+"""A picture of when each stage ran, one row per stream."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from scoring.files import write_whole
+
+Row = tuple[str, str, float, float]  # stage, lane, start and end in milliseconds
+
+LANES = ("main", "side")
+COLOURS = {
+    "text": "#8c6bb1", "hint": "#f2a541", "encoder": "#4c9bd6", "control": "#e07b54", "decoder": "#2f6f9f",
+    "update": "#333333", "vae": "#5aa469", "copy": "#b0b0b0",
+}  # fmt: skip
+
+
+def timeline_picture(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Draw the rows to a PNG file, all of it or nothing."""
+    figure = Figure(figsize=(16, 2.6), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for name, lane, start, end in rows:
+        axes.barh(LANES.index(lane), end - start, left=start, height=0.72, color=COLOURS[name], linewidth=0)
+    axes.set_yticks(range(len(LANES)), LANES)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(end for *_, end in rows))
+    axes.set_xlabel("ms")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    names = totals(rows)
+    handles = [Patch(color=COLOURS[name], label=f"{name} {total:.1f}") for name, total in names.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    write_whole(path, file.getvalue())
+
+
+def totals(rows: Sequence[Row]) -> dict[str, float]:
+    """Milliseconds of each stage, all its runs together, in the order of their first."""
+    sums: dict[str, float] = {}
+    for name, _, start, end in rows:
+        sums[name] = sums.get(name, 0.0) + end - start
+    return sums
