@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.diffusers_networks import Networks
+from benchmarks.timing import WARMUPS
 from cldm.canny import Picture
 from cldm.plan import evaluations, make_plan
 from cldm.stages import to_uint8
@@ -16,7 +17,6 @@ from runtime.precision import full_float32
 
 STEPS = 20
 SCALE = 9.0
-WARMUPS = 3  # compiling, choosing convolutions, filling caches
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,21 @@ weights have the speed and the numerics of real ones, so none are needed.
 
 import argparse
 import json
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from benchmarks.diffusers_networks import make_networks
-from benchmarks.drawing import SCALE, STEPS, WARMUPS, Drawing, Inputs, OneGraph, Peer, StepByStep
-from benchmarks.timing import Row, apart, table, time_picture
-from cldm.canny import Picture, hint_image
+from benchmarks.drawing import SCALE, STEPS, Drawing, Inputs, OneGraph, Peer, StepByStep
+from benchmarks.timing import Candidate, measure, table
+from cldm.canny import hint_image
 from cldm.checkpoint import Checkpoint
 from cldm.model import ControlLDM
 from cldm.plan import make_plan
@@ -94,26 +94,22 @@ def inputs_for(request: Request, tokenizer: Tokenizer, device: torch.device) -> 
     return Inputs(tokenizer(request.prompts), hint_image(request.edges()), noise)
 
 
-def measure(
-    names: Sequence[str], plans: Sequence[str], architecture: str, device: torch.device, runs: int
-) -> list[Row]:
-    """Rows of the eager float32 peer, then of `names` in the device's usual precision. Raises ValueError as `peers`."""
+def candidates(
+    names: Sequence[str], plans: Sequence[str], architecture: str, device: torch.device
+) -> tuple[Iterator[Candidate], int]:
+    """The eager float32 peer and then `names` in the device's usual precision; and how many. Raises as `peers`."""
     checkpoint = Checkpoint("random:0", architecture, "given")
     model, inputs = checkpoint.load_model(), inputs_for(contest_request(), checkpoint.load_tokenizer(), device)
     usual = choose_precision("auto", device).name
     groups = [("fp32", ["eager"]), (usual, [name for name in names if (usual, name) != ("fp32", "eager")])]
     # All are asked for before any is drawn, so that a wrong choice is an error now.
     made = [(precision, peers(group, model, plans, device, PRECISIONS[precision].dtype)) for precision, group in groups]
-    rows: list[Row] = []
-    base: dict[str, Picture] = {}
-    with tqdm(total=sum(len(group) for _, group in groups) * len(plans), desc="peers") as progress:
-        for precision, iterator in made:
-            for name, plan, peer in iterator:
-                picture, times, peak = time_picture(partial(peer, inputs), device, WARMUPS, runs)
-                span = statistics.median(times), min(times), max(times)
-                rows.append(Row(name, plan, precision, *span, *apart(picture, base.setdefault(plan, picture)), peak))
-                progress.update()
-    return rows
+    listed = (
+        Candidate(name, plan, precision, partial(peer, inputs))
+        for precision, iterator in made
+        for name, plan, peer in iterator
+    )
+    return listed, sum(len(group) for _, group in groups) * len(plans)
 
 
 def contest_request() -> Request:
@@ -123,38 +119,57 @@ def contest_request() -> Request:
     return Request(picture, "a bird", wanted, unwanted, 1, 256, STEPS, False, 1, SCALE, 2946901, 0.0, 100, 200)
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those that every benchmark of pictures has."""
     add = parser.add_argument
     add("--architecture", default="sd15", help="file of models/*.yaml; default: sd15")
     add("--plan", nargs="+", default=["all", "ten"], help="all, ten or step indices, one or more; default: all ten")
-    add("--peers", nargs="+", choices=list(KINDS), help="default: every one on a GPU, eager on the CPU")
+    add("--peers", nargs="*", choices=list(KINDS), help="default: every one on a GPU, eager on the CPU")
     add("--device", default="auto", help="cpu, cuda or cuda:N")
-    add("--runs", type=int, default=10, help="timed pictures of each peer; default: 10")
+    add("--runs", type=_positive, default=10, help="timed pictures of each; default: 10")
     add("--out", type=Path, help="file for the results as JSON")
-    options = parser.parse_args(arguments)
-    if options.runs < 1:
-        parser.error(f"argument --runs: got {options.runs}, expected 1 or more")
-    return options
+
+
+def usual_peers(device: torch.device) -> list[str]:
+    return list(KINDS) if device.type == "cuda" else ["eager"]
+
+
+def save_report(path: Path | None, options: argparse.Namespace, device: torch.device, results: dict[str, Any]) -> None:
+    """The results as JSON, with what they were measured on; nothing where no path is given."""
+    if path is None:
+        return
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    versions = {name: version(name) for name in ("torch", "diffusers", "transformers") if _installed(name)}
+    about = {"architecture": options.architecture, "device": chip, "runs": options.runs, "versions": versions}
+    write_whole(path, (json.dumps(about | results, indent=2) + "\n").encode())
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {number}, expected 1 or more")
+    return number
+
+
+def _installed(name: str) -> bool:
+    return find_spec(name) is not None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse_arguments(arguments)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
     try:
         if options.out:
             check_writable(options.out.parent)
         device = choose_device(options.device)
-        names = options.peers or (list(KINDS) if device.type == "cuda" else ["eager"])
-        rows = measure(names, options.plan, options.architecture, device, options.runs)
+        names = usual_peers(device) if options.peers is None else options.peers
+        listed, count = candidates(names, options.plan, options.architecture, device)
+        rows = measure(listed, count, device, options.runs)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     print(table(rows))
-    if options.out:
-        chip = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        versions = {name: version(name) for name in ("torch", "diffusers", "transformers")}
-        about = {"architecture": options.architecture, "device": chip, "runs": options.runs, "versions": versions}
-        report = json.dumps(about | {"rows": [asdict(row) for row in rows]}, indent=2) + "\n"
-        write_whole(options.out, report.encode())
+    save_report(options.out, options, device, {"rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -1,19 +1,23 @@
 """Pictures against the clock: latency, memory and how far a picture is from another."""
 
 import gc
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from cldm.canny import Picture
+
+WARMUPS = 3  # compiling, choosing convolutions, recording, filling caches
 
 
 @dataclass(frozen=True)
 class Row:
-    """One peer's result. Differences are from the eager float32 picture of the same plan."""
+    """One candidate's result. Differences are from the first picture of the same plan, a float32 one."""
 
     name: str
     plan: str
@@ -24,6 +28,28 @@ class Row:
     max_difference: int  # grey levels
     psnr_db: float | None  # None: identical
     peak_gib: float | None  # GPU memory that PyTorch held, weights and graph included; None on the CPU
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to draw the picture; `make` returns when it is in host memory."""
+
+    name: str
+    plan: str
+    precision: str
+    make: Callable[[], Picture]
+
+
+def measure(candidates: Iterable[Candidate], count: int, device: torch.device, runs: int) -> list[Row]:
+    """A row for each of the `count` candidates. With the first of a plan the others of that plan are compared."""
+    base: dict[str, Picture] = {}
+    rows = []
+    for candidate in tqdm(candidates, total=count, desc="measuring"):
+        picture, times, peak = time_picture(candidate.make, device, WARMUPS, runs)
+        span = statistics.median(times), min(times), max(times)
+        difference = apart(picture, base.setdefault(candidate.plan, picture))
+        rows.append(Row(candidate.name, candidate.plan, candidate.precision, *span, *difference, peak))
+    return rows
 
 
 def time_picture(

@@ -1,7 +1,12 @@
-"""Tests marked `gpu` are skipped, with the reason, where there is no CUDA device."""
+"""Tests marked `gpu` are skipped, with the reason, where there is no CUDA device; and what several tests use."""
+
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -10,3 +15,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and PyTorch sees none here"))
+
+
+class NothingFromTheHost(TorchDispatchMode):
+    """Every tensor of every operation is on the device meta: what a CUDA graph records may touch no other.
+
+    Reading a value back fails there by itself, meta tensors have none.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        assert {tensor.device.type for tensor in tensors} <= {"meta"}, func
+        return result
+
+
+@pytest.fixture
+def nothing_from_the_host() -> TorchDispatchMode:
+    """A context in which work on the device meta fails where a CUDA graph could not record it."""
+    return NothingFromTheHost()

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from benchmarks.diffusers_networks import make_networks
 from benchmarks.drawing import Drawing, Inputs
@@ -65,22 +62,9 @@ def test_eager_peer_makes_our_picture(loaded: tuple[ControlLDM, Tokenizer]) -> N
         assert (apart <= 1).mean() > 0.99
 
 
-class NothingFromTheHost(TorchDispatchMode):
-    """Every tensor of every operation is on the device meta: what a CUDA graph records may touch no other.
-
-    Reading a value back fails there by itself, meta tensors have none.
-    """
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
-        assert {tensor.device.type for tensor in tensors} <= {"meta"}, func
-        return result
-
-
 @HAS_DIFFUSERS
 @pytest.mark.parametrize("name", ["small", "sd15"])
-def test_drawing_can_be_recorded(name: str) -> None:
+def test_drawing_can_be_recorded(name: str, nothing_from_the_host: TorchDispatchMode) -> None:
     architecture, meta = load_architecture(name), torch.device("meta")
     with meta:
         model = ControlLDM(architecture)
@@ -88,7 +72,7 @@ def test_drawing_can_be_recorded(name: str) -> None:
         inputs = Inputs(tokens, torch.zeros(1, 3, 256, 384), noise)
     networks = make_networks(model, meta, torch.float16, compiled=False)
     drawing = Drawing(networks, alphas_cumprod(architecture.schedule), "19,8", meta)
-    with NothingFromTheHost():
+    with nothing_from_the_host:
         picture = drawing(inputs)
     assert (picture.shape, picture.dtype) == ((256, 384, 3), torch.uint8)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cldm.canny import Picture
 from cldm.checkpoint import SMALL_MODEL, Checkpoint
@@ -14,6 +15,7 @@ from cldm.pipeline import Pipeline, Shape, draw_noise, time_table, to_precision
 from cldm.plan import evaluations, make_plan
 from cldm.reference import reference_decode, reference_latent
 from cldm.request import Request
+from ldm.config import load_architecture
 from ldm.tokenizer import Tokenizer
 from runtime.eager import EagerEngine
 from scoring.pictures import find_pictures
@@ -119,6 +121,19 @@ def test_skipped_steps_hold_eps(loaded: tuple[ControlLDM, Tokenizer], picture: P
             guided = without + 9 * (with_prompt - without)
         x.copy_(step.a * x + step.weights[0] * guided + noise[19 - index])
     torch.testing.assert_close(fast, x, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("architecture", "samples"), [("small", 2), ("sd15", 1)])
+def test_run_can_be_recorded(architecture: str, samples: int, nothing_from_the_host: TorchDispatchMode) -> None:
+    """As far as that shows without a GPU: a whole run takes nothing from the host and reads nothing back."""
+    meta = torch.device("meta")
+    with meta:
+        model = to_precision(ControlLDM(load_architecture(architecture)), torch.float16)
+    model.alphas_cumprod = torch.linspace(0.99, 0.01, 1000)
+    pipeline = Pipeline(model, Shape(256, 384, samples, 20, make_plan("19,9", 20)), EagerEngine, meta)
+    pipeline.pictures = pipeline.pictures.to(meta)  # pinned host memory on a GPU
+    with nothing_from_the_host:
+        pipeline.run()
 
 
 class Known:

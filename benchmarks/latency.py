@@ -1,0 +1,144 @@
+"""python -m benchmarks.latency: how long a picture takes here, beside the peers and beside the limit.
+
+On random weights, which have the speed and the numerics of real ones. Our wall time is that of process(), with canny
+and tokenizer; what is not the graph's is the host's. `--peers` alone, with no name behind it, leaves the peers out.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
+
+import torch
+
+from benchmarks.limit import Rates, count_work, limit_ms, measure_rates
+from benchmarks.peers import add_arguments, candidates, contest_request, save_report, usual_peers
+from benchmarks.timing import Candidate, measure, table
+from canny2image_TRT import hackathon
+from cldm.canny import Picture
+from cldm.pipeline import Pipeline
+from cldm.request import Request
+from runtime.backends import choose_device
+from scoring.files import check_writable
+from scoring.timeline import totals
+
+
+@dataclass(frozen=True)
+class Detail:
+    """Where the time of one of our pictures goes. None: nothing was recorded, or no limit was measured."""
+
+    plan: str
+    evaluations: int
+    graph_ms: float | None  # median, from launch to the picture in host memory
+    host_ms: float | None  # median of process(), less the graph's
+    kernels: int | None
+    nodes: int | None
+    stages_ms: dict[str, float]  # all calls of a stage together, of one marked run
+    limit_ms: float | None
+
+
+class Ours:
+    """process() with one plan after another, on one runtime that is made at the first picture."""
+
+    def __init__(self, architecture: str, precision: str, backend: str, device: torch.device) -> None:
+        self.runtime = hackathon(
+            "random:0", architecture=architecture, precision=precision, backend=backend, device=str(device)
+        )
+        self.request: Request = contest_request()
+
+    def __call__(self, plan: str) -> Picture:
+        if not hasattr(self.runtime, "model"):
+            self.runtime.initialize()
+        self.runtime.plan = plan
+        return self.runtime.process(**vars(self.request))[0]
+
+    def candidates(self, plans: Sequence[str]) -> Iterator[Candidate]:
+        for plan in plans:
+            name = f"ours, {self.runtime.backend.name}"
+            yield Candidate(name, plan, self.runtime.precision.name, partial(self, plan))
+
+    def detail(self, plan: str, wall_ms: float, rates: Rates | None, runs: int) -> Detail:
+        self(plan)
+        pipeline = next(reversed(self.runtime.pipelines.values()))
+        evaluations = len(pipeline.shape.plan.evaluated)
+        work = count_work(self.runtime.checkpoint.architecture, *self.request.size, self.runtime.precision.dtype)
+        graph, graph_ms = pipeline.graph, _graph_ms(pipeline, runs)
+        return Detail(
+            plan=plan,
+            evaluations=evaluations,
+            graph_ms=graph_ms,
+            host_ms=None if graph_ms is None else wall_ms - graph_ms,
+            kernels=graph.kinds["Kernel"] if graph else None,
+            nodes=graph.nodes if graph else None,
+            stages_ms=totals(self.runtime.timeline()),
+            limit_ms=limit_ms(work, rates, evaluations) if rates else None,
+        )
+
+
+def _graph_ms(pipeline: Pipeline, runs: int) -> float | None:
+    """Median from launch to the end, as the host sees it."""
+    if pipeline.graph is None:
+        return None
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        pipeline.graph.launch()
+        pipeline.lanes.synchronize()
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def detail_lines(details: Sequence[Detail]) -> str:
+    lines = []
+    for detail in details:
+        found = {
+            "graph": detail.graph_ms,
+            "host": detail.host_ms,
+            "limit": detail.limit_ms,
+            "times the limit": detail.graph_ms / detail.limit_ms if detail.graph_ms and detail.limit_ms else None,
+            **detail.stages_ms,
+        }
+        numbers = ", ".join(f"{name} {value:.2f}" for name, value in found.items() if value is not None)
+        lines.append(f"ours, {detail.plan}: {numbers}; kernels {detail.kernels}, nodes {detail.nodes}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--backend", default="auto")
+    options = parser.parse_args(arguments)
+    try:
+        if options.out:
+            check_writable(options.out.parent)
+        device = choose_device(options.device)
+        names = usual_peers(device) if options.peers is None else options.peers
+        ours = Ours(options.architecture, "auto", options.backend, device)
+        # Without a peer our own float32 picture is what the others are compared with.
+        first, count = (
+            candidates(names, options.plan, options.architecture, device)
+            if names
+            else (Ours(options.architecture, "fp32", "eager", device).candidates(options.plan), len(options.plan))
+        )
+        listed = chain(first, ours.candidates(options.plan))
+        rows = measure(listed, count + len(options.plan), device, options.runs)
+        rates = measure_rates(device, ours.runtime.precision.dtype) if device.type == "cuda" else None
+        walls = [row.median_ms for row in rows[-len(options.plan) :]]
+        details = [ours.detail(p, wall, rates, options.runs) for p, wall in zip(options.plan, walls, strict=True)]
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(table(rows))
+    print(detail_lines(details))
+    results = {
+        "rows": [asdict(row) for row in rows],
+        "details": [asdict(detail) for detail in details],
+        "rates": asdict(rates) if rates else None,
+    }
+    save_report(options.out, options, device, results)
+
+
+if __name__ == "__main__":
+    main()

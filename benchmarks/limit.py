@@ -1,0 +1,98 @@
+"""What a picture must cost at least: counted operations and bytes, over the rates that this device was measured at."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from cldm.model import ControlLDM
+from cldm.pipeline import to_precision
+from cldm.stages import Stage, make_stages
+from ldm.config import load_architecture
+
+PER_EVALUATION = ("control", "encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One call of a stage: floating-point operations, a multiplication and an addition each; and bytes of the weights
+    that it reads, of its inputs and of its outputs, each moved once.
+    """
+
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the device was measured to do: a large matrix product, and a large copy, bytes read and written."""
+
+    flops_per_s: float
+    bytes_per_s: float
+
+
+def count_work(architecture: str, height: int, width: int, dtype: torch.dtype) -> dict[str, Work]:
+    """Stage name -> one call for one picture of that size in pixels. Needs no weights and no device."""
+    with torch.device("meta"):
+        model = to_precision(ControlLDM(load_architecture(architecture)).requires_grad_(False), dtype)
+        return {name: _count(stage) for name, stage in make_stages(model, height, width, samples=1).items()}
+
+
+def limit_ms(work: Mapping[str, Work], rates: Rates, evaluations: int) -> float:
+    """Milliseconds below which no picture can be: each call takes as long as the slower of its two needs."""
+    times = {name: max(w.flops / rates.flops_per_s, w.bytes / rates.bytes_per_s) for name, w in work.items()}
+    return 1000 * sum(time * (evaluations if name in PER_EVALUATION else 1) for name, time in times.items())
+
+
+def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
+    """On random data, the best of some runs: what the device can do, not what it does on average."""
+    size, gibibyte = 8192, 2**30
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    source = torch.empty(4 * gibibyte, dtype=torch.uint8, device=device).random_(256)
+    target = torch.empty_like(source)
+    product_s = _best_seconds(lambda: a @ b)
+    copy_s = _best_seconds(lambda: target.copy_(source))
+    return Rates(2 * size**3 / product_s, 2 * source.numel() / copy_s)
+
+
+class _Touched(TorchDispatchMode):
+    """Collects the parameters that any operation reads."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.parameters = {id(parameter): parameter for parameter in module.parameters()}
+        self.sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if id(leaf) in self.parameters:
+                self.sizes[id(leaf)] = leaf.nbytes
+        return func(*args, **(kwargs or {}))
+
+
+def _count(stage: Stage) -> Work:
+    inputs, outputs = (
+        [torch.empty(t.shape, dtype=t.dtype) for t in side] for side in (stage.spec.inputs, stage.spec.outputs)
+    )
+    counter, touched = FlopCounterMode(display=False), _Touched(stage.module)
+    with counter, touched:
+        stage.module(*inputs)
+    moved = sum(tensor.nbytes for tensor in (*inputs, *outputs))
+    return Work(counter.get_total_flops(), sum(touched.sizes.values()) + moved)
+
+
+def _best_seconds(work: Callable[[], object], runs: int = 10) -> float:
+    best = float("inf")
+    for _ in range(runs + 3):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        best = min(best, start.elapsed_time(end) / 1000)
+    return best
