@@ -9,11 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from cldm.checkpoint import find_checkpoint
+from cldm.engine_files import Target, load_engine_files
 from cldm.pipeline import Pipeline, Shape, to_precision
 from cldm.plan import make_plan, usual_steps
 from cldm.record import record
 from cldm.request import Request, drawn
-from runtime.backends import choose_backend, choose_device, choose_precision
+from runtime.artifacts import EngineFileError
+from runtime.backends import BACKENDS, Backend, choose_backend, choose_device, choose_precision
+from runtime.inductor import channels_last
 from runtime.timing import Span
 
 log = logging.getLogger(__name__)
@@ -27,7 +30,8 @@ class hackathon:
     checkpoint: a .pth or .safetensors file, "SD15_FOLDER:CONTROLNET_FOLDER" of the diffusers library, or
         "random:SEED"; by default the first that is found (see cldm/checkpoint.py).
     architecture: a file of models/*.yaml, "sd15" or "small"; by default what belongs to the checkpoint.
-    backend: "auto" or "eager". precision: "auto", "fp32" or "fp16". device: "auto", "cpu", "cuda" or "cuda:N".
+    backend: "auto", "eager" or "inductor", whose engine files `python -m build` makes; "auto" takes them on a GPU if
+        they are there. precision: "auto", "fp32" or "fp16". device: "auto", "cpu", "cuda" or "cuda:N".
     plan: "ten", "all" or the indices of the steps that call the network.
 
     Raises ValueError with one sentence for a choice that this machine or project does not have.
@@ -47,6 +51,7 @@ class hackathon:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.backend = choose_backend(backend, self.device)
+        self.demanded = backend != "auto"
         self.plan = plan
         self.usual_steps = usual_steps(plan)  # an unknown plan is an error now, not at the first picture
         self.pipelines: OrderedDict[Shape, Pipeline] = OrderedDict()  # the one used last comes last
@@ -57,6 +62,10 @@ class hackathon:
         self.tokenizer = self.checkpoint.load_tokenizer()
         model = self.checkpoint.load_model().to(self.device)
         self.model = to_precision(model, self.precision.dtype)
+        self.backend = self._backend(256, 384, samples=1, or_fail=self.demanded)
+        log.info("backend: %s on %s", self.backend.name, self.device)
+        if self.backend.name == "inductor":
+            channels_last(self.model)  # before any graph is recorded, which would not follow
         black = np.zeros((256, 384, 3), np.uint8)
         self.process(black, "", "", "", 1, 256, self.usual_steps, False, 1.0, 9.0, 0, 0.0, 100, 200)
 
@@ -129,10 +138,24 @@ class hackathon:
         return self.pipelines[shape]
 
     def _make_pipeline(self, shape: Shape) -> Pipeline:
-        pipeline = Pipeline(self.model, shape, self.backend.make_engine, self.device)
+        backend = self._backend(shape.height, shape.width, shape.samples)
+        pipeline = Pipeline(self.model, shape, backend.make_engine, self.device)
         if self.device.type == "cuda":
             try:
                 record(pipeline)
             except RuntimeError as error:  # of CUDA's runtime or PyTorch's
                 log.warning("no CUDA graph, kernels are launched one by one: %s", error)
         return pipeline
+
+    def _backend(self, height: int, width: int, samples: int, or_fail: bool = False) -> Backend:
+        """The chosen backend; eager where it has no engine files for pictures of this size, if that is no failure."""
+        if self.backend.name == "inductor":
+            target = Target(self.checkpoint.architecture, height, width, samples, self.precision.name)
+            try:
+                load_engine_files(target, self.device)
+            except EngineFileError as error:
+                if or_fail:
+                    raise
+                log.warning("%d at a time of %dx%d by backend eager: %s", samples, height, width, error)
+                return BACKENDS["eager"]
+        return self.backend

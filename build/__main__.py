@@ -1,12 +1,81 @@
-"""Builds the engines that this machine can have."""
+"""Builds the engines that this machine can have.
+
+python -m build                       what this machine needs; nothing where eager is all there is
+python -m build --backend inductor    compiled engines, for one size of pictures
+"""
+
+import argparse
+import logging
+import sys
 
 import torch
 
 
-def main() -> None:
-    where = "a CUDA device is here" if torch.cuda.is_available() else "no CUDA device"
-    print(f"engines: backend eager runs the PyTorch modules themselves; nothing to build ({where})")
+def main(arguments: list[str] | None = None) -> int:
+    """0 if all is there, 1 if an engine that was asked for could not be built, 130 if the user stopped it."""
+    options = _parser().parse_args(arguments)
+    if options.backend == "auto" and not torch.cuda.is_available():
+        print("engines: backend eager runs the PyTorch modules themselves; nothing to build (no CUDA device)")
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # Only here: who needs no engines need not have what builds them.
+    from build.inductor import BuildError
+
+    try:
+        _build(options)
+    except (ValueError, OSError, torch.OutOfMemoryError, BuildError) as error:
+        print(f"engines: {error}", file=sys.stderr)
+        if options.backend != "auto":
+            return 1
+        print("engines: none built; backend eager needs none")
+    except KeyboardInterrupt:
+        print("engines: stopped, nothing was saved", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _build(options: argparse.Namespace) -> None:
+    from build.inductor import build, is_up_to_date, table
+    from cldm.checkpoint import find_checkpoint
+    from cldm.engine_files import Target
+    from runtime.backends import choose_device, choose_precision
+
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
+    target = Target(architecture, options.height, options.width, options.samples, precision.name)
+    if not options.force and is_up_to_date(target, device):
+        print(f"engines: up to date ({target.folder})")
+        return
+    print(table(build(target, device)))
+    print(f"engines: saved in {target.folder}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m build", description="Builds the engines for this machine.")
+    parser.add_argument("--backend", choices=("auto", "inductor"), default="auto", help="auto: the best for this GPU")
+    parser.add_argument("--checkpoint", help="the weights to build for, of which only the architecture matters")
+    parser.add_argument("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
+    parser.add_argument("--height", type=_multiple_of_64, default=256, help="of the pictures")
+    parser.add_argument("--width", type=_multiple_of_64, default=384, help="of the pictures")
+    parser.add_argument("--samples", type=_positive, default=1, help="pictures per call")
+    parser.add_argument("--precision", default="auto", help="auto, fp32 or fp16")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--force", action="store_true", help="build even where engines are up to date")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected at least 1")
+    return int(text)
+
+
+def _multiple_of_64(text: str) -> int:
+    if int(text) % 64 or int(text) < 64:
+        raise argparse.ArgumentTypeError(f"got {text}, expected a multiple of 64")
+    return int(text)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,8 @@
     Decoder  skips, middle, controls, shift, kv -> eps
     Vae      x                                  -> image
 
-Prompt and negative prompt run as one batch of 2 n: first n pictures with the prompt, then the same n without.
+Prompt and negative prompt run as one batch of 2 n: first n pictures with the prompt, then the same n without; what
+does not depend on the text yet is computed for n.
 `kv` [2n, 77, K] and `shift` [1, S] hold what all layers of ControlNet and UNet need of text and time, in that order;
 each stage takes its own slice. x and eps stay float32 whatever the precision of the networks.
 """
@@ -57,7 +58,7 @@ class Control(nn.Module):
         self.control, self.part = model.control, part
 
     def forward(self, x: Tensor, hint: Tensor, shift: Tensor, kv: Tensor, control_scales: Tensor) -> tuple[Tensor, ...]:
-        residuals = self.control.residuals(_doubled(x, hint), hint, self.part.shifts(shift), self.part.texts(kv))
+        residuals = self.control.residuals(x.to(hint.dtype), hint, self.part.shifts(shift), self.part.texts(kv))
         # control_scales [2, 13]: with and without prompt -> one factor per picture of the batch
         factors = control_scales.repeat_interleave(x.shape[0], dim=0)[..., None, None, None]
         return tuple(factors[:, i] * residual for i, residual in enumerate(residuals))
@@ -69,7 +70,7 @@ class Encoder(nn.Module):
         self.unet, self.part = model.unet, part
 
     def forward(self, x: Tensor, shift: Tensor, kv: Tensor) -> tuple[Tensor, ...]:
-        skips, middle = self.unet.encode(_doubled(x, kv), self.part.shifts(shift), self.part.texts(kv))
+        skips, middle = self.unet.encode(x.to(kv.dtype), self.part.shifts(shift), self.part.texts(kv))
         return (*skips, middle)
 
 
@@ -140,11 +141,6 @@ def _feature_shapes(half: UNetHalf, batch: int, latent: tuple[int, int]) -> list
         for channels, scale in zip(half.skip_channels, scales, strict=True)
     ]
     return [*shapes, (batch, half.middle_channels, *shapes[-1][2:])]
-
-
-def _doubled(x: Tensor, like: Tensor) -> Tensor:
-    """The latent for both halves of the batch, in the networks' precision."""
-    return torch.cat([x, x]).to(like.dtype)
 
 
 def _split_features(features: list[Tensor]) -> tuple[list[Tensor], Tensor, list[Tensor]]:

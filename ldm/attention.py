@@ -72,12 +72,17 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, text: KeysValues) -> Tensor:
         x = x + self.attn1(self.norm1(x))
+        x = tiled(x, len(text[0]))
         x = x + self.attn2(self.norm2(x), text)
         return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer over the pixels of a feature map [n, c, h, w]; `text` holds the keys and values of its attn2."""
+    """A transformer over the pixels of a feature map [n, c, h, w]; `text` holds the keys and values of its attn2.
+
+    There may be more texts than maps, m n of them: the result then is that of the maps repeated m times, but what
+    comes before the first look at the text is computed once.
+    """
 
     def __init__(self, width: int, context_width: int, heads: int, groups: int) -> None:
         super().__init__()
@@ -90,11 +95,16 @@ class SpatialTransformer(nn.Module):
         height = x.shape[2]
         tokens = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
         tokens = self.transformer_blocks[0](tokens, text)
-        return x + self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=height))
+        return tiled(x, len(tokens)) + self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=height))
 
     @property
     def cross_attention(self) -> Attention:
         return cast(TransformerBlock, self.transformer_blocks[0]).attn2
+
+
+def tiled(x: Tensor, rows: int) -> Tensor:
+    """x [n, ...] over and over until it has `rows`, a multiple of n."""
+    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
 
 
 def causal_mask(x: Tensor) -> Tensor:

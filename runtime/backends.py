@@ -1,6 +1,5 @@
 """What this machine can run: device, precision and the backend that makes engines."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,9 +8,8 @@ from torch import nn
 
 from runtime.eager import EagerEngine
 from runtime.engine import Engine
+from runtime.inductor import InductorEngine
 from runtime.spec import EngineSpec
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Precision:
     dtype: torch.dtype
 
 
-BACKENDS = {backend.name: backend for backend in (Backend("eager", EagerEngine),)}
+BACKENDS = {b.name: b for b in (Backend("eager", EagerEngine), Backend("inductor", InductorEngine))}
 PRECISIONS = {p.name: p for p in (Precision("fp32", torch.float32), Precision("fp16", torch.float16))}
 
 
@@ -62,10 +60,9 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 
 
 def choose_backend(name: str, device: torch.device) -> Backend:
-    """ "auto" takes the fastest backend that runs here, and logs which."""
+    """ "auto" takes the fastest that the device could run. Raises ValueError for another choice."""
     if name == "auto":
-        name = "eager"
-        log.info("backend: eager on %s, the only one there is", device)
+        name = "inductor" if device.type == "cuda" else "eager"
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r}: expected auto or {' or '.join(BACKENDS)}")
     return BACKENDS[name]

@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL
+from cldm.engine_files import Target
 from ldm.weights import CheckpointError
+from runtime.artifacts import EngineFileError
+from runtime.backends import BACKENDS, Backend
+from runtime.eager import EagerEngine
 
 Picture = NDArray[np.uint8]
 CONTRACT = [
@@ -228,6 +232,46 @@ def test_a_picture_is_the_caller_s(runtime: hackathon) -> None:
     assert np.array_equal(mine, copy), "the next call overwrote it"
     mine[:] = 0  # writable, too
     assert np.array_equal(process(runtime)[0], copy)
+
+
+def test_engines_that_were_asked_for_and_not_built_are_an_error() -> None:
+    runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
+    with pytest.raises(
+        EngineFileError, match="build them with python -m build --backend inductor --architecture small"
+    ):
+        runtime.initialize()
+
+
+def test_auto_falls_back_to_eager_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime = hackathon("random:0", device="cpu", plan="19")
+    monkeypatch.setattr(runtime, "backend", BACKENDS["inductor"])  # what auto takes on a GPU
+    caplog.set_level("INFO", "canny2image_TRT")
+    runtime.initialize()
+    assert runtime.backend.name == "eager"
+    assert "1 at a time of 256x384 by backend eager: engine files " in caplog.text
+    assert "backend: eager on cpu" in caplog.text
+
+
+def test_sizes_without_engine_files_run_eagerly(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a stand-in for the compiled engines, whose files exist for the contest's size only."""
+
+    def load(target: Target, device: torch.device) -> None:
+        if (target.height, target.width, target.samples) != (256, 384, 1):
+            raise EngineFileError("no such folder")
+
+    compiled = Mock(side_effect=EagerEngine)
+    monkeypatch.setattr("canny2image_TRT.load_engine_files", load)
+    runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
+    monkeypatch.setattr(runtime, "backend", Backend("inductor", compiled))
+    runtime.initialize()
+    assert compiled.call_count == 6
+    process(runtime)
+    assert (runtime.backend.name, compiled.call_count) == ("inductor", 6)
+    assert "1 at a time of 64x64 by backend eager: no such folder" in caplog.text
 
 
 def test_few_pipelines_are_kept_the_last_used_ones(monkeypatch: pytest.MonkeyPatch) -> None:

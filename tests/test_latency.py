@@ -13,9 +13,9 @@ from benchmarks.limit import PER_EVALUATION, Rates, Work, count_work, limit_ms
 def test_work_of_the_real_size() -> None:
     """Beside counts made in another way, of the original: its text and hint are computed anew in every evaluation."""
     work = count_work("sd15", 256, 384, torch.float16)
-    unet = work["encoder"].flops + work["decoder"].flops
-    assert unet == pytest.approx(0.5488e12, rel=0.015), "less the keys and values of the text"
-    assert work["control"].flops + 2 * work["hint"].flops == pytest.approx(0.1912e12, rel=0.02)
+    unet, control = work["encoder"].flops + work["decoder"].flops, work["control"].flops + work["hint"].flops
+    assert 0.96 < unet / 0.5488e12 < 1, "less the text's keys and values, and what is computed once for both halves"
+    assert 0.89 < control / 0.1912e12 < 0.96, "less these, and one of the two hints"
     assert work["vae"].flops == pytest.approx(0.9349e12, rel=1e-3)
     assert sum(work[name].bytes for name in PER_EVALUATION) == pytest.approx(2.44e9, rel=0.04)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cldm.checkpoint import Checkpoint
 from cldm.kv import pack, unpack
 from cldm.model import ControlLDM
 from cldm.pipeline import to_precision
@@ -60,3 +61,15 @@ def test_uint8_truncates() -> None:
     values = torch.tensor([-2.0, -1.0, 0.0, 0.9999 / 127.5, 1.0, 2.0])
     picture = values.view(1, 1, 1, -1).expand(1, 3, 1, -1)
     assert to_uint8(picture)[0, 0, :, 0].tolist() == [0, 0, 127, 128, 255, 255]
+
+
+def test_one_latent_for_several_texts_is_the_latent_repeated() -> None:
+    model = Checkpoint("random:0", "small", "given").load_model()
+    generator = torch.Generator().manual_seed(0)
+    x, hint = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(1, 32, 8, 8, generator=generator)
+    texts = model.control.keys_values(torch.randn(4, 77, 96, generator=generator))
+    shifts = model.control.time_shifts(torch.tensor([500]))
+    once, middle = model.control.encode(x, shifts, texts, hint)
+    repeated, same_middle = model.control.encode(torch.cat([x, x]), shifts, texts, hint)
+    torch.testing.assert_close([*once, middle], [*repeated, same_middle])
+    assert not torch.allclose(middle[:2], middle[2:]), "the texts differ"

@@ -1,0 +1,94 @@
+"""The engine that torch.compile makes: the same module in fewer and better kernels.
+
+Inductor compiles at the first run. Where `runtime.artifacts.load` has handed it the files of an earlier compilation,
+it takes the kernels from there. The weights stay inputs of the compiled code: whoever writes new values into the
+module's parameters gets new results from the same kernels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import FunctionType
+
+import torch
+from torch import Tensor, nn
+
+from runtime.engine import Stream
+from runtime.precision import full_float32
+from runtime.spec import EngineSpec
+
+Run = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How long Inductor looks for better kernels: options of torch.compile under their own names.
+
+    The defaults are PyTorch's. Each engine file says with which values it was made.
+    """
+
+    coordinate_descent_tuning: bool = False  # try block sizes for every Triton kernel
+    max_autotune_gemm: bool = False  # Triton's matrix products against cuBLAS
+    max_autotune_pointwise: bool = False
+    conv_1x1_as_mm: bool = False  # 1x1 convolutions as matrix products
+
+    def options(self) -> dict[str, bool]:
+        return asdict(self)
+
+
+class InductorEngine:
+    """A compiled module whose forward takes the spec's inputs and returns a tuple of its outputs.
+
+    On a CUDA device the module's convolution weights change to channels-last, in place.
+    The first call of enqueue compiles (seconds to minutes), so it must come before a CUDA graph is recorded.
+    """
+
+    def __init__(self, spec: EngineSpec, module: nn.Module, tuning: Tuning | None = None) -> None:
+        self.spec = spec
+        self.module = channels_last(module)
+        self.run = _compiled(self.module, tuning or Tuning())
+        self.inputs: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+
+    def bind(self, buffers: Mapping[str, Tensor]) -> None:
+        self.inputs, self.outputs = self.spec.pick(buffers)
+
+    @torch.inference_mode()
+    def enqueue(self, stream: Stream) -> None:
+        # Compiled code is valid for one setting of TF32, under which it must be found again by whoever loads it.
+        with full_float32(), torch.cuda.stream(stream):  # None leaves the current one
+            self.run(self.inputs, self.outputs)
+
+
+@torch.inference_mode(False)
+def channels_last(module: nn.Module) -> nn.Module:
+    """The module with its convolution weights on CUDA devices in channels-last format, in place.
+
+    Inductor runs convolutions in that format there, and would convert other weights in every call. What was recorded
+    into a CUDA graph with the weights as they were does not follow: convert before recording.
+    """
+    for parameter in module.parameters():
+        if parameter.is_cuda and parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return module
+
+
+def _compiled(module: nn.Module, tuning: Tuning) -> Run:
+    """Results are copied inside the compiled code, where the copy becomes part of the kernel that makes them."""
+
+    def run(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        for buffer, result in zip(outputs, module(*inputs), strict=True):
+            buffer.copy_(result)
+
+    return torch.compile(_own_code(run), fullgraph=True, dynamic=False, options={**tuning.options()})
+
+
+def _own_code(function: Run) -> Run:
+    """The function with a code object that it shares with no other.
+
+    PyTorch keeps what it compiled by code object, and at most eight variants of each. All closures of one definition
+    share theirs, and so two pipelines of six engines would be too many.
+    """
+    assert isinstance(function, FunctionType)
+    return FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__, closure=function.__closure__
+    )

@@ -1,0 +1,225 @@
+"""Engine files are whole and fit, or one sentence says what differs and how to mend it."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runtime.artifacts import ARTIFACTS, MANIFEST, EngineFileError, Manifest, load, machine, read, save
+
+DATA = b"kernels"
+EXPECTED = Manifest(
+    backend="inductor",
+    architecture="small",
+    architecture_digest="a",
+    height=256,
+    width=384,
+    samples=1,
+    precision="fp16",
+    specs_digest="b",
+    sources_digest="c",
+    device="A GPU",
+    capability="9.0",
+    torch="2.11.0",
+    cuda="13.0",
+    triton="3.6.0",
+    python="3.12",
+    tuning={"conv_1x1_as_mm": False, "max_autotune_gemm": False},
+)
+COMMAND = (
+    "; build them with python -m build --backend inductor --architecture small --height 256 --width 384 --samples 1 "
+    "--precision fp16"
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Good engine files."""
+    save(tmp_path / "engines" / "key", DATA, EXPECTED)
+    return tmp_path / "engines" / "key"
+
+
+def refusal(folder: Path, expected: Manifest = EXPECTED) -> str:
+    """What `read` says of the folder, without its beginning and its end, which are always the same."""
+    with pytest.raises(EngineFileError) as caught:
+        read(folder, expected)
+    message = str(caught.value)
+    assert message.isprintable()
+    beginning = f"engine files {folder}: "
+    assert message.startswith(beginning)
+    assert message.endswith(COMMAND)
+    return message[len(beginning) : -len(COMMAND)]
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    values = json.loads((folder / MANIFEST).read_text())
+    change(values)
+    (folder / MANIFEST).write_text(json.dumps(values))
+
+
+def test_saved_files_are_read_again(folder: Path) -> None:
+    assert read(folder, EXPECTED) == DATA
+    assert sorted(path.name for path in folder.iterdir()) == [ARTIFACTS, MANIFEST]
+    assert json.loads((folder / MANIFEST).read_text())["size"] == len(DATA)
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_missing(folder: Path) -> None:
+    assert refusal(folder.parent / "other") == "there is no such folder"
+    (folder / ARTIFACTS).unlink()
+    assert refusal(folder) == "artifacts.bin is missing"
+    (folder / MANIFEST).unlink()
+    assert refusal(folder) == "manifest.json is missing"
+
+
+def test_unreadable(folder: Path) -> None:
+    (folder / ARTIFACTS).unlink()
+    (folder / ARTIFACTS).mkdir()
+    assert refusal(folder) == "artifacts.bin cannot be read (Is a directory)"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "manifest.json is no JSON"),
+        (b'{"backend": "induc', "manifest.json is no JSON"),
+        (b"\xff\xfe", "manifest.json is no JSON"),
+        (b"[]", "manifest.json holds no object"),
+        (b"{}", "manifest.json lacks the field 'architecture'"),
+        (b'{"newer": 1}', "manifest.json has the unknown field 'newer'"),
+    ],
+)
+def test_damaged_manifest(folder: Path, content: bytes, what: str) -> None:
+    (folder / MANIFEST).write_bytes(content)
+    assert refusal(folder) == what
+
+
+@pytest.mark.parametrize("name", [name for name in asdict(EXPECTED) if name not in ("tuning", "size", "sha256")])
+def test_each_field_that_differs_is_named(folder: Path, name: str) -> None:
+    value = getattr(EXPECTED, name)
+    other = value + 1 if isinstance(value, int) else f"{value}x"
+    rewrite(folder, lambda values: values.update({name: other}))
+    assert refusal(folder) == f"{name} is {other!r}, expected {value!r}"
+
+
+def test_all_fields_that_differ_are_named(folder: Path) -> None:
+    rewrite(folder, lambda values: values.update(torch="2.12.0", height="256"))
+    assert refusal(folder) == "height is '256', expected 256, torch is '2.12.0', expected '2.11.0'"
+
+
+@pytest.mark.parametrize(
+    ("tuning", "what"),
+    [
+        ({"conv_1x1_as_mm": True, "max_autotune_gemm": False}, "tuning.conv_1x1_as_mm is True, expected False"),
+        ({"conv_1x1_as_mm": 0, "max_autotune_gemm": False}, "tuning.conv_1x1_as_mm is 0, expected False"),
+        ({"conv_1x1_as_mm": False}, "tuning.max_autotune_gemm is None, expected False"),
+        (None, f"tuning is None, expected {EXPECTED.tuning}"),
+    ],
+)
+def test_other_tuning(folder: Path, tuning: object, what: str) -> None:
+    rewrite(folder, lambda values: values.update(tuning=tuning))
+    assert refusal(folder) == what
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (DATA[:-1], "artifacts.bin has 6 bytes, expected 7"),
+        (b"", "artifacts.bin has 0 bytes, expected 7"),
+        (b"Kernels", "artifacts.bin was altered, its SHA-256 is not that of manifest.json"),
+    ],
+)
+def test_truncated_or_altered_artifacts_never_reach_torch(
+    folder: Path, content: bytes, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached(data: bytes) -> None:
+        raise AssertionError("these bytes were given to PyTorch")
+
+    monkeypatch.setattr(torch.compiler, "load_cache_artifacts", reached)
+    (folder / ARTIFACTS).write_bytes(content)
+    assert refusal(folder) == what
+    with pytest.raises(EngineFileError, match=what):
+        load(folder, EXPECTED)
+
+
+@pytest.mark.parametrize("field", ["size", "sha256"])
+def test_a_manifest_without_check_is_refused(folder: Path, field: str) -> None:
+    rewrite(folder, lambda values: values.update({field: None}))
+    assert refusal(folder).startswith("artifacts.bin ")
+
+
+def test_artifacts_that_torch_cannot_read(folder: Path) -> None:
+    """Whole, by their checksum, but of no format that PyTorch knows."""
+    with pytest.raises(EngineFileError, match=r"engine files .*: PyTorch cannot read artifacts\.bin.*; build them"):
+        load(folder, EXPECTED)
+
+
+def test_the_command_names_the_cpu(folder: Path) -> None:
+    assert replace(EXPECTED, device="cpu").command.endswith("--precision fp16 --device cpu")
+
+
+def test_machine_is_part_of_a_manifest() -> None:
+    values = machine(torch.device("cpu"))
+    assert values["device"] == "cpu"
+    assert values["torch"] == torch.__version__
+    assert json.loads(json.dumps(values)) == values
+    assert all(type(value) is str and value for value in values.values())
+
+
+def test_save_replaces_and_cleans_up(folder: Path) -> None:
+    leftover = folder.parent / f".{folder.name}.killed"
+    leftover.mkdir()
+    (leftover / ARTIFACTS).write_bytes(b"half")
+    other = folder.parent / ".another.running"
+    other.mkdir()
+    save(folder, b"new", EXPECTED)
+    assert read(folder, EXPECTED) == b"new"
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".another.running", ".lock", "key"]
+
+
+@pytest.mark.parametrize("stop", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_save_that_stops_half_way_leaves_the_good_files(
+    folder: Path, stop: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_bytes
+
+    def stopping(path: Path, content: bytes) -> int:
+        if path.name == MANIFEST:
+            write(path, content[:10])
+            raise stop
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", stopping)
+    with pytest.raises(type(stop)) as caught:
+        save(folder, b"new", EXPECTED)
+    if isinstance(stop, OSError):
+        assert str(caught.value).startswith(f"{folder} cannot be written (No space left on device)")
+    assert read(folder, EXPECTED) == DATA
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", "key"]
+
+
+def test_a_killed_save_is_never_taken_for_engines(folder: Path) -> None:
+    """What a process leaves that is killed in the middle: here one that dies without any clean-up."""
+    if (child := os.fork()) == 0:
+        try:
+            Path.rename = lambda path, target: os._exit(9)  # type: ignore[method-assign, assignment]
+            save(folder, b"new", EXPECTED)
+        finally:
+            os._exit(1)  # a child that came here must not go on with the tests
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert read(folder, EXPECTED) == DATA
+    assert len(list(folder.parent.glob(".key.*"))) == 2
+    save(folder, b"newer", EXPECTED)
+    assert read(folder, EXPECTED) == b"newer"
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", "key"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be written"):
+        save(tmp_path / "file" / "key", DATA, EXPECTED)

@@ -1,0 +1,235 @@
+"""The compiled engine computes what its module does, and is found again by a process that loads its files."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from runtime.eager import EagerEngine
+from runtime.inductor import InductorEngine, Tuning, channels_last
+from runtime.spec import EngineSpec, TensorSpec, allocate
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+compiler = os.environ.get("CXX", "g++")
+needs_compiler = pytest.mark.skipif(
+    shutil.which(compiler) is None, reason=f"Inductor needs a C++ compiler, and {compiler} is not here"
+)
+
+X = TensorSpec("x", (1, 3, 8, 8), torch.float32)
+Y = TensorSpec("y", (1, 4, 8, 8), torch.float32)
+MEAN = TensorSpec("mean", (1, 4), torch.float32)
+SPEC = EngineSpec("toy", (X,), (Y, MEAN))
+
+
+class Toy(nn.Module):
+    """A convolution between pointwise work, and two results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = nn.functional.silu(self.conv(x + 1))
+        return y, y.mean(dim=(2, 3))
+
+
+class Scale(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor), requires_grad=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (nn.functional.silu(x * self.factor),)
+
+
+SCALE = EngineSpec("scale", (TensorSpec("x", (6,), torch.float32),), (TensorSpec("y", (6,), torch.float32),))
+
+
+def toy() -> Toy:
+    torch.manual_seed(0)
+    return Toy().eval().requires_grad_(False)
+
+
+def assert_equals_eager(engine: InductorEngine, buffers: dict[str, Tensor], seed: int) -> None:
+    """One run of the engine on new inputs, against the module's own."""
+    buffers["x"].copy_(torch.randn(X.shape, generator=torch.Generator().manual_seed(seed)))
+    eager = EagerEngine(engine.spec, engine.module)
+    expected = {name: torch.zeros_like(buffer) for name, buffer in buffers.items()} | {"x": buffers["x"]}
+    eager.bind(expected)
+    eager.enqueue(None)
+    engine.enqueue(None)
+    for spec in engine.spec.outputs:
+        torch.testing.assert_close(buffers[spec.name], expected[spec.name])
+        assert buffers[spec.name].any()
+
+
+@needs_compiler
+def test_new_inputs_and_new_weights_need_no_compilation() -> None:
+    module = toy()
+    engine = InductorEngine(SPEC, module)
+    buffers = allocate({"toy": SPEC}, CPU)
+    engine.bind(buffers)
+    assert_equals_eager(engine, buffers, seed=0)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert_equals_eager(engine, buffers, seed=1)
+        before = buffers["y"].clone()
+        module.conv.weight.mul_(2)
+        assert_equals_eager(engine, buffers, seed=1)
+        module.load_state_dict(Toy().state_dict())
+        assert_equals_eager(engine, buffers, seed=1)
+        with torch.inference_mode():  # as the pipeline calls it
+            assert_equals_eager(engine, buffers, seed=2)
+    assert not torch.allclose(buffers["y"], before)
+
+
+@needs_compiler
+def test_buffers_made_in_inference_mode() -> None:
+    engine = InductorEngine(SPEC, toy())
+    with torch.inference_mode():
+        buffers = allocate({"toy": SPEC}, CPU)
+        engine.bind(buffers)
+        assert_equals_eager(engine, buffers, seed=0)
+    with torch.compiler.set_stance("fail_on_recompile"), torch.inference_mode():
+        assert_equals_eager(engine, buffers, seed=1)
+
+
+@needs_compiler
+def test_caller_may_have_set_tf32() -> None:
+    engine = InductorEngine(SPEC, toy())
+    buffers = allocate({"toy": SPEC}, CPU)
+    engine.bind(buffers)
+    assert_equals_eager(engine, buffers, seed=0)
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    try:
+        matmul.allow_tf32 = True
+        with torch.compiler.set_stance("fail_on_recompile"):
+            assert_equals_eager(engine, buffers, seed=1)
+    finally:
+        matmul.allow_tf32 = before
+
+
+@needs_compiler
+def test_more_engines_than_dynamo_keeps_variants() -> None:
+    """Pipelines of several shapes have six engines each; the limit is eight variants of one code object."""
+    for i in range(12):
+        engine = InductorEngine(SCALE, Scale(float(i)))
+        buffers = allocate({"scale": SCALE}, CPU)
+        buffers["x"].copy_(torch.arange(6))
+        engine.bind(buffers)
+        engine.enqueue(None)
+        torch.testing.assert_close(buffers["y"], nn.functional.silu(torch.arange(6.0) * i))
+
+
+@needs_compiler
+def test_the_copy_into_the_buffer_is_no_kernel_of_its_own() -> None:
+    from torch._inductor import config, metrics
+
+    engine = InductorEngine(SCALE, Scale(2.0))
+    buffers = allocate({"scale": SCALE}, CPU)
+    engine.bind(buffers)
+    metrics.reset()
+    with config.patch(force_disable_caches=True):
+        engine.enqueue(None)
+    assert metrics.generated_kernel_count == 1
+
+
+def test_bind_refuses_unfit_buffers() -> None:
+    with pytest.raises(ValueError, match="engine toy: buffer 'x' is nothing"):
+        InductorEngine(SPEC, toy()).bind({})
+
+
+def test_tuning_is_pytorchs_own_by_default() -> None:
+    from torch._inductor import config
+
+    assert Tuning().options() == {name: getattr(config, name) for name in Tuning().options()}
+    assert Tuning(conv_1x1_as_mm=True).options()["conv_1x1_as_mm"] is True
+
+
+def test_channels_last_leaves_the_cpu_alone() -> None:
+    module = toy()
+    weight = module.conv.weight
+    assert channels_last(module) is module
+    assert module.conv.weight is weight
+    assert weight.is_contiguous()
+
+
+PROCESS = """
+import json, sys
+from pathlib import Path
+
+import torch
+from torch._dynamo.utils import counters
+
+from runtime.artifacts import Manifest, load, machine, save
+from runtime.inductor import InductorEngine, Tuning
+from runtime.spec import allocate
+from tests.test_inductor import CPU, SPEC, toy
+
+folder, task = Path(sys.argv[1]), sys.argv[2]
+manifest = Manifest("inductor", "toy", "", 8, 8, 1, "fp32", "", "", tuning=Tuning().options(), **machine(CPU))
+if task == "load":
+    load(folder, manifest)
+engine = InductorEngine(SPEC, toy())
+buffers = allocate({"toy": SPEC}, CPU)
+buffers["x"].fill_(0.5)
+engine.bind(buffers)
+engine.enqueue(None)
+if task == "save":
+    save(folder, torch.compiler.save_cache_artifacts()[0], manifest)
+found = {name: counters["inductor"][name] for name in ("fxgraph_cache_hit", "fxgraph_cache_miss")}
+print(json.dumps({**found, "mean": buffers["mean"].tolist()}))
+"""
+
+
+@needs_compiler
+def test_a_fresh_process_finds_the_kernels(tmp_path: Path) -> None:
+    def process(task: str) -> dict[str, object]:
+        done = subprocess.run(
+            [sys.executable, "-c", PROCESS, str(tmp_path / "engines"), task],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / f"cache_{task}")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+        return result
+
+    saved, loaded = process("save"), process("load")
+    assert (saved["fxgraph_cache_hit"], saved["fxgraph_cache_miss"]) == (0, 1)
+    assert (loaded["fxgraph_cache_hit"], loaded["fxgraph_cache_miss"]) == (1, 0)
+    assert loaded["mean"] == saved["mean"]
+
+
+@pytest.mark.gpu
+def test_on_cuda_in_half_precision() -> None:
+    """Channels-last weights, a stream of its own, and a CUDA graph that follows new inputs and new weights."""
+    x, y, mean = (replace(spec, dtype=torch.float16) for spec in (X, Y, MEAN))
+    spec, module = EngineSpec("toy", (x,), (y, mean)), toy().half().cuda()
+    engine = InductorEngine(spec, module)
+    weight = module.conv.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    buffers = allocate({"toy": spec}, torch.device("cuda"))
+    engine.bind(buffers)
+    stream = torch.cuda.Stream()
+    engine.enqueue(stream)
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.compiler.set_stance("fail_on_recompile"), torch.cuda.graph(graph, stream=stream):
+        engine.enqueue(stream)
+    for factor in (1, 2):
+        buffers["x"].normal_()
+        weight.mul_(factor)
+        graph.replay()
+        torch.cuda.synchronize()
+        for name, expected in zip(("y", "mean"), module(buffers["x"]), strict=True):
+            torch.testing.assert_close(buffers[name], expected, rtol=1e-2, atol=1e-2)
