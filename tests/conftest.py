@@ -1,5 +1,6 @@
 """Tests marked `gpu` are skipped, with the reason, where there is no CUDA device; and what several tests use."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -7,6 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+# torch.compile imports setuptools, which fails in Python 3.10 and 3.11 once a test has imported pip: so it comes first.
+with suppress(ImportError):
+    import setuptools  # noqa: F401
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
