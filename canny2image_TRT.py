@@ -62,6 +62,7 @@ class hackathon:
         self.tokenizer = self.checkpoint.load_tokenizer()
         model = self.checkpoint.load_model().to(self.device)
         self.model = to_precision(model, self.precision.dtype)
+        self.pipelines.clear()  # those of an earlier call run on the weights of then
         self.backend = self._backend(256, 384, samples=1, or_fail=self.demanded)
         log.info("backend: %s on %s", self.backend.name, self.device)
         if self.backend.name == "inductor":

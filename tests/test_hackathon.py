@@ -234,6 +234,13 @@ def test_a_picture_is_the_caller_s(runtime: hackathon) -> None:
     assert np.array_equal(process(runtime)[0], copy)
 
 
+def test_initialize_again_starts_anew() -> None:
+    runtime = hackathon("random:0", device="cpu", plan="19")
+    for _ in range(2):
+        runtime.initialize()
+        assert [pipeline.model for pipeline in runtime.pipelines.values()] == [runtime.model]
+
+
 def test_engines_that_were_asked_for_and_not_built_are_an_error() -> None:
     runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
     with pytest.raises(
