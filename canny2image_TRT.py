@@ -54,6 +54,7 @@ class hackathon:
         self.demanded = backend != "auto"
         self.plan = plan
         self.usual_steps = usual_steps(plan)  # an unknown plan is an error now, not at the first picture
+        self.found: dict[Target, Backend] = {}  # engine files are read once
         self.pipelines: OrderedDict[Shape, Pipeline] = OrderedDict()  # the one used last comes last
         self.lock = threading.Lock()
 
@@ -150,13 +151,15 @@ class hackathon:
 
     def _backend(self, height: int, width: int, samples: int, or_fail: bool = False) -> Backend:
         """The chosen backend; eager where it has no engine files for pictures of this size, if that is no failure."""
-        if self.backend.name == "inductor":
-            target = Target(self.checkpoint.architecture, height, width, samples, self.precision.name)
-            try:
-                load_engine_files(target, self.device)
-            except EngineFileError as error:
-                if or_fail:
-                    raise
-                log.warning("%d at a time of %dx%d by backend eager: %s", samples, height, width, error)
-                return BACKENDS["eager"]
-        return self.backend
+        target = Target(self.checkpoint.architecture, height, width, samples, self.precision.name)
+        if self.backend.name != "inductor" or target in self.found:
+            return self.found.get(target, self.backend)
+        try:
+            load_engine_files(target, self.device)
+            self.found[target] = self.backend
+        except EngineFileError as error:
+            if or_fail:
+                raise
+            log.warning("%d at a time of %dx%d by backend eager: %s", samples, height, width, error)
+            self.found[target] = BACKENDS["eager"]
+        return self.found[target]

@@ -15,14 +15,12 @@ from itertools import chain
 import torch
 
 from benchmarks.limit import Rates, count_work, limit_ms, measure_rates
-from benchmarks.peers import add_arguments, candidates, contest_request, save_report, usual_peers
+from benchmarks.peers import add_arguments, candidates, chosen, contest_request, save_report
 from benchmarks.timing import Candidate, measure, table
 from canny2image_TRT import hackathon
 from cldm.canny import Picture
 from cldm.pipeline import Pipeline
 from cldm.request import Request
-from runtime.backends import choose_device
-from scoring.files import check_writable
 from scoring.timeline import totals
 
 
@@ -111,10 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backend", default="auto")
     options = parser.parse_args(arguments)
     try:
-        if options.out:
-            check_writable(options.out.parent)
-        device = choose_device(options.device)
-        names = usual_peers(device) if options.peers is None else options.peers
+        device, names = chosen(options)
         ours = Ours(options.architecture, "auto", options.backend, device)
         # Without a peer our own float32 picture is what the others are compared with.
         first, count = (

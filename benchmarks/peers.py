@@ -130,8 +130,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, help="file for the results as JSON")
 
 
-def usual_peers(device: torch.device) -> list[str]:
-    return list(KINDS) if device.type == "cuda" else ["eager"]
+def chosen(options: argparse.Namespace) -> tuple[torch.device, list[str]]:
+    """The device and the peers. Raises ValueError or OSError for a device or a file that cannot be."""
+    if options.out:
+        check_writable(options.out.parent)
+    device = choose_device(options.device)
+    usual = list(KINDS) if device.type == "cuda" else ["eager"]
+    return device, usual if options.peers is None else options.peers
 
 
 def save_report(path: Path | None, options: argparse.Namespace, device: torch.device, results: dict[str, Any]) -> None:
@@ -160,10 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_arguments(parser)
     options = parser.parse_args(arguments)
     try:
-        if options.out:
-            check_writable(options.out.parent)
-        device = choose_device(options.device)
-        names = usual_peers(device) if options.peers is None else options.peers
+        device, names = chosen(options)
         listed, count = candidates(names, options.plan, options.architecture, device)
         rows = measure(listed, count, device, options.runs)
     except (ValueError, OSError) as error:

@@ -266,7 +266,10 @@ def test_sizes_without_engine_files_run_eagerly(
 ) -> None:
     """With a stand-in for the compiled engines, whose files exist for the contest's size only."""
 
+    asked: list[Target] = []
+
     def load(target: Target, device: torch.device) -> None:
+        asked.append(target)
         if (target.height, target.width, target.samples) != (256, 384, 1):
             raise EngineFileError("no such folder")
 
@@ -279,6 +282,7 @@ def test_sizes_without_engine_files_run_eagerly(
     process(runtime)
     assert (runtime.backend.name, compiled.call_count) == ("inductor", 6)
     assert "1 at a time of 64x64 by backend eager: no such folder" in caplog.text
+    assert len(asked) == len(set(asked)) == 2, "files are read once per size"
 
 
 def test_few_pipelines_are_kept_the_last_used_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,9 +93,8 @@ class Training(pl.LightningModule):
             torch._foreach_add_(averages, change)
 
     def _record(self) -> None:
-        side = (
-            torch.cuda.Stream()
-        )  # the first backward pass binds gradients to its stream, which must not be the default
+        # The first backward pass binds gradients to its stream, which must not be the default one.
+        side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(EAGER_STEPS):
