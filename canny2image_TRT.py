@@ -135,16 +135,16 @@ class hackathon:
             if len(self.pipelines) == PIPELINES:
                 self.pipelines.popitem(last=False)
                 torch.cuda.empty_cache()
-            self.pipelines[shape] = self._make_pipeline(shape)
+            self.pipelines[shape] = self._make_pipeline(shape, request)
         self.pipelines.move_to_end(shape)
         return self.pipelines[shape]
 
-    def _make_pipeline(self, shape: Shape) -> Pipeline:
+    def _make_pipeline(self, shape: Shape, request: Request) -> Pipeline:
         backend = self._backend(shape.height, shape.width, shape.samples)
         pipeline = Pipeline(self.model, shape, backend.make_engine, self.device)
         if self.device.type == "cuda":
             try:
-                record(pipeline)
+                record(pipeline, request, self.tokenizer)
             except RuntimeError as error:  # of CUDA's runtime or PyTorch's
                 log.warning("no CUDA graph, kernels are launched one by one: %s", error)
         return pipeline

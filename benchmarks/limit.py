@@ -61,16 +61,16 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
 
 
 class _Touched(TorchDispatchMode):
-    """Collects the parameters that any operation reads."""
+    """Collects the weights that any operation reads."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.parameters = {id(parameter): parameter for parameter in module.parameters()}
+        self.weights = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
         self.sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):
-            if id(leaf) in self.parameters:
+            if id(leaf) in self.weights:
                 self.sizes[id(leaf)] = leaf.nbytes
         return func(*args, **(kwargs or {}))
 

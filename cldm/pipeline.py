@@ -157,10 +157,15 @@ class Pipeline:
 
 
 def to_precision(model: ControlLDM, dtype: torch.dtype) -> ControlLDM:
-    """The model with its weights in `dtype`, in place; time layers stay float32, they run once per plan."""
+    """The model with its weights in `dtype`, in place, and those of self-attention packed.
+
+    Time layers stay float32, they run once per plan.
+    """
     for name, parameter in model.named_parameters():
         if "time_embed" not in name and "emb_layers" not in name:
             parameter.data = parameter.data.to(dtype)
+    for transformer in (*model.control.transformers(), *model.unet.transformers()):
+        transformer.self_attention.pack()
     return model
 
 

@@ -1,39 +1,44 @@
 """A pipeline's run as one CUDA graph, taken only once it has been seen to do the same."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from cldm.pipeline import Pipeline
+from cldm.request import Request
+from ldm.tokenizer import Tokenizer
 from runtime.cuda import CudaError
 from runtime.graph import Graph
 
 
 @torch.inference_mode()
-def record(pipeline: Pipeline) -> None:
-    """Let the pipeline launch one graph from now on, whatever the request.
+def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
+    """Let the pipeline launch one graph from now on, whatever the request; this one is what it is tried on.
 
     Raises CudaError, or PyTorch's RuntimeError, where the work cannot be recorded or the graph draws other pictures;
     then the pipeline stays as it was.
     """
     assert pipeline.lanes.main
-    pipeline.run()  # once before, for what libraries do at their first call only
-    pipeline.lanes.synchronize()
+    requests = [replace(request, seed=seed) for seed in (0, 1)]
+    # Enqueued first: libraries do at their first call what a recording refuses.
+    enqueued, other = (_outcome(pipeline, one, tokenizer, pipeline.run) for one in requests)
     graph = Graph(pipeline.run, pipeline.lanes.main)
-    enqueued, other = (_outcome(pipeline, pipeline.run, seed) for seed in (0, 1))
-    launched, other_launched = (_outcome(pipeline, graph.launch, seed) for seed in (0, 1))
+    launched, other_launched = (_outcome(pipeline, one, tokenizer, graph.launch) for one in requests)
     if not _same(enqueued, launched) or not _same(other, other_launched):
         raise CudaError(f"the graph of {graph.nodes} nodes draws other pictures than its work enqueued one by one")
     if _same(launched, other_launched):
-        raise CudaError(f"the graph of {graph.nodes} nodes draws the same picture from another latent")
+        raise CudaError(f"the graph of {graph.nodes} nodes draws the same picture from another seed")
     pipeline.graph = graph
 
 
-def _outcome(pipeline: Pipeline, work: Callable[[], None], seed: int) -> tuple[Tensor, Tensor]:
-    """The latent and the pictures that `work` makes of the noise of `seed`; NaN and black where it writes nothing."""
+def _outcome(
+    pipeline: Pipeline, request: Request, tokenizer: Tokenizer, work: Callable[[], None]
+) -> tuple[Tensor, Tensor]:
+    """The latent and the pictures that `work` makes of the request; NaN and black where it writes nothing."""
+    pipeline.write(request, tokenizer)
     with torch.cuda.stream(pipeline.lanes.main):
-        pipeline.start.normal_(generator=torch.Generator(pipeline.device).manual_seed(seed))
         pipeline.buffers["x"].fill_(torch.nan)
     pipeline.pictures.zero_()
     work()

@@ -111,15 +111,17 @@ def make_stages(model: ControlLDM, height: int, width: int, samples: int) -> dic
     kv = TensorSpec("kv", (2 * samples, tokens.shape[1], decoder.kv_end), dtype)
     shift = TensorSpec("shift", (1, decoder.shift_end), dtype)
     hint_image = TensorSpec("hint_image", (1, 3, height, width), torch.float32)
-    hint = TensorSpec("hint", (1, model.architecture.unet.model_channels, *latent), dtype)
+    hint = TensorSpec("hint", (1, model.architecture.unet.model_channels, *latent), dtype, channels_last=True)
     x = TensorSpec("x", (samples, channels, *latent), torch.float32)
     eps = TensorSpec("eps", (2 * samples, channels, *latent), torch.float32)
     image = TensorSpec("image", (samples, height, width, 3), torch.uint8)
     features = _feature_shapes(model.unet, 2 * samples, latent)
     scales = TensorSpec("control_scales", (2, len(features)), dtype)
-    controls = tuple(TensorSpec(f"control_{i}", shape, dtype) for i, shape in enumerate(features))
-    skips = tuple(TensorSpec(f"skip_{i}", shape, dtype) for i, shape in enumerate(features[:-1]))
-    middle = TensorSpec("middle", features[-1], dtype)
+    controls, skips = (
+        tuple(TensorSpec(f"{name}_{i}", shape, dtype, channels_last=True) for i, shape in enumerate(shapes))
+        for name, shapes in (("control", features), ("skip", features[:-1]))
+    )
+    middle = TensorSpec("middle", features[-1], dtype, channels_last=True)
 
     stages = [
         Stage(EngineSpec("text", (tokens,), (kv,)), Text(model, samples)),

@@ -19,6 +19,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
 class Attention(nn.Module):
     """Attention of x over itself or over ready keys and values."""
 
+    packed: Tensor | None
+
     def __init__(self, width: int, context_width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -26,14 +28,28 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(context_width, width, bias=False)
         self.to_v = nn.Linear(context_width, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width))
+        self.register_buffer("packed", None, persistent=False)
+
+    def pack(self) -> None:
+        """Lay the weights for q, k and v side by side, for one product where x looks at itself.
+
+        They stay parameters of their own, which may be written in place, but not moved to another device or precision.
+        """
+        weights = [layer.weight for layer in (self.to_q, self.to_k, self.to_v)]
+        self.packed = torch.cat([weight.data for weight in weights])
+        for weight, part in zip(weights, self.packed.chunk(3), strict=True):
+            weight.data = part
 
     def keys_values(self, context: Tensor) -> KeysValues:
         """Context [n, tokens, context_width] -> keys and values, each [n, tokens, width]."""
         return self.to_k(context), self.to_v(context)
 
     def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
-        k, v = keys_values or self.keys_values(x)
-        return self.to_out(attend(self.to_q(x), k, v, self.heads))
+        if self.packed is not None:
+            q, k, v = F.linear(x, self.packed).chunk(3, dim=-1)
+        else:
+            q, (k, v) = self.to_q(x), keys_values or self.keys_values(x)
+        return self.to_out(attend(q, k, v, self.heads))
 
 
 class GEGLU(nn.Module):
@@ -96,6 +112,10 @@ class SpatialTransformer(nn.Module):
         tokens = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
         tokens = self.transformer_blocks[0](tokens, text)
         return tiled(x, len(tokens)) + self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=height))
+
+    @property
+    def self_attention(self) -> Attention:
+        return cast(TransformerBlock, self.transformer_blocks[0]).attn1
 
     @property
     def cross_attention(self) -> Attention:

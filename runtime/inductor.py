@@ -11,12 +11,21 @@ from types import FunctionType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from runtime.engine import Stream
 from runtime.precision import full_float32
 from runtime.spec import EngineSpec
 
 Run = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
+
+# The fastest first; PyTorch itself would take flash attention.
+ATTENTION = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Tuning:
     coordinate_descent_tuning: bool = False  # try block sizes for every Triton kernel
     max_autotune_gemm: bool = False  # Triton's matrix products against cuBLAS
     max_autotune_pointwise: bool = False
-    conv_1x1_as_mm: bool = False  # 1x1 convolutions as matrix products
+    conv_1x1_as_mm: bool = True  # 1x1 convolutions as matrix products
 
     def options(self) -> dict[str, bool]:
         return asdict(self)
@@ -55,7 +64,7 @@ class InductorEngine:
     @torch.inference_mode()
     def enqueue(self, stream: Stream) -> None:
         # Compiled code is valid for one setting of TF32, under which it must be found again by whoever loads it.
-        with full_float32(), torch.cuda.stream(stream):  # None leaves the current one
+        with full_float32(), sdpa_kernel(ATTENTION, set_priority=True), torch.cuda.stream(stream):
             self.run(self.inputs, self.outputs)
 
 

@@ -12,6 +12,7 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    channels_last: bool = False  # in memory on a GPU, where convolutions work on that; 4 dimensions only
 
 
 @dataclass(frozen=True)
@@ -41,4 +42,9 @@ def allocate(specs: Mapping[str, EngineSpec], device: torch.device) -> dict[str,
         for spec in (*engine.inputs, *engine.outputs):
             if wanted.setdefault(spec.name, spec) != spec:
                 raise ValueError(f"engines disagree on {spec.name!r}: {wanted[spec.name]} and {spec}")
-    return {name: torch.zeros(spec.shape, dtype=spec.dtype, device=device) for name, spec in wanted.items()}
+    return {name: _zeros(spec, device) for name, spec in wanted.items()}
+
+
+def _zeros(spec: TensorSpec, device: torch.device) -> Tensor:
+    memory_format = torch.channels_last if spec.channels_last and device.type == "cuda" else torch.contiguous_format
+    return torch.zeros(spec.shape, dtype=spec.dtype, device=device).contiguous(memory_format=memory_format)
