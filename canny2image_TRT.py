@@ -17,6 +17,7 @@ from cldm.request import Request, drawn
 from runtime.artifacts import EngineFileError
 from runtime.backends import BACKENDS, Backend, choose_backend, choose_device, choose_precision
 from runtime.inductor import channels_last
+from runtime.lanes import Lanes
 from runtime.timing import Span
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class hackathon:
         self.usual_steps = usual_steps(plan)  # an unknown plan is an error now, not at the first picture
         self.found: dict[Target, Backend] = {}  # engine files are read once
         self.pipelines: OrderedDict[Shape, Pipeline] = OrderedDict()  # the one used last comes last
+        self.lanes = Lanes(self.device)
         self.lock = threading.Lock()
 
     def initialize(self) -> None:
@@ -68,6 +70,10 @@ class hackathon:
         log.info("backend: %s on %s", self.backend.name, self.device)
         if self.backend.name == "inductor":
             channels_last(self.model)  # before any graph is recorded, which would not follow
+            if self.device.type == "cuda":
+                from plugins.layers import use_kernels  # only here: Triton comes with PyTorch for CUDA alone
+
+                use_kernels(self.model)
         black = np.zeros((256, 384, 3), np.uint8)
         self.process(black, "", "", "", 1, 256, self.usual_steps, False, 1.0, 9.0, 0, 0.0, 100, 200)
 
@@ -141,7 +147,7 @@ class hackathon:
 
     def _make_pipeline(self, shape: Shape, request: Request) -> Pipeline:
         backend = self._backend(shape.height, shape.width, shape.samples)
-        pipeline = Pipeline(self.model, shape, backend.make_engine, self.device)
+        pipeline = Pipeline(self.model, shape, backend.make_engine, self.lanes)
         if self.device.type == "cuda":
             try:
                 record(pipeline, request, self.tokenizer)

@@ -132,6 +132,10 @@ def _prepare(target: Target, device: torch.device) -> tuple[dict[str, Stage], di
     higher = to_precision(deepcopy(model), HIGHER[dtype])
     size = (target.height, target.width, target.samples)
     stages = make_stages(to_precision(model, dtype), *size)
+    if device.type == "cuda":
+        from plugins.layers import use_kernels  # only here: Triton comes with PyTorch for CUDA alone
+
+        use_kernels(model)
     buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
     _randomize(buffers, stages, model.architecture.text.vocabulary)
     exact = make_stages(higher, *size)

@@ -39,19 +39,20 @@ class Shape:
 
 
 class Pipeline:
-    """Pictures of one shape from requests. `model` is on `device`, in the precision that its engines shall have.
+    """Pictures of one shape from requests. `model` is on the lanes' device, in the precision of its engines.
 
     `run` needs nothing but the buffers and leaves them ready for the next call, so that a graph can stand in for it.
     """
 
-    def __init__(self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, device: torch.device) -> None:
-        self.model, self.shape, self.device = model, shape, device
+    def __init__(self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, lanes: Lanes) -> None:
+        self.model, self.shape, self.lanes = model, shape, lanes
+        self.device = device = lanes.device
         self.abar = model.alphas_cumprod.double().cpu().numpy()
         self.residuals = len(model.control.zero_convs) + 1
         self.graph: Graph | None = None
         self.clock: Timeline | None = None
-        self.lanes = Lanes(device)
         stages = make_stages(model, shape.height, shape.width, shape.samples)
+        lanes.begin()
         with torch.cuda.stream(self.lanes.main):
             self.buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
             self.engines = {name: make_engine(stage.spec, stage.module) for name, stage in stages.items()}

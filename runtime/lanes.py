@@ -10,11 +10,14 @@ Lane = Literal["main", "side"]
 
 
 class Lanes:
-    """Work on `side` runs beside work on `main`, between a fork and a join. On the CPU both are None: all in order."""
+    """Work on `side` runs beside work on `main`, between a fork and a join. On the CPU both are None: all in order.
+
+    Take two streams for all work that never runs at the same time: libraries keep memory for each stream they saw.
+    """
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.main, self.side = (torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(2))
-        self.begin()
 
     def begin(self) -> None:
         """What the caller's stream has queued, such as weights on their way to the device, comes before."""

@@ -25,6 +25,7 @@ from ldm.config import load_architecture
 from ldm.diffusion import alphas_cumprod
 from ldm.tokenizer import Tokenizer
 from runtime.eager import EagerEngine
+from runtime.lanes import Lanes
 
 BRIGHT = 100  # random weights hardly see edges of 1
 CPU, SMALL = torch.device("cpu"), Checkpoint("random:0", "small", "given")
@@ -54,7 +55,7 @@ def test_eager_peer_makes_our_picture(loaded: tuple[ControlLDM, Tokenizer]) -> N
     theirs = drawn(loaded, ["eager"], ["all", "ten"], CPU, half=False)
     assert not np.array_equal(theirs["eager", "all"], theirs["eager", "ten"])
     for plan in ("all", "ten"):
-        pipeline = Pipeline(loaded[0], Shape(256, 384, 1, 20, make_plan(plan, 20)), EagerEngine, CPU)
+        pipeline = Pipeline(loaded[0], Shape(256, 384, 1, 20, make_plan(plan, 20)), EagerEngine, Lanes(CPU))
         pipeline.write(contest_request(), loaded[1])
         pipeline.buffers["hint_image"].mul_(BRIGHT)
         pipeline.run()

@@ -18,6 +18,7 @@ from cldm.request import Request
 from ldm.config import load_architecture
 from ldm.tokenizer import Tokenizer
 from runtime.eager import EagerEngine
+from runtime.lanes import Lanes
 from scoring.pictures import find_pictures
 
 CPU = torch.device("cpu")
@@ -56,7 +57,7 @@ def request(picture: Picture, **changes: Any) -> Request:
 
 def make_pipeline(model: ControlLDM, asked: Request, plan: str) -> Pipeline:
     shape = Shape(*asked.size, asked.num_samples, asked.ddim_steps, make_plan(plan, asked.ddim_steps))
-    return Pipeline(model, shape, EagerEngine, CPU)
+    return Pipeline(model, shape, EagerEngine, Lanes(CPU))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_run_can_be_recorded(architecture: str, samples: int, nothing_from_the_h
     with meta:
         model = to_precision(ControlLDM(load_architecture(architecture)), torch.float16)
     model.alphas_cumprod = torch.linspace(0.99, 0.01, 1000)
-    pipeline = Pipeline(model, Shape(256, 384, samples, 20, make_plan("19,9", 20)), EagerEngine, meta)
+    pipeline = Pipeline(model, Shape(256, 384, samples, 20, make_plan("19,9", 20)), EagerEngine, Lanes(meta))
     pipeline.pictures = pipeline.pictures.to(meta)  # pinned host memory on a GPU
     with nothing_from_the_host:
         pipeline.run()
