@@ -5,8 +5,6 @@ tile of outputs to one multiprocessor leaves most of the GPU idle (cuDNN's takes
 7). Here the sums are cut into parts that run side by side. What comes next adds the parts, always in the same order.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -52,8 +50,8 @@ def convolution_parts(x: Tensor, weight: Tensor, stride: int, parts: int) -> Ten
 
 @triton.jit
 def _convolution(
-    x: Any, weight: Any, result: Any, h: Any, w: Any, out_h: Any, out_w: Any, channels: Any, out_channels: Any,
-    pixels: Any, parts: Any, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    x, weight, result, h, w, out_h, out_w, channels, out_channels,
+    pixels, parts, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     # One tile of outputs, one part of its sums: steps of DEPTH channels under one of the nine taps.
     part = tl.program_id(2)

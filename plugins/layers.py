@@ -38,7 +38,7 @@ class FastResBlock(ResBlock):
         norm1, conv1 = _ends(self.in_layers)
         norm2, conv2 = _ends(self.out_layers)
         h = convolve(normalize(last(x)[None], norm1, silu=True), conv1)
-        h = convolve(normalize(h, norm2, silu=True, shift=_bias(conv1) + shift), conv2)
+        h = convolve(normalize(h, norm2, silu=True, lacking=conv1.bias, shift=shift), conv2)
         return self.skip_connection(x) + first(added(h, conv2, x.dtype))
 
 
@@ -70,7 +70,7 @@ class FastResnetBlock(ResnetBlock):
         if not is_for_kernels(x):
             return super().forward(x)
         h = convolve(normalize(last(x)[None], self.norm1, silu=True), self.conv1)
-        h = convolve(normalize(h, self.norm2, silu=True, shift=_bias(self.conv1)[None]), self.conv2)
+        h = convolve(normalize(h, self.norm2, silu=True, lacking=self.conv1.bias), self.conv2)
         return (self.nin_shortcut(x) if self.widens else x) + first(added(h, self.conv2, x.dtype))
 
 
@@ -93,9 +93,11 @@ def first(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-def normalize(x: Tensor, norm: nn.GroupNorm, silu: bool, shift: Tensor | None = None) -> Tensor:
-    """Parts [parts, n, h, w, c] -> their sum, shifted and normalized, [n, h, w, c]."""
-    flat = group_norm(x.flatten(2, 3), shift, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
+def normalize(
+    x: Tensor, norm: nn.GroupNorm, silu: bool, lacking: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
+    """Parts [parts, n, h, w, c] -> the norm of their sum and of what it lacks, [n, h, w, c]."""
+    flat = group_norm(x.flatten(2, 3), lacking, shift, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
     return flat.unflatten(1, x.shape[2:4])
 
 
@@ -111,7 +113,8 @@ def convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 def added(parts: Tensor, conv: nn.Conv2d, dtype: torch.dtype) -> Tensor:
     """The convolution from its parts, with its bias."""
-    return (reduce(torch.add, parts.float().unbind(0)) + _bias(conv)).to(dtype)
+    assert conv.bias is not None
+    return (reduce(torch.add, parts.float().unbind(0)) + conv.bias).to(dtype)
 
 
 def _convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -124,8 +127,3 @@ def _ends(layers: nn.Sequential) -> tuple[nn.GroupNorm, nn.Conv2d]:
     assert isinstance(norm, nn.GroupNorm)
     assert isinstance(conv, nn.Conv2d)
     return norm, conv
-
-
-def _bias(conv: nn.Conv2d) -> Tensor:
-    assert conv.bias is not None
-    return conv.bias

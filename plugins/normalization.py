@@ -2,7 +2,8 @@
 
 PyTorch's asks for each channel's pixels together, so torch.compile turns maps around before and after it.
 Small maps take one kernel, a group to a program. Larger ones take two: statistics of stretches of pixels, then all.
-The input may come in parts that are still to be added, as `convolution_parts` leaves them, and get a shift.
+The input may come in parts that are still to be added, as `convolution_parts` leaves them, without the convolution's
+bias and the shift of time.
 """
 
 from typing import Any
@@ -20,25 +21,34 @@ TILE = 4096  # values that one program of the two-kernel way holds
 
 @triton_op("canny2image::group_norm", mutates_args={})
 def group_norm(
-    x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
+    x: Tensor,
+    lacking: Tensor | None,
+    shift: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    silu: bool,
 ) -> Tensor:
-    """GroupNorm (Wu and He 2018) of the sum of x over its first axis, plus shift; then SiLU, if wanted.
+    """GroupNorm (Wu and He 2018) of the sum of x over its first axis, plus lacking, plus shift; then SiLU, if wanted.
 
-    x: float16 or float32 [parts, n, pixels, c], contiguous; shift: [1 or n, c]; weight and bias: [c].
+    x: float16 or float32 [parts, n, pixels, c], contiguous; lacking, weight and bias: [c]; shift: [1 or n, c].
     Returns [n, pixels, c] in the weight's precision. Statistics are in float32.
     """
     parts, n, pixels, channels = x.shape
     width = channels // groups
     result = x.new_empty((n, pixels, channels), dtype=weight.dtype)
     shift_step = channels if shift is not None and shift.shape[0] > 1 else 0
-    arguments = (x, x if shift is None else shift, weight, bias)
+    # A kernel does not read what stands in for nothing.
+    values = (x, weight if lacking is None else lacking, weight if shift is None else shift)
     block_width = triton.next_power_of_2(width)
     sizes = (n * pixels * channels, pixels, channels, shift_step)
-    about: dict[str, Any] = {"PARTS": parts, "WIDTH": width, "BLOCK_WIDTH": block_width, "SHIFTED": shift is not None}
+    about: dict[str, Any] = {"PARTS": parts, "WIDTH": width, "BLOCK_WIDTH": block_width}
+    about |= {"LACKING": lacking is not None, "SHIFTED": shift is not None}
     block_pixels = triton.next_power_of_2(pixels)
     if block_pixels * block_width <= LARGEST_GROUP:
         wrap_triton(_whole_group)[(groups, n)](
-            *arguments, result, *sizes, eps,
+            *values, weight, bias, result, *sizes, eps,
             **about, SILU=silu, BLOCK_PIXELS=block_pixels, num_warps=8 if block_pixels * block_width > 4096 else 4,
         )  # fmt: skip
         return result
@@ -49,10 +59,10 @@ def group_norm(
     about |= {"LENGTH": length, "BLOCK_GROUPS": block_groups, "BLOCK_PIXELS": block_pixels}
     statistics = x.new_empty((n, stretches, 2, groups), dtype=torch.float32)
     wrap_triton(_stretch_statistics)[(stretches, groups // block_groups, n)](
-        *arguments[:2], statistics, *sizes, groups, **about, num_warps=4
+        *values, statistics, *sizes, groups, **about, num_warps=4
     )
     wrap_triton(_normalize)[(triton.cdiv(pixels, block_pixels), groups // block_groups, n)](
-        *arguments, statistics, result, *sizes, groups, stretches, eps,
+        *values, weight, bias, statistics, result, *sizes, groups, stretches, eps,
         **about, SILU=silu, BLOCK_STRETCHES=triton.next_power_of_2(stretches), num_warps=4,
     )  # fmt: skip
     return result
@@ -60,18 +70,21 @@ def group_norm(
 
 @triton.jit
 def _values(
-    x: Any, shift: Any, at: Any, channel: Any, inside: Any, size: Any, PARTS: tl.constexpr, SHIFTED: tl.constexpr
-):
+    x, lacking, shift, at, channel, inside, size,
+    PARTS: tl.constexpr, LACKING: tl.constexpr, SHIFTED: tl.constexpr,
+):  # fmt: skip
     total = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     for part in range(1, PARTS):
         total += tl.load(x + part * size + at, mask=inside, other=0.0).to(tl.float32)
+    if LACKING:
+        total += tl.load(lacking + channel, mask=inside, other=0.0).to(tl.float32)
     if SHIFTED:
         total += tl.load(shift + channel, mask=inside, other=0.0).to(tl.float32)
     return total
 
 
 @triton.jit
-def _finish(normal: Any, weight: Any, bias: Any, channel: Any, inside: Any, SILU: tl.constexpr):
+def _finish(normal, weight, bias, channel, inside, SILU: tl.constexpr):
     scale = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
     y = normal * scale + tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
     if SILU:
@@ -81,9 +94,9 @@ def _finish(normal: Any, weight: Any, bias: Any, channel: Any, inside: Any, SILU
 
 @triton.jit
 def _whole_group(
-    x: Any, shift: Any, weight: Any, bias: Any, result: Any, size: Any, pixels: Any, channels: Any, shift_step: Any,
-    eps: Any, PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, SHIFTED: tl.constexpr,
-    SILU: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+    x, lacking, shift, weight, bias, result, size, pixels, channels, shift_step, eps,
+    PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, LACKING: tl.constexpr,
+    SHIFTED: tl.constexpr, SILU: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     image = tl.program_id(1)
     pixel = tl.arange(0, BLOCK_PIXELS)[:, None]
@@ -91,7 +104,7 @@ def _whole_group(
     channel = tl.program_id(0) * WIDTH + member
     inside = (pixel < pixels) & (member < WIDTH)
     at = (image * pixels + pixel) * channels + channel
-    values = _values(x, shift + image * shift_step, at, channel, inside, size, PARTS, SHIFTED)
+    values = _values(x, lacking, shift + image * shift_step, at, channel, inside, size, PARTS, LACKING, SHIFTED)
     count = pixels * WIDTH
     centred = tl.where(inside, values - tl.sum(values) / count, 0.0)
     variance = tl.sum(centred * centred) / count
@@ -101,9 +114,9 @@ def _whole_group(
 
 @triton.jit
 def _stretch_statistics(
-    x: Any, shift: Any, statistics: Any, size: Any, pixels: Any, channels: Any, shift_step: Any, groups: Any,
-    PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, SHIFTED: tl.constexpr, LENGTH: tl.constexpr,
-    BLOCK_GROUPS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+    x, lacking, shift, statistics, size, pixels, channels, shift_step, groups,
+    PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, LACKING: tl.constexpr,
+    SHIFTED: tl.constexpr, LENGTH: tl.constexpr, BLOCK_GROUPS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     # Mean and sum of squared differences from it, of each group's values in one stretch, block by block: the way of
     # Chan et al. 1979, which does not subtract large sums of squares.
@@ -117,7 +130,7 @@ def _stretch_statistics(
         pixel = stretch * LENGTH + start + tl.arange(0, BLOCK_PIXELS)[:, None, None]
         inside = (pixel < pixels) & (member < WIDTH) & (channel < channels)
         at = (image * pixels + pixel) * channels + channel
-        values = _values(x, shift + image * shift_step, at, channel, inside, size, PARTS, SHIFTED)
+        values = _values(x, lacking, shift + image * shift_step, at, channel, inside, size, PARTS, LACKING, SHIFTED)
         count = tl.maximum(tl.minimum(pixels - stretch * LENGTH - start, BLOCK_PIXELS), 0) * WIDTH
         if count > 0:
             block_mean = tl.sum(tl.sum(values, axis=2), axis=0) / count
@@ -134,10 +147,10 @@ def _stretch_statistics(
 
 @triton.jit
 def _normalize(
-    x: Any, shift: Any, weight: Any, bias: Any, statistics: Any, result: Any, size: Any, pixels: Any, channels: Any,
-    shift_step: Any, groups: Any, stretches: Any, eps: Any, PARTS: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_WIDTH: tl.constexpr, SHIFTED: tl.constexpr, LENGTH: tl.constexpr, BLOCK_GROUPS: tl.constexpr,
-    BLOCK_PIXELS: tl.constexpr, SILU: tl.constexpr, BLOCK_STRETCHES: tl.constexpr,
+    x, lacking, shift, weight, bias, statistics, result, size, pixels, channels, shift_step, groups, stretches, eps,
+    PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, LACKING: tl.constexpr,
+    SHIFTED: tl.constexpr, LENGTH: tl.constexpr, BLOCK_GROUPS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+    SILU: tl.constexpr, BLOCK_STRETCHES: tl.constexpr,
 ):  # fmt: skip
     image = tl.program_id(2)
     group = tl.program_id(1) * BLOCK_GROUPS + tl.arange(0, BLOCK_GROUPS)
@@ -157,7 +170,7 @@ def _normalize(
     pixel = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)[:, None, None]
     inside = (pixel < pixels) & (member < WIDTH) & (channel < channels)
     at = (image * pixels + pixel) * channels + channel
-    values = _values(x, shift + image * shift_step, at, channel, inside, size, PARTS, SHIFTED)
+    values = _values(x, lacking, shift + image * shift_step, at, channel, inside, size, PARTS, LACKING, SHIFTED)
     normal = (values - mean[None, :, None]) * tl.rsqrt(variance + eps)[None, :, None]
     y = _finish(normal, weight, bias, channel, inside, SILU)
     tl.store(result + at, y.to(result.dtype.element_ty), mask=inside)

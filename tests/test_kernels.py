@@ -67,16 +67,19 @@ def test_group_norm(parts: int, pixels: int, channels: int, groups: int, shifts:
     x = random((parts, 2, pixels, channels), 3.0) + 5
     x = x if parts == 1 else x.float()
     shift = random((shifts, channels)) if shifts else None
+    lacking = random((channels,), 2.0) if shifts == 1 else None
     weight, bias = random((channels,)), random((channels,), 0.5)
 
     def plain(dtype: torch.dtype) -> Tensor:
-        total = x.sum(dim=0).to(dtype) + (shift.to(dtype)[:, None] if shift is not None else 0)
+        total = x.to(dtype).sum(dim=0)
+        for more in (lacking, None if shift is None else shift[:, None]):
+            total = total if more is None else total + more.to(dtype)
         y = F.group_norm(total.transpose(1, 2), groups, weight.to(dtype), bias.to(dtype), 1e-5).transpose(1, 2)
         return F.silu(y) if silu else y
 
-    got = group_norm(x, shift, weight, bias, groups, 1e-5, silu)
+    got = group_norm(x, lacking, shift, weight, bias, groups, 1e-5, silu)
     assert error(got, plain(torch.float64)) <= 2 * error(plain(torch.float16), plain(torch.float64))
-    assert torch.equal(got, group_norm(x, shift, weight, bias, groups, 1e-5, silu)), "the same in every run"
+    assert torch.equal(got, group_norm(x, lacking, shift, weight, bias, groups, 1e-5, silu)), "the same in every run"
 
 
 def test_a_convolution_that_leaves_the_gpu_idle_is_cut() -> None:
