@@ -7,9 +7,11 @@ from collections import OrderedDict
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import Target, load_engine_files
+from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape, to_precision
 from cldm.plan import make_plan, usual_steps
 from cldm.record import record
@@ -62,20 +64,19 @@ class hackathon:
 
     def initialize(self) -> None:
         """Read the weights, make the pipeline of the contest's shape, on a GPU record it, and run it once."""
-        self.tokenizer = self.checkpoint.load_tokenizer()
-        model = self.checkpoint.load_model().to(self.device)
-        self.model = to_precision(model, self.precision.dtype)
-        self.pipelines.clear()  # those of an earlier call run on the weights of then
-        self.backend = self._backend(256, 384, samples=1, or_fail=self.demanded)
-        log.info("backend: %s on %s", self.backend.name, self.device)
-        if self.backend.name == "inductor":
-            channels_last(self.model)  # before any graph is recorded, which would not follow
-            if self.device.type == "cuda":
-                from plugins.layers import use_kernels  # only here: Triton comes with PyTorch for CUDA alone
-
-                use_kernels(self.model)
-        black = np.zeros((256, 384, 3), np.uint8)
-        self.process(black, "", "", "", 1, 256, self.usual_steps, False, 1.0, 9.0, 0, 0.0, 100, 200)
+        with tqdm(total=3, delay=2, leave=False, disable=None) as progress:
+            progress.set_description("reading weights")
+            self._load_model()
+            progress.update()
+            progress.set_description("reading engines")
+            self.backend = self._backend(256, 384, samples=1, or_fail=self.demanded)
+            log.info("backend: %s on %s", self.backend.name, self.device)
+            self._shape_model()
+            progress.update()
+            progress.set_description("drawing the first picture")
+            black = np.zeros((256, 384, 3), np.uint8)
+            self.process(black, "", "", "", 1, 256, self.usual_steps, False, 1.0, 9.0, 0, 0.0, 100, 200)
+            progress.update()
 
     def process(
         self,
@@ -132,6 +133,21 @@ class hackathon:
             raise RuntimeError("timeline() was called before initialize(): call initialize() once first")
         with self.lock:
             return next(reversed(self.pipelines.values())).timeline()
+
+    def _load_model(self) -> None:
+        self.tokenizer = self.checkpoint.load_tokenizer()
+        self.model: ControlLDM = to_precision(self.checkpoint.load_model().to(self.device), self.precision.dtype)
+        self.pipelines.clear()  # those of an earlier call run on the weights of then
+
+    def _shape_model(self) -> None:
+        """Give the model the form that is compiled. A recorded graph would not follow, so before any is."""
+        if self.backend.name != "inductor":
+            return
+        channels_last(self.model)
+        if self.device.type == "cuda":
+            from plugins.convolution import cut_convolutions  # only here: Triton comes with PyTorch for CUDA alone
+
+            cut_convolutions(self.model)
 
     def _pipeline(self, request: Request) -> Pipeline:
         """The pipeline of the request's shape: a kept one, or a new one in place of that which was not used longest."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 
 import torch
 
@@ -28,6 +28,7 @@ from scoring.timeline import totals
 class Detail:
     """Where the time of one of our pictures goes. None: nothing was recorded, or no limit was measured."""
 
+    backend: str
     plan: str
     evaluations: int
     graph_ms: float | None  # median, from launch to the picture in host memory
@@ -64,6 +65,7 @@ class Ours:
         work = count_work(self.runtime.checkpoint.architecture, *self.request.size, self.runtime.precision.dtype)
         graph, graph_ms = pipeline.graph, _graph_ms(pipeline, runs)
         return Detail(
+            backend=self.runtime.backend.name,
             plan=plan,
             evaluations=evaluations,
             graph_ms=graph_ms,
@@ -99,29 +101,32 @@ def detail_lines(details: Sequence[Detail]) -> str:
             **detail.stages_ms,
         }
         numbers = ", ".join(f"{name} {value:.2f}" for name, value in found.items() if value is not None)
-        lines.append(f"ours, {detail.plan}: {numbers}; kernels {detail.kernels}, nodes {detail.nodes}")
+        lines.append(
+            f"ours, {detail.backend}, {detail.plan}: {numbers}; kernels {detail.kernels}, nodes {detail.nodes}"
+        )
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--backend", nargs="+", default=["auto"], help="ours, one or more; default: auto")
     options = parser.parse_args(arguments)
     try:
         device, names = chosen(options)
-        ours = Ours(options.architecture, "auto", options.backend, device)
+        ours = [Ours(options.architecture, "auto", backend, device) for backend in options.backend]
         # Without a peer our own float32 picture is what the others are compared with.
         first, count = (
             candidates(names, options.plan, options.architecture, device)
             if names
             else (Ours(options.architecture, "fp32", "eager", device).candidates(options.plan), len(options.plan))
         )
-        listed = chain(first, ours.candidates(options.plan))
-        rows = measure(listed, count + len(options.plan), device, options.runs)
-        rates = measure_rates(device, ours.runtime.precision.dtype) if device.type == "cuda" else None
-        walls = [row.median_ms for row in rows[-len(options.plan) :]]
-        details = [ours.detail(p, wall, rates, options.runs) for p, wall in zip(options.plan, walls, strict=True)]
+        mine = list(product(ours, options.plan))
+        listed = chain(first, *(one.candidates(options.plan) for one in ours))
+        rows = measure(listed, count + len(mine), device, options.runs)
+        rates = measure_rates(device, ours[0].runtime.precision.dtype) if device.type == "cuda" else None
+        walls = [row.median_ms for row in rows[-len(mine) :]]
+        details = [one.detail(plan, wall, rates, options.runs) for (one, plan), wall in zip(mine, walls, strict=True)]
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     print(table(rows))

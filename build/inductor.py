@@ -133,9 +133,9 @@ def _prepare(target: Target, device: torch.device) -> tuple[dict[str, Stage], di
     size = (target.height, target.width, target.samples)
     stages = make_stages(to_precision(model, dtype), *size)
     if device.type == "cuda":
-        from plugins.layers import use_kernels  # only here: Triton comes with PyTorch for CUDA alone
+        from plugins.convolution import cut_convolutions  # only here: Triton comes with PyTorch for CUDA alone
 
-        use_kernels(model)
+        cut_convolutions(model)
     buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
     _randomize(buffers, stages, model.architecture.text.vocabulary)
     exact = make_stages(higher, *size)

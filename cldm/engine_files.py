@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (
     *(f"ldm/{name}.py" for name in ("attention", "blocks", "clip", "unet", "vae")),
     *(f"cldm/{name}.py" for name in ("controlnet", "kv", "model", "stages")),
-    *(f"plugins/{name}.py" for name in ("convolution", "layers", "normalization")),
+    "plugins/convolution.py",
     "runtime/inductor.py",
 )  # what the compiled code depends on, apart from the architecture's numbers
 

@@ -42,8 +42,7 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        # Fast attention asks for tokens whose channels lie together in memory.
-        q, k, v = (rearrange(conv(h), "n c h w -> n (h w) c").contiguous() for conv in (self.q, self.k, self.v))
+        q, k, v = (rearrange(conv(h), "n c h w -> n (h w) c") for conv in (self.q, self.k, self.v))
         h = rearrange(attend(q, k, v, heads=1), "n (h w) c -> n c h w", h=x.shape[2])
         return x + self.proj_out(h)
 

@@ -1,14 +1,18 @@
 """3x3 convolutions over few pixels and many channels.
 
 At 8x12 pixels and 1280 channels there are few outputs, and each is a sum of 11,520 products. A kernel that gives each
-tile of outputs to one multiprocessor leaves most of the GPU idle (cuDNN's takes 23 us, reading the weights once takes
-7). Here the sums are cut into parts that run side by side. What comes next adds the parts, always in the same order.
+tile of outputs to one multiprocessor leaves most of the GPU idle (cuDNN's takes 24 us on an H200, reading the weights
+once takes 7). Here the sums are cut into parts that run side by side, which takes 17 us. torch.compile adds the parts,
+always in the same order, in the kernel that adds the bias.
 """
 
+from functools import reduce
+
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 from torch.library import triton_op, wrap_triton
 
 # The best on an H200 of a dozen tried.
@@ -17,16 +21,40 @@ WARPS, STAGES = 4, 4
 PROGRAMS = 264  # two for each multiprocessor
 
 
+class CutConv2d(nn.Conv2d):
+    """A 3x3 convolution that is cut where that is faster, and torch.compile compiles for a GPU in half precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (torch.compiler.is_compiling() and x.is_cuda and x.dtype == torch.float16):
+            return super().forward(x)
+        stride = self.stride[0]
+        n, channels, h, w = x.shape
+        parts = parts_for(n * -(-h // stride) * -(-w // stride), channels, self.out_channels)
+        if not parts:
+            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        weight = self.weight.permute(0, 2, 3, 1).contiguous()
+        cut = convolution_parts(x.permute(0, 2, 3, 1).contiguous(), weight, stride, parts)
+        assert self.bias is not None
+        return (reduce(torch.add, cut.unbind(0)) + self.bias).to(x.dtype).permute(0, 3, 1, 2)
+
+
+def cut_convolutions(model: nn.Module) -> None:
+    """Let the model's 3x3 convolutions be cut. Weights and names stay, and results, but for rounding."""
+    for module in model.modules():
+        if type(module) is nn.Conv2d and (module.kernel_size, module.padding) == ((3, 3), (1, 1)):
+            module.__class__ = CutConv2d
+
+
 def parts_for(pixels: int, channels: int, out_channels: int) -> int:
     """Into how many parts to cut the sums of a convolution with that many outputs; 0: cuDNN is faster, or has to do.
 
-    pixels: of all maps together.
+    pixels: of all maps together. The bounds are those measured on an H200 (docs/performance.md).
     """
     if channels % DEPTH or out_channels % COLUMNS:
         return 0
     tiles = triton.cdiv(pixels, ROWS) * out_channels // COLUMNS
     parts = min(PROGRAMS // tiles, 13)
-    return parts if parts >= 8 or (parts >= 4 and channels <= 640) else 0
+    return parts if parts >= 8 or (parts >= 4 and 640 <= channels <= 1280) else 0
 
 
 @triton_op("canny2image::convolution_parts", mutates_args={})

@@ -3,7 +3,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import numpy as np
 import pytest
@@ -330,3 +330,13 @@ def test_weights_that_do_not_fit_change_nothing(runtime: hackathon, tmp_path: Pa
     assert np.array_equal(process(runtime), before)
     with pytest.raises(RuntimeError, match=r"load_weights\(\) was called before initialize\(\)"):
         hackathon("random:0").load_weights("random:1")
+
+
+def test_initialize_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = MagicMock()
+    monkeypatch.setattr("canny2image_TRT.tqdm", shown)
+    hackathon("random:0", plan="19", device="cpu").initialize()
+    progress = shown.return_value.__enter__.return_value
+    said = [call.args[0] for call in progress.set_description.call_args_list]
+    assert said == ["reading weights", "reading engines", "drawing the first picture"]
+    assert progress.update.call_count == shown.call_args.kwargs["total"] == 3
