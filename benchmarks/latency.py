@@ -7,7 +7,7 @@ and tokenizer; what is not the graph's is the host's. `--peers` alone, with no n
 import argparse
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, product
@@ -33,6 +33,7 @@ class Detail:
     evaluations: int
     graph_ms: float | None  # median, from launch to the picture in host memory
     host_ms: float | None  # median of process(), less the graph's
+    host_parts_ms: dict[str, float]  # medians: finding the edges, the tokens; writing all buffers, with both in it
     kernels: int | None
     nodes: int | None
     stages_ms: dict[str, float]  # all calls of a stage together, of one marked run
@@ -63,13 +64,21 @@ class Ours:
         pipeline = next(reversed(self.runtime.pipelines.values()))
         evaluations = len(pipeline.shape.plan.evaluated)
         work = count_work(self.runtime.checkpoint.architecture, *self.request.size, self.runtime.precision.dtype)
-        graph, graph_ms = pipeline.graph, _graph_ms(pipeline, runs)
+        graph = pipeline.graph
+        graph_ms = _median_ms(lambda: _launch(pipeline), runs) if graph else None
+        tokenizer = self.runtime.tokenizer
+        parts = {
+            "edges": self.request.edges,
+            "tokens": lambda: tokenizer(self.request.prompts),
+            "write": lambda: pipeline.write(self.request, tokenizer),
+        }
         return Detail(
             backend=self.runtime.backend.name,
             plan=plan,
             evaluations=evaluations,
             graph_ms=graph_ms,
             host_ms=None if graph_ms is None else wall_ms - graph_ms,
+            host_parts_ms={name: _median_ms(part, runs) for name, part in parts.items()},
             kernels=graph.kinds["Kernel"] if graph else None,
             nodes=graph.nodes if graph else None,
             stages_ms=totals(self.runtime.timeline()),
@@ -77,15 +86,19 @@ class Ours:
         )
 
 
-def _graph_ms(pipeline: Pipeline, runs: int) -> float | None:
-    """Median from launch to the end, as the host sees it."""
-    if pipeline.graph is None:
-        return None
+def _launch(pipeline: Pipeline) -> None:
+    """From launch to the picture in host memory."""
+    assert pipeline.graph
+    pipeline.graph.launch()
+    pipeline.lanes.synchronize()
+
+
+def _median_ms(work: Callable[[], object], runs: int) -> float:
+    """As the host sees it."""
     times = []
     for _ in range(runs):
         start = time.perf_counter()
-        pipeline.graph.launch()
-        pipeline.lanes.synchronize()
+        work()
         times.append(1000 * (time.perf_counter() - start))
     return statistics.median(times)
 
@@ -96,6 +109,7 @@ def detail_lines(details: Sequence[Detail]) -> str:
         found = {
             "graph": detail.graph_ms,
             "host": detail.host_ms,
+            **detail.host_parts_ms,
             "limit": detail.limit_ms,
             "times the limit": detail.graph_ms / detail.limit_ms if detail.graph_ms and detail.limit_ms else None,
             **detail.stages_ms,

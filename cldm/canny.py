@@ -2,7 +2,6 @@
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -42,6 +41,6 @@ def canny(picture: Picture, low_threshold: float, high_threshold: float) -> Pict
     return np.asarray(cv2.Canny(picture, low_threshold, high_threshold), dtype=np.uint8)
 
 
-def hint_image(edges: Picture) -> Tensor:
-    """Edges [h, w] -> float32 [1, 3, h, w] in 0..1."""
-    return torch.from_numpy(hwc3(edges)).permute(2, 0, 1)[None].float() / 255.0
+def hint_image(edges: Tensor) -> Tensor:
+    """Edges uint8 [h, w], on any device -> float32 [1, 3, h, w] in 0..1."""
+    return (edges.float() / 255.0).expand(1, 3, *edges.shape)

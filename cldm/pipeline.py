@@ -59,6 +59,7 @@ class Pipeline:
             for engine in self.engines.values():
                 engine.bind(self.buffers)
             x, steps = self.buffers["x"], self._evaluations(eta=0.0)
+            self.edges = torch.zeros((shape.height, shape.width), dtype=torch.uint8, device=device)
             self.start = torch.zeros_like(x)
             self.scale = torch.zeros((), device=device)
             self.updates = torch.zeros((len(steps), 1 + len(steps[0].weights)), device=device)
@@ -93,7 +94,7 @@ class Pipeline:
         buffers = self.buffers
         with torch.cuda.stream(self.lanes.main):
             self._send(tokenizer(request.prompts), buffers["tokens"])
-            self._send(hint_image(request.edges()), buffers["hint_image"])
+            self._send(torch.from_numpy(request.edges()), self.edges)
             self._send(torch.tensor(request.control_scales(self.residuals)), buffers["control_scales"])
             self._send(torch.tensor([[step.a, *step.weights] for step in steps]), self.updates)
             self.scale.fill_(request.scale)
@@ -105,6 +106,7 @@ class Pipeline:
         x, eps = self.buffers["x"], self.buffers["eps"]
         with torch.cuda.stream(self.lanes.main), full_float32():
             x.copy_(self.start)
+            self.buffers["hint_image"].copy_(hint_image(self.edges))
             self._side_by_side("text", "hint")
             guided: list[Tensor] = []  # newest first
             for shift, update, noise in zip(self.shifts, self.updates, self.noise, strict=True):
