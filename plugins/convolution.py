@@ -9,7 +9,6 @@ always in the same order, in the kernel that adds the bias.
 from functools import reduce
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor, nn
@@ -25,13 +24,11 @@ class CutConv2d(nn.Conv2d):
     """A 3x3 convolution that is cut where that is faster, and torch.compile compiles for a GPU in half precision."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (torch.compiler.is_compiling() and x.is_cuda and x.dtype == torch.float16):
-            return super().forward(x)
         stride = self.stride[0]
         n, channels, h, w = x.shape
         parts = parts_for(n * -(-h // stride) * -(-w // stride), channels, self.out_channels)
-        if not parts:
-            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        if not (parts and torch.compiler.is_compiling() and x.is_cuda and x.dtype == torch.float16):
+            return super().forward(x)
         weight = self.weight.permute(0, 2, 3, 1).contiguous()
         cut = convolution_parts(x.permute(0, 2, 3, 1).contiguous(), weight, stride, parts)
         assert self.bias is not None
@@ -39,7 +36,9 @@ class CutConv2d(nn.Conv2d):
 
 
 def cut_convolutions(model: nn.Module) -> None:
-    """Let the model's 3x3 convolutions be cut. Weights and names stay, and results, but for rounding."""
+    """Let the 3x3 convolutions of a model on a GPU be cut. Weights and names stay, and results, but for rounding."""
+    if torch.cuda.get_device_capability(next(model.parameters()).device) < (8, 0):
+        return  # the kernel takes more shared memory than older GPUs have
     for module in model.modules():
         if type(module) is nn.Conv2d and (module.kernel_size, module.padding) == ((3, 3), (1, 1)):
             module.__class__ = CutConv2d
