@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Only here: who needs no engines need not have what builds them.
-    from build.inductor import BuildError
+    from build.verify import BuildError
 
     try:
         _build(options)
@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from build.inductor import build, is_up_to_date, table
+    from build.inductor import build, is_up_to_date
+    from build.verify import table
     from cldm.checkpoint import find_checkpoint
     from cldm.engine_files import Target
     from runtime.backends import choose_device, choose_precision

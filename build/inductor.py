@@ -4,69 +4,22 @@ The weights are seeded random ones: engine files hold none, and serve every chec
 """
 
 import logging
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
-from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from build.verify import BuildError, Measurement, Trial, check, prepare
 from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import Target, expected_manifest
-from cldm.pipeline import to_precision
-from cldm.stages import Stage, make_stages
+from cldm.stages import Stage
 from runtime.artifacts import EngineFileError, read, save
 from runtime.backends import PRECISIONS
-from runtime.eager import EagerEngine
-from runtime.engine import Engine
 from runtime.inductor import InductorEngine, Tuning
-from runtime.precision import full_float32
-from runtime.spec import allocate
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = "random:0"
-SEED = 0
-RUNS = 20  # of each stage, for the median time
-
-HIGHER = {torch.float16: torch.float32, torch.float32: torch.float64}  # the precision of the truth
-# Below these, relative errors are rounding of the outputs themselves; of uint8, one grey level.
-FLOORS = {torch.float16: 1e-3, torch.float32: 1e-5, torch.uint8: 1 / 255}
-
-
-class BuildError(RuntimeError):
-    """An engine cannot be compiled here, or computes something else than its module."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One stage. Errors are relative to the next higher precision; times are None on the CPU."""
-
-    stage: str
-    compile_seconds: float
-    error: float
-    eager_error: float
-    floor: float
-    milliseconds: float | None
-    eager_milliseconds: float | None
-
-    @property
-    def bound(self) -> float:
-        return max(2 * self.eager_error, self.floor)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What a stage is held against: results in higher precision, and how the eager module does."""
-
-    outputs: list[Tensor]
-    eager_outputs: list[Tensor]
-    eager_milliseconds: float | None
 
 
 def is_up_to_date(target: Target, device: torch.device, tuning: Tuning | None = None) -> bool:
@@ -92,137 +45,26 @@ def build(target: Target, device: torch.device, tuning: Tuning | None = None) ->
     return measurements
 
 
-def check(measurements: Sequence[Measurement]) -> None:
-    """Raises BuildError if a compiled stage errs more than twice as much as the eager one."""
-    for one in measurements:
-        if not one.error <= one.bound:  # NaN too
-            raise BuildError(
-                f"the compiled stage {one.stage} has the relative error {one.error:.2e}, expected at most "
-                f"{one.bound:.2e}: nothing is saved; use backend eager"
-            )
-
-
-def table(measurements: Sequence[Measurement]) -> str:
-    """One line per stage, to be printed."""
-    lines = ["stage     compile s    error    bound   eager error   compiled ms   eager ms"]
-    for one in measurements:
-        times = ["-" if ms is None else f"{ms:.3f}" for ms in (one.milliseconds, one.eager_milliseconds)]
-        lines.append(
-            f"{one.stage:8s} {one.compile_seconds:10.1f} {one.error:8.1e} {one.bound:8.1e} {one.eager_error:13.1e} "
-            f"{times[0]:>13s} {times[1]:>10s}"
-        )
-    return "\n".join(lines)
-
-
 def _compile_all(target: Target, device: torch.device, tuning: Tuning | None) -> list[Measurement]:
-    stages, truths, buffers = _prepare(target, device)
-    measurements = []
-    with tqdm(stages.values(), unit="stage") as progress:
-        for stage in progress:
-            progress.set_description(f"compiling {stage.spec.name}")
-            measurements.append(_compile(stage, truths[stage.spec.name], buffers, device, tuning))
-            progress.set_postfix_str(f"{stage.spec.name} {measurements[-1].compile_seconds:.0f} s")
-    return measurements
-
-
-def _prepare(target: Target, device: torch.device) -> tuple[dict[str, Stage], dict[str, Truth], dict[str, Tensor]]:
-    """The stages, what each of them has to compute, and buffers that hold the inputs of all."""
-    dtype = PRECISIONS[target.precision].dtype
     model = find_checkpoint(WEIGHTS, target.architecture).load_model().to(device)
-    higher = to_precision(deepcopy(model), HIGHER[dtype])
     size = (target.height, target.width, target.samples)
-    stages = make_stages(to_precision(model, dtype), *size)
+    trial = prepare(model, PRECISIONS[target.precision].dtype, size, device)
     if device.type == "cuda":
         from plugins.convolution import cut_convolutions  # only here: Triton comes with PyTorch for CUDA alone
 
         cut_convolutions(model)
-    buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
-    _randomize(buffers, stages, model.architecture.text.vocabulary)
-    exact = make_stages(higher, *size)
-    truths = {name: _truth(stage, exact[name], buffers, device) for name, stage in stages.items()}
-    return stages, truths, buffers
+    measurements = []
+    with tqdm(trial.stages.values(), unit="stage") as progress:
+        for stage in progress:
+            progress.set_description(f"compiling {stage.spec.name}")
+            measurements.append(_compile(stage, trial, tuning))
+            progress.set_postfix_str(f"{stage.spec.name} {measurements[-1].compile_seconds:.0f} s")
+    return measurements
 
 
-def _randomize(buffers: Mapping[str, Tensor], stages: Mapping[str, Stage], vocabulary: int) -> None:
-    """Fill what no stage writes, the same on every device; the eager stages will fill the rest in their order."""
-    generator = torch.Generator().manual_seed(SEED)
-    written = {spec.name for stage in stages.values() for spec in stage.spec.outputs}
-    for name in sorted(buffers.keys() - written):
-        buffer = buffers[name]
-        if buffer.is_floating_point():
-            buffer.copy_(torch.randn(buffer.shape, generator=generator))
-        else:
-            buffer.copy_(torch.randint(vocabulary, buffer.shape, generator=generator))
-
-
-@torch.inference_mode()
-def _truth(stage: Stage, exact: Stage, buffers: Mapping[str, Tensor], device: torch.device) -> Truth:
-    """Run one stage in both precisions, on the same inputs."""
-    inputs, outputs = stage.spec.pick(buffers)
-    with full_float32():
-        true = exact.module(*(value.to(spec.dtype) for value, spec in zip(inputs, exact.spec.inputs, strict=True)))
-        engine = EagerEngine(stage.spec, stage.module)
-        engine.bind(buffers)
-        engine.enqueue(None)
-        eager = [output.clone() for output in outputs]
-        return Truth(list(true), eager, _median_milliseconds(engine, device))
-
-
-def _compile(
-    stage: Stage, truth: Truth, buffers: Mapping[str, Tensor], device: torch.device, tuning: Tuning | None
-) -> Measurement:
-    _, outputs = stage.spec.pick(buffers)
-    engine = InductorEngine(stage.spec, stage.module, tuning)
-    engine.bind(buffers)
-    for output in outputs:
-        output.zero_()
-    seconds = _seconds(lambda: engine.enqueue(None), device, stage.spec.name)
-    measurement = Measurement(
-        stage=stage.spec.name,
-        compile_seconds=seconds,
-        error=_relative_error(outputs, truth.outputs),
-        eager_error=_relative_error(truth.eager_outputs, truth.outputs),
-        floor=max(FLOORS[output.dtype] for output in outputs),
-        milliseconds=_median_milliseconds(engine, device),
-        eager_milliseconds=truth.eager_milliseconds,
-    )
-    for output, eager in zip(outputs, truth.eager_outputs, strict=True):
-        output.copy_(eager)  # the next stage shall read what its truth was computed from
-    return measurement
-
-
-def _seconds(first_run: Callable[[], None], device: torch.device, stage: str) -> float:
-    """How long the first run takes, in which the stage is compiled."""
-    start = time.perf_counter()
+def _compile(stage: Stage, trial: Trial, tuning: Tuning | None) -> Measurement:
     try:
-        first_run()
+        return trial.measure(InductorEngine(stage.spec, stage.module, tuning))
     except RuntimeError as error:  # all errors of torch.compile are
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise BuildError(f"stage {stage} cannot be compiled ({type(error).__name__}: {reason})") from error
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def _relative_error(got: Sequence[Tensor], true: Sequence[Tensor]) -> float:
-    """The largest |got - true| / |true| of the outputs, in the Euclidean norm; 0 where both are 0."""
-    return float(torch.stack([_relative(g.double(), t.double()) for g, t in zip(got, true, strict=True)]).max())
-
-
-def _relative(got: Tensor, true: Tensor) -> Tensor:
-    difference = (got - true).norm()
-    return difference / true.norm() if difference else difference
-
-
-def _median_milliseconds(engine: Engine, device: torch.device) -> float | None:
-    """Of one run as the GPU sees it, gaps between kernels included. None on the CPU."""
-    if device.type != "cuda":
-        return None
-    engine.enqueue(None)
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(RUNS + 1)]
-    marks[0].record()
-    for mark in marks[1:]:
-        engine.enqueue(None)
-        mark.record()
-    torch.cuda.synchronize(device)
-    return statistics.median(start.elapsed_time(end) for start, end in pairwise(marks))
+        raise BuildError(f"stage {stage.spec.name} cannot be compiled ({type(error).__name__}: {reason})") from error

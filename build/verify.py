@@ -1,0 +1,172 @@
+"""Holds an engine of a stage against the module it was made from, and both against higher precision."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from cldm.model import ControlLDM
+from cldm.pipeline import to_precision
+from cldm.stages import Stage, make_stages
+from runtime.eager import EagerEngine
+from runtime.engine import Engine
+from runtime.precision import full_float32
+from runtime.spec import allocate
+
+SEED = 0
+RUNS = 20  # of each stage, for the median time
+
+HIGHER = {torch.float16: torch.float32, torch.float32: torch.float64}  # the precision of the truth
+# Below these, relative errors are rounding of the outputs themselves; of uint8, one grey level.
+FLOORS = {torch.float16: 1e-3, torch.float32: 1e-5, torch.uint8: 1 / 255}
+
+
+class BuildError(RuntimeError):
+    """An engine cannot be compiled here, or computes something else than its module."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One stage. Errors are relative to the next higher precision; times are None on the CPU."""
+
+    stage: str
+    compile_seconds: float
+    error: float
+    eager_error: float
+    floor: float
+    milliseconds: float | None
+    eager_milliseconds: float | None
+
+    @property
+    def bound(self) -> float:
+        return max(2 * self.eager_error, self.floor)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a stage is held against: results in higher precision, and how the eager module does."""
+
+    outputs: list[Tensor]
+    eager_outputs: list[Tensor]
+    eager_milliseconds: float | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All stages, what each of them has to compute, and buffers that hold the inputs of all."""
+
+    stages: dict[str, Stage]
+    truths: dict[str, Truth]
+    buffers: dict[str, Tensor]
+    device: torch.device
+
+    def measure(self, engine: Engine) -> Measurement:
+        """Of one stage's engine, which is bound and run here; its first run may compile."""
+        truth = self.truths[engine.spec.name]
+        engine.bind(self.buffers)
+        _, outputs = engine.spec.pick(self.buffers)
+        for output in outputs:
+            output.zero_()
+        start = time.perf_counter()
+        engine.enqueue(None)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        measurement = Measurement(
+            stage=engine.spec.name,
+            compile_seconds=time.perf_counter() - start,
+            error=relative_error(outputs, truth.outputs),
+            eager_error=relative_error(truth.eager_outputs, truth.outputs),
+            floor=max(FLOORS[output.dtype] for output in outputs),
+            milliseconds=_median_milliseconds(engine, self.device),
+            eager_milliseconds=truth.eager_milliseconds,
+        )
+        for output, eager in zip(outputs, truth.eager_outputs, strict=True):
+            output.copy_(eager)  # the next stage shall read what its truth was computed from
+        return measurement
+
+
+def prepare(model: ControlLDM, dtype: torch.dtype, size: tuple[int, int, int], device: torch.device) -> Trial:
+    """A trial of the model, which is float32 and changes to `dtype`, on the device. size: height, width, samples."""
+    higher = to_precision(deepcopy(model), HIGHER[dtype])
+    stages = make_stages(to_precision(model, dtype), *size)
+    buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
+    _randomize(buffers, stages, model.architecture.text.vocabulary)
+    exact = make_stages(higher, *size)
+    truths = {name: _truth(stage, exact[name], buffers, device) for name, stage in stages.items()}
+    return Trial(stages, truths, buffers, device)
+
+
+def check(measurements: Sequence[Measurement]) -> None:
+    """Raises BuildError if a compiled stage errs more than twice as much as the eager one."""
+    for one in measurements:
+        if not one.error <= one.bound:  # NaN too
+            raise BuildError(
+                f"the compiled stage {one.stage} has the relative error {one.error:.2e}, expected at most "
+                f"{one.bound:.2e}: nothing is saved; use backend eager"
+            )
+
+
+def table(measurements: Sequence[Measurement]) -> str:
+    """One line per stage, to be printed."""
+    lines = ["stage     compile s    error    bound   eager error   compiled ms   eager ms"]
+    for one in measurements:
+        times = ["-" if ms is None else f"{ms:.3f}" for ms in (one.milliseconds, one.eager_milliseconds)]
+        lines.append(
+            f"{one.stage:8s} {one.compile_seconds:10.1f} {one.error:8.1e} {one.bound:8.1e} {one.eager_error:13.1e} "
+            f"{times[0]:>13s} {times[1]:>10s}"
+        )
+    return "\n".join(lines)
+
+
+def _randomize(buffers: Mapping[str, Tensor], stages: Mapping[str, Stage], vocabulary: int) -> None:
+    """Fill what no stage writes, the same on every device; the eager stages will fill the rest in their order."""
+    generator = torch.Generator().manual_seed(SEED)
+    written = {spec.name for stage in stages.values() for spec in stage.spec.outputs}
+    for name in sorted(buffers.keys() - written):
+        buffer = buffers[name]
+        if buffer.is_floating_point():
+            buffer.copy_(torch.randn(buffer.shape, generator=generator))
+        else:
+            buffer.copy_(torch.randint(vocabulary, buffer.shape, generator=generator))
+
+
+@torch.inference_mode()
+def _truth(stage: Stage, exact: Stage, buffers: Mapping[str, Tensor], device: torch.device) -> Truth:
+    """Run one stage in both precisions, on the same inputs."""
+    inputs, outputs = stage.spec.pick(buffers)
+    with full_float32():
+        true = exact.module(*(value.to(spec.dtype) for value, spec in zip(inputs, exact.spec.inputs, strict=True)))
+        engine = EagerEngine(stage.spec, stage.module)
+        engine.bind(buffers)
+        engine.enqueue(None)
+        eager = [output.clone() for output in outputs]
+        return Truth(list(true), eager, _median_milliseconds(engine, device))
+
+
+def relative_error(got: Sequence[Tensor], true: Sequence[Tensor]) -> float:
+    """The largest |got - true| / |true| of the outputs, in the Euclidean norm; 0 where both are 0."""
+    return float(torch.stack([_relative(g.double(), t.double()) for g, t in zip(got, true, strict=True)]).max())
+
+
+def _relative(got: Tensor, true: Tensor) -> Tensor:
+    difference = (got - true).norm()
+    return difference / true.norm() if difference else difference
+
+
+def _median_milliseconds(engine: Engine, device: torch.device) -> float | None:
+    """Of one run as the GPU sees it, gaps between kernels included. None on the CPU."""
+    if device.type != "cuda":
+        return None
+    engine.enqueue(None)
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(RUNS + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        engine.enqueue(None)
+        mark.record()
+    torch.cuda.synchronize(device)
+    return statistics.median(start.elapsed_time(end) for start, end in pairwise(marks))

@@ -1,0 +1,127 @@
+"""The exported stages, run by onnxruntime, are the stages; and their weights bear the checkpoint's names."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from build.export import ExportError, exact_norms, export
+from build.verify import Trial, check, prepare
+from cldm.checkpoint import SMALL_MODEL, find_checkpoint
+from cldm.model import ControlLDM
+from cldm.pipeline import Pipeline, Shape, to_precision
+from cldm.plan import make_plan
+from cldm.request import Request
+from ldm.config import load_architecture
+from runtime.eager import EagerEngine
+from runtime.lanes import Lanes
+from scoring.pictures import find_pictures
+
+for package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+
+import onnx  # noqa: E402
+from onnx import numpy_helper  # noqa: E402
+
+from tests.onnx_engine import OnnxEngine  # noqa: E402
+
+CPU = torch.device("cpu")
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+TINY = (64, 64, 1)
+ATTENTIONS = {"text": 3, "control": 14, "encoder": 14, "decoder": 18, "vae": 1}
+
+
+@pytest.fixture(scope="module", params=list(PRECISIONS))
+def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial, dict[str, Path]]:
+    """The trained model in one precision, and its files."""
+    model = find_checkpoint(str(SMALL_MODEL)).load_model()
+    made = prepare(model, PRECISIONS[request.param], TINY, CPU)
+    folder = tmp_path_factory.mktemp(request.param)
+    return made, {spec.name: path for spec, path in export(model, TINY, folder)}
+
+
+def test_every_stage_computes_what_its_module_does(trial: tuple[Trial, dict[str, Path]]) -> None:
+    made, paths = trial
+    assert paths.keys() == made.stages.keys()
+    check([made.measure(OnnxEngine(made.stages[name].spec, path)) for name, path in paths.items()])
+
+
+def test_attention_is_one_operator_in_full_precision(trial: tuple[Trial, dict[str, Path]]) -> None:
+    for name, path in trial[1].items():
+        nodes = [node for node in onnx.load(path, load_external_data=False).graph.node if node.op_type == "Attention"]
+        assert len(nodes) == ATTENTIONS.get(name, 0)
+        for node in nodes:
+            attributes = {attribute.name: attribute.i for attribute in node.attribute}
+            assert attributes["softmax_precision"] == onnx.TensorProto.FLOAT
+
+
+def test_norms_compute_in_float32(trial: tuple[Trial, dict[str, Path]]) -> None:
+    norms = 0
+    for path in trial[1].values():
+        graph = onnx.load(path, load_external_data=False).graph
+        types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type in ("GroupNormalization", "LayerNormalization"):
+                norms += 1
+                assert {types[name] for name in node.input[1:]} == {onnx.TensorProto.FLOAT}
+    assert norms > 100
+
+
+def test_weights_bear_the_names_of_the_checkpoint(trial: tuple[Trial, dict[str, Path]]) -> None:
+    values = find_checkpoint(str(SMALL_MODEL)).load_model().state_dict()
+    seen = set()
+    for path in trial[1].values():
+        for tensor in onnx.load(path).graph.initializer:
+            key = tensor.name.removesuffix(".T")
+            if key not in values:
+                assert len(tensor.dims) < 2 or tensor.name == "triu", f"{tensor.name} {tensor.dims}"
+                continue
+            expected = values[key].T if tensor.name.endswith(".T") else values[key]
+            stored = numpy_helper.to_array(tensor)
+            assert np.array_equal(stored, expected.numpy().astype(stored.dtype)), tensor.name
+            seen.add(key)
+    unused = {key for key in values.keys() - seen if values[key].dim() > 1}
+    assert all(
+        any(
+            part in key
+            for part in ("first_stage_model.encoder", "quant_conv", "time_embed", "emb_layers", "position_ids")
+        )
+        for key in unused
+    ), unused
+
+
+def test_an_older_opset_has_no_attention_operator(tmp_path: Path) -> None:
+    model = find_checkpoint("random:0", "small").load_model()
+    made = prepare(model, torch.float32, TINY, CPU)
+    path = next(path for spec, path in export(model, TINY, tmp_path, opset=21) if spec.name == "encoder")
+    graph = onnx.load(path, load_external_data=False)
+    assert [opset.version for opset in graph.opset_import if opset.domain == ""] == [21]
+    kinds = [node.op_type for node in graph.graph.node]
+    assert (kinds.count("Attention"), kinds.count("Softmax")) == (0, 14)
+    check([made.measure(OnnxEngine(made.stages["encoder"].spec, path))])
+
+
+def test_whole_picture_by_onnxruntime(tmp_path: Path) -> None:
+    size = (256, 384, 1)
+    checkpoint = find_checkpoint(str(SMALL_MODEL))
+    model, tokenizer = to_precision(checkpoint.load_model(), torch.float32), checkpoint.load_tokenizer()
+    shape = Shape(*size, 20, make_plan("19,14,8,2", 20))
+    asked = Request(
+        find_pictures()["bird_1"], "a red bird", "best quality", "lowres", 1, 256, 20, False, 1.0, 9.0, 1, 0.0, 100, 200
+    )
+    (expected,) = Pipeline(model, shape, EagerEngine, Lanes(CPU))(asked, tokenizer)
+    files = {spec.name: path for spec, path in export(model, size, tmp_path)}
+    by_onnx = Pipeline(model, shape, lambda spec, module: OnnxEngine(spec, files[spec.name]), Lanes(CPU))
+    (picture,) = by_onnx(asked, tokenizer)
+    assert (np.abs(picture.astype(int) - expected) <= 1).mean() > 0.99
+    assert expected.std() > 20
+
+
+def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = to_precision(ControlLDM(load_architecture("small")), torch.float32)
+    with pytest.raises(ValueError, match="opset 17: expected 21 or 23"):
+        next(export(model, TINY, tmp_path, opset=17))
+    monkeypatch.setattr("build.export.exact_norms", lambda model: exact_norms(model.half()))
+    with pytest.raises(ExportError, match=r"stage control cannot be written as ONNX: Input type \(float\)"):
+        list(export(model, TINY, tmp_path))
