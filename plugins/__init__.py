@@ -1,1 +1,1 @@
-"""Kernels of our own, and the layers that run on them. They need Triton, which CUDA builds of PyTorch bring."""
+"""Kernels of our own, and the layers that run on them. Triton, where one needs it, comes with PyTorch for CUDA."""

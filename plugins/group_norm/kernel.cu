@@ -1,0 +1,210 @@
+// GroupNorm (Wu and He 2018), and SiLU behind it: float16 in and out, float32 between. Has not run on a GPU yet.
+//
+// A group lies in all pixels, so its statistics need either a second kernel or blocks that talk to each other. Here up
+// to eight blocks form a cluster: they share the pixels of one span of channels (one or several whole groups) and read
+// each other's mean and squares from shared memory. Each thread keeps its last values in registers, so a map that fits
+// is read once. All sums have a fixed order: the same bits in every run.
+//
+// Grid: (CLUSTER, CHANNELS / SPAN, images), blocks of THREADS. compile.py chooses what comes by -D:
+//   CHANNELS, GROUPS; CHANNELS_LAST: 1 for [n, pixels, c], 0 for [n, c, pixels]; SILU: 1 or 0; EPS
+//   VECTOR: values of one load; SPAN: channels of a cluster; CLUSTER, THREADS; HOLD: vectors a thread keeps
+
+using Half = unsigned short;  // float16 bits: cuda_fp16.h is not everywhere where NVRTC is
+struct alignas(2 * VECTOR) Vector { Half at[VECTOR]; };
+
+constexpr int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
+
+constexpr int GROUP = CHANNELS / GROUPS;                                  // channels of a group
+constexpr int SPAN_GROUPS = SPAN / GROUP;
+constexpr int WIDTH = CHANNELS_LAST ? SPAN / VECTOR : 1;                  // vectors of a pixel
+constexpr bool FIXED = CHANNELS_LAST && WIDTH <= THREADS;                 // a thread sees the same channels always
+constexpr int COLUMNS = FIXED ? WIDTH : 1;                                // threads: ROWS x COLUMNS, the rest idle
+constexpr int ROWS = THREADS / COLUMNS;
+constexpr int ACTIVE = ROWS * COLUMNS;
+constexpr int PIECE = CHANNELS_LAST ? gcd(VECTOR, GROUP) : VECTOR;        // values of a vector surely in one group
+constexpr int PIECES = VECTOR / PIECE;
+constexpr int SHARES = FIXED ? GROUP / PIECE : 1;                         // pieces of a group in a row of threads
+constexpr int WARPS = THREADS / 32;
+static_assert(CHANNELS % SPAN == 0 && SPAN % GROUP == 0 && THREADS % 32 == 0, "no whole groups or warps");
+static_assert(!CHANNELS_LAST || SPAN % VECTOR == 0, "a vector leaves the span");
+static_assert(FIXED || SPAN_GROUPS == 1, "a thread would see several groups");
+#if CLUSTER > 1 && defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#error "clusters need sm_90: compile with CLUSTER=1"
+#endif
+
+__device__ float to_float(Half bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+__device__ Half to_half(float value) {
+    Half bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+__device__ Vector load(const Half* from) { return *reinterpret_cast<const Vector*>(from); }
+
+__device__ float warp_sum(float value) {
+    for (int lanes = 16; lanes; lanes /= 2) value += __shfl_xor_sync(~0u, value, lanes);
+    return value;
+}
+
+// The value that `local` has in the shared memory of block `rank` of the cluster.
+__device__ float read_from(int rank, const float* local) {
+    if (CLUSTER == 1) return *local;
+    unsigned address = __cvta_generic_to_shared(local);
+    float value;
+    asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+    return value;
+}
+
+// A barrier of the whole cluster in two halves; of a block alone, the first half is all of it.
+__device__ void cluster_arrive() {
+    if (CLUSTER > 1) asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+    else __syncthreads();
+}
+__device__ void cluster_wait() { if (CLUSTER > 1) asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+#if CLUSTER > 1
+__cluster_dims__(CLUSTER, 1, 1)
+#endif
+group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Half* __restrict__ bias, int pixels,
+           Half* __restrict__ y) {
+    __shared__ float counts[THREADS], means[PIECES][THREADS], squares[PIECES][THREADS];      // of each thread
+    __shared__ float block_count, block_mean[SPAN_GROUPS], block_squares[SPAN_GROUPS];       // the others read these
+    __shared__ float group_mean[SPAN_GROUPS], group_scale[SPAN_GROUPS];
+
+    const int thread = threadIdx.x, rank = blockIdx.x, channel = blockIdx.y * SPAN;
+    const int start = blockIdx.z * pixels * CHANNELS + (CHANNELS_LAST ? channel : channel * pixels);
+    x += start, y += start, weight += channel, bias += channel;
+
+    // This block's vectors are first, first + 1, ..., end - 1 of the span; channels-last, they are whole pixels.
+    const int units = CHANNELS_LAST ? pixels : SPAN * pixels / VECTOR, per_block = (units + CLUSTER - 1) / CLUSTER;
+    const int first = min(rank * per_block, units) * WIDTH, end = min((rank + 1) * per_block, units) * WIDTH;
+    const int chunks = (end - first + ACTIVE * HOLD - 1) / (ACTIVE * HOLD);
+
+    const auto index = [&](int chunk, int k) { return first + thread + (chunk * HOLD + k) * ACTIVE; };
+    const auto offset = [&](int i) { return CHANNELS_LAST ? i / WIDTH * CHANNELS + i % WIDTH * VECTOR : i * VECTOR; };
+    Vector held[HOLD];
+    const auto load_chunk = [&](int chunk) {
+        int loaded = 0;
+#pragma unroll
+        for (int k = 0; k < HOLD; ++k)
+            if (const int i = index(chunk, k); i < end && thread < ACTIVE) held[k] = load(x + offset(i)), ++loaded;
+        return loaded;
+    };
+
+    Vector weights, biases;
+    const auto load_affine = [&](int i) {  // of the channels of vector i
+        if constexpr (CHANNELS_LAST) {
+            weights = load(weight + i % WIDTH * VECTOR), biases = load(bias + i % WIDTH * VECTOR);
+        } else {
+            for (int j = 0; j < VECTOR; ++j)
+                weights.at[j] = weight[i * VECTOR / pixels], biases.at[j] = bias[i * VECTOR / pixels];
+        }
+    };
+    if constexpr (FIXED) load_affine(thread);  // early: it takes as long as the values do
+
+    // Mean and squared deviations of each chunk, merged into those before it (Chan, Golub and LeVeque 1983).
+    float count = 0, mean[PIECES] = {}, square[PIECES] = {};
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+        const int loaded = load_chunk(chunk);
+        if (!loaded) break;
+        const float more = loaded * PIECE, inverse = 1 / more, share = more / (count + more);
+#pragma unroll
+        for (int piece = 0; piece < PIECES; ++piece) {
+            float sum = 0, deviations = 0;
+#pragma unroll
+            for (int k = 0; k < HOLD; ++k)
+                for (int j = 0; j < PIECE; ++j)
+                    if (k < loaded) sum += to_float(held[k].at[piece * PIECE + j]);
+            const float chunk_mean = sum * inverse;
+#pragma unroll
+            for (int k = 0; k < HOLD; ++k)
+                for (int j = 0; j < PIECE; ++j)
+                    if (k < loaded) {
+                        const float deviation = to_float(held[k].at[piece * PIECE + j]) - chunk_mean;
+                        deviations += deviation * deviation;
+                    }
+            const float apart = chunk_mean - mean[piece];
+            mean[piece] += apart * share;
+            square[piece] += deviations + apart * apart * count * share;
+        }
+        count += more;
+    }
+    counts[thread] = count;
+    for (int p = 0; p < PIECES; ++p) means[p][thread] = mean[p], squares[p][thread] = square[p];
+    __syncthreads();
+
+    // The threads of this block: a warp for each group.
+    for (int group = thread / 32; group < SPAN_GROUPS; group += WARPS) {
+        float n = 0, sum = 0, total = 0;
+        const auto for_each_piece = [&](auto&& add) {
+            for (int i = thread % 32; i < ROWS * SHARES; i += 32) {
+                const int piece = group * SHARES + i % SHARES, at = i / SHARES * COLUMNS + piece / PIECES;
+                add(counts[at], means[piece % PIECES][at], squares[piece % PIECES][at]);
+            }
+        };
+        for_each_piece([&](float m, float average, float) { n += m, sum += m * average; });
+        n = warp_sum(n);
+        const float centre = warp_sum(sum) / fmaxf(n, 1);  // a block without pixels has n = 0
+        for_each_piece([&](float m, float average, float deviations) {
+            total += deviations + m * (average - centre) * (average - centre);
+        });
+        total = warp_sum(total);
+        if (thread % 32 == 0) block_count = n, block_mean[group] = centre, block_squares[group] = total;
+    }
+    cluster_arrive(), cluster_wait();
+
+    // The blocks of the cluster, always in the same order.
+    for (int group = thread; group < SPAN_GROUPS; group += THREADS) {
+        float n[CLUSTER], means[CLUSTER], count = 0, sum = 0, total = 0;
+#pragma unroll
+        for (int other = 0; other < CLUSTER; ++other) {
+            n[other] = read_from(other, &block_count), means[other] = read_from(other, &block_mean[group]);
+            total += read_from(other, &block_squares[group]);
+            count += n[other], sum += n[other] * means[other];
+        }
+        const float mean = sum / count;
+#pragma unroll
+        for (int other = 0; other < CLUSTER; ++other) total += n[other] * (means[other] - mean) * (means[other] - mean);
+        group_mean[group] = mean, group_scale[group] = rsqrtf(total / count + float(EPS));
+    }
+    cluster_arrive();  // no block may end while another reads from it: waited for at the end
+    __syncthreads();
+
+    float scale[VECTOR], shift[VECTOR];
+    const auto prepare = [&] {  // what to do with the values of a vector
+#pragma unroll
+        for (int j = 0; j < VECTOR; ++j) {
+            const int group = FIXED ? (thread % WIDTH * VECTOR + j) / GROUP : 0;
+            scale[j] = group_scale[group] * to_float(weights.at[j]);
+            shift[j] = to_float(biases.at[j]) - group_mean[group] * scale[j];
+        }
+    };
+    if constexpr (FIXED) prepare();
+
+    // Backwards: the last chunk is still here, and of the others the latest are the likeliest in the cache.
+    for (int chunk = chunks - 1; chunk >= 0; --chunk) {
+        if (chunk < chunks - 1) load_chunk(chunk);
+#pragma unroll
+        for (int k = 0; k < HOLD; ++k) {
+            const int i = index(chunk, k);
+            if (i >= end || thread >= ACTIVE) continue;
+            if constexpr (!FIXED) load_affine(i), prepare();
+            Vector result;
+#pragma unroll
+            for (int j = 0; j < VECTOR; ++j) {
+                float value = to_float(held[k].at[j]) * scale[j] + shift[j];
+                if (SILU) value = __fdividef(value, 1 + __expf(-value));
+                result.at[j] = to_half(value);
+            }
+            *reinterpret_cast<Vector*>(y + offset(i)) = result;
+        }
+    }
+    cluster_wait();
+}

@@ -1,0 +1,90 @@
+"""torch.ops.canny2image.group_norm: GroupNorm (Wu and He 2018), and SiLU behind it if asked for, as one kernel.
+
+It can be recorded into a CUDA graph once it has run for such maps: the first call compiles and loads the kernel.
+"""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plugins.group_norm.compile import NAME, Launch, call, compile_ptx, plan
+
+ARGUMENTS = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+    """What the op computes, in float32, or float64 for such maps; in the type and layout of x."""
+    n, channels, h, w = x.shape
+    values = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(n, groups, -1)
+    variance, mean = torch.var_mean(values, dim=-1, correction=0, keepdim=True)
+    normal = ((values - mean) * torch.rsqrt(variance + eps)).reshape(n, channels, h, w)
+    y = normal * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
+    return torch.empty_like(x).copy_(F.silu(y) if silu else y)
+
+
+@torch.library.custom_op("canny2image::group_norm", mutates_args=(), device_types="cuda")
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+    """GroupNorm over the channels of a group and all pixels, then SiLU if `silu`.
+
+    x: [n, c, h, w], in memory channels-last or contiguous, and so is the result; weight, bias: [c]. On a GPU all three
+    are float16 and one kernel does it, with float32 between; on a CPU it is `reference`. Has not run on a GPU yet.
+    Raises ValueError for what the kernel cannot take, KernelError if it cannot be compiled or launched.
+    """
+    channels_last = _check(x, weight, bias)
+    n, channels, h, w = x.shape
+    major, minor = torch.cuda.get_device_capability(x.device)
+    launch = plan(n, channels, h * w, groups, eps, silu, channels_last, clusters=major >= 9)
+    y = torch.empty_like(x)
+    with torch.cuda.device(x.device):
+        stream = torch.cuda.current_stream().cuda_stream
+        kernel = _load(launch, 10 * major + minor, torch.cuda.current_device())
+        values = (x.data_ptr(), weight.data_ptr(), bias.data_ptr(), h * w, y.data_ptr())
+        _launch(kernel, launch, stream, values)
+    return y
+
+
+group_norm.register_kernel("cpu")(reference)
+
+
+@group_norm.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether x is channels-last, or else contiguous."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    if not (channels_last or x.is_contiguous()):
+        raise ValueError(
+            f"group_norm got x of shape {list(x.shape)} with strides {list(x.stride())}, expected channels-last or "
+            "contiguous maps: call .contiguous() first"
+        )
+    for name, tensor, shape in (("x", x, x.shape), ("weight", weight, x.shape[1:2]), ("bias", bias, x.shape[1:2])):
+        dense = tensor is x or tensor.is_contiguous()
+        if tensor.dtype != torch.float16 or tensor.shape != shape or tensor.device != x.device or not dense:
+            raise ValueError(
+                f"group_norm got {name} as {tensor.dtype} {list(tensor.shape)} on {tensor.device}, expected contiguous "
+                f"torch.float16 {list(shape)} on {x.device}: convert it first"
+            )
+        if tensor.data_ptr() % 16:
+            raise ValueError(f"group_norm got {name} at no multiple of 16 bytes, as it expects: call .clone() first")
+    return channels_last
+
+
+@cache
+def _load(launch: Launch, architecture: int, device: int) -> Any:
+    """The kernel, loaded for good. `device` is the current one, and here to tell loaded kernels apart."""
+    from cuda.bindings import driver
+
+    module = call(driver.cuModuleLoadData, compile_ptx(launch.defines, architecture))
+    return call(driver.cuModuleGetFunction, module, NAME.encode())
+
+
+def _launch(kernel: Any, launch: Launch, stream: int, values: tuple[int, ...]) -> None:
+    from cuda.bindings import driver
+
+    call(driver.cuLaunchKernel, kernel, *launch.grid, launch.threads, 1, 1, 0, stream, (values, ARGUMENTS), 0)
