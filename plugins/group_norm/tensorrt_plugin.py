@@ -4,8 +4,6 @@ No `from __future__ import annotations` here: TensorRT reads the annotations as 
 value, because scalar ones raise TypeError in TensorRT 10.16 with NumPy 2.4. Has not been built into an engine yet.
 """
 
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 import numpy as np
 import numpy.typing as npt
 
