@@ -1,5 +1,7 @@
 """The exported stages, run by onnxruntime, are the stages; and their weights bear the checkpoint's names."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,24 +29,35 @@ from onnx import numpy_helper  # noqa: E402
 from tests.onnx_engine import OnnxEngine  # noqa: E402
 
 CPU = torch.device("cpu")
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 TINY = (64, 64, 1)
+SIZES = {torch.float32: (256, 384, 1), torch.float16: TINY}  # half precision is slow on the CPU
 ATTENTIONS = {"text": 3, "control": 14, "encoder": 14, "decoder": 18, "vae": 1}
 
 
-@pytest.fixture(scope="module", params=list(PRECISIONS))
-def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial, dict[str, Path]]:
-    """The trained model in one precision, and its files."""
-    model = find_checkpoint(str(SMALL_MODEL)).load_model()
-    made = prepare(model, PRECISIONS[request.param], TINY, CPU)
-    folder = tmp_path_factory.mktemp(request.param)
-    return made, {spec.name: path for spec, path in export(model, TINY, folder)}
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[torch.dtype], tuple[Trial, dict[str, Path]]]:
+    """The trained model in a precision, and its files; made once for each."""
+
+    @cache
+    def make(dtype: torch.dtype) -> tuple[Trial, dict[str, Path]]:
+        model, size = find_checkpoint(str(SMALL_MODEL)).load_model(), SIZES[dtype]
+        trial = prepare(model, dtype, size, CPU)
+        return trial, {spec.name: path for spec, path in export(model, size, tmp_path_factory.mktemp("onnx"))}
+
+    return make
+
+
+@pytest.fixture(params=list(SIZES), ids=str)
+def trial(
+    request: pytest.FixtureRequest, made: Callable[[torch.dtype], tuple[Trial, dict[str, Path]]]
+) -> tuple[Trial, dict[str, Path]]:
+    return made(request.param)
 
 
 def test_every_stage_computes_what_its_module_does(trial: tuple[Trial, dict[str, Path]]) -> None:
-    made, paths = trial
-    assert paths.keys() == made.stages.keys()
-    check([made.measure(OnnxEngine(made.stages[name].spec, path)) for name, path in paths.items()])
+    modules, paths = trial
+    assert paths.keys() == modules.stages.keys()
+    check([modules.measure(OnnxEngine(modules.stages[name].spec, path)) for name, path in paths.items()])
 
 
 def test_attention_is_one_operator_in_full_precision(trial: tuple[Trial, dict[str, Path]]) -> None:
@@ -93,25 +106,24 @@ def test_weights_bear_the_names_of_the_checkpoint(trial: tuple[Trial, dict[str, 
 
 def test_an_older_opset_has_no_attention_operator(tmp_path: Path) -> None:
     model = find_checkpoint("random:0", "small").load_model()
-    made = prepare(model, torch.float32, TINY, CPU)
+    modules = prepare(model, torch.float32, TINY, CPU)
     path = next(path for spec, path in export(model, TINY, tmp_path, opset=21) if spec.name == "encoder")
     graph = onnx.load(path, load_external_data=False)
     assert [opset.version for opset in graph.opset_import if opset.domain == ""] == [21]
     kinds = [node.op_type for node in graph.graph.node]
     assert (kinds.count("Attention"), kinds.count("Softmax")) == (0, 14)
-    check([made.measure(OnnxEngine(made.stages["encoder"].spec, path))])
+    check([modules.measure(OnnxEngine(modules.stages["encoder"].spec, path))])
 
 
-def test_whole_picture_by_onnxruntime(tmp_path: Path) -> None:
-    size = (256, 384, 1)
+def test_whole_picture_by_onnxruntime(made: Callable[[torch.dtype], tuple[Trial, dict[str, Path]]]) -> None:
     checkpoint = find_checkpoint(str(SMALL_MODEL))
     model, tokenizer = to_precision(checkpoint.load_model(), torch.float32), checkpoint.load_tokenizer()
-    shape = Shape(*size, 20, make_plan("19,14,8,2", 20))
+    shape = Shape(*SIZES[torch.float32], 20, make_plan("19,14,8,2", 20))
     asked = Request(
         find_pictures()["bird_1"], "a red bird", "best quality", "lowres", 1, 256, 20, False, 1.0, 9.0, 1, 0.0, 100, 200
     )
     (expected,) = Pipeline(model, shape, EagerEngine, Lanes(CPU))(asked, tokenizer)
-    files = {spec.name: path for spec, path in export(model, size, tmp_path)}
+    _, files = made(torch.float32)
     by_onnx = Pipeline(model, shape, lambda spec, module: OnnxEngine(spec, files[spec.name]), Lanes(CPU))
     (picture,) = by_onnx(asked, tokenizer)
     assert (np.abs(picture.astype(int) - expected) <= 1).mean() > 0.99
