@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,16 +11,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cldm.checkpoint import find_checkpoint
-from cldm.engine_files import Target, load_engine_files
+from cldm.engine_files import Target, find_engines
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape, to_precision
 from cldm.plan import make_plan, usual_steps
 from cldm.record import record
 from cldm.request import Request, drawn
 from runtime.artifacts import EngineFileError
-from runtime.backends import BACKENDS, Backend, choose_backend, choose_device, choose_precision
+from runtime.backends import BACKENDS, Backend, choose_backends, choose_device, choose_precision
 from runtime.inductor import channels_last
 from runtime.lanes import Lanes
+from runtime.tensorrt_library import TensorRTError
 from runtime.timing import Span
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,9 @@ class hackathon:
     checkpoint: a .pth or .safetensors file, "SD15_FOLDER:CONTROLNET_FOLDER" of the diffusers library, or
         "random:SEED"; by default the first that is found (see cldm/checkpoint.py).
     architecture: a file of models/*.yaml, "sd15" or "small"; by default what belongs to the checkpoint.
-    backend: "auto", "eager" or "inductor", whose engine files `python -m build` makes; "auto" takes them on a GPU if
-        they are there. precision: "auto", "fp32" or "fp16". device: "auto", "cpu", "cuda" or "cuda:N".
+    backend: "auto", "eager", "inductor" or "tensorrt", whose engine files `python -m build` makes; "auto" takes
+        TensorRT's or else inductor's on a GPU if they are there. precision: "auto", "fp32" or "fp16".
+    device: "auto", "cpu", "cuda" or "cuda:N".
     plan: "ten", "all" or the indices of the steps that call the network.
 
     Raises ValueError with one sentence for a choice that this machine or project does not have.
@@ -53,8 +56,8 @@ class hackathon:
         self.checkpoint = find_checkpoint(checkpoint, architecture)
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        self.backend = choose_backend(backend, self.device)
-        self.demanded = backend != "auto"
+        self.backends = choose_backends(backend, self.device)
+        self.backend = BACKENDS["eager"]  # until initialize() has looked for engine files
         self.plan = plan
         self.usual_steps = usual_steps(plan)  # an unknown plan is an error now, not at the first picture
         self.found: dict[Target, Backend] = {}  # engine files are read once
@@ -69,7 +72,7 @@ class hackathon:
             self._load_model()
             progress.update()
             progress.set_description("reading engines")
-            self.backend = self._backend(256, 384, samples=1, or_fail=self.demanded)
+            self.backend = self._backend(256, 384, samples=1, or_fail=len(self.backends) == 1)
             log.info("backend: %s on %s", self.backend.name, self.device)
             self._shape_model()
             progress.update()
@@ -118,6 +121,11 @@ class hackathon:
         Raises CheckpointError or TokenizerError, before anything has changed, for what does not fit.
         """
         found = find_checkpoint(checkpoint, self.checkpoint.architecture)
+        if self.backend.name == "tensorrt":
+            raise ValueError(
+                f"load_weights() got {checkpoint}, and TensorRT's engines hold the weights of {self.checkpoint.name}: "
+                "make another hackathon with that checkpoint, or use backend inductor"
+            )
         if not hasattr(self, "model"):
             raise RuntimeError("load_weights() was called before initialize(): give the checkpoint to the constructor")
         tokenizer, model = found.load_tokenizer(), found.load_model()
@@ -172,16 +180,19 @@ class hackathon:
         return pipeline
 
     def _backend(self, height: int, width: int, samples: int, or_fail: bool = False) -> Backend:
-        """The chosen backend; eager where it has no engine files for pictures of this size, if that is no failure."""
-        target = Target(self.checkpoint.architecture, height, width, samples, self.precision.name)
-        if self.backend.name != "inductor" or target in self.found:
-            return self.found.get(target, self.backend)
-        try:
-            load_engine_files(target, self.device)
-            self.found[target] = self.backend
-        except EngineFileError as error:
-            if or_fail:
-                raise
-            log.warning("%d at a time of %dx%d by backend eager: %s", samples, height, width, error)
-            self.found[target] = BACKENDS["eager"]
-        return self.found[target]
+        """The first of the backends that has engine files for pictures of this size; eager where none has them."""
+        size = Target(self.checkpoint.architecture, height, width, samples, self.precision.name)
+        if size not in self.found:
+            self.found[size] = self._find(size, or_fail)
+        return self.found[size]
+
+    def _find(self, size: Target, or_fail: bool) -> Backend:
+        for name in self.backends:
+            target = replace(size, backend=name)
+            try:
+                return find_engines(target.of(self.checkpoint) if name == "tensorrt" else target, self.device)
+            except (EngineFileError, TensorRTError) as error:
+                if or_fail:
+                    raise
+                log.warning("%d at a time of %dx%d not by %s: %s", size.samples, size.height, size.width, name, error)
+        return BACKENDS["eager"]

@@ -2,11 +2,13 @@
 
 python -m build                       what this machine needs; nothing where eager is all there is
 python -m build --backend inductor    compiled engines, for one size of pictures
+python -m build --backend tensorrt    TensorRT's, for one size of pictures and one checkpoint
 """
 
 import argparse
 import logging
 import sys
+from importlib.util import find_spec
 
 import torch
 
@@ -20,42 +22,66 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Only here: who needs no engines need not have what builds them.
     from build.verify import BuildError
+    from runtime.tensorrt_library import TensorRTError
 
     try:
-        _build(options)
-    except (ValueError, OSError, torch.OutOfMemoryError, BuildError) as error:
-        print(f"engines: {error}", file=sys.stderr)
-        if options.backend != "auto":
-            return 1
-        print("engines: none built; backend eager needs none")
+        for backend in _backends(options):
+            try:
+                _build(options, backend)
+                return 0
+            except (ValueError, OSError, torch.OutOfMemoryError, BuildError, TensorRTError) as error:
+                print(f"engines: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("engines: stopped, nothing was saved", file=sys.stderr)
         return 130
+    if options.backend != "auto":
+        return 1
+    print("engines: none built; backend eager needs none")
     return 0
 
 
-def _build(options: argparse.Namespace) -> None:
-    from build.inductor import build, is_up_to_date
+def _backends(options: argparse.Namespace) -> tuple[str, ...]:
+    """What to try, one after another until one is built."""
+    if options.backend != "auto":
+        return (options.backend,)
+    return ("tensorrt", "inductor") if find_spec("tensorrt") else ("inductor",)  # tensorrt_lean builds nothing
+
+
+def _build(options: argparse.Namespace, backend: str) -> None:
+    import build.inductor
     from build.verify import table
     from cldm.checkpoint import find_checkpoint
-    from cldm.engine_files import Target
+    from cldm.engine_files import Target, is_up_to_date
     from runtime.backends import choose_device, choose_precision
 
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
-    target = Target(architecture, options.height, options.width, options.samples, precision.name)
+    target = Target(architecture, options.height, options.width, options.samples, precision.name, backend)
+    if backend == "tensorrt":
+        checkpoint = find_checkpoint(options.checkpoint, options.architecture)
+        target = target.of(checkpoint)
     if not options.force and is_up_to_date(target, device):
         print(f"engines: up to date ({target.folder})")
         return
-    print(table(build(target, device)))
+    if backend == "tensorrt":
+        import build.tensorrt
+        from build.compile import table as layers
+
+        reports, measurements = build.tensorrt.build(target, checkpoint, device)
+        print(layers(reports))
+    else:
+        measurements = build.inductor.build(target, device)
+    print(table(measurements))
     print(f"engines: saved in {target.folder}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m build", description="Builds the engines for this machine.")
-    parser.add_argument("--backend", choices=("auto", "inductor"), default="auto", help="auto: the best for this GPU")
-    parser.add_argument("--checkpoint", help="the weights to build for, of which only the architecture matters")
+    parser.add_argument(
+        "--backend", choices=("auto", "inductor", "tensorrt"), default="auto", help="auto: the best for this GPU"
+    )
+    parser.add_argument("--checkpoint", help="the weights; of them inductor takes the architecture alone")
     parser.add_argument("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
     parser.add_argument("--height", type=_multiple_of_64, default=256, help="of the pictures")
     parser.add_argument("--width", type=_multiple_of_64, default=384, help="of the pictures")

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from build.verify import BuildError
 from cldm.model import ControlLDM
 from cldm.stages import Stage, make_stages
 from runtime.spec import EngineSpec, allocate
@@ -23,7 +24,7 @@ OPSETS = (21, 23)
 FLOAT = 1  # ONNX's number of the type float32
 
 
-class ExportError(RuntimeError):
+class ExportError(BuildError):
     """A stage cannot be written as ONNX."""
 
 

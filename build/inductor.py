@@ -3,7 +3,6 @@
 The weights are seeded random ones: engine files hold none, and serve every checkpoint of the architecture.
 """
 
-import logging
 from contextlib import nullcontext
 
 import torch
@@ -13,23 +12,11 @@ from build.verify import BuildError, Measurement, Trial, check, prepare
 from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import Target, expected_manifest
 from cldm.stages import Stage
-from runtime.artifacts import EngineFileError, read, save
+from runtime.artifacts import save
 from runtime.backends import PRECISIONS
 from runtime.inductor import InductorEngine, Tuning
 
-log = logging.getLogger(__name__)
-
 WEIGHTS = "random:0"
-
-
-def is_up_to_date(target: Target, device: torch.device, tuning: Tuning | None = None) -> bool:
-    """Are whole engine files for this target, machine and version there? Logs why not."""
-    try:
-        read(target.folder, expected_manifest(target, device, tuning))
-    except EngineFileError as error:
-        log.info("%s", error)
-        return False
-    return True
 
 
 def build(target: Target, device: torch.device, tuning: Tuning | None = None) -> list[Measurement]:

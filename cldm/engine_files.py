@@ -1,43 +1,64 @@
-"""Where a picture's engine files lie, and what their manifest must say here and now."""
+"""Where a picture's engine files lie, what their manifest must say here and now, and the engines that come of them."""
 
 import ast
 import hashlib
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import safetensors.numpy
 import torch
+from torch import nn
 
+from cldm.checkpoint import Checkpoint
 from cldm.model import ControlLDM
 from cldm.pipeline import to_precision
 from cldm.stages import make_stages
 from ldm.config import MODELS, load_architecture
-from runtime.artifacts import Manifest, load, machine
-from runtime.backends import PRECISIONS
+from runtime.artifacts import NONE, EngineFileError, Manifest, load, machine, read
+from runtime.backends import BACKENDS, PRECISIONS, Backend
+from runtime.engine import Engine
 from runtime.inductor import Tuning
+from runtime.spec import EngineSpec
+from runtime.tensorrt import TensorRTEngine, check_device
+
+log = logging.getLogger(__name__)
 
 ENGINES = MODELS / "engines"
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (
     *(f"ldm/{name}.py" for name in ("attention", "blocks", "clip", "unet", "vae")),
     *(f"cldm/{name}.py" for name in ("controlnet", "kv", "model", "stages")),
-    "plugins/convolution.py",
-    "runtime/inductor.py",
-)  # what the compiled code depends on, apart from the architecture's numbers
+)  # what all engines depend on, apart from the architecture's numbers
+COMPILERS = {
+    "inductor": ("plugins/convolution.py", "runtime/inductor.py"),
+    "tensorrt": ("build/export.py", "build/compile.py", "runtime/tensorrt.py"),
+}
 
 
 @dataclass(frozen=True)
 class Target:
-    """What engines are built for: any checkpoint of one architecture, pictures of one size."""
+    """What engines are built for: pictures of one size, one architecture, and any weights or those of `weights`."""
 
     architecture: str
     height: int
     width: int
     samples: int
     precision: str
+    backend: str = "inductor"
+    weights: str = NONE  # the checkpoint's fingerprint, for a backend whose engines hold the weights
+    checkpoint: str = NONE  # and its name
+
+    def of(self, checkpoint: Checkpoint) -> "Target":
+        """The same with the weights of this checkpoint."""
+        return replace(self, weights=checkpoint.fingerprint()[:16], checkpoint=checkpoint.name)
 
     @property
     def folder(self) -> Path:
-        name = f"inductor_{self.architecture}_{self.height}x{self.width}x{self.samples}_{self.precision}"
+        name = f"{self.backend}_{self.architecture}_{self.height}x{self.width}x{self.samples}_{self.precision}"
         return ENGINES / name
 
 
@@ -48,7 +69,7 @@ def expected_manifest(target: Target, device: torch.device, tuning: Tuning | Non
         model = to_precision(ControlLDM(architecture), PRECISIONS[target.precision].dtype)
     stages = make_stages(model, target.height, target.width, target.samples)
     return Manifest(
-        backend="inductor",
+        backend=target.backend,
         architecture=target.architecture,
         architecture_digest=_digest(repr(architecture)),
         height=target.height,
@@ -56,10 +77,26 @@ def expected_manifest(target: Target, device: torch.device, tuning: Tuning | Non
         samples=target.samples,
         precision=target.precision,
         specs_digest=_digest(repr([stage.spec for stage in stages.values()])),
-        sources_digest=_digest("".join(_code(ROOT / source) for source in SOURCES)),
-        tuning=(tuning or Tuning()).options(),
-        **machine(device),
+        sources_digest=_digest("".join(_code(ROOT / source) for source in (*SOURCES, *COMPILERS[target.backend]))),
+        weights=target.weights,
+        checkpoint=target.checkpoint,
+        **machine(device, target.backend),
+        tuning={} if target.backend == "tensorrt" else (tuning or Tuning()).options(),
     )
+
+
+def find_engines(target: Target, device: torch.device) -> Backend:
+    """The target's backend, ready to make engines from files that were built beforehand.
+
+    Raises EngineFileError with one sentence if they are missing, damaged or made for something else, and
+    TensorRTError where TensorRT cannot run.
+    """
+    if target.backend == "tensorrt":
+        check_device(device)
+        return Backend("tensorrt", partial(_tensorrt_engine, unpack_plans(read(*_wanted(target, device))), device))
+    if target.backend == "inductor":
+        load_engine_files(target, device)
+    return BACKENDS[target.backend]
 
 
 def load_engine_files(target: Target, device: torch.device) -> None:
@@ -68,7 +105,34 @@ def load_engine_files(target: Target, device: torch.device) -> None:
     Raises EngineFileError with one sentence if they are missing, damaged or made for something else. Without them an
     InductorEngine works too; it compiles for minutes.
     """
-    load(target.folder, expected_manifest(target, device))
+    load(*_wanted(target, device))
+
+
+def pack_plans(plans: Mapping[str, bytes]) -> bytes:
+    """Plans by stage, as one file."""
+    return safetensors.numpy.save({name: np.frombuffer(plan, np.uint8) for name, plan in plans.items()})
+
+
+def unpack_plans(data: bytes) -> dict[str, bytes]:
+    return {name: plan.tobytes() for name, plan in safetensors.numpy.load(data).items()}
+
+
+def _wanted(target: Target, device: torch.device) -> tuple[Path, Manifest]:
+    return target.folder, expected_manifest(target, device)
+
+
+def _tensorrt_engine(plans: Mapping[str, bytes], device: torch.device, spec: EngineSpec, module: nn.Module) -> Engine:
+    return TensorRTEngine(spec, plans[spec.name], device)
+
+
+def is_up_to_date(target: Target, device: torch.device) -> bool:
+    """Are whole engine files for this target, machine and version there? Logs why not."""
+    try:
+        read(*_wanted(target, device))
+    except EngineFileError as error:
+        log.info("%s", error)
+        return False
+    return True
 
 
 def _code(source: Path) -> str:

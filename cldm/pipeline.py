@@ -22,8 +22,10 @@ from runtime.graph import Graph
 from runtime.lanes import Lane, Lanes
 from runtime.precision import full_float32
 from runtime.spec import EngineSpec, allocate
+from runtime.tensorrt import TensorRTEngine, allocate_scratch
 from runtime.timing import Span, Timeline
 
+SIDE = ("hint", "control")  # the stages that run beside others; each lane runs one at a time
 MakeEngine = Callable[[EngineSpec, nn.Module], Engine]
 
 
@@ -56,6 +58,8 @@ class Pipeline:
         with torch.cuda.stream(self.lanes.main):
             self.buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
             self.engines = {name: make_engine(stage.spec, stage.module) for name, stage in stages.items()}
+            lanes_engines = [[e for n, e in self.engines.items() if (n in SIDE) == side] for side in (False, True)]
+            allocate_scratch([[e for e in lane if isinstance(e, TensorRTEngine)] for lane in lanes_engines], device)
             for engine in self.engines.values():
                 engine.bind(self.buffers)
             x, steps = self.buffers["x"], self._evaluations(eta=0.0)

@@ -1,6 +1,7 @@
-"""Engine files: what torch.compile made, kept for the next start.
+"""Engine files: what torch.compile or TensorRT made, kept for the next start.
 
-    <folder>/artifacts.bin    kernels and tuning choices, from torch.compiler.save_cache_artifacts(); no weights
+    <folder>/artifacts.bin    kernels and tuning choices, from torch.compiler.save_cache_artifacts(), without weights;
+                              or TensorRT's plans, with them
     <folder>/manifest.json    for what, with what and for which device they were made
 
 The artifacts hold code that will run: load only files that were built here or by someone you trust. The checksum
@@ -23,7 +24,10 @@ from typing import Any, TypedDict
 
 import torch
 
+from runtime.tensorrt_library import library
+
 ARTIFACTS, MANIFEST = "artifacts.bin", "manifest.json"
+NONE = "none"  # in a manifest: has no part in it
 
 
 class EngineFileError(ValueError):
@@ -46,10 +50,13 @@ class Manifest:
     device: str  # the GPU's name, or cpu
     capability: str  # of the GPU, or the instruction set that PyTorch uses
     torch: str
-    cuda: str  # the version that PyTorch was built with, or none
+    cuda: str  # the version that PyTorch was built with
     triton: str
     python: str  # major.minor
     tuning: dict[str, bool]
+    tensorrt: str = NONE
+    weights: str = NONE  # fingerprint of the checkpoint, where engines hold its weights
+    checkpoint: str = NONE  # the name that it was given by, which may change
     size: int = 0  # of artifacts.bin, bytes
     sha256: str = ""
 
@@ -57,9 +64,10 @@ class Manifest:
     def command(self) -> str:
         """What builds such files."""
         device = " --device cpu" if self.device == "cpu" else ""
+        weights = "" if self.checkpoint == NONE else f" --checkpoint {self.checkpoint}"
         return (
             f"python -m build --backend {self.backend} --architecture {self.architecture} --height {self.height} "
-            f"--width {self.width} --samples {self.samples} --precision {self.precision}{device}"
+            f"--width {self.width} --samples {self.samples} --precision {self.precision}{weights}{device}"
         )
 
 
@@ -72,20 +80,29 @@ class Machine(TypedDict):
     cuda: str
     triton: str
     python: str
+    tensorrt: str
 
 
-def machine(device: torch.device) -> Machine:
-    """This machine's part of the manifest."""
+def machine(device: torch.device, backend: str = "inductor") -> Machine:
+    """This machine's part of the manifest, as far as the backend's engines depend on it."""
     is_cuda = device.type == "cuda"
     capability = ".".join(map(str, torch.cuda.get_device_capability(device))) if is_cuda else ""
-    return {
-        "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",
-        "capability": capability or torch.backends.cpu.get_cpu_capability(),
-        "torch": str(torch.__version__),
-        "cuda": torch.version.cuda or "none",
-        "triton": _version("triton"),
-        "python": ".".join(platform.python_version_tuple()[:2]),
-    }
+    gpu = torch.cuda.get_device_name(device) if is_cuda else "cpu"
+    capability = capability or torch.backends.cpu.get_cpu_capability()
+    if backend == "tensorrt":
+        version = library().__version__
+        return Machine(
+            device=gpu, capability=capability, torch=NONE, cuda=NONE, triton=NONE, python=NONE, tensorrt=version
+        )
+    return Machine(
+        device=gpu,
+        capability=capability,
+        torch=str(torch.__version__),
+        cuda=torch.version.cuda or NONE,
+        triton=_version("triton"),
+        python=".".join(platform.python_version_tuple()[:2]),
+        tensorrt=NONE,
+    )
 
 
 def save(folder: Path, data: bytes, manifest: Manifest) -> None:
@@ -127,7 +144,7 @@ def read(folder: Path, expected: Manifest) -> bytes:
     if not folder.is_dir():
         raise _error(folder, "there is no such folder", expected)
     found = _parse(folder, _bytes(folder, MANIFEST, expected), expected)
-    wanted = replace(expected, size=found.size, sha256=found.sha256)
+    wanted = replace(expected, size=found.size, sha256=found.sha256, checkpoint=found.checkpoint)
     if different := [f"{name} is {got!r}, expected {want!r}" for name, got, want in _differences(found, wanted)]:
         raise _error(folder, ", ".join(different), expected)
     data = _bytes(folder, ARTIFACTS, expected)
@@ -215,4 +232,4 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "none"
+        return NONE

@@ -10,6 +10,7 @@ from runtime.eager import EagerEngine
 from runtime.engine import Engine
 from runtime.inductor import InductorEngine
 from runtime.spec import EngineSpec
+from runtime.tensorrt_library import is_installed
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Precision:
 
 
 BACKENDS = {b.name: b for b in (Backend("eager", EagerEngine), Backend("inductor", InductorEngine))}
+NAMES = (*BACKENDS, "tensorrt")  # whose engines come from files alone
 PRECISIONS = {p.name: p for p in (Precision("fp32", torch.float32), Precision("fp16", torch.float16))}
 
 
@@ -59,10 +61,14 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     return PRECISIONS[name]
 
 
-def choose_backend(name: str, device: torch.device) -> Backend:
-    """ "auto" takes the fastest that the device could run. Raises ValueError for another choice."""
+def choose_backends(name: str, device: torch.device) -> tuple[str, ...]:
+    """Names of the backends to look for, the fastest first: of "auto" all that the device could run, else one.
+
+    Raises ValueError for another choice.
+    """
     if name == "auto":
-        name = "inductor" if device.type == "cuda" else "eager"
-    if name not in BACKENDS:
-        raise ValueError(f"backend {name!r}: expected auto or {' or '.join(BACKENDS)}")
-    return BACKENDS[name]
+        compiled = ("tensorrt", "inductor") if is_installed() else ("inductor",)
+        return (*compiled, "eager") if device.type == "cuda" else ("eager",)
+    if name not in NAMES:
+        raise ValueError(f"backend {name!r}: expected auto, {', '.join(NAMES[:-1])} or {NAMES[-1]}")
+    return (name,)

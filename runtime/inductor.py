@@ -32,7 +32,7 @@ ATTENTION = [
 class Tuning:
     """How long Inductor looks for better kernels: options of torch.compile under their own names.
 
-    The defaults are PyTorch's. Each engine file says with which values it was made.
+    The defaults are PyTorch's, but for products instead of 1x1 convolutions. Each engine file says how it was made.
     """
 
     coordinate_descent_tuning: bool = False  # try block sizes for every Triton kernel

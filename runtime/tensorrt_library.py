@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ else:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+NAMES = ("tensorrt", "tensorrt_lean")
 LINES = 8  # of the logger that an error carries
 
 
@@ -35,10 +37,15 @@ class TensorRTError(RuntimeError):
         super().__init__(" ".join(text.split()))  # TensorRT's reasons may have several lines
 
 
+def is_installed() -> bool:
+    """Is there a TensorRT to import? Says nothing of whether it runs."""
+    return any(find_spec(name) is not None for name in NAMES)
+
+
 def library() -> Any:
     """The module tensorrt or, where only that is installed, tensorrt_lean. Raises TensorRTError without either."""
     reasons = []
-    for name in ("tensorrt", "tensorrt_lean"):
+    for name in NAMES:
         try:
             return import_module(name)
         except (ImportError, OSError) as error:  # OSError: one of its shared libraries is missing

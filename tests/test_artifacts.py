@@ -99,7 +99,9 @@ def test_damaged_manifest(folder: Path, content: bytes, what: str) -> None:
     assert refusal(folder) == what
 
 
-@pytest.mark.parametrize("name", [name for name in asdict(EXPECTED) if name not in ("tuning", "size", "sha256")])
+@pytest.mark.parametrize(
+    "name", [name for name in asdict(EXPECTED) if name not in ("tuning", "size", "sha256", "checkpoint")]
+)
 def test_each_field_that_differs_is_named(folder: Path, name: str) -> None:
     value = getattr(EXPECTED, name)
     other = value + 1 if isinstance(value, int) else f"{value}x"
@@ -159,8 +161,13 @@ def test_artifacts_that_torch_cannot_read(folder: Path) -> None:
         load(folder, EXPECTED)
 
 
-def test_the_command_names_the_cpu(folder: Path) -> None:
+def test_the_command_names_the_cpu_and_the_checkpoint() -> None:
     assert replace(EXPECTED, device="cpu").command.endswith("--precision fp16 --device cpu")
+    assert replace(EXPECTED, checkpoint="a.pth").command.endswith("--precision fp16 --checkpoint a.pth")
+
+
+def test_a_checkpoint_may_be_moved(folder: Path) -> None:
+    assert read(folder, replace(EXPECTED, checkpoint="elsewhere.pth")) == DATA
 
 
 def test_machine_is_part_of_a_manifest() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from runtime.backends import choose_backend, choose_device, choose_precision
+from runtime.backends import choose_backends, choose_device, choose_precision
 from runtime.eager import EagerEngine
 from runtime.spec import EngineSpec, TensorSpec, allocate
 
@@ -35,7 +35,7 @@ class Scaler(nn.Module):
             lambda: choose_precision("fp16", CPU),
             "precision 'fp16' needs a CUDA device, and the device is cpu: use fp32",
         ),
-        (lambda: choose_backend("fast", CPU), "backend 'fast': expected auto or .*eager"),
+        (lambda: choose_backends("fast", CPU), "backend 'fast': expected auto, eager, inductor or tensorrt"),
     ],
 )
 def test_a_bad_choice_is_one_sentence(choose: Callable[[], object], message: str) -> None:
@@ -76,9 +76,13 @@ def test_precision(name: str, device: torch.device, dtype: torch.dtype) -> None:
     assert choose_precision(name, device).dtype == dtype
 
 
-def test_auto_takes_the_fastest_of_the_device() -> None:
-    assert choose_backend("auto", CPU).name == "eager"
-    assert choose_backend("auto", torch.device("cuda")).name == "inductor"
+def test_auto_takes_the_fastest_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    for there in (False, True):
+        monkeypatch.setattr("runtime.backends.is_installed", lambda there=there: there)
+        assert choose_backends("auto", CPU) == ("eager",)
+        assert choose_backends("auto", cuda) == (*(["tensorrt"] if there else []), "inductor", "eager")
+        assert choose_backends("tensorrt", cuda) == ("tensorrt",)
 
 
 def test_pick_is_in_the_order_of_the_spec() -> None:

@@ -147,11 +147,12 @@ def test_bind_refuses_unfit_buffers() -> None:
         InductorEngine(SPEC, toy()).bind({})
 
 
-def test_tuning_is_pytorchs_own_by_default() -> None:
+def test_tuning_is_pytorchs_own_but_for_what_was_measured() -> None:
     from torch._inductor import config
 
-    assert Tuning().options() == {name: getattr(config, name) for name in Tuning().options()}
-    assert Tuning(conv_1x1_as_mm=True).options()["conv_1x1_as_mm"] is True
+    theirs = {name: getattr(config, name) for name in Tuning().options()}
+    assert Tuning().options() == theirs | {"conv_1x1_as_mm": True}
+    assert Tuning(max_autotune_gemm=True).options()["max_autotune_gemm"] is True
 
 
 def test_channels_last_leaves_the_cpu_alone() -> None:

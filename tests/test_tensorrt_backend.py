@@ -1,0 +1,105 @@
+"""Backend tensorrt from `python -m build` to the picture, on the stand-in: what is ours of it, not TensorRT itself."""
+
+# ruff: noqa: E402
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+for package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+
+import build.compile
+import build.verify
+import cldm.engine_files
+import cldm.pipeline
+import runtime.tensorrt
+from build.__main__ import main
+from canny2image_TRT import hackathon
+from runtime.artifacts import EngineFileError
+from runtime.spec import EngineSpec
+from scoring.pictures import find_pictures
+from tests.standin import tensorrt as standin
+from tests.test_tensorrt import aligned
+
+COMMAND = "--backend tensorrt --checkpoint random:0 --device cpu".split()
+
+
+def allocate(specs: Mapping[str, EngineSpec], device: torch.device) -> dict[str, Tensor]:
+    """Buffers as runtime.spec.allocate makes them on a GPU: aligned, and in channels-last where the spec says so."""
+    tensors = {t.name: t for spec in specs.values() for t in (*spec.inputs, *spec.outputs)}
+    return {name: aligned(tensor).zero_() for name, tensor in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engines")
+
+
+@pytest.fixture(autouse=True)
+def _standin(monkeypatch: pytest.MonkeyPatch, engines: Path) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", standin)
+    monkeypatch.setattr(cldm.engine_files, "ENGINES", engines)
+    for module in (runtime.tensorrt, build.compile, cldm.engine_files):
+        monkeypatch.setattr(module, "check_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Mock(cuda_stream=1))
+    for user in (cldm.pipeline, build.verify):
+        monkeypatch.setattr(user, "allocate", allocate)
+
+
+def draw(runtime: hackathon) -> Any:
+    arguments = (find_pictures()["bird_2"], "a bird", "best", "worst", 1, 256, 20, False, 1.0, 9.0, 3, 0.0, 100, 200)
+    return runtime.process(*arguments)[0]
+
+
+def test_from_a_checkpoint_to_the_picture(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(COMMAND) == 0
+    printed = capsys.readouterr().out
+    assert "attentions fused" in printed
+    assert "eager error" in printed
+    assert [folder.name for folder in engines.iterdir() if folder.is_dir()] == ["tensorrt_small_256x384x1_fp32"]
+    assert main(COMMAND) == 0
+    assert "up to date" in capsys.readouterr().out
+
+    made, eager = (hackathon("random:0", backend=name, plan="19,7", device="cpu") for name in ("tensorrt", "eager"))
+    for runtime_ in (made, eager):
+        runtime_.initialize()
+    assert made.backend.name == "tensorrt"
+    (pipeline,) = made.pipelines.values()
+    assert {type(engine).__name__ for engine in pipeline.engines.values()} == {"TensorRTEngine"}
+    scratch = {name: engine.scratch.data_ptr() for name, engine in pipeline.engines.items()}  # type: ignore[attr-defined]
+    assert scratch["hint"] == scratch["control"]
+    assert scratch["text"] == scratch["encoder"] == scratch["decoder"] == scratch["vae"]
+    assert scratch["control"] != scratch["encoder"], "they run side by side"
+    assert (np.abs(draw(made).astype(int) - draw(eager)) <= 1).mean() > 0.99
+
+    with pytest.raises(ValueError, match=r"load_weights\(\) got random:1, and TensorRT's engines hold the weights of"):
+        made.load_weights("random:1")
+
+
+def test_engines_of_another_checkpoint_are_refused() -> None:
+    with pytest.raises(
+        EngineFileError, match=r"weights is '\w+', expected '\w+'; build them with .*--checkpoint random:1"
+    ):
+        hackathon("random:1", backend="tensorrt", device="cpu").initialize()
+
+
+def test_a_stage_that_cannot_be_built_saves_nothing(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    standin.fail_once("build_serialized_network")
+    assert main([*COMMAND, "--height", "64", "--width", "64"]) == 1
+    assert "engines: engine text" in capsys.readouterr().err
+    assert not (engines / "tensorrt_small_64x64x1_fp32").exists()
+
+
+def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", None)
+    assert main(COMMAND) == 1
+    assert "TensorRT cannot be imported" in capsys.readouterr().err
