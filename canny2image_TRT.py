@@ -194,5 +194,6 @@ class hackathon:
             except (EngineFileError, TensorRTError) as error:
                 if or_fail:
                     raise
-                log.warning("%d at a time of %dx%d not by %s: %s", size.samples, size.height, size.width, name, error)
+                which = f"{size.samples} at a time of {size.height}x{size.width}"
+                log.warning("%s not by backend %s: %s", which, name, error)
         return BACKENDS["eager"]

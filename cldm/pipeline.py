@@ -58,8 +58,8 @@ class Pipeline:
         with torch.cuda.stream(self.lanes.main):
             self.buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
             self.engines = {name: make_engine(stage.spec, stage.module) for name, stage in stages.items()}
-            lanes_engines = [[e for n, e in self.engines.items() if (n in SIDE) == side] for side in (False, True)]
-            allocate_scratch([[e for e in lane if isinstance(e, TensorRTEngine)] for lane in lanes_engines], device)
+            plans = {name: engine for name, engine in self.engines.items() if isinstance(engine, TensorRTEngine)}
+            allocate_scratch([[plans[n] for n in plans if (n in SIDE) == side] for side in (False, True)], device)
             for engine in self.engines.values():
                 engine.bind(self.buffers)
             x, steps = self.buffers["x"], self._evaluations(eta=0.0)

@@ -16,7 +16,7 @@ from cldm.checkpoint import SMALL_MODEL
 from cldm.engine_files import Target
 from ldm.weights import CheckpointError
 from runtime.artifacts import EngineFileError
-from runtime.backends import BACKENDS, Backend
+from runtime.backends import Backend
 from runtime.eager import EagerEngine
 
 Picture = NDArray[np.uint8]
@@ -253,11 +253,11 @@ def test_auto_falls_back_to_eager_and_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     runtime = hackathon("random:0", device="cpu", plan="19")
-    monkeypatch.setattr(runtime, "backend", BACKENDS["inductor"])  # what auto takes on a GPU
+    monkeypatch.setattr(runtime, "backends", ("inductor", "eager"))  # what auto looks for on a GPU
     caplog.set_level("INFO", "canny2image_TRT")
     runtime.initialize()
     assert runtime.backend.name == "eager"
-    assert "1 at a time of 256x384 by backend eager: engine files " in caplog.text
+    assert "1 at a time of 256x384 not by backend inductor: engine files " in caplog.text
     assert "backend: eager on cpu" in caplog.text
 
 
@@ -268,20 +268,20 @@ def test_sizes_without_engine_files_run_eagerly(
 
     asked: list[Target] = []
 
-    def load(target: Target, device: torch.device) -> None:
+    def find(target: Target, device: torch.device) -> Backend:
         asked.append(target)
         if (target.height, target.width, target.samples) != (256, 384, 1):
             raise EngineFileError("no such folder")
+        return Backend(target.backend, compiled)
 
     compiled = Mock(side_effect=EagerEngine)
-    monkeypatch.setattr("canny2image_TRT.load_engine_files", load)
+    monkeypatch.setattr("canny2image_TRT.find_engines", find)
     runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
-    monkeypatch.setattr(runtime, "backend", Backend("inductor", compiled))
     runtime.initialize()
     assert compiled.call_count == 6
     process(runtime)
     assert (runtime.backend.name, compiled.call_count) == ("inductor", 6)
-    assert "1 at a time of 64x64 by backend eager: no such folder" in caplog.text
+    assert "1 at a time of 64x64 not by backend inductor: no such folder" in caplog.text
     assert len(asked) == len(set(asked)) == 2, "files are read once per size"
 
 
