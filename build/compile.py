@@ -1,4 +1,7 @@
-"""From an ONNX file to a TensorRT plan, and what the plan turned out to be."""
+"""From an ONNX file to a TensorRT plan, and what the plan turned out to be.
+
+Has not run on TensorRT itself yet: what stands in for that proof are `tests/standin` and the real bindings' names.
+"""
 
 import json
 import os

@@ -99,6 +99,16 @@ def find_engines(target: Target, device: torch.device) -> Backend:
     return BACKENDS[target.backend]
 
 
+def is_up_to_date(target: Target, device: torch.device) -> bool:
+    """Are whole engine files for this target, machine and version there? Logs why not."""
+    try:
+        read(*_wanted(target, device))
+    except EngineFileError as error:
+        log.info("%s", error)
+        return False
+    return True
+
+
 def load_engine_files(target: Target, device: torch.device) -> None:
     """Give the target's engine files to torch.compile, for all InductorEngines that are made after.
 
@@ -123,16 +133,6 @@ def _wanted(target: Target, device: torch.device) -> tuple[Path, Manifest]:
 
 def _tensorrt_engine(plans: Mapping[str, bytes], device: torch.device, spec: EngineSpec, module: nn.Module) -> Engine:
     return TensorRTEngine(spec, plans[spec.name], device)
-
-
-def is_up_to_date(target: Target, device: torch.device) -> bool:
-    """Are whole engine files for this target, machine and version there? Logs why not."""
-    try:
-        read(*_wanted(target, device))
-    except EngineFileError as error:
-        log.info("%s", error)
-        return False
-    return True
 
 
 def _code(source: Path) -> str:

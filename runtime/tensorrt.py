@@ -3,6 +3,7 @@
 TensorRT reports failures as return values and their reasons to a logger; here every one is a TensorRTError with both.
 A plan fits one version of TensorRT and one kind of GPU. It reads and writes each tensor in the layout that `layout`
 names, in which `runtime.spec.allocate` makes buffers on a GPU.
+Has not run on TensorRT itself yet: what stands in for that proof are `tests/standin` and the real bindings' names.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
