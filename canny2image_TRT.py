@@ -66,7 +66,16 @@ class hackathon:
         self.lock = threading.Lock()
 
     def initialize(self) -> None:
-        """Read the weights, make the pipeline of the contest's shape, on a GPU record it, and run it once."""
+        """Read the weights, make the pipeline of the contest's shape, on a GPU record it, and run it once.
+
+        Raises ValueError with one sentence if the chosen backend or its engine files cannot be used here.
+        """
+        try:
+            self._initialize()
+        except TensorRTError as error:
+            raise ValueError(str(error)) from error
+
+    def _initialize(self) -> None:
         with tqdm(total=3, delay=2, leave=False, disable=None) as progress:
             progress.set_description("reading weights")
             self._load_model()

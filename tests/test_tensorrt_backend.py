@@ -103,3 +103,9 @@ def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setitem(sys.modules, "tensorrt_lean", None)
     assert main(COMMAND) == 1
     assert "TensorRT cannot be imported" in capsys.readouterr().err
+
+
+def test_where_tensorrt_cannot_run_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"TensorRT engines need a CUDA device: got cpu, .*; use backend eager"):
+        hackathon("random:0", backend="tensorrt", device="cpu").initialize()
