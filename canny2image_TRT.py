@@ -81,7 +81,9 @@ class hackathon:
             self._load_model()
             progress.update()
             progress.set_description("reading engines")
-            self.backend = self._backend(256, 384, samples=1, or_fail=len(self.backends) == 1)
+            size = self._size(256, 384, samples=1)
+            self.backend = self._find(size, self.backends, or_fail=len(self.backends) == 1)
+            self.found = {size: self.backend}
             log.info("backend: %s on %s", self.backend.name, self.device)
             self._shape_model()
             progress.update()
@@ -188,15 +190,16 @@ class hackathon:
                 log.warning("no CUDA graph, kernels are launched one by one: %s", error)
         return pipeline
 
-    def _backend(self, height: int, width: int, samples: int, or_fail: bool = False) -> Backend:
-        """The first of the backends that has engine files for pictures of this size; eager where none has them."""
-        size = Target(self.checkpoint.architecture, height, width, samples, self.precision.name)
+    def _backend(self, height: int, width: int, samples: int) -> Backend:
+        """The chosen backend, and no other, whose form the model has; eager where it has no files for this size."""
+        size = self._size(height, width, samples)
         if size not in self.found:
-            self.found[size] = self._find(size, or_fail)
+            self.found[size] = self._find(size, (self.backend.name,))
         return self.found[size]
 
-    def _find(self, size: Target, or_fail: bool) -> Backend:
-        for name in self.backends:
+    def _find(self, size: Target, names: tuple[str, ...], or_fail: bool = False) -> Backend:
+        """The first of the backends that has engine files for pictures of this size; eager where none has them."""
+        for name in names:
             target = replace(size, backend=name)
             try:
                 return find_engines(target.of(self.checkpoint) if name == "tensorrt" else target, self.device)
@@ -206,3 +209,6 @@ class hackathon:
                 which = f"{size.samples} at a time of {size.height}x{size.width}"
                 log.warning("%s not by backend %s: %s", which, name, error)
         return BACKENDS["eager"]
+
+    def _size(self, height: int, width: int, samples: int) -> Target:
+        return Target(self.checkpoint.architecture, height, width, samples, self.precision.name)

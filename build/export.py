@@ -87,10 +87,12 @@ def _export(stage: Stage, buffers: Mapping[str, Tensor], keys: Mapping[int, str]
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ExportError(f"stage {spec.name} cannot be written as ONNX: {reason}") from error
     assert program is not None
+    import onnx_ir  # comes with the exporter
+
     _rename(program.model.graph, module, keys)
     for node in program.model.graph:
         if node.op_type == "Attention":
-            _set_softmax(node)
+            node.attributes.add(onnx_ir.AttrInt64("softmax_precision", FLOAT))
     program.save(path, external_data=True)
 
 
@@ -108,16 +110,6 @@ def _rename(graph: Any, module: nn.Module, keys: Mapping[int, str]) -> None:
             wanted = transposed.get(_digest(torch.from_numpy(value.const_value.numpy())))
         if wanted is not None:
             value.name = wanted
-
-
-def _set_softmax(node: Any) -> None:
-    node.attributes.add(_attribute("softmax_precision", FLOAT))
-
-
-def _attribute(name: str, value: int) -> Any:
-    import onnx_ir  # comes with the exporter
-
-    return onnx_ir.AttrInt64(name, value)
 
 
 def _digest(tensor: Tensor) -> bytes:

@@ -87,22 +87,16 @@ def machine(device: torch.device, backend: str = "inductor") -> Machine:
     """This machine's part of the manifest, as far as the backend's engines depend on it."""
     is_cuda = device.type == "cuda"
     capability = ".".join(map(str, torch.cuda.get_device_capability(device))) if is_cuda else ""
-    gpu = torch.cuda.get_device_name(device) if is_cuda else "cpu"
-    capability = capability or torch.backends.cpu.get_cpu_capability()
-    if backend == "tensorrt":
-        version = library().__version__
-        return Machine(
-            device=gpu, capability=capability, torch=NONE, cuda=NONE, triton=NONE, python=NONE, tensorrt=version
-        )
-    return Machine(
-        device=gpu,
-        capability=capability,
-        torch=str(torch.__version__),
-        cuda=torch.version.cuda or NONE,
-        triton=_version("triton"),
-        python=".".join(platform.python_version_tuple()[:2]),
-        tensorrt=NONE,
-    )
+    compiles_itself = backend == "tensorrt"  # of the rest of the installation its plans know nothing
+    return {
+        "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",
+        "capability": capability or torch.backends.cpu.get_cpu_capability(),
+        "torch": NONE if compiles_itself else str(torch.__version__),
+        "cuda": NONE if compiles_itself else torch.version.cuda or NONE,
+        "triton": NONE if compiles_itself else _version("triton"),
+        "python": NONE if compiles_itself else ".".join(platform.python_version_tuple()[:2]),
+        "tensorrt": str(library().__version__) if compiles_itself else NONE,
+    }
 
 
 def save(folder: Path, data: bytes, manifest: Manifest) -> None:

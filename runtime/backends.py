@@ -28,7 +28,7 @@ class Precision:
 
 
 BACKENDS = {b.name: b for b in (Backend("eager", EagerEngine), Backend("inductor", InductorEngine))}
-NAMES = (*BACKENDS, "tensorrt")  # whose engines come from files alone
+NAMES = (*BACKENDS, "tensorrt")  # this one makes engines from files alone: cldm.engine_files.find_engines
 PRECISIONS = {p.name: p for p in (Precision("fp32", torch.float32), Precision("fp16", torch.float16))}
 
 

@@ -285,6 +285,24 @@ def test_sizes_without_engine_files_run_eagerly(
     assert len(asked) == len(set(asked)) == 2, "files are read once per size"
 
 
+def test_other_sizes_take_no_other_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model has the form of the backend that was chosen; another would change weights under a recorded graph."""
+    asked: list[tuple[str, int]] = []
+
+    def find(target: Target, device: torch.device) -> Backend:
+        asked.append((target.backend, target.height))
+        if (target.backend, target.height) == ("inductor", 256):
+            raise EngineFileError("no such folder")
+        return Backend(target.backend, EagerEngine)
+
+    monkeypatch.setattr("canny2image_TRT.find_engines", find)
+    runtime = hackathon("random:0", device="cpu", plan="19")
+    monkeypatch.setattr(runtime, "backends", ("inductor", "eager"))
+    runtime.initialize()
+    process(runtime)
+    assert asked == [("inductor", 256), ("eager", 256), ("eager", 64)]
+
+
 def test_few_pipelines_are_kept_the_last_used_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("canny2image_TRT.PIPELINES", 2)
     runtime = hackathon("random:0", plan="19", device="cpu")
