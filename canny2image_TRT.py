@@ -164,9 +164,9 @@ class hackathon:
             return
         channels_last(self.model)
         if self.device.type == "cuda":
-            from plugins.convolution import cut_convolutions  # only here: Triton comes with PyTorch for CUDA alone
+            from plugins.layers import use_kernels  # only here: Triton comes with PyTorch for CUDA alone
 
-            cut_convolutions(self.model)
+            use_kernels(self.model)
 
     def _pipeline(self, request: Request) -> Pipeline:
         """The pipeline of the request's shape: a kept one, or a new one in place of that which was not used longest."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from build.verify import BuildError
 from cldm.model import ControlLDM
 from cldm.stages import Stage, make_stages
+from ldm.norm import GroupNorm
 from runtime.spec import EngineSpec, allocate
 
 OPSETS = (21, 23)
@@ -28,9 +29,11 @@ class ExportError(BuildError):
     """A stage cannot be written as ONNX."""
 
 
-class Float32GroupNorm(nn.GroupNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+class Float32GroupNorm(GroupNorm):
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        x = x if shift is None else x + shift[..., None, None]
+        y = F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+        return F.silu(y) if self.silu else y
 
 
 class Float32LayerNorm(nn.LayerNorm):
@@ -38,7 +41,7 @@ class Float32LayerNorm(nn.LayerNorm):
         return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
 
 
-NORMS: dict[type[nn.Module], type[nn.Module]] = {nn.GroupNorm: Float32GroupNorm, nn.LayerNorm: Float32LayerNorm}
+NORMS: dict[type[nn.Module], type[nn.Module]] = {GroupNorm: Float32GroupNorm, nn.LayerNorm: Float32LayerNorm}
 
 
 def export(

@@ -37,9 +37,9 @@ def _compile_all(target: Target, device: torch.device, tuning: Tuning | None) ->
     size = (target.height, target.width, target.samples)
     trial = prepare(model, PRECISIONS[target.precision].dtype, size, device)
     if device.type == "cuda":
-        from plugins.convolution import cut_convolutions  # only here: Triton comes with PyTorch for CUDA alone
+        from plugins.layers import use_kernels  # only here: Triton comes with PyTorch for CUDA alone
 
-        cut_convolutions(model)
+        use_kernels(model)
     measurements = []
     with tqdm(trial.stages.values(), unit="stage") as progress:
         for stage in progress:

@@ -30,11 +30,16 @@ log = logging.getLogger(__name__)
 ENGINES = MODELS / "engines"
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (
-    *(f"ldm/{name}.py" for name in ("attention", "blocks", "clip", "unet", "vae")),
+    *(f"ldm/{name}.py" for name in ("attention", "blocks", "clip", "norm", "unet", "vae")),
     *(f"cldm/{name}.py" for name in ("controlnet", "kv", "model", "stages")),
 )  # what all engines depend on, apart from the architecture's numbers
 COMPILERS = {
-    "inductor": ("plugins/convolution.py", "runtime/inductor.py"),
+    "inductor": (
+        "plugins/convolution.py",
+        "plugins/group_norm/layer.py",
+        "plugins/group_norm/op.py",
+        "runtime/inductor.py",
+    ),
     "tensorrt": ("build/export.py", "build/compile.py", "runtime/tensorrt.py"),
 }
 

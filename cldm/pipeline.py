@@ -63,13 +63,22 @@ class Pipeline:
             for engine in self.engines.values():
                 engine.bind(self.buffers)
             x, steps = self.buffers["x"], self._evaluations(eta=0.0)
-            self.edges = torch.zeros((shape.height, shape.width), dtype=torch.uint8, device=device)
             self.start = torch.zeros_like(x)
-            self.scale = torch.zeros((), device=device)
-            self.updates = torch.zeros((len(steps), 1 + len(steps[0].weights)), device=device)
             self.noise = torch.zeros((len(steps), *x.shape), device=device)
             self.shifts = torch.zeros_like(self.buffers["shift"]).repeat(len(steps), 1)
-        self.pictures = torch.empty(self.buffers["image"].shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+            self.inputs = {
+                "tokens": self.buffers["tokens"],
+                "edges": torch.zeros((shape.height, shape.width), dtype=torch.uint8, device=device),
+                "control_scales": self.buffers["control_scales"],
+                "scale": torch.zeros((), device=device),
+                "updates": torch.zeros((len(steps), 1 + len(steps[0].weights)), device=device),
+            }
+        pinned = device.type == "cuda"  # or the processor would wait for the copies
+        self.written = {
+            name: torch.zeros(buffer.shape, dtype=buffer.dtype, pin_memory=pinned)
+            for name, buffer in self.inputs.items()
+        }
+        self.pictures = torch.empty(self.buffers["image"].shape, dtype=torch.uint8, pin_memory=pinned)
         self.refresh()
 
     @torch.inference_mode()
@@ -93,33 +102,38 @@ class Pipeline:
 
     @torch.inference_mode()
     def write(self, request: Request, tokenizer: Tokenizer) -> None:
-        """Put everything the request says into the buffers; on a GPU without waiting for it."""
+        """Put everything the request says where `run` reads it; nothing may be running."""
         steps = self._evaluations(request.eta)
-        buffers = self.buffers
+        said = {
+            "tokens": tokenizer(request.prompts),
+            "edges": request.edges(),
+            "control_scales": request.control_scales(self.residuals),
+            "scale": request.scale,
+            "updates": [[step.a, *step.weights] for step in steps],
+        }
+        for name, buffer in self.written.items():
+            buffer.numpy()[...] = said[name]  # by NumPy: PyTorch would wake all its threads, which takes milliseconds
         with torch.cuda.stream(self.lanes.main):
-            self._send(tokenizer(request.prompts), buffers["tokens"])
-            self._send(torch.from_numpy(request.edges()), self.edges)
-            self._send(torch.tensor(request.control_scales(self.residuals)), buffers["control_scales"])
-            self._send(torch.tensor([[step.a, *step.weights] for step in steps]), self.updates)
-            self.scale.fill_(request.scale)
             draw_noise(int(request.seed), steps, self.start, self.noise)
 
     @torch.inference_mode()
     def run(self) -> None:
-        """From the written buffers to the pictures in host memory, once the lanes are synchronized."""
+        """From what was written to the pictures in host memory, once the lanes are synchronized."""
         x, eps = self.buffers["x"], self.buffers["eps"]
         with torch.cuda.stream(self.lanes.main), full_float32():
+            for name, buffer in self.inputs.items():
+                buffer.copy_(self.written[name], non_blocking=True)
             x.copy_(self.start)
-            self.buffers["hint_image"].copy_(hint_image(self.edges))
+            self.buffers["hint_image"].copy_(hint_image(self.inputs["edges"]))
             self._side_by_side("text", "hint")
             guided: list[Tensor] = []  # newest first
-            for shift, update, noise in zip(self.shifts, self.updates, self.noise, strict=True):
+            for shift, update, noise in zip(self.shifts, self.inputs["updates"], self.noise, strict=True):
                 self.buffers["shift"].copy_(shift)
                 self._side_by_side("encoder", "control")
                 self._enqueue("decoder")
                 with self._span("update"):
                     with_prompt, without = eps.chunk(2)
-                    guided = [without + self.scale * (with_prompt - without), *guided][: len(update) - 1]
+                    guided = [without + self.inputs["scale"] * (with_prompt - without), *guided][: len(update) - 1]
                     weighted = [weight * e for weight, e in zip(update[1:], guided, strict=False)]
                     x.copy_(torch.stack([update[0] * x, noise, *weighted]).sum(dim=0))
             self._enqueue("vae")
@@ -154,11 +168,6 @@ class Pipeline:
     def _span(self, name: str, lane: Lane = "main") -> AbstractContextManager[None]:
         return self.clock.span(name, lane, self.lanes.stream(lane)) if self.clock else nullcontext()
 
-    def _send(self, values: Tensor, buffer: Tensor) -> None:
-        """Copy from the host; from pinned memory, or the processor would wait for the GPU."""
-        values = values.to(buffer.dtype)
-        buffer.copy_(values.pin_memory() if buffer.is_cuda else values, non_blocking=True)
-
     def _evaluations(self, eta: float) -> tuple[Evaluation, ...]:
         return evaluations(self.shape.plan, self.abar, self.shape.ddim_steps, eta)
 
@@ -166,10 +175,10 @@ class Pipeline:
 def to_precision(model: ControlLDM, dtype: torch.dtype) -> ControlLDM:
     """The model with its weights in `dtype`, in place, and those of self-attention packed.
 
-    Time layers stay float32, they run once per plan.
+    What goes into the time shifts stays float32, it runs once per plan.
     """
     for name, parameter in model.named_parameters():
-        if "time_embed" not in name and "emb_layers" not in name:
+        if not any(part in name for part in ("time_embed", "emb_layers", "in_layers.2.bias")):
             parameter.data = parameter.data.to(dtype)
     for transformer in (*model.control.transformers(), *model.unet.transformers()):
         transformer.self_attention.pack()

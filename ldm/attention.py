@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm.norm import GroupNorm
+
 KeysValues = tuple[Tensor, Tensor]  # two tensors [n, tokens, width], heads still packed
 
 
@@ -102,7 +104,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, width: int, context_width: int, heads: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
+        self.norm = GroupNorm(groups, width, eps=1e-6)
         self.proj_in = nn.Conv2d(width, width, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(width, context_width, heads)])
         self.proj_out = nn.Conv2d(width, width, 1)

@@ -1,40 +1,52 @@
 """What the UNet's levels are made of: residual blocks, down- and upsampling, and the numbered block that holds them."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.attention import KeysValues, SpatialTransformer
+from ldm.norm import GroupNorm
 
 
 class ResBlock(nn.Module):
     """Two convolutions around a skip; time enters as a shift between them.
 
-    The shift is `emb_layers` of the time embedding. It depends on the timestep alone, so the caller computes it
-    (once per plan in the pipeline, once per step in the reference) and passes it in.
+    The shift depends on the timestep alone, so the caller asks for it (once per plan in the pipeline, once per step in
+    the reference) and passes it in. The first convolution's bias is part of it.
     """
 
     def __init__(self, channels: int, out_channels: int, emb_width: int, groups: int) -> None:
         super().__init__()
+        # Identity stands where the original has its SiLU and its dropout, so that the keys agree.
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            GroupNorm(groups, channels, silu=True), nn.Identity(), nn.Conv2d(channels, out_channels, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_width, out_channels))
-        # Identity stands where the original has its dropout, so that the keys agree.
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(groups, out_channels),
-            nn.SiLU(),
+            GroupNorm(groups, out_channels, silu=True),
+            nn.Identity(),
             nn.Identity(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
         self.shift_width = out_channels
 
+    def shift(self, emb: Tensor) -> Tensor:
+        """Time embeddings [n, emb_width] -> what is added between the convolutions [n, out_channels]."""
+        return self.emb_layers(emb) + self.first_convolution.bias
+
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:
         # x: [n, channels, h, w], shift: [n or 1, out_channels]
-        h = self.in_layers(x) + shift[..., None, None]
-        return self.skip_connection(x) + self.out_layers(h)
+        h = self.in_layers[0](x)
+        h = self.first_convolution._conv_forward(h, self.first_convolution.weight, bias=None)
+        h = self.out_layers[0](h, shift)
+        return self.skip_connection(x) + self.out_layers[3](h)
+
+    @property
+    def first_convolution(self) -> nn.Conv2d:
+        return cast(nn.Conv2d, self.in_layers[2])
 
 
 class Downsample(nn.Module):

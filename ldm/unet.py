@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ldm.attention import KeysValues, SpatialTransformer, tiled
 from ldm.blocks import Block, Downsample, ResBlock, Upsample
 from ldm.config import UNetConfig
+from ldm.norm import GroupNorm
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -45,7 +46,7 @@ class Encoder(nn.Module):
         """Timesteps [n] -> the shift [n, c] of each ResBlock, in the order of use."""
         waves = timestep_embedding(t, self.config.model_channels)
         emb = self.time_embed(waves.to(next(self.time_embed.parameters()).dtype))
-        return [block.emb_layers(emb) for block in self.res_blocks()]
+        return [block.shift(emb) for block in self.res_blocks()]
 
     def keys_values(self, context: Tensor) -> list[KeysValues]:
         """Text [n, 77, context_width] -> keys and values of each cross-attention, in the order of use."""
@@ -109,7 +110,9 @@ class UNet(Encoder):
                     layers.append(Upsample(width))
                 self.output_blocks.append(Block(layers))
         self.out = nn.Sequential(
-            nn.GroupNorm(config.groups, width), nn.SiLU(), nn.Conv2d(width, config.in_channels, 3, padding=1)
+            GroupNorm(config.groups, width, silu=True),
+            nn.Identity(),
+            nn.Conv2d(width, config.in_channels, 3, padding=1),
         )
 
     def decode(

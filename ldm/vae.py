@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ldm.attention import attend
 from ldm.config import VAEConfig
+from ldm.norm import GroupNorm
 
 EPS = 1e-6  # of every GroupNorm here
 
@@ -15,17 +16,17 @@ EPS = 1e-6  # of every GroupNorm here
 class ResnetBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, channels, EPS)
+        self.norm1 = GroupNorm(groups, channels, EPS, silu=True)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, out_channels, EPS)
+        self.norm2 = GroupNorm(groups, out_channels, EPS, silu=True)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if channels != out_channels:
             self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
         self.widens = channels != out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(self.norm1(x))
+        h = self.conv2(self.norm2(h))
         return h + (self.nin_shortcut(x) if self.widens else x)
 
 
@@ -34,7 +35,7 @@ class AttnBlock(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, EPS)
+        self.norm = GroupNorm(groups, channels, EPS)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -125,14 +126,14 @@ class VAEEncoder(nn.Module):
             for i in range(lowest + 1)
         )
         self.mid = Middle(widths[-1], config.groups)
-        self.norm_out = nn.GroupNorm(config.groups, widths[-1], EPS)
+        self.norm_out = GroupNorm(config.groups, widths[-1], EPS, silu=True)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, picture: Tensor) -> Tensor:
         h = self.conv_in(picture)
         for level in self.down:
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        return self.conv_out(self.norm_out(self.mid(h)))
 
 
 class VAEDecoder(nn.Module):
@@ -146,14 +147,14 @@ class VAEDecoder(nn.Module):
             UpLevel(widths[i + 1], widths[i], config.res_blocks + 1, config.groups, last=i == 0)
             for i in range(len(config.channel_mult))
         )
-        self.norm_out = nn.GroupNorm(config.groups, widths[0], EPS)
+        self.norm_out = GroupNorm(config.groups, widths[0], EPS, silu=True)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(self.norm_out(h))
 
 
 class VAE(nn.Module):

@@ -23,16 +23,16 @@ PROGRAMS = 264  # two for each multiprocessor
 class CutConv2d(nn.Conv2d):
     """A 3x3 convolution that is cut where that is faster, and torch.compile compiles for a GPU in half precision."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         stride = self.stride[0]
         n, channels, h, w = x.shape
         parts = parts_for(n * -(-h // stride) * -(-w // stride), channels, self.out_channels)
         if not (parts and torch.compiler.is_compiling() and x.is_cuda and x.dtype == torch.float16):
-            return super().forward(x)
-        weight = self.weight.permute(0, 2, 3, 1).contiguous()
+            return super()._conv_forward(x, weight, bias)
+        weight = weight.permute(0, 2, 3, 1).contiguous()
         cut = convolution_parts(x.permute(0, 2, 3, 1).contiguous(), weight, stride, parts)
-        assert self.bias is not None
-        return (reduce(torch.add, cut.unbind(0)) + self.bias).to(x.dtype).permute(0, 3, 1, 2)
+        total = reduce(torch.add, cut.unbind(0))
+        return (total if bias is None else total + bias).to(x.dtype).permute(0, 3, 1, 2)
 
 
 def cut_convolutions(model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.group_norm import SHAPES
+from ldm.norm import GroupNorm
 from plugins.group_norm.compile import KernelError, Launch, compile_ptx, plan
+from plugins.group_norm.layer import fuse_norms
 from plugins.group_norm.op import group_norm, reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +31,9 @@ ODD = [
 ]
 
 
+SHIFTED = [(2, 320, 32, 48, 32), (2, 1280, 4, 6, 32), (1, 640, 16, 24, 32), (3, 96, 5, 7, 16), (1, 8, 300, 200, 2)]
+
+
 def tensors(n: int, c: int, h: int, w: int, memory: torch.memory_format, mean: float = 0.0) -> list[Tensor]:
     """x, weight and bias, float16 on the CPU."""
     generator = torch.Generator().manual_seed(n + c + h + w)
@@ -36,8 +42,10 @@ def tensors(n: int, c: int, h: int, w: int, memory: torch.memory_format, mean: f
     return [x, weight + 1, bias]
 
 
-def torchs(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
-    y = F.group_norm(x, groups, weight, bias, eps)
+def torchs(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None = None
+) -> Tensor:
+    y = F.group_norm(x if shift is None else x + shift[..., None, None], groups, weight, bias, eps)
     return F.silu(y) if silu else y
 
 
@@ -50,9 +58,10 @@ def error(got: Tensor, true: Tensor) -> float:
 @pytest.mark.parametrize("memory", FORMATS)
 def test_the_reference_is_torchs(memory: torch.memory_format, silu: bool) -> None:
     x, weight, bias = (tensor.double() for tensor in tensors(2, 60, 5, 7, memory))
-    got = reference(x, weight, bias, 6, EPS, silu)
-    torch.testing.assert_close(got, torchs(x, weight, bias, 6, EPS, silu))
-    assert got.stride() == x.stride()
+    for shift in (None, bias[None]):
+        got = reference(x, weight, bias, 6, EPS, silu, shift)
+        torch.testing.assert_close(got, torchs(x, weight, bias, 6, EPS, silu, shift))
+        assert got.stride() == x.stride()
 
 
 @pytest.mark.parametrize("memory", FORMATS)
@@ -66,6 +75,7 @@ def test_the_op_on_the_cpu(memory: torch.memory_format) -> None:
     fake = group_norm(x.to("meta"), weight.to("meta"), bias.to("meta"), *options)
     assert (fake.shape, fake.stride(), fake.dtype) == (got.shape, got.stride(), got.dtype)
     torch.library.opcheck(group_norm, (x, weight, bias, *options))
+    torch.library.opcheck(group_norm, (x, weight, bias, *options, bias[None]))
 
 
 def test_the_constants_of_a_launch() -> None:
@@ -79,8 +89,11 @@ def test_the_constants_of_a_launch() -> None:
     assert constants(plan(2, 320, 1536, 32, EPS, True, channels_last=True, clusters=False))["CLUSTER"] == 1
     assert constants(plan(1, 60, 99, 6, EPS, True, channels_last=True, clusters=True))["VECTOR"] == 4
     assert constants(plan(1, 60, 99, 6, EPS, True, channels_last=False, clusters=True))["VECTOR"] == 1
+    assert constants(plan(1, 60, 99, 6, EPS, True, channels_last=True, clusters=True, shift=True))["SHIFT"] == 1
     with pytest.raises(ValueError, match="60 channels and 99 pixels in 7 groups"):
         plan(1, 60, 99, 7, EPS, True, channels_last=True, clusters=True)
+    with pytest.raises(ValueError, match="a shift for groups of 10 channels, channels-last: False"):
+        plan(1, 60, 99, 6, EPS, True, channels_last=False, clusters=True, shift=True)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +117,13 @@ def test_the_kernel_compiles(architecture: int, channels_last: bool) -> None:
         assert ".visible .entry group_norm(" in ptx
         assert f".target sm_{architecture}" in ptx
         assert (".reqnctapercluster" in ptx or ".explicitcluster" in ptx) == (launch.grid[0] > 1)
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_the_kernel_compiles_with_a_shift() -> None:
+    for n, c, h, w, groups in SHIFTED:
+        launch = plan(n, c, h * w, groups, EPS, True, channels_last=True, clusters=True, shift=True)
+        assert compile_ptx(launch.defines, 90)
 
 
 @pytest.mark.usefixtures("nvrtc")
@@ -148,6 +168,34 @@ def test_the_kernel(shape: tuple[int, int, int, int, int], memory: torch.memory_
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHIFTED, ids=str)
+def test_a_shift(shape: tuple[int, int, int, int, int]) -> None:
+    x, weight, bias = on_gpu(shape, torch.channels_last)
+    options = shape[4], EPS, True
+    shift = (3 * torch.randn(1, x.shape[1] + 8, generator=torch.Generator().manual_seed(0))).half().cuda()[:, 8:]
+    true = torchs(x.double(), weight.double(), bias.double(), *options, shift.double())
+    got = group_norm(x, weight, bias, *options, shift)
+    assert error(got, true) <= 2 * error(torchs(x, weight, bias, *options, shift), true)
+
+
+@pytest.mark.gpu
+def test_a_compiled_layer_is_one_kernel() -> None:
+    layer = GroupNorm(32, 320, EPS, silu=True).cuda().half().requires_grad_(False)
+    x, shift = (tensor.cuda() for tensor in tensors(2, 320, 32, 48, torch.channels_last)[::2])
+    half = layer(x, shift[None])
+    true = deepcopy(layer).double()(x.double(), shift[None].double())
+    fuse_norms(layer)
+    assert torch.equal(layer(x, shift[None]), half), "as it was, where nothing is compiled"
+    compiled = torch.compile(layer, fullgraph=True)
+    assert error(compiled(x, shift[None]), true) <= 2 * error(half, true)
+    with torch.profiler.profile() as profile:
+        compiled(x, shift[None])
+        torch.cuda.synchronize()
+    kernels = [event.name for event in profile.events() if event.device_type.name == "CUDA"]
+    assert kernels == ["group_norm"]
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("memory", FORMATS)
 @pytest.mark.parametrize("shape", [(2, 320, 32, 48, 32), (1, 128, 256, 384, 32)])
 def test_large_means(shape: tuple[int, int, int, int, int], memory: torch.memory_format) -> None:
@@ -175,6 +223,8 @@ def test_a_recorded_kernel_sees_new_values(memory: torch.memory_format) -> None:
 @pytest.mark.gpu
 def test_a_gpus_refusals() -> None:
     x, weight, bias = on_gpu((2, 64, 4, 4, 8), torch.channels_last)
+    with pytest.raises(ValueError, match=r"shift as .* \[64\] .*, expected contiguous torch.float16 \[1, 64\]"):
+        group_norm(x, weight, bias, 8, EPS, True, bias)
     with pytest.raises(ValueError, match=r"weight as torch\.float32"):
         group_norm(x, weight.float(), bias, 8, EPS, True)
     with pytest.raises(ValueError, match="expected channels-last or contiguous maps"):

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ARROWS = {
     "ldm": set[str](),
-    "plugins": set[str](),
+    "plugins": {"ldm"},
     "runtime": set[str](),
     "scoring": set[str](),
     "cldm": {"ldm", "runtime"},

@@ -132,7 +132,8 @@ def test_run_can_be_recorded(architecture: str, samples: int, nothing_from_the_h
         model = to_precision(ControlLDM(load_architecture(architecture)), torch.float16)
     model.alphas_cumprod = torch.linspace(0.99, 0.01, 1000)
     pipeline = Pipeline(model, Shape(256, 384, samples, 20, make_plan("19,9", 20)), EagerEngine, Lanes(meta))
-    pipeline.pictures = pipeline.pictures.to(meta)  # pinned host memory on a GPU
+    pipeline.pictures = pipeline.pictures.to(meta)  # pinned host memory on a GPU, as what is written
+    pipeline.written = {name: buffer.to(meta) for name, buffer in pipeline.written.items()}
     with nothing_from_the_host:
         pipeline.run()
 
@@ -158,7 +159,8 @@ def test_weights_on_earlier_eps(loaded: tuple[ControlLDM, Tokenizer], picture: P
     start = pipeline.start
     values = torch.randn(3, *pipeline.buffers["eps"].shape, generator=torch.Generator().manual_seed(0))
     pipeline.engines["decoder"] = Known(pipeline.buffers["eps"], values)  # type: ignore[assignment]
-    pipeline.updates = torch.tensor([[0.9, 0.1, 5.0], [0.8, 0.2, -0.3], [0.7, 0.4, 0.6]])
+    pipeline.inputs["updates"] = torch.empty(3, 3)
+    pipeline.written["updates"] = torch.tensor([[0.9, 0.1, 5.0], [0.8, 0.2, -0.3], [0.7, 0.4, 0.6]])
     pipeline.noise.fill_(0.01)
     pipeline.run()
     first, second, third = (without + 9 * (prompt - without) for prompt, without in (v.chunk(2) for v in values))

@@ -71,5 +71,5 @@ def test_one_latent_for_several_texts_is_the_latent_repeated() -> None:
     shifts = model.control.time_shifts(torch.tensor([500]))
     once, middle = model.control.encode(x, shifts, texts, hint)
     repeated, same_middle = model.control.encode(torch.cat([x, x]), shifts, texts, hint)
-    torch.testing.assert_close([*once, middle], [*repeated, same_middle])
+    torch.testing.assert_close([*once, middle], [*repeated, same_middle], rtol=1e-5, atol=1e-4)
     assert not torch.allclose(middle[:2], middle[2:]), "the texts differ"

@@ -9,7 +9,7 @@ from typing import Any
 
 NAME = "group_norm"  # of the kernel
 
-# First guesses, nothing of this has been measured yet.
+# The first that were tried on an H200, which beat torch.compile's kernels (docs/performance.md).
 MAX_CLUSTER = 8  # blocks, what every GPU with clusters can do
 MAX_THREADS = 512
 MAX_HOLD = 8  # vectors that a thread keeps in registers
@@ -32,7 +32,15 @@ class Launch:
 
 
 def plan(
-    images: int, channels: int, pixels: int, groups: int, eps: float, silu: bool, channels_last: bool, clusters: bool
+    images: int,
+    channels: int,
+    pixels: int,
+    groups: int,
+    eps: float,
+    silu: bool,
+    channels_last: bool,
+    clusters: bool,
+    shift: bool = False,
 ) -> Launch:
     """The launch for maps of that size. clusters: the GPU has them, that is compute capability 9.0 or more.
 
@@ -50,6 +58,11 @@ def plan(
             span *= 2
     else:
         vector, span = gcd(pixels, 8), group
+    if shift and not (channels_last and span // vector <= MAX_THREADS):
+        raise ValueError(
+            f"group_norm got a shift for groups of {group} channels, channels-last: {channels_last}, expected "
+            f"channels-last maps and groups of at most {MAX_THREADS} loads: add the shift beforehand"
+        )
     vectors = pixels * span // vector
     cluster = 1
     while clusters and cluster < MAX_CLUSTER and images * channels // span * cluster < BLOCKS:
@@ -62,8 +75,9 @@ def plan(
     per_thread = -(-per_block // (threads // width * width or threads))
     chunks = -(-per_thread // MAX_HOLD)
     constants = {
-        "CHANNELS": channels, "GROUPS": groups, "CHANNELS_LAST": int(channels_last), "SILU": int(silu), "EPS": eps,
-        "VECTOR": vector, "SPAN": span, "CLUSTER": cluster, "THREADS": threads, "HOLD": -(-per_thread // chunks),
+        "CHANNELS": channels, "GROUPS": groups, "CHANNELS_LAST": int(channels_last), "SHIFT": int(shift),
+        "SILU": int(silu), "EPS": eps, "VECTOR": vector, "SPAN": span, "CLUSTER": cluster, "THREADS": threads,
+        "HOLD": -(-per_thread // chunks),
     }  # fmt: skip
     defines = tuple((name, str(value)) for name, value in constants.items())
     return Launch(defines, (cluster, channels // span, images), threads)

@@ -1,4 +1,4 @@
-// GroupNorm (Wu and He 2018), and SiLU behind it: float16 in and out, float32 between. Has not run on a GPU yet.
+// GroupNorm (Wu and He 2018) of x + shift, and SiLU behind it: float16 in and out, float32 between.
 //
 // A group lies in all pixels, so its statistics need either a second kernel or blocks that talk to each other. Here up
 // to eight blocks form a cluster: they share the pixels of one span of channels (one or several whole groups) and read
@@ -6,7 +6,7 @@
 // is read once. All sums have a fixed order: the same bits in every run.
 //
 // Grid: (CLUSTER, CHANNELS / SPAN, images), blocks of THREADS. compile.py chooses what comes by -D:
-//   CHANNELS, GROUPS; CHANNELS_LAST: 1 for [n, pixels, c], 0 for [n, c, pixels]; SILU: 1 or 0; EPS
+//   CHANNELS, GROUPS; CHANNELS_LAST: 1 for [n, pixels, c], 0 for [n, c, pixels]; SHIFT, SILU: 1 or 0; EPS
 //   VECTOR: values of one load; SPAN: channels of a cluster; CLUSTER, THREADS; HOLD: vectors a thread keeps
 
 using Half = unsigned short;  // float16 bits: cuda_fp16.h is not everywhere where NVRTC is
@@ -28,6 +28,7 @@ constexpr int WARPS = THREADS / 32;
 static_assert(CHANNELS % SPAN == 0 && SPAN % GROUP == 0 && THREADS % 32 == 0, "no whole groups or warps");
 static_assert(!CHANNELS_LAST || SPAN % VECTOR == 0, "a vector leaves the span");
 static_assert(FIXED || SPAN_GROUPS == 1, "a thread would see several groups");
+static_assert(FIXED || !SHIFT, "a thread would see several shifts");
 #if CLUSTER > 1 && defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 #error "clusters need sm_90: compile with CLUSTER=1"
 #endif
@@ -72,8 +73,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #if CLUSTER > 1
 __cluster_dims__(CLUSTER, 1, 1)
 #endif
-group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Half* __restrict__ bias, int pixels,
-           Half* __restrict__ y) {
+group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Half* __restrict__ bias,
+#if SHIFT
+           const Half* __restrict__ shift,  // of each channel, the same in all images
+#endif
+           int pixels, Half* __restrict__ y) {
     __shared__ float counts[THREADS], means[PIECES][THREADS], squares[PIECES][THREADS];      // of each thread
     __shared__ float block_count, block_mean[SPAN_GROUPS], block_squares[SPAN_GROUPS];       // the others read these
     __shared__ float group_mean[SPAN_GROUPS], group_scale[SPAN_GROUPS];
@@ -98,6 +102,13 @@ group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Ha
         return loaded;
     };
 
+#if SHIFT
+    const Vector shifts = load(shift + channel + thread % WIDTH * VECTOR);
+    const auto value = [&](int k, int j) { return to_float(held[k].at[j]) + to_float(shifts.at[j]); };
+#else
+    const auto value = [&](int k, int j) { return to_float(held[k].at[j]); };
+#endif
+
     Vector weights, biases;
     const auto load_affine = [&](int i) {  // of the channels of vector i
         if constexpr (CHANNELS_LAST) {
@@ -121,13 +132,13 @@ group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Ha
 #pragma unroll
             for (int k = 0; k < HOLD; ++k)
                 for (int j = 0; j < PIECE; ++j)
-                    if (k < loaded) sum += to_float(held[k].at[piece * PIECE + j]);
+                    if (k < loaded) sum += value(k, piece * PIECE + j);
             const float chunk_mean = sum * inverse;
 #pragma unroll
             for (int k = 0; k < HOLD; ++k)
                 for (int j = 0; j < PIECE; ++j)
                     if (k < loaded) {
-                        const float deviation = to_float(held[k].at[piece * PIECE + j]) - chunk_mean;
+                        const float deviation = value(k, piece * PIECE + j) - chunk_mean;
                         deviations += deviation * deviation;
                     }
             const float apart = chunk_mean - mean[piece];
@@ -177,13 +188,13 @@ group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Ha
     cluster_arrive();  // no block may end while another reads from it: waited for at the end
     __syncthreads();
 
-    float scale[VECTOR], shift[VECTOR];
+    float scale[VECTOR], offsets[VECTOR];
     const auto prepare = [&] {  // what to do with the values of a vector
 #pragma unroll
         for (int j = 0; j < VECTOR; ++j) {
             const int group = FIXED ? (thread % WIDTH * VECTOR + j) / GROUP : 0;
             scale[j] = group_scale[group] * to_float(weights.at[j]);
-            shift[j] = to_float(biases.at[j]) - group_mean[group] * scale[j];
+            offsets[j] = to_float(biases.at[j]) - group_mean[group] * scale[j];
         }
     };
     if constexpr (FIXED) prepare();
@@ -199,9 +210,9 @@ group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Ha
             Vector result;
 #pragma unroll
             for (int j = 0; j < VECTOR; ++j) {
-                float value = to_float(held[k].at[j]) * scale[j] + shift[j];
-                if (SILU) value = __fdividef(value, 1 + __expf(-value));
-                result.at[j] = to_half(value);
+                float normal = value(k, j) * scale[j] + offsets[j];
+                if (SILU) normal = __fdividef(normal, 1 + __expf(-normal));
+                result.at[j] = to_half(normal);
             }
             *reinterpret_cast<Vector*>(y + offset(i)) = result;
         }

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from plugins.group_norm.compile import NAME, Launch, call, compile_ptx, plan
 
-ARGUMENTS = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
-
-def reference(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+def reference(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None = None
+) -> Tensor:
     """What the op computes, in float32, or float64 for such maps; in the type and layout of x."""
     n, channels, h, w = x.shape
-    values = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(n, groups, -1)
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    values = (exact if shift is None else exact + shift[..., None, None]).reshape(n, groups, -1)
     variance, mean = torch.var_mean(values, dim=-1, correction=0, keepdim=True)
     normal = ((values - mean) * torch.rsqrt(variance + eps)).reshape(n, channels, h, w)
     y = normal * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
@@ -27,23 +28,25 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, 
 
 
 @torch.library.custom_op("canny2image::group_norm", mutates_args=(), device_types="cuda")
-def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
-    """GroupNorm over the channels of a group and all pixels, then SiLU if `silu`.
+def group_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None = None
+) -> Tensor:
+    """GroupNorm of x + shift over the channels of a group and all pixels, then SiLU if `silu`.
 
-    x: [n, c, h, w], in memory channels-last or contiguous, and so is the result; weight, bias: [c]. On a GPU all three
-    are float16 and one kernel does it, with float32 between; on a CPU it is `reference`. Has not run on a GPU yet.
-    Raises ValueError for what the kernel cannot take, KernelError if it cannot be compiled or launched.
+    x: [n, c, h, w], in memory channels-last or contiguous, and so is the result; weight, bias: [c]; shift: [1, c], for
+    maps in channels-last. On a GPU all are float16 and one kernel does it, with float32 between; on a CPU it is
+    `reference`. Raises ValueError for what the kernel cannot take, KernelError if it cannot be compiled or launched.
     """
-    channels_last = _check(x, weight, bias)
+    channels_last = _check(x, weight, bias, shift)
     n, channels, h, w = x.shape
     major, minor = torch.cuda.get_device_capability(x.device)
-    launch = plan(n, channels, h * w, groups, eps, silu, channels_last, clusters=major >= 9)
+    launch = plan(n, channels, h * w, groups, eps, silu, channels_last, clusters=major >= 9, shift=shift is not None)
     y = torch.empty_like(x)
     with torch.cuda.device(x.device):
         stream = torch.cuda.current_stream().cuda_stream
         kernel = _load(launch, 10 * major + minor, torch.cuda.current_device())
-        values = (x.data_ptr(), weight.data_ptr(), bias.data_ptr(), h * w, y.data_ptr())
-        _launch(kernel, launch, stream, values)
+        inputs = [tensor.data_ptr() for tensor in (x, weight, bias, shift) if tensor is not None]
+        _launch(kernel, launch, stream, (*inputs, h * w, y.data_ptr()))
     return y
 
 
@@ -51,11 +54,13 @@ group_norm.register_kernel("cpu")(reference)
 
 
 @group_norm.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None = None
+) -> Tensor:
     return torch.empty_like(x)
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> bool:
     """Whether x is channels-last, or else contiguous."""
     channels_last = x.is_contiguous(memory_format=torch.channels_last)
     if not (channels_last or x.is_contiguous()):
@@ -63,7 +68,11 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
             f"group_norm got x of shape {list(x.shape)} with strides {list(x.stride())}, expected channels-last or "
             "contiguous maps: call .contiguous() first"
         )
-    for name, tensor, shape in (("x", x, x.shape), ("weight", weight, x.shape[1:2]), ("bias", bias, x.shape[1:2])):
+    channels = x.shape[1:2]
+    tensors = [("x", x, x.shape), ("weight", weight, channels), ("bias", bias, channels)]
+    if shift is not None:
+        tensors.append(("shift", shift, torch.Size([1, *channels])))
+    for name, tensor, shape in tensors:
         dense = tensor is x or tensor.is_contiguous()
         if tensor.dtype != torch.float16 or tensor.shape != shape or tensor.device != x.device or not dense:
             raise ValueError(
@@ -87,4 +96,5 @@ def _load(launch: Launch, architecture: int, device: int) -> Any:
 def _launch(kernel: Any, launch: Launch, stream: int, values: tuple[int, ...]) -> None:
     from cuda.bindings import driver
 
-    call(driver.cuLaunchKernel, kernel, *launch.grid, launch.threads, 1, 1, 0, stream, (values, ARGUMENTS), 0)
+    types = (*[ctypes.c_void_p] * (len(values) - 2), ctypes.c_int, ctypes.c_void_p)
+    call(driver.cuLaunchKernel, kernel, *launch.grid, launch.threads, 1, 1, 0, stream, (values, types), 0)
