@@ -24,6 +24,7 @@ def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
     requests = [replace(request, seed=seed) for seed in (0, 1)]
     # Enqueued first: libraries do at their first call what a recording refuses.
     enqueued, other = (_outcome(pipeline, one, tokenizer, pipeline.run) for one in requests)
+    torch.cuda.empty_cache()  # cuDNN's float32 convolutions may have taken all there is, and a recording frees nothing
     graph = Graph(pipeline.run, pipeline.lanes.main)
     launched, other_launched = (_outcome(pipeline, one, tokenizer, graph.launch) for one in requests)
     if not _same(enqueued, launched) or not _same(other, other_launched):
