@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cldm.checkpoint import find_checkpoint
-from cldm.engine_files import Target, find_engines
+from cldm.engine_files import Target, find_engines, refitted
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape, to_precision
 from cldm.plan import make_plan, usual_steps
@@ -53,7 +53,7 @@ class hackathon:
         precision: str = "auto",
         device: str = "auto",
     ) -> None:
-        self.checkpoint = find_checkpoint(checkpoint, architecture)
+        self.checkpoint = self.built = find_checkpoint(checkpoint, architecture)  # TensorRT's files are built from it
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.backends = choose_backends(backend, self.device)
@@ -127,20 +127,21 @@ class hackathon:
             return self._pipeline(request)(request, self.tokenizer)
 
     def load_weights(self, checkpoint: str) -> None:
-        """Other weights of the same architecture from now on; recorded graphs stay and nothing is built again.
+        """Other weights of the same architecture from now on; nothing is built again.
 
-        Raises CheckpointError or TokenizerError, before anything has changed, for what does not fit.
+        Recorded graphs stay, but for backend tensorrt, whose engines must have been built with --refit: its pictures
+        are recorded again when they are next asked for.
+        Raises CheckpointError, TokenizerError, or ValueError where TensorRT refuses, before anything has changed.
         """
         found = find_checkpoint(checkpoint, self.checkpoint.architecture)
-        if self.backend.name == "tensorrt":
-            raise ValueError(
-                f"load_weights() got {checkpoint}, and TensorRT's engines hold the weights of {self.checkpoint.name}: "
-                "make another hackathon with that checkpoint, or use backend inductor"
-            )
         if not hasattr(self, "model"):
             raise RuntimeError("load_weights() was called before initialize(): give the checkpoint to the constructor")
         tokenizer, model = found.load_tokenizer(), found.load_model()
         with self.lock:
+            if self.backend.name == "tensorrt":
+                self.found = self._refitted(checkpoint, to_precision(model, self.precision.dtype))
+                # Nothing says whether a recorded graph sees the weights of a refitted engine.
+                self.pipelines.clear()
             self.model.copy_weights(model)
             for pipeline in self.pipelines.values():
                 pipeline.refresh()
@@ -157,6 +158,20 @@ class hackathon:
         self.tokenizer = self.checkpoint.load_tokenizer()
         self.model: ControlLDM = to_precision(self.checkpoint.load_model().to(self.device), self.precision.dtype)
         self.pipelines.clear()  # those of an earlier call run on the weights of then
+
+    def _refitted(self, name: str, model: ControlLDM) -> dict[Target, Backend]:
+        """What was found, TensorRT's engines with the weights of self.model, which will be those of `model`."""
+        weights = self.model.state_dict()  # the tensors themselves
+        try:
+            return {
+                size: refitted(backend, size, model, weights) if backend.name == "tensorrt" else backend
+                for size, backend in self.found.items()
+            }
+        except TensorRTError as error:
+            raise ValueError(
+                f"load_weights() got {name}, and TensorRT's engines hold the weights of {self.checkpoint.name}: "
+                f"{error}; or make another hackathon with that checkpoint, or use backend inductor"
+            ) from error
 
     def _shape_model(self) -> None:
         """Give the model the form that is compiled. A recorded graph would not follow, so before any is."""
@@ -202,7 +217,10 @@ class hackathon:
         for name in names:
             target = replace(size, backend=name)
             try:
-                return find_engines(target.of(self.checkpoint) if name == "tensorrt" else target, self.device)
+                if name != "tensorrt":
+                    return find_engines(target, self.device)
+                loaded = None if self.checkpoint is self.built else self.model.state_dict()
+                return find_engines(target.of(self.built), self.device, loaded)
             except (EngineFileError, TensorRTError) as error:
                 if or_fail:
                     raise

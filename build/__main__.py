@@ -8,6 +8,7 @@ python -m build --backend tensorrt    TensorRT's, for one size of pictures and o
 import argparse
 import logging
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
@@ -60,7 +61,7 @@ def _build(options: argparse.Namespace, backend: str) -> None:
     target = Target(architecture, options.height, options.width, options.samples, precision.name, backend)
     if backend == "tensorrt":
         checkpoint = find_checkpoint(options.checkpoint, options.architecture)
-        target = target.of(checkpoint)
+        target = replace(target.of(checkpoint), refit=options.refit)
     if not options.force and is_up_to_date(target, device):
         print(f"engines: up to date ({target.folder})")
         return
@@ -88,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=_positive, default=1, help="pictures per call")
     parser.add_argument("--precision", default="auto", help="auto, fp32 or fp16")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="of TensorRT: engines that load_weights() can give other weights; it may cost speed",
+    )
     parser.add_argument("--force", action="store_true", help="build even where engines are up to date")
     return parser
 

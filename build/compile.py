@@ -37,6 +37,7 @@ class CompileOptions:
     optimization_level: int = 3  # 0 (builds fastest) to 5 (tries most kernels)
     workspace_bytes: int = 4 << 30  # that a kernel may at most ask for
     timing_cache: Path | None = None  # times of kernels, for later builds; of one GPU and one version of TensorRT
+    refit: bool = False  # leave the weights open, for runtime.tensorrt_refit; kernels may be slower
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,8 @@ def _configure(config: "trt.IBuilderConfig", options: CompileOptions) -> None:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 is to be exact, as in the other backends
+    if options.refit:
+        config.set_flag(trt.BuilderFlag.REFIT)
 
 
 def _load_timing_cache(config: "trt.IBuilderConfig", path: Path | None, logger: Any) -> None:

@@ -7,7 +7,8 @@ The weights bear the checkpoint's names, so that engines can be refitted: `<key>
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,17 @@ NORMS: dict[type[nn.Module], type[nn.Module]] = {GroupNorm: Float32GroupNorm, nn
 
 
 def export(
-    model: ControlLDM, size: tuple[int, int, int], folder: Path, opset: int = OPSETS[-1]
+    model: ControlLDM,
+    size: tuple[int, int, int],
+    folder: Path,
+    opset: int = OPSETS[-1],
+    names: Collection[str] | None = None,
 ) -> Iterator[tuple[EngineSpec, Path]]:
     """Write `<stage>.onnx`, with its weights beside it, into an existing folder; yields each when it is written.
 
     model: in the precision that the engines shall have; its norms change to float32. size: height and width of the
-    picture in pixels, samples. Raises ExportError with the exporter's reason, and ValueError for another opset.
+    picture in pixels, samples. names: of the stages, by default all.
+    Raises ExportError with the exporter's reason, and ValueError for another opset.
     """
     if opset not in OPSETS:
         raise ValueError(f"opset {opset}: expected {' or '.join(map(str, OPSETS))}")
@@ -58,10 +64,18 @@ def export(
     exact_norms(model)
     buffers = allocate({name: stage.spec for name, stage in stages.items()}, torch.device("cpu"))
     keys = {id(tensor): key for key, tensor in model.state_dict(keep_vars=True).items()}
-    for name, stage in stages.items():
+    for name in stages if names is None else names:
         path = folder / f"{name}.onnx"
-        _export(stage, buffers, keys, path, opset)
-        yield stage.spec, path
+        _export(stages[name], buffers, keys, path, opset)
+        yield stages[name].spec, path
+
+
+def weight_names(path: Path, keys: Collection[str]) -> set[str]:
+    """What an exported file calls those of its weights that bear a checkpoint's keys."""
+    import onnx  # comes with the exporter
+
+    names = {tensor.name for tensor in onnx.load(path, load_external_data=False).graph.initializer}
+    return {name for name in names if name in keys or name.removesuffix(".T") in keys}
 
 
 def exact_norms(model: ControlLDM) -> None:
@@ -77,15 +91,16 @@ def _export(stage: Stage, buffers: Mapping[str, Tensor], keys: Mapping[int, str]
     spec, module = stage.spec, stage.module.eval()
     inputs, _ = spec.pick(buffers)
     try:
-        program = torch.onnx.export(
-            module,
-            tuple(inputs),
-            dynamo=True,
-            opset_version=opset,
-            input_names=[tensor.name for tensor in spec.inputs],
-            output_names=[tensor.name for tensor in spec.outputs],
-            verbose=False,
-        )
+        with _told_apart(module):
+            program = torch.onnx.export(
+                module,
+                tuple(inputs),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=[tensor.name for tensor in spec.outputs],
+                verbose=False,
+            )
     except RuntimeError as error:  # all errors of the exporter are
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ExportError(f"stage {spec.name} cannot be written as ONNX: {reason}") from error
@@ -97,6 +112,24 @@ def _export(stage: Stage, buffers: Mapping[str, Tensor], keys: Mapping[int, str]
         if node.op_type == "Attention":
             node.attributes.add(onnx_ir.AttrInt64("softmax_precision", FLOAT))
     program.save(path, external_data=True)
+
+
+@contextmanager
+def _told_apart(module: nn.Module) -> Iterator[None]:
+    """Other values in the weights meanwhile, no two the same; the file refers to the memory, and gets the true ones.
+
+    The exporter keeps one of equal small tensors, such as biases that are still zero: under other weights they differ.
+    Not in matrices, which it copies; learned ones differ anyway.
+    """
+    values = [(tensor.data, tensor.data.clone()) for tensor in module.parameters() if tensor.dim() != 2]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for tensor, _ in values:
+            tensor.uniform_(1, 2, generator=generator)
+        yield
+    finally:
+        for tensor, value in values:
+            tensor.copy_(value)
 
 
 def _rename(graph: Any, module: nn.Module, keys: Mapping[int, str]) -> None:

@@ -5,13 +5,12 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cldm.checkpoint import Checkpoint
 from cldm.model import ControlLDM
@@ -24,6 +23,7 @@ from runtime.engine import Engine
 from runtime.inductor import Tuning
 from runtime.spec import EngineSpec
 from runtime.tensorrt import TensorRTEngine, check_device
+from runtime.tensorrt_refit import refit
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class Target:
     backend: str = "inductor"
     weights: str = NONE  # the checkpoint's fingerprint, for a backend whose engines hold the weights
     checkpoint: str = NONE  # and its name
+    refit: bool | None = None  # can they be given other weights? None: either will do
 
     def of(self, checkpoint: Checkpoint) -> "Target":
         """The same with the weights of this checkpoint."""
@@ -73,6 +74,7 @@ def expected_manifest(target: Target, device: torch.device, tuning: Tuning | Non
     with torch.device("meta"):  # the signatures need shapes, no weights
         model = to_precision(ControlLDM(architecture), PRECISIONS[target.precision].dtype)
     stages = make_stages(model, target.height, target.width, target.samples)
+    plans_tuning = {} if target.refit is None else {"refit": target.refit}
     return Manifest(
         backend=target.backend,
         architecture=target.architecture,
@@ -86,22 +88,52 @@ def expected_manifest(target: Target, device: torch.device, tuning: Tuning | Non
         weights=target.weights,
         checkpoint=target.checkpoint,
         **machine(device, target.backend),
-        tuning={} if target.backend == "tensorrt" else (tuning or Tuning()).options(),
+        tuning=plans_tuning if target.backend == "tensorrt" else (tuning or Tuning()).options(),
     )
 
 
-def find_engines(target: Target, device: torch.device) -> Backend:
+@dataclass(frozen=True)
+class Plans:
+    """Makes TensorRT's engines of one size of pictures: of the plans' own weights, or of others in their place."""
+
+    plans: Mapping[str, bytes]  # by stage
+    device: torch.device
+    weights: Mapping[str, Tensor] | None = None  # by the checkpoint's keys, as they are when an engine is made
+
+    def __call__(self, spec: EngineSpec, module: nn.Module) -> Engine:
+        engine = TensorRTEngine(spec, self.plans[spec.name], self.device)
+        if self.weights is not None:
+            refit(engine, self.weights)
+        return engine
+
+
+def find_engines(target: Target, device: torch.device, weights: Mapping[str, Tensor] | None = None) -> Backend:
     """The target's backend, ready to make engines from files that were built beforehand.
 
+    weights: by the checkpoint's keys; TensorRT's engines get them in place of those that their files hold.
     Raises EngineFileError with one sentence if they are missing, damaged or made for something else, and
     TensorRTError where TensorRT cannot run.
     """
     if target.backend == "tensorrt":
         check_device(device)
-        return Backend("tensorrt", partial(_tensorrt_engine, unpack_plans(read(*_wanted(target, device))), device))
+        files = target if weights is None else replace(target, refit=True)
+        return Backend("tensorrt", Plans(unpack_plans(read(*_wanted(files, device))), device, weights))
     if target.backend == "inductor":
         load_engine_files(target, device)
     return BACKENDS[target.backend]
+
+
+def refitted(backend: Backend, size: Target, model: ControlLDM, weights: Mapping[str, Tensor]) -> Backend:
+    """The backend with other weights in TensorRT's engines: `weights` as they are when one is made.
+
+    Each engine is made once with those of `model` and thrown away: so it is known what TensorRT refuses before anything
+    has changed, and no engine is refitted that could be running. Raises TensorRTError.
+    """
+    assert isinstance(backend.make_engine, Plans)
+    trial = replace(backend.make_engine, weights=model.state_dict())
+    for stage in make_stages(model, size.height, size.width, size.samples).values():
+        trial(stage.spec, stage.module)
+    return replace(backend, make_engine=replace(trial, weights=weights))
 
 
 def is_up_to_date(target: Target, device: torch.device) -> bool:
@@ -134,10 +166,6 @@ def unpack_plans(data: bytes) -> dict[str, bytes]:
 
 def _wanted(target: Target, device: torch.device) -> tuple[Path, Manifest]:
     return target.folder, expected_manifest(target, device)
-
-
-def _tensorrt_engine(plans: Mapping[str, bytes], device: torch.device, spec: EngineSpec, module: nn.Module) -> Engine:
-    return TensorRTEngine(spec, plans[spec.name], device)
 
 
 def _code(source: Path) -> str:

@@ -43,8 +43,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("engines")
 
 
-@pytest.fixture(autouse=True)
-def _standin(monkeypatch: pytest.MonkeyPatch, engines: Path) -> None:
+def use_standin(monkeypatch: pytest.MonkeyPatch, engines: Path) -> None:
+    """The stand-in as the installed TensorRT, with the CPU as its device, and a place for engine files."""
     monkeypatch.setitem(sys.modules, "tensorrt", standin)
     monkeypatch.setattr(cldm.engine_files, "ENGINES", engines)
     for module in (runtime.tensorrt, build.compile, cldm.engine_files):
@@ -52,6 +52,11 @@ def _standin(monkeypatch: pytest.MonkeyPatch, engines: Path) -> None:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Mock(cuda_stream=1))
     for user in (cldm.pipeline, build.verify):
         monkeypatch.setattr(user, "allocate", allocate)
+
+
+@pytest.fixture(autouse=True)
+def _standin(monkeypatch: pytest.MonkeyPatch, engines: Path) -> None:
+    use_standin(monkeypatch, engines)
 
 
 def draw(runtime: hackathon) -> Any:

@@ -65,7 +65,7 @@ class MemoryPoolType(IntEnum):
 
 
 class BuilderFlag(IntEnum):
-    TF32 = 6
+    REFIT, TF32 = 4, 6
 
 
 class NetworkDefinitionCreationFlag(IntEnum):
@@ -129,13 +129,17 @@ class _Made:
         self._logger = logger
 
 
+def _dtype(onnx_type: int) -> DataType:
+    kind = onnx.helper.tensor_dtype_to_np_dtype(onnx_type)
+    return next(dtype for dtype, numpy in NUMPY.items() if kind == numpy)
+
+
 class ITensor:
     __slots__ = ("allowed_formats", "dtype", "name", "shape")
 
     def __init__(self, value: onnx.ValueInfoProto) -> None:
         self.name = value.name
-        kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        self.dtype = next(dtype for dtype, numpy in NUMPY.items() if kind == numpy)
+        self.dtype = _dtype(value.type.tensor_type.elem_type)
         self.shape = tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
         self.allowed_formats = 1 << TensorFormat.LINEAR
 
@@ -222,6 +226,7 @@ class IBuilderConfig:
         "_logger",
         "builder_optimization_level",
         "cleared",
+        "flags",
         "limits",
         "max_aux_streams",
         "profiling_verbosity",
@@ -237,6 +242,7 @@ class IBuilderConfig:
         self.progress_monitor: IProgressMonitor | None = None
         self.limits: dict[MemoryPoolType, int] = {}
         self.cleared: set[BuilderFlag] = set()
+        self.flags: set[BuilderFlag] = set()
 
     def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
         _demand(pool, MemoryPoolType)
@@ -245,6 +251,10 @@ class IBuilderConfig:
     def clear_flag(self, flag: BuilderFlag) -> None:
         _demand(flag, BuilderFlag)
         self.cleared.add(flag)
+
+    def set_flag(self, flag: BuilderFlag) -> None:
+        _demand(flag, BuilderFlag)
+        self.flags.add(flag)
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
         failed = _fails("create_timing_cache", self._logger)
@@ -284,6 +294,7 @@ class Builder(_Made):
         tensors |= {one.name: one.properties(TensorIOMode.OUTPUT) for one in network._outputs}
         content = {
             "tensors": tensors,
+            "refit": BuilderFlag.REFIT in config.flags,
             "detailed": config.profiling_verbosity == ProfilingVerbosity.DETAILED,
             "model": network.model.SerializeToString().hex(),
         }
@@ -326,6 +337,7 @@ class ICudaEngine:
         self._model = bytes.fromhex(content["model"])
 
     num_io_tensors = property(lambda self: len(self._tensors))
+    refittable = property(lambda self: self._content["refit"])
 
     def get_tensor_name(self, index: int) -> str:
         return [*self._tensors][index]
@@ -356,7 +368,7 @@ class ICudaEngine:
 class IExecutionContext:
     def __init__(self, engine: ICudaEngine) -> None:
         self._engine, self._logger = engine, engine._logger
-        self._session = onnxruntime.InferenceSession(engine._model, providers=["CPUExecutionProvider"])
+        self._model = b""
         self._addresses: dict[str, int] = {}
         self._scratch = 0
 
@@ -380,6 +392,9 @@ class IExecutionContext:
         if (missing or not self._scratch) and _error(self._logger, f"Address is not set for {missing or 'scratch'}"):
             return False
         ctypes.memset(self._scratch, 0xAB, SCRATCH_BYTES)
+        if self._model is not self._engine._model:  # a context follows when its engine is refitted
+            self._model = self._engine._model
+            self._session = onnxruntime.InferenceSession(self._model, providers=["CPUExecutionProvider"])
         inputs = [one.name for one in self._session.get_inputs()]
         outputs = [one.name for one in self._session.get_outputs()]
         results = self._session.run(outputs, {name: self._memory(name) for name in inputs})
@@ -396,6 +411,54 @@ class IExecutionContext:
             return flat.reshape(shape)
         batch, channels, height, width = shape
         return flat.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
+
+
+class Weights:
+    __slots__ = ("_ptr", "dtype", "size")
+
+    def __init__(self, type: DataType, ptr: int, count: int) -> None:
+        _demand(type, DataType)
+        self.dtype, self._ptr, self.size = type, ptr, count
+
+
+class Refitter(_Made):
+    """TensorRT lists what of the constants it likes; here all of them."""
+
+    def __init__(self, engine: ICudaEngine, logger: ILogger) -> None:
+        _demand(engine, ICudaEngine)
+        super().__init__(logger)
+        if not engine.refittable:
+            raise AssertionError("the project asks beforehand")
+        self._engine, self._given = engine, dict[str, Weights]()
+        model = onnx.load_from_string(engine._model)
+        self._all = {one.name: _dtype(one.data_type) for one in model.graph.initializer}
+        self._sizes = {one.name: prod(one.dims) for one in model.graph.initializer}
+
+    def get_all_weights(self) -> list[str]:
+        return [] if _fails("get_all_weights", self._logger) else [*self._all]
+
+    def get_weights_prototype(self, weights_name: str) -> Weights:
+        if _fails("get_weights_prototype", self._logger):
+            return Weights(DataType.FLOAT, 0, -1)
+        return Weights(self._all[weights_name], 0, self._sizes[weights_name])
+
+    def set_named_weights(self, name: str, weights: Weights) -> bool:
+        _demand(weights, Weights)
+        if (weights.dtype, weights.size) != (self._all[name], self._sizes[name]):
+            raise AssertionError("the project checks type and size beforehand")
+        self._given[name] = weights
+        return not _fails("set_named_weights", self._logger)
+
+    def get_missing_weights(self) -> list[str]:
+        return ["val_1"] if _fails("get_missing_weights", self._logger) else []
+
+    def refit_cuda_engine(self) -> bool:
+        model = onnx.load_from_string(self._engine._model)
+        for one in model.graph.initializer:
+            if weights := self._given.get(one.name):
+                one.raw_data = ctypes.string_at(weights._ptr, weights.size * np.dtype(NUMPY[weights.dtype]).itemsize)
+        self._engine._model = model.SerializeToString()
+        return not _fails("refit_cuda_engine", self._logger)
 
 
 class EngineInspector:

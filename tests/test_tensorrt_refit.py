@@ -1,0 +1,190 @@
+"""Other weights for TensorRT's engines, through the stand-in: one engine, then the drop-in class."""
+
+# ruff: noqa: E402
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+for package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+
+from build.__main__ import main
+from build.compile import CompileOptions, compile_plan
+from build.export import export, weight_names
+from canny2image_TRT import hackathon
+from cldm.checkpoint import find_checkpoint
+from runtime.tensorrt import TensorRTEngine
+from runtime.tensorrt_library import TensorRTError
+from runtime.tensorrt_refit import check_weights, refit
+from tests.standin import tensorrt as standin
+from tests.test_hackathon import GOOD, Picture
+from tests.test_tensorrt import CPU, SPEC, Toy, assert_equals_eager, message, ready
+from tests.test_tensorrt import export as export_toy
+from tests.test_tensorrt_backend import use_standin
+
+COMMAND = "--backend tensorrt --architecture tiny --device cpu --height 64 --width 64".split()
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    return tmp_path / "engines"
+
+
+@pytest.fixture(autouse=True)
+def _standin(monkeypatch: pytest.MonkeyPatch, engines: Path) -> Iterator[None]:
+    use_standin(monkeypatch, engines)
+    yield
+    assert not standin._to_fail, "a call that should have failed was not made"
+
+
+def toy(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return Toy().eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_toy(toy(0), SPEC, tmp_path_factory.mktemp("onnx") / "toy.onnx", 21)
+
+
+@pytest.fixture
+def plan(onnx: Path) -> bytes:
+    return compile_plan(onnx, SPEC, CPU, CompileOptions(refit=True))[0]
+
+
+def test_an_engine_with_other_weights_is_the_other_module(plan: bytes) -> None:
+    engine, buffers = ready(SPEC, plan)
+    for seed in (0, 1, 2):
+        refit(engine, {name: tensor.double() for name, tensor in toy(seed).state_dict().items()})
+        assert_equals_eager(engine, buffers, toy(seed))
+
+
+def test_a_plan_without_refit_keeps_its_weights(onnx: Path) -> None:
+    engine = TensorRTEngine(SPEC, compile_plan(onnx, SPEC, CPU)[0], CPU)
+    for ask in (lambda: refit(engine, toy(1).state_dict()), lambda: check_weights(engine, [])):
+        with pytest.raises(TensorRTError, match=r"toy was built without refit; .* --backend tensorrt --refit") as error:
+            ask()
+        message(error)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ("Refitter", "TensorRT makes no Refitter"),
+        ("get_all_weights", "engine toy knows none of the weights"),
+        ("get_weights_prototype", "of 'narrow.bias' are torch.float32, 3 values, expected FLOAT, -1 values"),
+        ("set_named_weights", "engine toy: TensorRT refuses the weights of"),
+        ("get_missing_weights", "engine toy: TensorRT has folded 'val_1' into weights that change"),
+        ("refit_cuda_engine", "engine toy cannot be refitted, and may hold some weights of each kind"),
+    ],
+)
+def test_each_failure_is_an_error(plan: bytes, call: str, sentence: str) -> None:
+    engine, _ = ready(SPEC, plan)
+    standin.fail_once(call)
+    weights = {name: tensor for name, tensor in toy(1).state_dict().items() if name == "narrow.bias"}
+    with pytest.raises(TensorRTError) as error:
+        refit(engine, weights)
+    assert sentence in message(error)
+    refit(engine, weights)
+
+
+@pytest.mark.parametrize(
+    ("weights", "wrong"),
+    [
+        ({"narrow.bias": torch.zeros(4)}, "'narrow.bias' are torch.float32, 4 values, expected FLOAT, 3 values"),
+        ({"narrow.bias": torch.zeros(3).int()}, "'narrow.bias' are torch.int32, 3 values, expected FLOAT, 3 values"),
+        ({"other": torch.zeros(3)}, "knows none of the weights"),
+    ],
+)
+def test_weights_of_another_architecture(plan: bytes, weights: dict[str, torch.Tensor], wrong: str) -> None:
+    engine, buffers = ready(SPEC, plan)
+    with pytest.raises(TensorRTError) as error:
+        refit(engine, weights)
+    assert wrong in message(error)
+    assert_equals_eager(engine, buffers, toy(0))
+
+
+def test_a_plan_that_folded_a_weight_is_told_at_its_build(plan: bytes) -> None:
+    engine = TensorRTEngine(SPEC, plan, CPU)
+    check_weights(engine, ["wide.weight", "narrow.bias"])
+    with pytest.raises(TensorRTError, match=r"TensorRT cannot change 1 of 2 weights any more, such as 'folded'; build"):
+        check_weights(engine, ["wide.weight", "folded"])
+
+
+def test_equal_weights_stay_apart(tmp_path: Path) -> None:
+    """The exporter merges small tensors that are equal, and a refit would then change both."""
+    model = find_checkpoint("random:0", "small").load_model()
+    for name, tensor in model.named_parameters():
+        if name.endswith("bias"):
+            tensor.zero_()
+    keys = model.state_dict().keys()
+    ((_, path),) = export(model, (64, 64, 1), tmp_path, names=["hint"])
+    assert len(weight_names(path, keys)) == sum("input_hint_block" in key for key in keys)
+
+
+def started(checkpoint: str, backend: str = "tensorrt") -> hackathon:
+    """As initialize() leaves it, but for pictures of 64x64."""
+    runtime = hackathon(checkpoint, architecture="tiny", backend=backend, plan="19,7", device="cpu")
+    runtime._load_model()
+    size = runtime._size(64, 64, samples=1)
+    runtime.backend = runtime._find(size, (backend,), or_fail=True)
+    runtime.found = {size: runtime.backend}
+    return runtime
+
+
+def drawn(runtime: hackathon, **changes: Any) -> Picture:
+    return runtime.process(**{**GOOD, **changes})[0]
+
+
+def built(seed: int, *options: str) -> None:
+    assert main([*COMMAND, "--checkpoint", f"random:{seed}", *options]) == 0
+
+
+@pytest.mark.usefixtures("tiny")
+def test_pictures_after_loading_are_those_of_engines_built_from_these_weights(
+    engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built(1)
+    fresh = started("random:1")
+    expected = drawn(fresh)
+    with pytest.raises(ValueError, match=r"engine text was built without refit; .* --refit; or make another hackathon"):
+        fresh.load_weights("random:0")
+    built(0, "--refit")
+    built(0, "--refit")
+    assert capsys.readouterr().out.count("up to date") == 1
+    runtime = started("random:0")
+    before = drawn(runtime)
+    assert np.abs(before.astype(int) - expected).mean() > 5
+    pipelines = list(runtime.pipelines.values())
+    runtime.load_weights("random:1")
+    assert not runtime.pipelines, "to be recorded again"
+    assert np.array_equal(drawn(runtime), expected)
+    assert set(runtime.pipelines.values()).isdisjoint(pipelines)
+    runtime.found.clear()  # as pictures of another size find their engines
+    runtime.pipelines.clear()
+    assert np.array_equal(drawn(runtime), expected)
+    runtime.load_weights("random:0")
+    assert np.array_equal(drawn(runtime), before)
+
+    other = drawn(runtime, seed=6)
+    for call in ("Refitter", "set_named_weights", "get_missing_weights", "refit_cuda_engine"):
+        kept = list(runtime.pipelines.values())
+        standin.fail_once(call)
+        with pytest.raises(ValueError, match=rf"load_weights\(\) got random:1, .* of random:0: .*{call} was .*another"):
+            runtime.load_weights("random:1")
+        assert list(runtime.pipelines.values()) == kept
+        assert np.array_equal(drawn(runtime, seed=6), other), "nothing has changed"
+
+    (manifest,) = engines.glob("*/manifest.json")
+    manifest.write_text(manifest.read_text().replace('"refit": true', '"refit": false'))
+    runtime.load_weights("random:1")
+    runtime.found.clear()
+    runtime.pipelines.clear()
+    assert np.abs(drawn(runtime).astype(int) - expected).max() <= 1
+    assert [backend.name for backend in runtime.found.values()] == ["eager"], "files without refit hold other weights"
