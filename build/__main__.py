@@ -3,6 +3,7 @@
 python -m build                       what this machine needs; nothing where eager is all there is
 python -m build --backend inductor    compiled engines, for one size of pictures
 python -m build --backend tensorrt    TensorRT's, for one size of pictures and one checkpoint
+python -m build --check               tries all that TensorRT has to do here, and writes a report
 """
 
 import argparse
@@ -15,8 +16,13 @@ import torch
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if all is there, 1 if an engine that was asked for could not be built, 130 if the user stopped it."""
-    options = _parser().parse_args(arguments)
+    """0 if all is there, 1 if an engine that was asked for could not be built or a check failed, 130 if stopped."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.backend == "inductor" and (options.check or options.refit):
+        parser.error("--check and --refit are about backend tensorrt: leave out --backend inductor")
+    if options.check:
+        return _check(options)
     if options.backend == "auto" and not torch.cuda.is_available():
         print("engines: backend eager runs the PyTorch modules themselves; nothing to build (no CUDA device)")
         return 0
@@ -39,6 +45,31 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print("engines: none built; backend eager needs none")
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from build.doctor import Case, examine, missing
+    from cldm.checkpoint import find_checkpoint
+    from cldm.engine_files import Target
+    from runtime.backends import choose_device, choose_precision
+
+    try:
+        device = choose_device(options.device)
+        if sentences := missing(device):
+            print("\n".join(f"check: {sentence}" for sentence in sentences), file=sys.stderr)
+            return 1
+        precision = choose_precision(options.precision, device)
+        architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
+        checkpoint = find_checkpoint(options.checkpoint or "random:0", architecture)
+        size = options.height, options.width, options.samples
+        target = Target(architecture, *size, precision.name, "tensorrt").of(checkpoint)
+        return 0 if examine(Case(target, checkpoint, device)) else 1
+    except (ValueError, OSError) as error:
+        print(f"check: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("check: stopped, no report was written", file=sys.stderr)
+        return 130
 
 
 def _backends(options: argparse.Namespace) -> tuple[str, ...]:
@@ -93,6 +124,11 @@ def _parser() -> argparse.ArgumentParser:
         "--refit",
         action="store_true",
         help="of TensorRT: engines that load_weights() can give other weights; it may cost speed",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="build nothing to keep, but try all that TensorRT has to do here; by default with random weights",
     )
     parser.add_argument("--force", action="store_true", help="build even where engines are up to date")
     return parser

@@ -2,9 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -46,6 +47,10 @@ class Measurement:
     def bound(self) -> float:
         return max(2 * self.eager_error, self.floor)
 
+    @property
+    def holds(self) -> bool:
+        return self.error <= self.bound  # NaN does not
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -82,7 +87,7 @@ class Trial:
             error=relative_error(outputs, truth.outputs),
             eager_error=relative_error(truth.eager_outputs, truth.outputs),
             floor=max(FLOORS[output.dtype] for output in outputs),
-            milliseconds=_median_milliseconds(engine, self.device),
+            milliseconds=median_milliseconds(partial(engine.enqueue, None), self.device),
             eager_milliseconds=truth.eager_milliseconds,
         )
         for output, eager in zip(outputs, truth.eager_outputs, strict=True):
@@ -104,7 +109,7 @@ def prepare(model: ControlLDM, dtype: torch.dtype, size: tuple[int, int, int], d
 def check(measurements: Sequence[Measurement]) -> None:
     """Raises BuildError if a compiled stage errs more than twice as much as the eager one."""
     for one in measurements:
-        if not one.error <= one.bound:  # NaN too
+        if not one.holds:
             raise BuildError(
                 f"the compiled stage {one.stage} has the relative error {one.error:.2e}, expected at most "
                 f"{one.bound:.2e}: nothing is saved; use backend eager"
@@ -145,7 +150,7 @@ def _truth(stage: Stage, exact: Stage, buffers: Mapping[str, Tensor], device: to
         engine.bind(buffers)
         engine.enqueue(None)
         eager = [output.clone() for output in outputs]
-        return Truth(list(true), eager, _median_milliseconds(engine, device))
+        return Truth(list(true), eager, median_milliseconds(partial(engine.enqueue, None), device))
 
 
 def relative_error(got: Sequence[Tensor], true: Sequence[Tensor]) -> float:
@@ -158,15 +163,15 @@ def _relative(got: Tensor, true: Tensor) -> Tensor:
     return difference / true.norm() if difference else difference
 
 
-def _median_milliseconds(engine: Engine, device: torch.device) -> float | None:
-    """Of one run as the GPU sees it, gaps between kernels included. None on the CPU."""
+def median_milliseconds(enqueue: Callable[[], object], device: torch.device) -> float | None:
+    """Of one run on the current stream as the GPU sees it, gaps between kernels included. None on the CPU."""
     if device.type != "cuda":
         return None
-    engine.enqueue(None)
+    enqueue()
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(RUNS + 1)]
     marks[0].record()
     for mark in marks[1:]:
-        engine.enqueue(None)
+        enqueue()
         mark.record()
     torch.cuda.synchronize(device)
     return statistics.median(start.elapsed_time(end) for start, end in pairwise(marks))

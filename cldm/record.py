@@ -23,18 +23,18 @@ def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
     assert pipeline.lanes.main
     requests = [replace(request, seed=seed) for seed in (0, 1)]
     # Enqueued first: libraries do at their first call what a recording refuses.
-    enqueued, other = (_outcome(pipeline, one, tokenizer, pipeline.run) for one in requests)
+    enqueued, other = (outcome(pipeline, one, tokenizer, pipeline.run) for one in requests)
     torch.cuda.empty_cache()  # cuDNN's float32 convolutions may have taken all there is, and a recording frees nothing
     graph = Graph(pipeline.run, pipeline.lanes.main)
-    launched, other_launched = (_outcome(pipeline, one, tokenizer, graph.launch) for one in requests)
-    if not _same(enqueued, launched) or not _same(other, other_launched):
+    launched, other_launched = (outcome(pipeline, one, tokenizer, graph.launch) for one in requests)
+    if not same(enqueued, launched) or not same(other, other_launched):
         raise CudaError(f"the graph of {graph.nodes} nodes draws other pictures than its work enqueued one by one")
-    if _same(launched, other_launched):
+    if same(launched, other_launched):
         raise CudaError(f"the graph of {graph.nodes} nodes draws the same picture from another seed")
     pipeline.graph = graph
 
 
-def _outcome(
+def outcome(
     pipeline: Pipeline, request: Request, tokenizer: Tokenizer, work: Callable[[], None]
 ) -> tuple[Tensor, Tensor]:
     """The latent and the pictures that `work` makes of the request; NaN and black where it writes nothing."""
@@ -47,5 +47,5 @@ def _outcome(
     return pipeline.buffers["x"].cpu(), pipeline.pictures.clone()
 
 
-def _same(one: tuple[Tensor, Tensor], another: tuple[Tensor, Tensor]) -> bool:
+def same(one: tuple[Tensor, Tensor], another: tuple[Tensor, Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, another, strict=True))

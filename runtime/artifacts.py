@@ -94,7 +94,7 @@ def machine(device: torch.device, backend: str = "inductor") -> Machine:
         "capability": capability or torch.backends.cpu.get_cpu_capability(),
         "torch": NONE if compiles_itself else str(torch.__version__),
         "cuda": NONE if compiles_itself else torch.version.cuda or NONE,
-        "triton": NONE if compiles_itself else _version("triton"),
+        "triton": NONE if compiles_itself else package_version("triton"),
         "python": NONE if compiles_itself else ".".join(platform.python_version_tuple()[:2]),
         "tensorrt": str(library().__version__) if compiles_itself else NONE,
     }
@@ -229,7 +229,8 @@ def _clean_up(folder: Path) -> None:
         shutil.rmtree(leftover)
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Of an installed package, or NONE."""
     try:
         return version(package)
     except PackageNotFoundError:
