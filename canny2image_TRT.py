@@ -140,8 +140,9 @@ class hackathon:
         with self.lock:
             if self.backend.name == "tensorrt":
                 self.found = self._refitted(checkpoint, to_precision(model, self.precision.dtype))
-                # Nothing says whether a recorded graph sees the weights of a refitted engine.
+                # To be recorded again: nothing says whether a graph sees the weights of a refitted engine.
                 self.pipelines.clear()
+                torch.cuda.empty_cache()
             self.model.copy_weights(model)
             for pipeline in self.pipelines.values():
                 pipeline.refresh()

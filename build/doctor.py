@@ -4,16 +4,16 @@ Checks are small functions in a list: each returns its figures, or raises NotTri
 leaves for those that follow lies in the Case. Plans stay in memory, engine files are left alone.
 """
 
-import getpass
 import json
 import logging
+import os
 import platform
 import re
 import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
@@ -36,14 +36,13 @@ from cldm.plan import make_plan
 from cldm.record import outcome, record, same
 from cldm.request import Request
 from ldm.tokenizer import Tokenizer
-from runtime import tensorrt_library
 from runtime.artifacts import package_version
 from runtime.backends import PRECISIONS
 from runtime.cuda import CudaError, call, cudart
 from runtime.graph import Graph
 from runtime.lanes import Lanes
 from runtime.tensorrt import check_device
-from runtime.tensorrt_library import TensorRTError, library
+from runtime.tensorrt_library import TensorRTError, heard_log, library, on
 from runtime.tensorrt_refit import refit
 
 REPORT = Path("tensorrt_check.json")
@@ -256,21 +255,27 @@ def missing(device: torch.device) -> list[str]:
 
 def examine(case: Case) -> bool:
     """Make all checks, print a line for each, and write the report. Did none fail?"""
-    findings = []
-    for name, check in CHECKS:
-        findings.append(_make(name, partial(check, case)))
-        print(f"{name:18s} {findings[-1].result:10s} {findings[-1].figures}", flush=True)
-    REPORT.write_text(anonymous(json.dumps(_report(case, findings), indent=2)))
+    report, findings = _circumstances(case), []
+    with on(case.device):
+        for name, check in CHECKS:
+            findings.append(_make(name, partial(check, case)))
+            print(f"{name:18s} {findings[-1].result:10s} {findings[-1].figures}", flush=True)
+    report["checks"] = [asdict(one) for one in findings]
+    report["layers"] = {name: [layer.name for layer in one.layers] for name, one in case.reports.items()}
+    REPORT.write_text(anonymous(json.dumps(report, indent=2)))
     print(f"the report is {REPORT.absolute()}: please attach it to an issue if a check failed")
     return all(one.result != "FAILED" for one in findings)
 
 
 def anonymous(text: str) -> str:
     """The text without the places where things lie here, and without the user's name in others."""
-    places = {"<project>": ROOT, "<here>": Path.cwd(), "<temporary>": Path(tempfile.gettempdir()), "~": Path.home()}
-    for name, place in sorted(places.items(), key=lambda item: -len(str(item[1]))):  # one may lie in another
-        text = re.sub(rf"{re.escape(str(place))}(?![\w.-])", name, text)
-    return re.sub(rf"/{re.escape(getpass.getuser())}(?![\w.-])", "/<user>", text)
+    home = os.path.expanduser("~")
+    places = {"<project>": str(ROOT), "<here>": os.getcwd(), "<temporary>": tempfile.gettempdir(), "~": home}
+    for name, place in sorted(places.items(), key=lambda item: -len(item[1])):  # one may lie in another
+        if len(place) > 1:  # not the root of all
+            text = re.sub(rf"{re.escape(place)}(?![\w.-])", name, text)
+    user = os.path.basename(home)
+    return re.sub(rf"/{re.escape(user)}(?![\w.-])", "/<user>", text) if user else text
 
 
 def make_requests(height: int, width: int, samples: int) -> dict[str, Request]:
@@ -322,34 +327,31 @@ def _make(name: str, check: Callable[[], str]) -> Finding:
 
 @contextmanager
 def _listening() -> Iterator[list[str]]:
-    """What TensorRT's loggers are given meanwhile, but for details."""
+    """What TensorRT warns of meanwhile, and its errors."""
     lines: list[str] = []
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if record.getMessage().startswith(("INTERNAL_ERROR: ", "ERROR: ", "WARNING: ")):
-                lines.append(record.getMessage().strip())
+            lines.append(record.getMessage().strip())
 
-    log, handler = tensorrt_library.log, Collector()
-    level, propagate = log.level, log.propagate
-    log.addHandler(handler)
-    log.setLevel(logging.DEBUG)
-    log.propagate = False  # those who print messages would print all details
+    handler, level, propagate = Collector(), heard_log.level, heard_log.propagate
+    heard_log.addHandler(handler)
+    heard_log.setLevel(logging.DEBUG)
+    heard_log.propagate = False  # into the report, not between the lines that are printed
     try:
         yield lines
     finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        log.propagate = propagate
+        heard_log.removeHandler(handler)
+        heard_log.setLevel(level)
+        heard_log.propagate = propagate
 
 
-def _report(case: Case, findings: Sequence[Finding]) -> dict[str, Any]:
+def _circumstances(case: Case) -> dict[str, Any]:
+    """What the findings depend on, of which nothing says whose machine it is."""
     return {
         "made": time.strftime("%Y-%m-%d"),
         "versions": {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}},
         "platform": platform.platform(),
         "weights": Path(case.checkpoint.name).name,
         "manifest": {**asdict(expected_manifest(case.target, case.device)), "checkpoint": ""},
-        "checks": [asdict(finding) for finding in findings],
-        "layers": {name: [layer.name for layer in report.layers] for name, report in case.reports.items()},
     }

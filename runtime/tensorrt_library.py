@@ -24,6 +24,7 @@ else:
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+heard_log = log.getChild("heard")  # for those who want TensorRT's warnings and errors without all its details
 
 NAMES = ("tensorrt", "tensorrt_lean")
 LINES = 8  # of the logger that an error carries
@@ -64,8 +65,9 @@ def make_logger() -> Any:
             self.lines: deque[str] = deque(maxlen=LINES)
 
         def log(self, severity: "trt.ILogger.Severity", msg: str) -> None:
-            log.debug("%s: %s", severity.name, msg)
-            if severity <= trt.ILogger.Severity.WARNING:
+            matters = severity <= trt.ILogger.Severity.WARNING
+            (heard_log if matters else log).debug("%s: %s", severity.name, msg)
+            if matters:
                 self.lines.append(msg.strip())
 
         def heard(self) -> str:
