@@ -151,7 +151,10 @@ class hackathon:
     def timeline(self) -> list[Span]:
         """When each stage of a picture runs, and on which of the two streams: of one more run of the last picture."""
         if not self.pipelines:
-            raise RuntimeError("timeline() was called before initialize(): call initialize() once first")
+            raise RuntimeError(
+                "timeline() was called before initialize() or, after load_weights() with TensorRT, before process(): "
+                "call that once first"
+            )
         with self.lock:
             return next(reversed(self.pipelines.values())).timeline()
 

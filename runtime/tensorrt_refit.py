@@ -39,8 +39,8 @@ def refit(engine: TensorRTEngine, weights: Mapping[str, Tensor]) -> None:
             raise TensorRTError(f"engine {engine.spec.name} knows none of the weights; build it again with {BUILD}")
         if missing := refitter.get_missing_weights():
             raise TensorRTError(
-                f"engine {engine.spec.name}: TensorRT has folded {', '.join(map(repr, missing))} into weights that "
-                f"change, and no checkpoint holds them; build it again without --refit, for these weights",
+                f"engine {engine.spec.name}: TensorRT has merged {len(missing)} constants that no checkpoint holds, "
+                f"such as {missing[0]!r}, with weights that change; build it from these weights, without --refit",
                 engine.logger.heard(),
             )
         sentence = f"engine {engine.spec.name} cannot be refitted, and may hold some weights of each kind"

@@ -80,7 +80,7 @@ def test_a_plan_without_refit_keeps_its_weights(onnx: Path) -> None:
         ("get_all_weights", "engine toy knows none of the weights"),
         ("get_weights_prototype", "of 'narrow.bias' are torch.float32, 3 values, expected FLOAT, -1 values"),
         ("set_named_weights", "engine toy: TensorRT refuses the weights of"),
-        ("get_missing_weights", "engine toy: TensorRT has folded 'val_1' into weights that change"),
+        ("get_missing_weights", "engine toy: TensorRT has merged 1 constants that no checkpoint holds, such as"),
         ("refit_cuda_engine", "engine toy cannot be refitted, and may hold some weights of each kind"),
     ],
 )
