@@ -62,7 +62,7 @@ def _check(options: argparse.Namespace) -> int:
         architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
         checkpoint = find_checkpoint(options.checkpoint or "random:0", architecture)
         size = options.height, options.width, options.samples
-        target = Target(architecture, *size, precision.name, "tensorrt").of(checkpoint)
+        target = Target(architecture, *size, precision.name, "tensorrt", plugins=options.plugins).of(checkpoint)
         return 0 if examine(Case(target, checkpoint, device)) else 1
     except (ValueError, OSError) as error:
         print(f"check: {error}", file=sys.stderr)
@@ -92,7 +92,7 @@ def _build(options: argparse.Namespace, backend: str) -> None:
     target = Target(architecture, options.height, options.width, options.samples, precision.name, backend)
     if backend == "tensorrt":
         checkpoint = find_checkpoint(options.checkpoint, options.architecture)
-        target = replace(target.of(checkpoint), refit=options.refit)
+        target = replace(target.of(checkpoint), plugins=options.plugins, refit=options.refit)
     if not options.force and is_up_to_date(target, device):
         print(f"engines: up to date ({target.folder})")
         return
@@ -111,7 +111,11 @@ def _build(options: argparse.Namespace, backend: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m build", description="Builds the engines for this machine.")
     parser.add_argument(
-        "--backend", choices=("auto", "inductor", "tensorrt"), default="auto", help="auto: the best for this GPU"
+        "--backend",
+        choices=("auto", "inductor", "tensorrt"),
+        default="auto",
+        help="auto: the best for this GPU. Where onnxruntime is installed it runs tensorrt's ONNX files as well, for a "
+        "minute or two on the CPU",
     )
     parser.add_argument("--checkpoint", help="the weights; of them inductor takes the architecture alone")
     parser.add_argument("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
@@ -121,9 +125,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="auto", help="auto, fp32 or fp16")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
+        "--no-plugins",
+        action="store_const",
+        const=False,
+        dest="plugins",
+        help="tensorrt in fp16: GroupNorm in TensorRT's own layers, not in this project's kernel; kept until --force",
+    )
+    parser.add_argument(
         "--refit",
-        action="store_true",
-        help="of TensorRT: engines that load_weights() can give other weights; it may cost speed",
+        action="store_const",
+        const=True,
+        help="tensorrt: engines that load_weights() can give other weights; may cost speed; kept until --force",
     )
     parser.add_argument(
         "--check",

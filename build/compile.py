@@ -4,6 +4,7 @@ Has not run on TensorRT itself yet: what stands in for that proof are `tests/sta
 """
 
 import json
+import logging
 import os
 import re
 import threading
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import tensorrt as trt
 else:
     from runtime.tensorrt_library import trt
+
+log = logging.getLogger(__name__)
 
 # How the compiler inside TensorRT names its fused attention kernels, such as _gemm_mha_v2_myl0_4. Names of layers may
 # also repeat those of ONNX nodes, so there the whole stem is asked for.
@@ -167,12 +170,17 @@ def _configure(config: "trt.IBuilderConfig", options: CompileOptions) -> None:
 
 
 def _load_timing_cache(config: "trt.IBuilderConfig", path: Path | None, logger: Any) -> None:
-    """Use the file's times, or an empty cache if there is no file."""
+    """Use the file's times, or an empty cache if there is no file or it is of another GPU or version."""
     if path is None:
         return
-    sentence = f"timing cache {path} is not of this GPU and version of TensorRT: delete it"
-    cache = checked(config.create_timing_cache(path.read_bytes() if path.exists() else b""), sentence, logger)
-    checked(config.set_timing_cache(cache, ignore_mismatch=False), sentence, logger)
+    if path.exists():
+        old = config.create_timing_cache(path.read_bytes())
+        if old is not None and config.set_timing_cache(old, ignore_mismatch=False):
+            return
+        log.info("timing cache %s is of another GPU or TensorRT, so it is replaced (%s)", path, logger.heard())
+    sentence = f"timing cache {path} cannot be begun"
+    new = checked(config.create_timing_cache(b""), sentence, logger)
+    checked(config.set_timing_cache(new, ignore_mismatch=False), sentence, logger)
 
 
 def _save_timing_cache(config: "trt.IBuilderConfig", path: Path | None, logger: Any) -> None:

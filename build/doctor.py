@@ -10,6 +10,8 @@ import os
 import platform
 import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -26,7 +28,7 @@ import numpy as np
 import torch
 
 from build.compile import CompileOptions, Report
-from build.tensorrt import compile_stages, make_engine
+from build.tensorrt import compile_stages, make_engine, register_plugin
 from build.verify import RUNS, BuildError, Measurement, Trial, median_milliseconds, prepare
 from cldm.checkpoint import Checkpoint, find_checkpoint
 from cldm.engine_files import ROOT, Plans, Target, expected_manifest
@@ -49,6 +51,17 @@ REPORT = Path("tensorrt_check.json")
 STAGES = ("text", "hint", "control", "encoder", "decoder", "vae")
 FUSED = ("control", "encoder", "decoder")  # their attentions run at every step: all have to be fused
 REFITTED = "encoder"
+PLUGIN = re.compile("plugin|group_?norm", re.I)  # in the kinds and names of layers
+# In a process of its own: reads a plan, and knows no plugin.
+READ = """
+import sys, torch
+from runtime.tensorrt_library import library, make_logger
+
+torch.zeros(1, device=sys.argv[2])
+logger = make_logger()
+engine = library().Runtime(logger).deserialize_cuda_engine(open(sys.argv[1], "rb").read())
+sys.exit(None if engine else f"no engine: {logger.heard()}")
+"""
 LINES = 100  # of TensorRT's logger, per check
 PACKAGES = "tensorrt-cu13 tensorrt torch triton onnx onnxscript onnx-ir cuda-bindings numpy".split()
 
@@ -81,6 +94,7 @@ class Case:
     device: torch.device
     plans: dict[str, bytes] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
+    plugins: bool = False  # is GroupNorm's registered?
 
     @property
     def dtype(self) -> torch.dtype:
@@ -118,6 +132,12 @@ class Case:
         shape = Shape(*self.size, 20, make_plan("ten", 20))
         return Pipeline(to_precision(self.model, self.dtype), shape, Plans(self.plans, self.device), Lanes(self.device))
 
+    def compile(self, model: ControlLDM, stage: str, options: CompileOptions) -> tuple[bytes, Report]:
+        with tempfile.TemporaryDirectory() as folder:
+            where = self.device, options, Path(folder)
+            ((_, plan, report),) = compile_stages(model, self.size, *where, self.plugins, [stage])
+        return plan, report
+
     @property
     def graph(self) -> Graph:
         self.need_cuda()
@@ -151,10 +171,36 @@ def check_gpu(case: Case) -> str:
     return f"{found.name}, capability {found.major}.{found.minor}, {found.total_memory / 2**30:.1f} GiB"
 
 
+def check_plugin(case: Case) -> str:
+    if case.dtype != torch.float16 or case.target.plugins is False:
+        raise NotTried("plans in float32, and those that are built with --no-plugins, have none")
+    register_plugin(case.device)
+    case.plugins = True
+    return "registered, its kernel compiles"
+
+
 def check_build(stage: str, case: Case) -> str:
-    ((plan, report),) = compile_stages(case.exported, case.size, case.device, CompileOptions(), [stage])
+    plan, report = case.compile(case.exported, stage, CompileOptions())
     case.plans[stage], case.reports[stage] = plan, report
     return f"{report.seconds:.1f} s, plan {len(plan) / 2**20:.1f} MiB, {len(report.layers)} layers"
+
+
+def check_plan_with_plugin(case: Case) -> str:
+    """A plan holds the plugin's code: a process that never registered it reads the plan too."""
+    if not case.plugins:
+        raise NotTried("the plugin is not registered")
+    case.need_plan("decoder")
+    calls = sum(bool(PLUGIN.search(f"{layer.kind} {layer.name}")) for layer in case.reports["decoder"].layers)
+    with tempfile.NamedTemporaryFile(suffix=".plan") as file:
+        file.write(case.plans["decoder"])
+        file.flush()
+        command = [sys.executable, "-c", READ, file.name, str(case.device)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise Wrong(f"another process cannot read it: {done.stderr[-500:]}")
+    if not calls:
+        raise Wrong("another process reads the decoder's plan, but no layer of it is called a plugin or group_norm")
+    return f"{calls} layers of the decoder's plan are calls of it, and another process reads the plan"
 
 
 def check_attention(stage: str, case: Case) -> str:
@@ -195,8 +241,7 @@ def check_replay(case: Case) -> str:
 def check_refit(case: Case) -> str:
     """A plan that was built from some weights, given others, computes what the module of those does."""
     built, given = (find_checkpoint(f"random:{seed}", case.target.architecture) for seed in (0, 1))
-    exported, options = to_precision(built.load_model(), case.dtype), CompileOptions(refit=True)
-    ((plan, _),) = compile_stages(exported, case.size, case.device, options, [REFITTED])
+    plan, _ = case.compile(to_precision(built.load_model(), case.dtype), REFITTED, CompileOptions(refit=True))
     model = given.load_model().to(case.device)
     trial = prepare(model, case.dtype, case.size, case.device)
     engine = make_engine(trial, REFITTED, plan)
@@ -212,7 +257,8 @@ def check_process(case: Case) -> str:
         pipeline(replace(case.requests["first"]), case.tokenizer)  # its arguments are checked as those of a call are
         milliseconds.append(1000 * (time.perf_counter() - start))
     how = "one graph" if pipeline.graph else "kernel by kernel"
-    return f"{statistics.median(milliseconds[1:]):.2f} ms, median of {RUNS}, {how}, {len(pipeline.updates)} evaluations"
+    evaluations = len(pipeline.shape.plan.evaluated)
+    return f"{statistics.median(milliseconds[1:]):.2f} ms, median of {RUNS}, {how}, {evaluations} evaluations"
 
 
 def check_launch(case: Case) -> str:
@@ -225,7 +271,9 @@ CHECKS: tuple[tuple[str, Callable[[Case], str]], ...] = (
     ("library", check_library),
     ("driver", check_driver),
     ("GPU", check_gpu),
+    ("plugin", check_plugin),
     *((f"build {stage}", partial(check_build, stage)) for stage in STAGES),
+    ("plugin in a plan", check_plan_with_plugin),
     *((f"attention {stage}", partial(check_attention, stage)) for stage in STAGES),
     *((f"parity {stage}", partial(check_parity, stage)) for stage in STAGES),
     ("graph", check_graph),

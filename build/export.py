@@ -3,6 +3,8 @@
 Shapes are static and types are spelled out. In half precision the norms still compute in float32, between casts, since
 TensorRT no longer reads the attribute that says so. Attention is ONNX's own operator, which opset 23 brought; for an
 older TensorRT opset 21 writes it as the products and the softmax that every version fuses.
+In half precision a GroupNorm is a call of `canny2image::group_norm`, which is TensorRT's plugin of that name
+(plugins/group_norm) and, for whoever has no such plugin, a function in the file.
 The weights bear the checkpoint's names, so that engines can be refitted: `<key>` as it is there, `<key>.T` transposed.
 """
 
@@ -20,10 +22,31 @@ from build.verify import BuildError
 from cldm.model import ControlLDM
 from cldm.stages import Stage, make_stages
 from ldm.norm import GroupNorm
+from plugins.group_norm.tensorrt_plugin import PLUGIN
 from runtime.spec import EngineSpec, allocate
 
 OPSETS = (21, 23)
 FLOAT = 1  # ONNX's number of the type float32
+
+# What onnxruntime runs for a call, and TensorRT where the plugin is not registered. As types: 1 float, 9 bool, 10 half.
+# An operator's attributes must be named, plugin_namespace too.
+DOMAIN = PLUGIN.split("::")[0]
+FUNCTION = """
+<domain: "canny2image", opset_import: ["": %d]>
+group_norm <groups, eps, silu, plugin_namespace> (x, weight, bias) => (y)
+{
+    x32 = Cast <to = 1> (x)
+    weight32 = Cast <to = 1> (weight)
+    bias32 = Cast <to = 1> (bias)
+    normal32 = GroupNormalization <num_groups: int = @groups, epsilon: float = @eps> (x32, weight32, bias32)
+    normal = Cast <to = 10> (normal32)
+    flag = Constant <value_int: int = @silu> ()
+    has_silu = Cast <to = 9> (flag)
+    sigmoid = Sigmoid (normal)
+    with_silu = Mul (normal, sigmoid)
+    y = Where (has_silu, with_silu, normal)
+}
+"""
 
 
 class ExportError(BuildError):
@@ -35,6 +58,24 @@ class Float32GroupNorm(GroupNorm):
         x = x if shift is None else x + shift[..., None, None]
         y = F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
         return F.silu(y) if self.silu else y
+
+
+class PluginGroupNorm(GroupNorm):
+    """A call of the plugin, for the exporter alone. TensorRT looks it up by `plugin_namespace` and the node's type.
+
+    It reads `groups` and `silu` as arrays of one int32 and `eps` as one of one float32, as the plugin registers them.
+    """
+
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        x = x if shift is None else x + shift[..., None, None]
+        return torch.onnx.ops.symbolic(
+            PLUGIN,
+            (x, self.weight, self.bias),
+            {"groups": self.num_groups, "eps": self.eps, "silu": int(self.silu), "plugin_namespace": DOMAIN},
+            dtype=x.dtype,
+            shape=x.shape,
+            version=1,
+        )
 
 
 class Float32LayerNorm(nn.LayerNorm):
@@ -50,18 +91,19 @@ def export(
     size: tuple[int, int, int],
     folder: Path,
     opset: int = OPSETS[-1],
+    plugins: bool = True,
     names: Collection[str] | None = None,
 ) -> Iterator[tuple[EngineSpec, Path]]:
     """Write `<stage>.onnx`, with its weights beside it, into an existing folder; yields each when it is written.
 
     model: in the precision that the engines shall have; its norms change to float32. size: height and width of the
-    picture in pixels, samples. names: of the stages, by default all.
-    Raises ExportError with the exporter's reason, and ValueError for another opset.
+    picture in pixels, samples. plugins: GroupNorm in half precision is a call of the plugin. names: of the stages, by
+    default all. Raises ExportError with the exporter's reason, and ValueError for another opset.
     """
     if opset not in OPSETS:
         raise ValueError(f"opset {opset}: expected {' or '.join(map(str, OPSETS))}")
     stages = make_stages(model, *size)
-    exact_norms(model)
+    exact_norms(model, plugins)
     buffers = allocate({name: stage.spec for name, stage in stages.items()}, torch.device("cpu"))
     keys = {id(tensor): key for key, tensor in model.state_dict(keep_vars=True).items()}
     for name in stages if names is None else names:
@@ -78,10 +120,15 @@ def weight_names(path: Path, keys: Collection[str]) -> set[str]:
     return {name for name in names if name in keys or name.removesuffix(".T") in keys}
 
 
-def exact_norms(model: ControlLDM) -> None:
-    """Let all norms compute in float32, with float32 weights, and self-attention use the checkpoint's own weights."""
+def exact_norms(model: ControlLDM, plugins: bool) -> None:
+    """Let all norms compute in float32, with float32 weights, and self-attention use the checkpoint's own weights.
+
+    plugins: those in half precision that the plugin can do are calls of it instead, with float16 weights.
+    """
     for module in model.modules():
-        if better := NORMS.get(type(module)):
+        if plugins and type(module) is GroupNorm and module.weight.dtype == torch.float16:
+            module.__class__ = PluginGroupNorm
+        elif better := NORMS.get(type(module)):
             module.float().__class__ = better
     for transformer in (*model.control.transformers(), *model.unet.transformers()):
         transformer.self_attention.packed = None
@@ -105,12 +152,16 @@ def _export(stage: Stage, buffers: Mapping[str, Tensor], keys: Mapping[int, str]
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ExportError(f"stage {spec.name} cannot be written as ONNX: {reason}") from error
     assert program is not None
-    import onnx_ir  # comes with the exporter
+    import onnx  # only here, as what comes with the exporter
+    import onnx_ir
 
     _rename(program.model.graph, module, keys)
     for node in program.model.graph:
         if node.op_type == "Attention":
             node.attributes.add(onnx_ir.AttrInt64("softmax_precision", FLOAT))
+    if any(node.domain == DOMAIN for node in program.model.graph):
+        function = onnx_ir.from_proto(onnx.parser.parse_function(FUNCTION % opset))
+        program.model.functions[function.identifier()] = function
     program.save(path, external_data=True)
 
 

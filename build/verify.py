@@ -42,6 +42,7 @@ class Measurement:
     floor: float
     milliseconds: float | None
     eager_milliseconds: float | None
+    onnx_error: float | None = None  # of the stage's ONNX file in onnxruntime; None where that was not run
 
     @property
     def bound(self) -> float:
@@ -73,26 +74,38 @@ class Trial:
     def measure(self, engine: Engine) -> Measurement:
         """Of one stage's engine, which is bound and run here; its first run may compile."""
         truth = self.truths[engine.spec.name]
+        start = time.perf_counter()
+        error = self.error(engine)
+        measurement = Measurement(
+            stage=engine.spec.name,
+            compile_seconds=time.perf_counter() - start,
+            error=error,
+            eager_error=relative_error(truth.eager_outputs, truth.outputs),
+            floor=max(FLOORS[output.dtype] for output in truth.eager_outputs),
+            milliseconds=median_milliseconds(partial(engine.enqueue, None), self.device),
+            eager_milliseconds=truth.eager_milliseconds,
+        )
+        self._restore(engine)
+        return measurement
+
+    def error(self, engine: Engine) -> float:
+        """The relative error of one run of a stage's engine, which is bound here."""
         engine.bind(self.buffers)
         _, outputs = engine.spec.pick(self.buffers)
         for output in outputs:
             output.zero_()
-        start = time.perf_counter()
         engine.enqueue(None)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        measurement = Measurement(
-            stage=engine.spec.name,
-            compile_seconds=time.perf_counter() - start,
-            error=relative_error(outputs, truth.outputs),
-            eager_error=relative_error(truth.eager_outputs, truth.outputs),
-            floor=max(FLOORS[output.dtype] for output in outputs),
-            milliseconds=median_milliseconds(partial(engine.enqueue, None), self.device),
-            eager_milliseconds=truth.eager_milliseconds,
-        )
-        for output, eager in zip(outputs, truth.eager_outputs, strict=True):
-            output.copy_(eager)  # the next stage shall read what its truth was computed from
-        return measurement
+        error = relative_error(outputs, self.truths[engine.spec.name].outputs)
+        self._restore(engine)
+        return error
+
+    def _restore(self, engine: Engine) -> None:
+        """The next stage shall read what its truth was computed from."""
+        _, outputs = engine.spec.pick(self.buffers)
+        for output, eager in zip(outputs, self.truths[engine.spec.name].eager_outputs, strict=True):
+            output.copy_(eager)
 
 
 def prepare(model: ControlLDM, dtype: torch.dtype, size: tuple[int, int, int], device: torch.device) -> Trial:
@@ -118,12 +131,13 @@ def check(measurements: Sequence[Measurement]) -> None:
 
 def table(measurements: Sequence[Measurement]) -> str:
     """One line per stage, to be printed."""
-    lines = ["stage     compile s    error    bound   eager error   compiled ms   eager ms"]
+    lines = ["stage     compile s    error    bound   eager error   onnx error   compiled ms   eager ms"]
     for one in measurements:
         times = ["-" if ms is None else f"{ms:.3f}" for ms in (one.milliseconds, one.eager_milliseconds)]
+        onnx_error = "-" if one.onnx_error is None else f"{one.onnx_error:.1e}"
         lines.append(
             f"{one.stage:8s} {one.compile_seconds:10.1f} {one.error:8.1e} {one.bound:8.1e} {one.eager_error:13.1e} "
-            f"{times[0]:>13s} {times[1]:>10s}"
+            f"{onnx_error:>12s} {times[0]:>13s} {times[1]:>10s}"
         )
     return "\n".join(lines)
 

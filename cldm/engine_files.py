@@ -40,7 +40,14 @@ COMPILERS = {
         "plugins/group_norm/op.py",
         "runtime/inductor.py",
     ),
-    "tensorrt": ("build/export.py", "build/compile.py", "runtime/tensorrt.py"),
+    "tensorrt": (
+        "build/export.py",
+        "build/compile.py",
+        "plugins/group_norm/compile.py",
+        "plugins/group_norm/kernel.cu",
+        "plugins/group_norm/tensorrt_plugin.py",
+        "runtime/tensorrt.py",
+    ),
 }
 
 
@@ -56,7 +63,9 @@ class Target:
     backend: str = "inductor"
     weights: str = NONE  # the checkpoint's fingerprint, for a backend whose engines hold the weights
     checkpoint: str = NONE  # and its name
-    refit: bool | None = None  # can they be given other weights? None: either will do
+    # TensorRT's; None: as they were built.
+    refit: bool | None = None  # can they be given other weights?
+    plugins: bool | None = None  # are norms in half precision our kernel?
 
     def of(self, checkpoint: Checkpoint) -> "Target":
         """The same with the weights of this checkpoint."""
@@ -74,7 +83,6 @@ def expected_manifest(target: Target, device: torch.device, tuning: Tuning | Non
     with torch.device("meta"):  # the signatures need shapes, no weights
         model = to_precision(ControlLDM(architecture), PRECISIONS[target.precision].dtype)
     stages = make_stages(model, target.height, target.width, target.samples)
-    plans_tuning = {} if target.refit is None else {"refit": target.refit}
     return Manifest(
         backend=target.backend,
         architecture=target.architecture,
@@ -88,7 +96,7 @@ def expected_manifest(target: Target, device: torch.device, tuning: Tuning | Non
         weights=target.weights,
         checkpoint=target.checkpoint,
         **machine(device, target.backend),
-        tuning=plans_tuning if target.backend == "tensorrt" else (tuning or Tuning()).options(),
+        tuning=_plans_tuning(target) if target.backend == "tensorrt" else {**(tuning or Tuning()).options()},
     )
 
 
@@ -168,9 +176,15 @@ def _wanted(target: Target, device: torch.device) -> tuple[Path, Manifest]:
     return target.folder, expected_manifest(target, device)
 
 
+def _plans_tuning(target: Target) -> dict[str, bool | None]:
+    """Full precision has no plugins, so that its engines are the same with and without."""
+    plugins = {"plugins": target.plugins} if target.precision == "fp16" else {}
+    return {"refit": target.refit, **plugins}
+
+
 def _code(source: Path) -> str:
-    """What is left of a file without comments and line breaks."""
-    return ast.dump(ast.parse(source.read_bytes()))
+    """What is left of a file of Python without comments and line breaks; another file as it is."""
+    return ast.dump(ast.parse(source.read_bytes())) if source.suffix == ".py" else source.read_text()
 
 
 def _digest(text: str) -> str:

@@ -53,7 +53,7 @@ class Manifest:
     cuda: str  # the version that PyTorch was built with
     triton: str
     python: str  # major.minor
-    tuning: dict[str, bool]  # expected: where it is empty, whatever the files were built with
+    tuning: dict[str, bool | None]  # None in an expected manifest: either will do
     tensorrt: str = NONE
     weights: str = NONE  # fingerprint of the checkpoint, where engines hold its weights
     checkpoint: str = NONE  # the name that it was given by, which may change
@@ -64,11 +64,12 @@ class Manifest:
     def command(self) -> str:
         """What builds such files."""
         device = " --device cpu" if self.device == "cpu" else ""
-        refit = " --refit" if self.tuning.get("refit") else ""
         weights = "" if self.checkpoint == NONE else f" --checkpoint {self.checkpoint}"
+        options = " --no-plugins" if self.tuning.get("plugins") is False else ""
+        options += " --refit" if self.tuning.get("refit") else ""
         return (
             f"python -m build --backend {self.backend} --architecture {self.architecture} --height {self.height} "
-            f"--width {self.width} --samples {self.samples} --precision {self.precision}{weights}{device}{refit}"
+            f"--width {self.width} --samples {self.samples} --precision {self.precision}{weights}{device}{options}"
         )
 
 
@@ -133,19 +134,13 @@ def load(folder: Path, expected: Manifest) -> None:
 def read(folder: Path, expected: Manifest) -> bytes:
     """The artifacts, if the folder's manifest agrees with `expected` and they with the manifest.
 
-    Size and checksum of `expected` are not looked at, nor its tuning if it is empty.
+    Size and checksum of `expected` are not looked at.
     Raises EngineFileError with one sentence that names all that differs and the command that builds the files again.
     """
     if not folder.is_dir():
         raise _error(folder, "there is no such folder", expected)
     found = _parse(folder, _bytes(folder, MANIFEST, expected), expected)
-    wanted = replace(
-        expected,
-        size=found.size,
-        sha256=found.sha256,
-        checkpoint=found.checkpoint,
-        tuning=expected.tuning or found.tuning,
-    )
+    wanted = replace(expected, size=found.size, sha256=found.sha256, checkpoint=found.checkpoint)
     if different := [f"{name} is {got!r}, expected {want!r}" for name, got, want in _differences(found, wanted)]:
         raise _error(folder, ", ".join(different), expected)
     data = _bytes(folder, ARTIFACTS, expected)
@@ -176,7 +171,7 @@ def _differences(found: Manifest, wanted: Manifest) -> Iterator[tuple[str, Any, 
     for field in fields(Manifest):
         got, want = getattr(found, field.name), getattr(wanted, field.name)
         if isinstance(got, dict) and isinstance(want, dict):
-            options = sorted(got.keys() | want.keys())
+            options = sorted(name for name in got.keys() | want.keys() if want.get(name, ...) is not None)
             pairs = [(f"{field.name}.{option}", got.get(option), want.get(option)) for option in options]
         else:
             pairs = [(field.name, got, want)]

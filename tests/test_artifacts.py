@@ -128,6 +128,15 @@ def test_other_tuning(folder: Path, tuning: object, what: str) -> None:
     assert refusal(folder) == what
 
 
+@pytest.mark.parametrize("built", [True, False])
+def test_tuning_that_may_be_either(folder: Path, built: bool) -> None:
+    rewrite(folder, lambda values: values.update(tuning={"plugins": built}))
+    assert read(folder, replace(EXPECTED, tuning={"plugins": None})) == DATA
+    with pytest.raises(EngineFileError, match=f"tuning.plugins is {built}, expected {not built}; build .*") as error:
+        read(folder, replace(EXPECTED, tuning={"plugins": not built}))
+    assert (" --no-plugins" in str(error.value)) == built
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [

@@ -207,7 +207,8 @@ def test_table_is_aligned() -> None:
     timed = replace(GOOD, stage="control", compile_seconds=123.4, milliseconds=1.25, eager_milliseconds=10.5)
     lines = table([GOOD, timed]).splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert lines[2].split() == ["control", "123.4", "1.0e-06", "1.0e-05", "2.0e-06", "1.250", "10.500"]
+    assert lines[2].split() == ["control", "123.4", "1.0e-06", "1.0e-05", "2.0e-06", "-", "1.250", "10.500"]
+    assert table([replace(GOOD, onnx_error=3e-6)]).split()[-3:] == ["3.0e-06", "-", "-"]
 
 
 def test_an_output_of_zeros_is_held_against_zero() -> None:

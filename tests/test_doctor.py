@@ -19,7 +19,20 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
 
 import build.doctor
 from build.__main__ import main
-from build.doctor import CHECKS, STAGES, Case, NotTried, Wrong, anonymous, check_graph, check_replay, make_requests
+from build.compile import Layer, Report
+from build.doctor import (
+    CHECKS,
+    STAGES,
+    Case,
+    NotTried,
+    Wrong,
+    anonymous,
+    check_graph,
+    check_plan_with_plugin,
+    check_plugin,
+    check_replay,
+    make_requests,
+)
 from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import ROOT, Target
 from cldm.pipeline import Pipeline, Shape, to_precision
@@ -32,7 +45,7 @@ from tests.test_tensorrt_backend import use_standin
 
 COMMAND = "--check --architecture tiny --height 64 --width 64 --device cpu".split()
 DIFFERENT = ("other picture", "other scale")  # enough of the requests, to save time
-ON_A_GPU = {"driver", "GPU", "graph", "replay", "graph launch"}
+ON_A_GPU = {"driver", "GPU", "plugin", "plugin in a plan", "graph", "replay", "graph launch"}
 
 
 @pytest.fixture(autouse=True)
@@ -174,10 +187,10 @@ def test_a_graph_that_follows_every_request(recorded: Case) -> None:
 def test_a_graph_with_a_constant_in_it(recorded: Case, buffer: str, request_: str) -> None:
     pipeline = recorded.pipeline
     pipeline.write(recorded.requests["first"], recorded.tokenizer)
-    constant = getattr(pipeline, buffer).clone()
+    constant = pipeline.written[buffer].clone()
 
     def launch() -> None:
-        getattr(pipeline, buffer).copy_(constant)
+        pipeline.written[buffer].copy_(constant)
         pipeline.run()
 
     record(pipeline, launch)
@@ -189,7 +202,7 @@ def test_work_that_ignores_a_request(recorded: Case, monkeypatch: pytest.MonkeyP
     pipeline, run = recorded.pipeline, recorded.pipeline.run
 
     def deaf() -> None:
-        pipeline.scale.fill_(9.0)
+        pipeline.written["scale"].fill_(9.0)
         run()
 
     monkeypatch.setattr(pipeline, "run", deaf)
@@ -211,3 +224,26 @@ def test_nothing_personal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert anonymous(text) == '"<project>/build/x.py", ~/engines, "/data/<user>", /data/adagio, /home/adagio'
     monkeypatch.setenv("HOME", "/")
     assert anonymous("/data/ada") == "/data/ada"
+
+
+def test_the_plugin_and_a_plan_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan is read by a process of its own, whose TensorRT is the stand-in too."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "standin"))
+    case = Case(Target("tiny", 64, 64, 1, "fp16", "tensorrt"), find_checkpoint("random:0", "tiny"), CPU)
+    with pytest.raises(NotTried, match="the plugin is not registered"):
+        check_plan_with_plugin(case)
+    monkeypatch.setattr(build.doctor, "register_plugin", lambda device: None)
+    assert check_plugin(case) == "registered, its kernel compiles"
+
+    version = bytes(int(number) for number in standin.__version__.split("."))
+    content = {"tensors": {}, "model": "", "detailed": True}
+    case.plans["decoder"] = b"ftrt" + bytes(20) + version + json.dumps(content).encode()
+    layers = [Layer("node_group_norm_3", "PluginV3", (), "none"), Layer("conv_1", "Convolution", (), "none")]
+    case.reports["decoder"] = Report("decoder", 1.0, 2, 3, tuple(layers))
+    assert check_plan_with_plugin(case).startswith("1 layers of the decoder's plan are calls of it, and another")
+    case.reports["decoder"] = Report("decoder", 1.0, 2, 3, tuple(layers[1:]))
+    with pytest.raises(Wrong, match="no layer of it is called a plugin"):
+        check_plan_with_plugin(case)
+    case.plans["decoder"] = case.plans["decoder"][:40]
+    with pytest.raises(Wrong, match="another process cannot read it: no engine: Serialization assertion"):
+        check_plan_with_plugin(case)

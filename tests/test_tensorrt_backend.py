@@ -4,6 +4,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,18 +18,26 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
 
 import build.compile
+import build.export
+import build.tensorrt
 import build.verify
 import cldm.engine_files
 import cldm.pipeline
+import runtime.backends
 import runtime.tensorrt
 from build.__main__ import main
 from canny2image_TRT import hackathon
+from cldm.checkpoint import find_checkpoint
+from cldm.engine_files import Target, find_engines, is_up_to_date
+from cldm.stages import make_stages
+from plugins.group_norm.compile import KernelError
 from runtime.artifacts import EngineFileError
 from runtime.spec import EngineSpec
 from scoring.pictures import find_pictures
 from tests.standin import tensorrt as standin
 from tests.test_tensorrt import aligned
 
+CPU = torch.device("cpu")
 COMMAND = "--backend tensorrt --checkpoint random:0 --device cpu".split()
 
 
@@ -68,7 +77,7 @@ def test_from_a_checkpoint_to_the_picture(engines: Path, capsys: pytest.CaptureF
     assert main(COMMAND) == 0
     printed = capsys.readouterr().out
     assert "attentions fused" in printed
-    assert "eager error" in printed
+    assert "onnx error" in printed
     assert [folder.name for folder in engines.iterdir() if folder.is_dir()] == ["tensorrt_small_256x384x1_fp32"]
     assert main(COMMAND) == 0
     assert "up to date" in capsys.readouterr().out
@@ -101,6 +110,59 @@ def test_a_stage_that_cannot_be_built_saves_nothing(engines: Path, capsys: pytes
     assert main([*COMMAND, "--height", "64", "--width", "64"]) == 1
     assert "engines: engine text" in capsys.readouterr().err
     assert not (engines / "tensorrt_small_64x64x1_fp32").exists()
+
+
+def test_with_and_without_the_plugin(
+    engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half precision is slow on the CPU, so one stage alone, the second with norms."""
+    happened = []
+    parse = standin.OnnxParser.parse_from_file
+
+    def parse_from_file(self: standin.OnnxParser, model: str) -> bool:
+        happened.append("parse")
+        return parse(self, model)
+
+    def refuse(architecture: int) -> None:
+        raise KernelError("NVRTC cannot be loaded\n(no such file)")
+
+    monkeypatch.setattr(standin.OnnxParser, "parse_from_file", parse_from_file)
+    stage = "hint"
+    for user in (build.export, build.verify):
+        monkeypatch.setattr(user, "make_stages", lambda *given: {stage: make_stages(*given)[stage]})
+    monkeypatch.setattr(runtime.backends, "choose_precision", lambda name, device: runtime.backends.PRECISIONS["fp16"])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(build.tensorrt, "register", lambda architecture: happened.append(f"register {architecture}"))
+    monkeypatch.setattr(build.tensorrt, "try_compiler", refuse)
+    command = [*COMMAND, "--height", "64", "--width", "64"]
+    target = Target("small", 64, 64, 1, "fp16", "tensorrt").of(find_checkpoint("random:0"))
+
+    assert main(command) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "engines: the plugin for GroupNorm cannot be registered (KernelError: NVRTC cannot be loaded (no such file)): "
+        "build with --no-plugins"
+    )
+    assert not happened
+    with monkeypatch.context() as patch:
+        patch.setattr(build.tensorrt, "find_spec", lambda name: None)
+        assert main([*command, "--no-plugins"]) == 0
+    row = capsys.readouterr().out.splitlines()[-2].split()
+    assert (row[0], row[5]) == ("hint", "-"), "no onnxruntime"
+    assert happened == ["parse"]
+    assert is_up_to_date(target, CPU)
+    assert is_up_to_date(replace(target, plugins=False), CPU)
+    assert not is_up_to_date(replace(target, plugins=True), CPU)
+
+    stage = "vae"
+    monkeypatch.setattr(build.tensorrt, "try_compiler", lambda architecture: None)
+    assert main([*command, "--force"]) == 0
+    row = capsys.readouterr().out.splitlines()[-2].split()
+    assert (row[0], row[5]) == ("vae", row[2]), "the stand-in is onnxruntime too"
+    assert happened == ["parse", "register 90", "parse"]
+    assert is_up_to_date(target, CPU)
+    assert not is_up_to_date(replace(target, plugins=False), CPU)
+    assert find_engines(target, CPU).name == "tensorrt"
+    assert (engines / "tensorrt.timing").is_file()
 
 
 def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

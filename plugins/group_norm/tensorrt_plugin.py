@@ -4,6 +4,8 @@ No `from __future__ import annotations` here: TensorRT reads the annotations as 
 value, because scalar ones raise TypeError in TensorRT 10.16 with NumPy 2.4. Has not been built into an engine yet.
 """
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,13 +14,14 @@ from plugins.group_norm.compile import NAME, Launch, compile_ptx, plan
 PLUGIN = "canny2image::group_norm"
 
 
+@cache
 def register(architecture: int, lazy: bool = False) -> None:
-    """Make the plugin known to TensorRT, once per process.
+    """Make the plugin known to TensorRT, once per process; the same once more changes nothing.
 
     Inputs x [n, c, h, w], weight [c] and bias [c], all float16; attributes groups (int32), eps (float32), silu (int32,
     0 or 1), each an array of one value; output like x. x may be contiguous, or channels-last (HWC8) where 8 divides c.
     architecture: compute capability of the GPU that will run the engine, 90 for 9.0. lazy: only when it is first used.
-    Raises ImportError without TensorRT, ValueError if it is registered already.
+    Raises ImportError without TensorRT, ValueError if it is registered already, for another architecture.
     """
     import tensorrt as trt
     import tensorrt.plugin as trtp
@@ -66,6 +69,11 @@ def register(architecture: int, lazy: bool = False) -> None:
         parameters = trtp.KernelLaunchParams(grid_x, grid_y, grid_z, block_x=launch.threads)
         arguments = trtp.SymIntExprs.from_tuple((trtp.SymInt32(pixels),))
         return NAME, compile_ptx(launch.defines, architecture).rstrip(b"\0"), parameters, arguments
+
+
+def try_compiler(architecture: int) -> None:
+    """Compile one kernel: once TensorRT asks for one, an error can no longer be told. Raises KernelError."""
+    compile_ptx(plan(1, 8, 8, 1, 1e-5, silu=True, channels_last=True, clusters=False).defines, architecture)
 
 
 def _launch(
