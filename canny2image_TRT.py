@@ -4,6 +4,7 @@ import logging
 import threading
 from collections import OrderedDict
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,16 +81,7 @@ class hackathon:
             progress.set_description("reading weights")
             self._load_model()
             progress.update()
-            progress.set_description("reading engines")
-            size = self._size(256, 384, samples=1)
-            self.backend = self._find(size, self.backends, or_fail=len(self.backends) == 1)
-            self.found = {size: self.backend}
-            log.info("backend: %s on %s", self.backend.name, self.device)
-            self._shape_model()
-            progress.update()
-            progress.set_description("drawing the first picture")
-            black = np.zeros((256, 384, 3), np.uint8)
-            self.process(black, "", "", "", 1, 256, self.usual_steps, False, 1.0, 9.0, 0, 0.0, 100, 200)
+            self._start(self.backends, progress)
             progress.update()
 
     def process(
@@ -157,6 +149,26 @@ class hackathon:
             )
         with self.lock:
             return next(reversed(self.pipelines.values())).timeline()
+
+    def _start(self, names: tuple[str, ...], progress: "tqdm[Any]") -> None:
+        """Choose among these backends, and draw the first picture."""
+        progress.set_description("reading engines")
+        size = self._size(256, 384, samples=1)
+        self.backend = self._find(size, names, or_fail=len(names) == 1)
+        self.found = {size: self.backend}
+        log.info("backend: %s on %s", self.backend.name, self.device)
+        self._shape_model()
+        progress.update()
+        progress.set_description("drawing the first picture")
+        black = np.zeros((256, 384, 3), np.uint8)
+        try:
+            self.process(black, "", "", "", 1, 256, self.usual_steps, False, 1.0, 9.0, 0, 0.0, 100, 200)
+        except TensorRTError as error:  # only now is a plan read by TensorRT
+            if len(names) == 1:
+                raise
+            log.warning("not by backend tensorrt: %s", error)
+            self.pipelines.clear()
+            self._start(tuple(name for name in names if name != "tensorrt"), progress)
 
     def _load_model(self) -> None:
         self.tokenizer = self.checkpoint.load_tokenizer()

@@ -98,6 +98,18 @@ def test_from_a_checkpoint_to_the_picture(engines: Path, capsys: pytest.CaptureF
         made.load_weights("random:1")
 
 
+def test_auto_goes_on_where_a_plan_is_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime_ = hackathon("random:0", plan="19", device="cpu")
+    monkeypatch.setattr(runtime_, "backends", ("tensorrt", "eager"))  # what auto looks for on a GPU
+    standin.fail_once("deserialize_cuda_engine")
+    runtime_.initialize()
+    assert runtime_.backend.name == "eager"
+    assert "not by backend tensorrt: engine text: the plan cannot be deserialised" in caplog.text
+    assert draw(runtime_).std() > 0
+
+
 def test_engines_of_another_checkpoint_are_refused() -> None:
     with pytest.raises(
         EngineFileError, match=r"weights is '\w+', expected '\w+'; build them with .*--checkpoint random:1"
