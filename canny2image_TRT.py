@@ -15,7 +15,7 @@ from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import Target, find_engines, refitted
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape, to_precision
-from cldm.plan import make_plan, usual_steps
+from cldm.plan_files import choose_plan, usual_steps_of
 from cldm.record import record
 from cldm.request import Request, drawn
 from runtime.artifacts import EngineFileError
@@ -39,7 +39,7 @@ class hackathon:
     backend: "auto", "eager", "inductor" or "tensorrt", whose engine files `python -m build` makes; "auto" takes
         TensorRT's or else inductor's on a GPU if they are there. precision: "auto", "fp32" or "fp16".
     device: "auto", "cpu", "cuda" or "cuda:N".
-    plan: "ten", "all" or the indices of the steps that call the network.
+    plan: "ten", "all", the indices of the steps that call the network, or a plan file (see cldm/plan_files.py).
 
     Raises ValueError with one sentence for a choice that this machine or project does not have.
     """
@@ -60,7 +60,8 @@ class hackathon:
         self.backends = choose_backends(backend, self.device)
         self.backend = BACKENDS["eager"]  # until initialize() has looked for engine files
         self.plan = plan
-        self.usual_steps = usual_steps(plan)  # an unknown plan is an error now, not at the first picture
+        # An unknown plan is an error now, not at the first picture.
+        self.usual_steps = usual_steps_of(plan, self.checkpoint.architecture)
         self.found: dict[Target, Backend] = {}  # engine files are read once
         self.pipelines: OrderedDict[Shape, Pipeline] = OrderedDict()  # the one used last comes last
         self.lanes = Lanes(self.device)
@@ -201,7 +202,7 @@ class hackathon:
 
     def _pipeline(self, request: Request) -> Pipeline:
         """The pipeline of the request's shape: a kept one, or a new one in place of that which was not used longest."""
-        plan = make_plan(self.plan, request.ddim_steps)
+        plan = choose_plan(self.plan, request.ddim_steps, self.checkpoint.architecture)
         shape = Shape(*request.size, request.num_samples, request.ddim_steps, plan)
         if shape not in self.pipelines:
             if len(self.pipelines) == PIPELINES:

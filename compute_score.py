@@ -37,7 +37,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--weights", "--checkpoint", help="file, SD15_FOLDER:CONTROLNET_FOLDER or random:SEED; default: see README")
     add("--architecture", help="file of models/*.yaml; default: what belongs to the weights")
     add("--backend", default="auto")
-    add("--plan", default="ten", help="ten, all, or the indices of the steps that call the network")
+    add("--plan", default="ten", help="ten, all, step indices, a plan file or its name")
     add("--precision", default="auto", help="fp32 or fp16")
     add("--device", default="auto", help="cpu, cuda or cuda:N")
     add("--inception", type=Path, help="weights of the FID network")

@@ -3,6 +3,7 @@
 python -m build                       what this machine needs; nothing where eager is all there is
 python -m build --backend inductor    compiled engines, for one size of pictures
 python -m build --backend tensorrt    TensorRT's, for one size of pictures and one checkpoint
+python -m build plans                 plans of fewer evaluations, found for one checkpoint
 python -m build --check               tries all that TensorRT has to do here, and writes a report
 """
 
@@ -17,6 +18,11 @@ import torch
 
 def main(arguments: list[str] | None = None) -> int:
     """0 if all is there, 1 if an engine that was asked for could not be built or a check failed, 130 if stopped."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["plans"]:
+        from build.plans import main as find_plans  # only here: who needs no plans need not have what finds them
+
+        return find_plans(arguments[1:])
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.backend == "inductor" and (options.check or options.refit):

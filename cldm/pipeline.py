@@ -119,26 +119,43 @@ class Pipeline:
     @torch.inference_mode()
     def run(self) -> None:
         """From what was written to the pictures in host memory, once the lanes are synchronized."""
-        x, eps = self.buffers["x"], self.buffers["eps"]
+        x = self.buffers["x"]
         with torch.cuda.stream(self.lanes.main), full_float32():
-            for name, buffer in self.inputs.items():
-                buffer.copy_(self.written[name], non_blocking=True)
+            self.prepare()
             x.copy_(self.start)
-            self.buffers["hint_image"].copy_(hint_image(self.inputs["edges"]))
-            self._side_by_side("text", "hint")
             guided: list[Tensor] = []  # newest first
-            for shift, update, noise in zip(self.shifts, self.inputs["updates"], self.noise, strict=True):
-                self.buffers["shift"].copy_(shift)
-                self._side_by_side("encoder", "control")
-                self._enqueue("decoder")
+            calls_control = self.shape.plan.control or [True] * len(self.shifts)
+            numbers = zip(calls_control, self.shifts, self.inputs["updates"], self.noise, strict=True)
+            for control, shift, update, noise in numbers:
+                self.evaluate(shift, control)
                 with self._span("update"):
-                    with_prompt, without = eps.chunk(2)
-                    guided = [without + self.inputs["scale"] * (with_prompt - without), *guided][: len(update) - 1]
+                    guided = [self.guided(), *guided][: len(update) - 1]
                     weighted = [weight * e for weight, e in zip(update[1:], guided, strict=False)]
                     x.copy_(torch.stack([update[0] * x, noise, *weighted]).sum(dim=0))
             self._enqueue("vae")
             with self._span("copy"):
                 self.pictures.copy_(self.buffers["image"], non_blocking=True)
+
+    def prepare(self) -> None:
+        """What of a picture does not depend on the latent: keys and values of the text, and the hint."""
+        for name, buffer in self.inputs.items():
+            buffer.copy_(self.written[name], non_blocking=True)
+        self.buffers["hint_image"].copy_(hint_image(self.inputs["edges"]))
+        self._side_by_side("text", "hint")
+
+    def evaluate(self, shift: Tensor, control: bool = True) -> None:
+        """From the latent x to eps with and without the prompt, at the timestep whose row of `shifts` is given."""
+        self.buffers["shift"].copy_(shift)
+        if control:
+            self._side_by_side("encoder", "control")
+        else:
+            self._enqueue("encoder")  # the residuals of the last time are still there
+        self._enqueue("decoder")
+
+    def guided(self) -> Tensor:
+        """eps after guidance, [samples, 4, h/8, w/8]."""
+        with_prompt, without = self.buffers["eps"].chunk(2)
+        return without + self.inputs["scale"] * (with_prompt - without)
 
     @torch.inference_mode()
     def timeline(self) -> list[Span]:

@@ -1,14 +1,16 @@
 """Which of DDIM's steps call the network, and the linear update that follows each call.
 
-DDIM makes `steps` updates of x, all linear in x, eps and fresh noise z. A plan evaluates eps on some of them only; the
-others use the last one again. So the updates between two evaluations are one linear map, and a plan is a tuple of
-evaluations, each with its numbers computed beforehand in float64:
+DDIM makes `steps` updates of x, all linear in x, eps and fresh noise z. A plan evaluates eps on some of them only, and
+takes for the others a fixed mix of the last ones, its taps. So the updates between two evaluations are one linear map,
+and a plan is a tuple of evaluations, each with its numbers computed beforehand in float64:
 
     x = a x + w[0] eps_now + w[1] eps_before + ... + sum of n[j] z_j
 
-With eta = 0 and eps held, that is plain DDIM over the evaluated timesteps alone.
+With eta = 0 and one tap of 1, that is plain DDIM over the evaluated timesteps alone. An evaluation may also leave
+ControlNet out and add its residuals of the last time.
 """
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,14 +19,23 @@ from ldm.diffusion import Floats, ddim_alphas, ddim_sigmas, ddim_timesteps
 
 # The evaluations of a 20-step run that won the contest's second place; index 19 is the noisiest step.
 TEN = (19, 18, 17, 16, 15, 14, 13, 11, 8, 4)
+LARGEST_TAP = 3.0  # beyond it errors of eps would grow from step to step
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`evaluated`: indices of the steps that call the network, falling from steps - 1. Raises ValueError if not."""
+    """Raises ValueError for what cannot be a plan.
+
+    evaluated: indices of the steps that call the network, falling from steps - 1.
+    taps: for each of them, the weights on the eps of this and of the evaluations before, newest first, in the place of
+        one held eps; none: eps is held.
+    control: for each of them, whether ControlNet is called; none: always.
+    """
 
     steps: int
     evaluated: tuple[int, ...]
+    taps: tuple[tuple[float, ...], ...] = ()
+    control: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         falls = all(before > after for before, after in pairwise(self.evaluated))
@@ -32,6 +43,23 @@ class Plan:
             raise ValueError(
                 f"plan {list(self.evaluated)}: expected step indices that fall from {self.steps - 1} "
                 f"(the first of {self.steps} steps always calls the network) and end at 0 or above"
+            )
+        calls = len(self.evaluated)
+        if self.taps and (len(self.taps) != calls or len({len(row) for row in self.taps}) != 1 or not self.taps[0]):
+            raise ValueError(
+                f"taps {[len(row) for row in self.taps]}: expected {calls} rows of one length, 1 or more, for "
+                f"{calls} evaluations"
+            )
+        for index, row in enumerate(self.taps):
+            if not all(math.isfinite(tap) and abs(tap) <= LARGEST_TAP for tap in row) or any(row[index + 1 :]):
+                raise ValueError(
+                    f"taps {list(row)} of evaluation {index}: expected numbers from {-LARGEST_TAP:g} to "
+                    f"{LARGEST_TAP:g}, and 0 for evaluations before the first"
+                )
+        if self.control and (len(self.control) != calls or not self.control[0]):
+            raise ValueError(
+                f"control {list(self.control)}: expected {calls} times true or false for {calls} evaluations, "
+                "true the first time"
             )
 
 
@@ -43,6 +71,7 @@ class Evaluation:
     a: float
     weights: tuple[float, ...]  # on eps, newest first
     noise: tuple[float, ...]  # on the draws of the steps up to the next evaluation, in the order of drawing
+    control: bool = True  # is ControlNet called, or are its last residuals added again?
 
 
 def make_plan(choice: str, ddim_steps: int) -> Plan:
@@ -85,11 +114,14 @@ def evaluations(plan: Plan, abar: Floats, ddim_steps: int, eta: float = 0.0) -> 
     scale = (after / now) ** 0.5
     slope = (1 - after - sigmas**2) ** 0.5 - scale * (1 - now) ** 0.5
     result = []
-    for first, following in zip(plan.evaluated, (*plan.evaluated[1:], -1), strict=True):
+    calls = len(plan.evaluated)
+    rows = zip(plan.taps or [(1.0,)] * calls, plan.control or [True] * calls, strict=True)
+    for first, following, (taps, control) in zip(plan.evaluated, (*plan.evaluated[1:], -1), rows, strict=True):
         a, w = 1.0, 0.0
         noise: list[float] = []
         for step in range(first, following, -1):
             a, w = scale[step] * a, scale[step] * w + slope[step]
             noise = [scale[step] * n for n in noise] + [sigmas[step]]
-        result.append(Evaluation(timesteps[first], float(a), (float(w),), tuple(map(float, noise))))
+        weights = tuple(float(w) * tap for tap in taps)
+        result.append(Evaluation(timesteps[first], float(a), weights, tuple(map(float, noise)), control))
     return tuple(result)

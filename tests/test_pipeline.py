@@ -1,6 +1,7 @@
 """The fast pipeline makes the reference's pictures, whatever the arguments."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from cldm.canny import Picture
 from cldm.checkpoint import SMALL_MODEL, Checkpoint
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape, draw_noise, time_table, to_precision
-from cldm.plan import evaluations, make_plan
+from cldm.plan import Plan, evaluations, make_plan
+from cldm.probe import Probe
 from cldm.reference import reference_decode, reference_latent
 from cldm.request import Request
 from ldm.config import load_architecture
@@ -168,6 +170,50 @@ def test_weights_on_earlier_eps(loaded: tuple[ControlLDM, Tokenizer], picture: P
     x = 0.8 * x + 0.2 * second - 0.3 * first + 0.01
     x = 0.7 * x + 0.4 * third + 0.6 * second + 0.01
     torch.testing.assert_close(pipeline.buffers["x"], x, rtol=1e-5, atol=1e-4)
+
+
+def test_residuals_of_controlnet_are_used_again(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
+    """A plan may leave ControlNet out at some evaluations; the UNet then sees the residuals of the last time."""
+    model, tokenizer = loaded
+    asked = request(picture, image_resolution=64)
+    every, sometimes = (Plan(20, (19, 14, 9, 4), control=control) for control in ((), (True, False, True, False)))
+    latents = []
+    for plan in (every, sometimes):
+        pipeline = Pipeline(model, Shape(*asked.size, 1, 20, plan), EagerEngine, Lanes(CPU))
+        called = Mock(wraps=pipeline.engines["control"].enqueue)
+        pipeline.engines["control"].enqueue = called  # type: ignore[method-assign]
+        pipeline(asked, tokenizer)
+        assert called.call_count == (plan.control or [True] * 4).count(True)
+        latents.append(pipeline.buffers["x"].clone())
+
+    by_hand = make_pipeline(model, asked, "all")
+    by_hand.write(asked, tokenizer)
+    by_hand.prepare()
+    x = by_hand.start.clone()
+    for step in evaluations(sometimes, by_hand.abar, 20):
+        by_hand.buffers["x"].copy_(x)
+        by_hand.evaluate(time_table(model, [step.timestep])[0], step.control)
+        x = step.a * x + step.weights[0] * by_hand.guided()
+    torch.testing.assert_close(latents[1], x, rtol=0, atol=1e-3)
+    assert (latents[0] - latents[1]).abs().max() > 1e-2
+
+
+def test_a_probe_asks_the_network_that_the_pipeline_runs(
+    loaded: tuple[ControlLDM, Tokenizer], picture: Picture
+) -> None:
+    """Along the whole run of two requests, in one another's company, the latents are the pipeline's."""
+    model, tokenizer = loaded
+    asked = [request(picture, image_resolution=64), request(picture, image_resolution=64, seed=3, prompt="a blue fish")]
+    pipeline = make_pipeline(model, asked[0], "all")
+    probe = Probe(pipeline, asked, tokenizer)
+    x = probe.starts
+    for index, step in zip(range(19, -1, -1), evaluations(pipeline.shape.plan, pipeline.abar, 20), strict=True):
+        x = step.a * x + step.weights[0] * probe(x, index)
+    for one, latent in zip(asked, x, strict=True):
+        pipeline(one, tokenizer)
+        torch.testing.assert_close(pipeline.buffers["x"], latent, rtol=0, atol=1e-3)
+    with pytest.raises(ValueError, match="expected every step"):
+        Probe(make_pipeline(model, asked[0], "19,7"), asked, tokenizer)
 
 
 def test_noise_is_what_seeding_the_global_generator_gives() -> None:

@@ -1,0 +1,214 @@
+"""Finds a plan: which steps call the network, and the taps that stand for the eps in between.
+
+The aim is the latent of the run that evaluates every step, not the solution of the differential equation behind it.
+Taps are fitted closed loop: from where the plan itself has come to, towards where the whole run is at the next
+evaluation. A beam of the best beginnings finds the steps for all numbers of evaluations in one pass, and trying
+neighbours of each step betters them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cldm.plan import LARGEST_TAP, Plan
+from ldm.diffusion import Floats, ddim_timesteps
+
+RIDGE = 1e-3  # towards holding eps, of the mean square of eps
+END = -1  # the index behind the last step
+
+Network = Callable[[Tensor, int], Tensor]  # latents of all examples [m, ...] and step index -> eps after guidance
+Taps = tuple[float, ...]
+# Steps evaluated until now, index to go to, eps newest first, and the eps that would lead to the whole run's latent.
+Rule = Callable[[Sequence[int], int, Sequence[Tensor], Tensor], Taps]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """x at one index from x at another with a constant eps: x[to] = a x[from] + w eps, exactly DDIM's steps between."""
+
+    alphas: Mapping[int, float]  # signal power, by index
+
+    @property
+    def steps(self) -> int:
+        return len(self.alphas) - 1
+
+    def __call__(self, start: int, end: int) -> tuple[float, float]:
+        now, after = self.alphas[start], self.alphas[end]
+        return (after / now) ** 0.5, after**0.5 * (self.sigma(end) - self.sigma(start))
+
+    def sigma(self, index: int) -> float:
+        return ((1 - self.alphas[index]) / self.alphas[index]) ** 0.5
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Requests with their network, and the whole run's latent of each before every step and, under END, after all."""
+
+    network: Network
+    whole: Mapping[int, Tensor]  # [m, ...] by index
+
+
+@dataclass(frozen=True)
+class Path:
+    """A plan's beginning: where it is, and how it came there."""
+
+    at: int
+    x: Tensor
+    evaluated: tuple[int, ...] = ()
+    taps: tuple[Taps, ...] = ()
+    eps: tuple[Tensor, ...] = ()  # newest first
+
+
+def make_schedule(abar: Floats, ddim_steps: int) -> Schedule:
+    timesteps = ddim_timesteps(ddim_steps)
+    return Schedule({END: float(abar[0]), **{index: float(abar[t]) for index, t in enumerate(timesteps)}})
+
+
+def hold(evaluated: Sequence[int], end: int, eps: Sequence[Tensor], target: Tensor) -> Taps:
+    """The seed's rule: the last eps as it is."""
+    return (1.0,)
+
+
+def linear(schedule: Schedule, gamma: float = 0.7) -> Rule:
+    """eps goes on as between the last two evaluations, linear in -log sigma, damped by gamma."""
+
+    def rule(evaluated: Sequence[int], end: int, eps: Sequence[Tensor], target: Tensor) -> Taps:
+        if len(evaluated) == 1:
+            return 1.0, 0.0
+        start, before = evaluated[-1], evaluated[-2]
+        log = {index: -float(np.log(schedule.sigma(index))) for index in (before, *range(start, end, -1))}
+        whole = schedule.sigma(end) - schedule.sigma(start)
+        back = -gamma * sum(
+            (schedule.sigma(index - 1) - schedule.sigma(index))
+            / whole
+            * (log[index] - log[start])
+            / (log[start] - log[before])
+            for index in range(start, end, -1)
+        )
+        return 1 - back, back
+
+    return rule
+
+
+def fitted(taps: int) -> Rule:
+    """The weights on the last eps that come nearest to the whole run, with as much ridge as keeps them in bounds."""
+
+    def rule(evaluated: Sequence[int], end: int, eps: Sequence[Tensor], target: Tensor) -> Taps:
+        known = torch.stack([one.flatten().double() for one in eps[:taps]])
+        gram = known @ known.T
+        wanted = known @ target.flatten().double()
+        towards = torch.zeros(len(known), dtype=torch.float64, device=known.device)
+        towards[0] = 1.0
+        ridge = RIDGE * float(gram.diagonal().mean())
+        while True:
+            eye = ridge * torch.eye(len(known), dtype=torch.float64, device=known.device)
+            weights = torch.linalg.solve(gram + eye, wanted + ridge * towards)
+            if float(weights.abs().max()) <= LARGEST_TAP:
+                return (*weights.tolist(), *[0.0] * (taps - len(known)))
+            ridge *= 10
+
+    return rule
+
+
+def go(path: Path, eps: Tensor, end: int, examples: Examples, schedule: Schedule, rule: Rule, keep: int) -> Path:
+    """One evaluation further: from where the path is, whose eps is given, to another index."""
+    a, w = schedule(path.at, end)
+    evaluated, known = (*path.evaluated, path.at), (eps, *path.eps)[:keep]
+    taps = rule(evaluated, end, known, (examples.whole[end] - a * path.x) / w)
+    mixed = torch.stack([tap * one for tap, one in zip(taps, known, strict=False)]).sum(dim=0)
+    return Path(end, a * path.x + w * mixed, evaluated, (*path.taps, taps), known)
+
+
+def follow(evaluated: Sequence[int], examples: Examples, schedule: Schedule, rule: Rule, keep: int) -> Path:
+    """The whole path over these steps, with the taps of the rule."""
+    path = Path(evaluated[0], examples.whole[evaluated[0]])
+    for start, end in pairwise((*evaluated, END)):
+        path = go(path, examples.network(path.x, start), end, examples, schedule, rule, keep)
+    return path
+
+
+def given(taps: Sequence[Taps]) -> Rule:
+    """Known taps, one row after another."""
+    return lambda evaluated, end, eps, target: taps[len(evaluated) - 1]
+
+
+def final_errors(path: Path, examples: Examples) -> list[float]:
+    """Of each example: the distance of the last latent from the whole run's, root of the mean square."""
+    apart = (path.x - examples.whole[END]).double().flatten(1)
+    return [float(one) for one in apart.square().mean(dim=1).sqrt()]
+
+
+def geometric_mean(errors: Sequence[float]) -> float:
+    return float(np.exp(np.mean(np.log(errors))))
+
+
+def beam_search(
+    examples: Examples,
+    schedule: Schedule,
+    rule: Rule,
+    keep: int,
+    most: int,
+    width: int,
+    tell: Callable[[], object] = lambda: None,
+) -> dict[int, list[Path]]:
+    """The best whole paths found for each number of evaluations up to `most`, at most `width` of each, best first.
+
+    keep: how many eps the rule looks at. tell: is called after every evaluation of the network on all examples.
+    """
+    first = schedule.steps - 1
+    ahead = {first: [Path(first, examples.whole[first])]}
+    complete: dict[int, list[Path]] = {}
+    for calls in range(1, most + 1):
+        reached: dict[int, list[Path]] = {}
+        for path in (path for paths in ahead.values() for path in paths):
+            eps = examples.network(path.x, path.at)
+            tell()
+            for end in range(END, path.at):
+                reached.setdefault(end, []).append(go(path, eps, end, examples, schedule, rule, keep))
+        best = {end: sorted(paths, key=lambda path: _apart(path, examples))[:width] for end, paths in reached.items()}
+        complete[calls] = best.pop(END)
+        ahead = best
+    return complete
+
+
+def evaluations_of_a_beam(steps: int, most: int, width: int) -> int:
+    """How often `beam_search` calls `tell`, if every index is reached by `width` paths; a bit less in truth."""
+    return 1 + width * sum(steps - calls for calls in range(1, most))
+
+
+def climb(
+    evaluated: Sequence[int], score: Callable[[Sequence[int]], float], tell: Callable[[], object] = lambda: None
+) -> tuple[int, ...]:
+    """Move one step after another by one or two while the score, less is better, gets better."""
+    best, value = tuple(evaluated), score(evaluated)
+    while True:
+        before = best
+        for neighbour in _neighbours(before):
+            tell()
+            if (found := score(neighbour)) < value:
+                best, value = neighbour, found
+        if best == before:
+            return best
+
+
+def to_plan(path: Path, steps: int) -> Plan:
+    """The path's steps and taps; the taps are left out where eps is held."""
+    held = all(row == (1.0,) for row in path.taps)
+    return Plan(steps, path.evaluated, () if held else path.taps)
+
+
+def _neighbours(evaluated: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
+    """Each step but the first moved by one or two, where that leaves them in order."""
+    for place in range(1, len(evaluated)):
+        for move in (-2, -1, 1, 2):
+            moved = (*evaluated[:place], evaluated[place] + move, *evaluated[place + 1 :])
+            if moved[-1] >= 0 and all(before > after for before, after in pairwise(moved)):
+                yield moved
+
+
+def _apart(path: Path, examples: Examples) -> float:
+    return float((path.x - examples.whole[path.at]).double().square().mean())

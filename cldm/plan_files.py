@@ -1,0 +1,112 @@
+"""Plans as small JSON files, and which plan a user's word means.
+
+    models/plans/<architecture>_<evaluations>.json
+    {"architecture": "small", "steps": 20, "evaluated": [19, ...], "taps": [[1, 0], ...], "control": [], "made": {...}}
+
+`made` says how the plan was found, for a reader. `python -m build plans` writes such files.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cldm.plan import Plan, make_plan, usual_steps
+from ldm.config import MODELS
+from ldm.diffusion import ddim_timesteps
+
+PLANS = MODELS / "plans"
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    architecture: str  # whose network it was fitted on
+    plan: Plan
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        return PLANS / f"{self.architecture}_{len(self.plan.evaluated)}.json"
+
+
+def choose_plan(choice: str, ddim_steps: int, architecture: str) -> Plan:
+    """The plan called `choice`: "all", "ten", step indices as in "19,17,14,11,8,4", a file, or the name of one in
+    models/plans, such as "small_8"; where there is one for the architecture, 8 evaluations are called "8" too.
+
+    Raises ValueError with one sentence for anything else, and for a plan of another number of steps.
+    """
+    path = find_plan(choice, architecture)
+    if path is None:
+        return make_plan(choice, ddim_steps)
+    plan, steps = read_plan(path).plan, len(ddim_timesteps(ddim_steps))
+    if plan.steps != steps:
+        raise ValueError(f"plan {path} is for {plan.steps} steps, and ddim_steps {ddim_steps} makes {steps}: use all")
+    return plan
+
+
+def usual_steps_of(choice: str, architecture: str) -> int:
+    """The ddim_steps that the plan is made for. Raises ValueError if there are none."""
+    path = find_plan(choice, architecture)
+    return usual_steps(choice if path is None else str(read_plan(path).plan.steps - 1))
+
+
+def find_plan(choice: str, architecture: str) -> Path | None:
+    """The file that `choice` means, if it means one."""
+    if choice.endswith(".json"):
+        return Path(choice)
+    names = [choice, *([f"{architecture}_{choice}"] if choice.isdecimal() else [])]
+    return next((path for name in names if (path := PLANS / f"{name}.json").is_file()), None)
+
+
+def read_plan(path: Path) -> PlanFile:
+    """Raises ValueError with one sentence that names the file and what is wrong with it."""
+    again = "write it again with python -m build plans"
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"plan {path} cannot be read ({error.strerror}); {again}") from error
+    except ValueError as error:
+        raise ValueError(f"plan {path} is no JSON ({error}); {again}") from error
+    try:
+        plan = Plan(
+            _whole(values["steps"]),
+            tuple(_whole(index) for index in values["evaluated"]),
+            tuple(tuple(float(tap) for tap in row) for row in values["taps"]),
+            tuple(_truth(called) for called in values["control"]),
+        )
+        return PlanFile(str(values["architecture"]), plan, dict(values["made"]))
+    except KeyError as error:
+        raise ValueError(f"plan {path} lacks {error}; {again}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"plan {path}: {error}; {again}") from error
+
+
+def write_plan(file: PlanFile) -> Path:
+    """Write it where `choose_plan` finds it, whole or not at all."""
+    plan = file.plan
+    values = {
+        "architecture": file.architecture,
+        "steps": plan.steps,
+        "evaluated": plan.evaluated,
+        "taps": plan.taps,
+        "control": plan.control,
+        "made": file.made,
+    }
+    PLANS.mkdir(parents=True, exist_ok=True)
+    temporary = file.path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    return temporary.replace(file.path)
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"got {value!r}, expected a whole number")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"got {value!r}, expected true or false")
+    return value

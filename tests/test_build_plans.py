@@ -1,0 +1,75 @@
+"""python -m build plans, on a network so small that it takes seconds."""
+
+from pathlib import Path
+
+import pytest
+
+import build.plans
+import cldm.plan_files
+from build.__main__ import main
+from build.plans import FOLDS, even, make_requests, summary
+from cldm.plan_files import choose_plan, read_plan
+from scoring.pictures import find_pictures
+
+COMMAND = "plans --checkpoint random:0 --architecture tiny --device cpu --examples 1 --beam 1".split()
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
+    monkeypatch.setattr(cldm.plan_files, "PLANS", tmp_path / "plans")
+    small = {name: picture[::2, ::2].copy() for name, picture in find_pictures().items()}
+    monkeypatch.setattr(build.plans, "find_pictures", lambda folder: small)
+    monkeypatch.setattr(build.plans, "RESOLUTION", 64)
+
+
+def test_plans_are_found_written_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*COMMAND, "--calls", "2", "3", "--climb"]) == 0
+    assert "tiny_2.json" in capsys.readouterr().out
+    assert sorted(file.name for file in (tmp_path / "plans").iterdir()) == ["tiny_2.json", "tiny_3.json"]
+    file = read_plan(tmp_path / "plans" / "tiny_3.json")
+    assert choose_plan("3", 20, "tiny") == file.plan
+    assert len(file.plan.evaluated) == len(file.plan.taps) == 3
+    errors = file.made["latent error, report fold"]
+    assert errors["this plan"]["geometric mean"] < errors["even, held"]["geometric mean"]
+
+    (tmp_path / "plans" / "tiny_3.json").unlink()
+    kept = (tmp_path / "plans" / "tiny_2.json").stat().st_mtime_ns
+    assert main([*COMMAND, "--calls", "2", "3", "--taps", "0"]) == 0
+    assert read_plan(tmp_path / "plans" / "tiny_3.json").plan.taps == (), "held eps has no taps"
+    assert (tmp_path / "plans" / "tiny_2.json").stat().st_mtime_ns == kept
+
+
+def test_nothing_is_done_where_all_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans" / "tiny_2.json").touch()
+    assert main([*COMMAND, "--calls", "2"]) == 0
+    assert "plans: all there" in capsys.readouterr().out
+
+
+def test_folds_share_neither_picture_nor_prompt_nor_seed() -> None:
+    folds = [make_requests(fold, 6, None) for fold in range(len(FOLDS))]
+    for kind in (lambda one: one.input_image.tobytes(), lambda one: one.prompt, lambda one: one.seed):
+        seen = [{kind(one) for one in fold} for fold in folds]
+        assert not seen[0] & seen[1]
+        assert not seen[2] & (seen[0] | seen[1])
+        assert all(len(values) > 1 for values in seen)
+
+
+def test_too_few_pictures_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    two = dict(list(find_pictures().items())[:2])
+    monkeypatch.setattr(build.plans, "find_pictures", lambda folder: two)
+    assert main([*COMMAND, "--calls", "2"]) == 1
+    assert "plans: pictures: got too few for 3 folds" in capsys.readouterr().err
+
+
+def test_even_steps() -> None:
+    assert even(20) == tuple(range(20))[::-1]
+    assert even(10) == tuple(range(19, 0, -2))
+    assert even(1) == (19,)
+
+
+def test_summary() -> None:
+    assert summary([0.1, 0.1, 0.1]) == {"geometric mean": 0.1, "median": 0.1, "90th percentile": 0.1}
+    assert summary([0.5])["90th percentile"] == 0.5

@@ -1,0 +1,80 @@
+"""Plans as files: written and read, chosen by name, and refused in one sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cldm.plan_files
+from cldm.plan import Plan, make_plan
+from cldm.plan_files import PlanFile, choose_plan, read_plan, usual_steps_of, write_plan
+
+PLAN = Plan(20, (19, 11, 3), ((1.0, 0.0), (1.2, -0.2), (0.9, 0.1)), (True, False, True))
+FILE = PlanFile("small", PLAN, {"pictures": 6})
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cldm.plan_files, "PLANS", tmp_path)
+
+
+def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    path = write_plan(FILE)
+    assert path == tmp_path / "small_3.json"
+    assert [file.name for file in tmp_path.iterdir()] == ["small_3.json"], "no temporary file is left"
+    assert read_plan(path) == FILE
+
+
+def test_choices() -> None:
+    path = write_plan(FILE)
+    for choice in ("small_3", "3", str(path)):
+        assert choose_plan(choice, 20, "small") == PLAN
+        assert usual_steps_of(choice, "small") == 20
+    assert choose_plan("19", 20, "small") == Plan(20, (19,)), "no file has 19 evaluations: a step index"
+    for choice in ("all", "ten", "19,4"):
+        assert choose_plan(choice, 20, "small") == make_plan(choice, 20)
+    with pytest.raises(ValueError, match="expected all, ten or step indices"):
+        choose_plan("sd15_3", 20, "small")
+    with pytest.raises(ValueError, match=r"small_3\.json is for 20 steps, and ddim_steps 10 makes 10: use all"):
+        choose_plan("3", 10, "small")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"evaluated": [19, 3, 11]}, "expected step indices that fall from 19"),
+        ({"evaluated": [19, 11.0, 3]}, "got 11.0, expected a whole number"),
+        ({"steps": True}, "got True, expected a whole number"),
+        ({"taps": [[1, 0], [1, 0]]}, r"taps \[2, 2\]: expected 3 rows of one length"),
+        ({"taps": [[1, 0], [1], [1, 0]]}, r"taps \[2, 1, 2\]: expected 3 rows of one length"),
+        ({"taps": [[], [], []]}, "expected 3 rows of one length, 1 or more"),
+        ({"taps": [[1, 0], [3.5, 0], [1, 0]]}, "evaluation 1: expected numbers from -3 to 3"),
+        ({"taps": [[1, 0], [float("nan"), 0], [1, 0]]}, "evaluation 1: expected numbers from -3 to 3"),
+        ({"taps": [[1, 0.1], [1, 0], [1, 0]]}, "evaluation 0: .*, and 0 for evaluations before the first"),
+        ({"taps": [["one", 0], [1, 0], [1, 0]]}, "could not convert string"),
+        ({"taps": 7}, "not iterable"),
+        ({"control": [False, True, True]}, "expected 3 times true or false for 3 evaluations, true the first time"),
+        ({"control": [True, True]}, "expected 3 times true or false"),
+        ({"control": [True, 1, True]}, "got 1, expected true or false"),
+        ({"made": 3}, "not iterable"),
+    ],
+)
+def test_a_wrong_plan_is_a_sentence(change: dict[str, Any], what: str) -> None:
+    path = write_plan(FILE)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"plan .*small_3.json: .*{what}.*; write it again with python -m"):
+        read_plan(path)
+
+
+def test_a_damaged_plan_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.json cannot be read"):
+        choose_plan(str(tmp_path / "none.json"), 20, "small")
+    path = write_plan(FILE)
+    text = path.read_text()
+    path.write_text(text[:40])
+    with pytest.raises(ValueError, match="is no JSON"):
+        read_plan(path)
+    path.write_text(text.replace('"taps"', '"tops"'))
+    with pytest.raises(ValueError, match="lacks 'taps'"):
+        read_plan(path)
