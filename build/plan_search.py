@@ -180,6 +180,26 @@ def evaluations_of_a_beam(steps: int, most: int, width: int) -> int:
     return 1 + width * sum(steps - calls for calls in range(1, most))
 
 
+def eliminate(
+    steps: int, least: int, score: Callable[[Sequence[int]], float], tell: Callable[[], object] = lambda: None
+) -> dict[int, tuple[int, ...]]:
+    """From all steps down to `least`, each time without the one whose loss costs the least; lists by their length.
+
+    Slower than a beam, but it judges by the end: what is near the whole run half-way may yet end elsewhere.
+    """
+    left = tuple(range(steps))[::-1]
+    found = {steps: left}
+    while len(left) > least:
+        scores = {}
+        for place in range(1, len(left)):
+            without = (*left[:place], *left[place + 1 :])
+            scores[without] = score(without)
+            tell()
+        left = min(scores, key=lambda one: scores[one])
+        found[len(left)] = left
+    return found
+
+
 def climb(
     evaluated: Sequence[int], score: Callable[[Sequence[int]], float], tell: Callable[[], object] = lambda: None
 ) -> tuple[int, ...]:

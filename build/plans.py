@@ -8,11 +8,12 @@ A plan that is there is kept, so that a search that was stopped goes on with wha
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from build.plan_search import (
@@ -22,6 +23,7 @@ from build.plan_search import (
     Schedule,
     beam_search,
     climb,
+    eliminate,
     evaluations_of_a_beam,
     final_errors,
     fitted,
@@ -36,15 +38,17 @@ from build.plan_search import (
     Path as Way,
 )
 from canny2image_TRT import hackathon
-from cldm.pipeline import Pipeline
 from cldm.plan import TEN, Plan
 from cldm.plan_files import PlanFile, write_plan
 from cldm.probe import Probe
 from cldm.request import Request
+from ldm.diffusion import ddim_timesteps
 from scoring.pictures import find_pictures
 
 STEPS = 20
 RESOLUTION = 256  # of the pictures, their shorter side
+# Lists to begin with beside those that are found: the contest's, and two that were good on other networks.
+KNOWN = (TEN, (19, 18, 17, 16, 15, 13, 11, 8, 4, 1), (19, 18, 17, 16, 14, 12, 9, 6, 3, 1))
 FOLDS = ("calibration", "selection", "report")
 PROMPTS = (
     "a bird", "a red bird at sunset", "a blue bird", "a mountain", "a green hill by the sea", "a ship", "a flower",
@@ -62,25 +66,36 @@ class Search:
     rule: Rule
     taps: int
     width: int  # of the beam
-    climbs: bool
+    thorough: bool
 
-    def paths(self, most: int) -> dict[int, list[Way]]:
+    def plans(self, calls: Sequence[int]) -> Iterator[Plan]:
+        """The best plan found for each of these numbers of evaluations, one after another."""
+        paths, lists = self._paths(max(calls)), self._lists(min(calls))
+        for one in calls:
+            others = [known for known in (*KNOWN, lists.get(one, ())) if len(known) == one]
+            yield self._choose([*(path.evaluated for path in paths[one]), *others])
+
+    def _paths(self, most: int) -> dict[int, list[Way]]:
         """The best of the beam on the calibration fold, for each number of evaluations."""
         with tqdm(total=evaluations_of_a_beam(STEPS, most, self.width), desc="beam", unit="evaluation") as bar:
             return beam_search(
                 self.folds["calibration"], self.schedule, self.rule, self.taps, most, self.width, bar.update
             )
 
-    def choose(self, paths: Sequence[Way]) -> Plan:
-        """The best of the paths, or of what is around it, on the selection fold; its taps are of the calibration."""
-        best = min(paths, key=lambda path: self.error(path.evaluated, path.taps, "selection"))
-        if self.climbs:
-            with tqdm(desc=f"neighbours of {len(best.evaluated)}", unit="list") as bar:
-                best = self._calibrated(climb(best.evaluated, self._selection_error, bar.update))
-        return to_plan(best, STEPS)
+    def _lists(self, least: int) -> dict[int, tuple[int, ...]]:
+        """By elimination on the calibration fold, for each number of evaluations; none unless thorough."""
+        if not self.thorough:
+            return {}
+        with tqdm(total=sum(range(least, STEPS)), desc="elimination", unit="list") as bar:
+            return eliminate(STEPS, least, self._calibration_error, bar.update)
 
-    def error(self, evaluated: Sequence[int], taps: Sequence[tuple[float, ...]], fold: str) -> float:
-        return geometric_mean(self.errors(evaluated, taps, fold))
+    def _choose(self, candidates: Iterable[Sequence[int]]) -> Plan:
+        """The best list, or one around it if thorough, on the selection fold; its taps are of the calibration."""
+        best = min(candidates, key=self._selection_error)
+        if self.thorough:
+            with tqdm(desc=f"neighbours of {len(best)}", unit="list") as bar:
+                best = climb(best, self._selection_error, bar.update)
+        return to_plan(self._calibrated(best), STEPS)
 
     def errors(self, evaluated: Sequence[int], taps: Sequence[tuple[float, ...]], fold: str) -> list[float]:
         """Of each example of the fold, in the latent; taps: none to hold eps."""
@@ -90,8 +105,11 @@ class Search:
     def _calibrated(self, evaluated: Sequence[int]) -> Way:
         return follow(evaluated, self.folds["calibration"], self.schedule, self.rule, self.taps)
 
+    def _calibration_error(self, evaluated: Sequence[int]) -> float:
+        return geometric_mean(final_errors(self._calibrated(evaluated), self.folds["calibration"]))
+
     def _selection_error(self, evaluated: Sequence[int]) -> float:
-        return self.error(evaluated, self._calibrated(evaluated).taps, "selection")
+        return geometric_mean(self.errors(evaluated, self._calibrated(evaluated).taps, "selection"))
 
 
 def make_requests(fold: int, count: int, folder: Path | None) -> list[Request]:
@@ -109,15 +127,20 @@ def make_requests(fold: int, count: int, folder: Path | None) -> list[Request]:
     ]  # fmt: skip
 
 
-def make_examples(pipeline: Pipeline, probe: Probe, schedule: Schedule, tell: Callable[[], object]) -> Examples:
+def make_examples(probe: Probe, schedule: Schedule, tell: Callable[[], object] = lambda: None) -> Examples:
     """The requests of the probe, with their runs that evaluate every step."""
+    timesteps = ddim_timesteps(STEPS)
+
+    def network(x: Tensor, index: int) -> Tensor:
+        return probe(x, timesteps[index])
+
     x = probe.starts
     whole = {STEPS - 1: x}
     for index in range(STEPS - 1, END, -1):
         a, w = schedule(index, index - 1)
-        x = whole[index - 1] = a * x + w * probe(x, index)
+        x = whole[index - 1] = a * x + w * network(x, index)
         tell()
-    return Examples(probe, whole)
+    return Examples(network, whole)
 
 
 def even(calls: int) -> tuple[int, ...]:
@@ -171,10 +194,9 @@ def _run(options: argparse.Namespace) -> None:
     with tqdm(total=len(FOLDS) * STEPS, desc="every step", unit="step") as bar:
         for name in FOLDS:
             probe = Probe(pipeline, requests[name], runtime.tokenizer)
-            folds[name] = make_examples(pipeline, probe, schedule, bar.update)
+            folds[name] = make_examples(probe, schedule, bar.update)
     rule = fitted(options.taps) if options.taps else hold
-    search = Search(schedule, folds, rule, options.taps or 1, options.beam, options.climb)
-    paths = search.paths(max(missing))
+    search = Search(schedule, folds, rule, options.taps or 1, options.beam, options.thorough)
     made = {
         "checkpoint": Path(runtime.checkpoint.name).name,
         "backend": runtime.backend.name,
@@ -182,11 +204,10 @@ def _run(options: argparse.Namespace) -> None:
         "torch": torch.__version__,
         "examples in each fold": options.examples,
         "beam": options.beam,
-        "climb": options.climb,
+        "thorough": options.thorough,
     }
     print("evaluations   this plan   even   ten of the contest (latent error on the report fold, geometric mean)")
-    for calls in missing:
-        plan = search.choose(paths[calls])
+    for calls, plan in zip(missing, search.plans(missing), strict=True):
         errors = {"this plan": summary(search.errors(plan.evaluated, plan.taps, "report"))}
         errors["even, held"] = summary(search.errors(even(calls), (), "report"))
         if calls == len(TEN):
@@ -205,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--taps", type=int, choices=range(4), default=2, help="eps that are mixed; 0: the last one is held (default 2)")
     add("--examples", type=_positive, default=6, help="requests in each fold (default 6)")
     add("--beam", type=_positive, default=2, help="beginnings that are kept (default 2)")
-    add("--climb", action="store_true", help="then try neighbours of each list, which takes several times as long")
+    add("--thorough", action="store_true", help="try far more lists, which takes several times as long")
     add("--pictures", type=Path, help="folder of pictures of one size; default: the contest's, else eight drawn birds")
     add("--checkpoint", help="the weights; default: see README")
     add("--architecture", help="a file of models/*.yaml; by default the checkpoint's")

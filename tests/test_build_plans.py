@@ -25,7 +25,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None
 def test_plans_are_found_written_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*COMMAND, "--calls", "2", "3", "--climb"]) == 0
+    assert main([*COMMAND, "--calls", "2", "3", "--thorough"]) == 0
     assert "tiny_2.json" in capsys.readouterr().out
     assert sorted(file.name for file in (tmp_path / "plans").iterdir()) == ["tiny_2.json", "tiny_3.json"]
     file = read_plan(tmp_path / "plans" / "tiny_3.json")

@@ -13,6 +13,7 @@ from build.plan_search import (
     Schedule,
     beam_search,
     climb,
+    eliminate,
     evaluations_of_a_beam,
     final_errors,
     fitted,
@@ -122,6 +123,18 @@ def test_a_beam_finds_better_steps_and_taps_make_them_better(schedule: Schedule)
         assert [len(path.evaluated) for path in paths] == [calls] * len(paths)
         assert to_plan(paths[0], 20).evaluated[0] == 19
         assert paths[0].at == END
+
+
+def test_elimination_keeps_what_costs_most(schedule: Schedule) -> None:
+    worth = {19: 0.0, 18: 9.0, 17: 1.0, 11: 5.0, 3: 7.0}
+    found = eliminate(20, 4, lambda steps: -sum(worth.get(step, 0.5) for step in steps))
+    assert found[4] == (19, 18, 11, 3)
+    assert found[5] == (19, 18, 17, 11, 3)
+    assert found[20] == ALL
+    some, others = examples(0, schedule), examples(1, schedule)
+    lists = eliminate(20, 8, lambda steps: geometric_mean(final_errors(follow(steps, some, schedule, hold, 1), some)))
+    ours, published = (follow(one, others, schedule, hold, 1) for one in (lists[10], TEN))
+    assert geometric_mean(final_errors(ours, others)) < 0.7 * geometric_mean(final_errors(published, others))
 
 
 def test_climbing_ends_where_no_neighbour_is_better() -> None:

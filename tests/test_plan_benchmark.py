@@ -1,0 +1,60 @@
+"""python -m benchmarks.plans, on a network so small that it takes seconds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers", reason="its schedulers are compared: ./preprocess.sh dev")
+
+import build.plans
+import cldm.plan_files
+from benchmarks.plans import Result, main, tables
+from scoring.pictures import find_pictures
+
+COMMAND = "--checkpoint random:0 --architecture tiny --device cpu --examples 1 --beam 1 --calls 2 4 --scored 4".split()
+SEARCHED = {"searched, held", "searched, linear", "searched, one tap", "searched, two taps", "searched, three taps"}
+
+
+@pytest.fixture(autouse=True)
+def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
+    monkeypatch.setattr(cldm.plan_files, "PLANS", tmp_path / "plans")
+    small = {name: picture[::2, ::2].copy() for name, picture in find_pictures().items()}
+    monkeypatch.setattr(build.plans, "find_pictures", lambda folder: small)
+    monkeypatch.setattr(build.plans, "RESOLUTION", 64)
+
+
+def test_all_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*COMMAND, "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "plans.json").read_text())
+    errors = {(one["method"], one["calls"]): one for one in found["results"]}
+    names = {name for name, _ in errors}
+    assert names > SEARCHED | {"DDIM, fewer steps", "DPM-Solver++ 2M", "UniPC", "two taps, ControlNet every other time"}
+    assert "published list, held" not in names, "it has ten evaluations"
+    for one in found["results"]:
+        assert len(one["latent"]) == 1
+        assert 0 < one["latent"][0] < 100
+        assert (one["pd"] is not None) == (one["ssim"] is not None) == (one["calls"] == 4)
+    assert found["moves of eps"].keys() == {str(index) for index in range(19)}
+    printed = capsys.readouterr().out
+    assert (tmp_path / "plans.md").read_text() in printed
+    for figure in ("plans.png", "moves.png"):
+        assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables() -> None:
+    results = [
+        Result("one", 4, [0.1, 0.4], [1.0, 3.0], [0.9, 0.8]),
+        Result("other", 4, [0.2, 0.2], [2.0, 2.0], [0.7, 0.7]),
+        Result("other", 5, [0.1, 0.1]),
+    ]
+    lines = tables(results).splitlines()
+    assert "| one | 0.2000 |  |" in lines
+    assert "| other | 0.2000 | 0.1000 |" in lines
+    assert "| one | 0.2500 | 0.2500 | 0.3700 | 50% | 2.0000 | 0.8500 |" in lines
+    assert not any(line.startswith("| 5 evaluations") for line in lines)
+
+
+def test_a_wrong_choice_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="error: device 'tpu'"):
+        main([*COMMAND[:4], "--device", "tpu", "--out", str(tmp_path)])
