@@ -18,6 +18,7 @@ from ldm.config import MODELS
 from ldm.diffusion import ddim_timesteps
 
 PLANS = MODELS / "plans"
+LONE_STEP = 19  # this number is a list of one step, the first of 20; less is a number of evaluations
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,19 @@ def usual_steps_of(choice: str, architecture: str) -> int:
 
 
 def find_plan(choice: str, architecture: str) -> Path | None:
-    """The file that `choice` means, if it means one."""
+    """The file that `choice` means, if it means one. Raises ValueError for a number of evaluations that has none."""
     if choice.endswith(".json"):
         return Path(choice)
     names = [choice, *([f"{architecture}_{choice}"] if choice.isdecimal() else [])]
-    return next((path for name in names if (path := PLANS / f"{name}.json").is_file()), None)
+    found = next((path for name in names if (path := PLANS / f"{name}.json").is_file()), None)
+    if found is None and choice.isdecimal() and int(choice) < LONE_STEP:
+        calls = (path.stem.removeprefix(f"{architecture}_") for path in PLANS.glob(f"{architecture}_*.json"))
+        there = sorted(int(number) for number in calls if number.isdecimal())
+        raise ValueError(
+            f"plan {choice}: of {architecture} there are plans of {', '.join(map(str, there)) or 'no'} evaluations in "
+            f"{PLANS}; find one with python -m build plans --calls {choice}"
+        )
+    return found
 
 
 def read_plan(path: Path) -> PlanFile:

@@ -32,6 +32,8 @@ def test_choices() -> None:
         assert choose_plan(choice, 20, "small") == PLAN
         assert usual_steps_of(choice, "small") == 20
     assert choose_plan("19", 20, "small") == Plan(20, (19,)), "no file has 19 evaluations: a step index"
+    with pytest.raises(ValueError, match=r"plan 7: of small there are plans of 3 evaluations in .* --calls 7"):
+        choose_plan("7", 20, "small")
     for choice in ("all", "ten", "19,4"):
         assert choose_plan(choice, 20, "small") == make_plan(choice, 20)
     with pytest.raises(ValueError, match="expected all, ten or step indices"):
