@@ -32,7 +32,7 @@ from build.plan_search import (
     linear,
     make_schedule,
 )
-from build.plans import FOLDS, STEPS, Search, even, make_examples, make_requests
+from build.plans import FOLDS, STEPS, Search, add_arguments, even, make_examples, make_requests, make_runtime
 from canny2image_TRT import hackathon
 from cldm.pipeline import Pipeline, Shape
 from cldm.plan import TEN, Plan, evaluations, make_plan
@@ -232,26 +232,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--calls", type=int, nargs="+", choices=range(1, STEPS + 1), default=list(range(5, 16)), metavar="N")
     add("--scored", type=int, nargs="*", default=[8, 10], help="numbers of which the pictures are compared as well")
-    add("--examples", type=int, default=6, help="requests in each fold (default 6)")
-    add("--beam", type=int, default=2, help="beginnings that the search keeps (default 2)")
-    add("--pictures", type=Path, help="folder of pictures of one size; default: the contest's, else eight drawn birds")
-    add("--checkpoint", help="the weights; default: see README")
-    add("--architecture")
-    add("--backend", default="auto")
-    add("--precision", default="auto")
-    add("--device", default="auto")
+    add_arguments(parser)
     add("--out", type=Path, default=Path("plans"), help="folder for table, figures and JSON; default: plans")
     options = parser.parse_args(arguments)
     try:
         check_writable(options.out)
-        runtime = hackathon(
-            options.checkpoint,
-            architecture=options.architecture,
-            backend=options.backend,
-            precision=options.precision,
-            device=options.device,
-            plan="all",
-        )
+        runtime = make_runtime(options)
         inception = load_inception(device=runtime.device) if options.scored else None
         runtime.initialize()
         bench = Bench(runtime, options.examples, options.beam, options.calls, options.pictures)

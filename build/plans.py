@@ -170,15 +170,27 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def make_runtime(options: argparse.Namespace) -> hackathon:
+    """As the arguments of `add_arguments` say. Raises ValueError."""
+    chosen = {name: getattr(options, name) for name in ("architecture", "backend", "precision", "device")}
+    return hackathon(options.checkpoint, plan="all", **chosen)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every search of plans needs to know."""
+    add = parser.add_argument
+    add("--examples", type=_positive, default=6, help="requests in each fold (default 6)")
+    add("--beam", type=_positive, default=2, help="beginnings that the search keeps (default 2)")
+    add("--pictures", type=Path, help="folder of pictures of one size; default: the contest's, else eight drawn birds")
+    add("--checkpoint", help="the weights; default: see README")
+    add("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
+    add("--backend", default="auto")
+    add("--precision", default="auto", help="auto, fp32 or fp16")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
 def _run(options: argparse.Namespace) -> None:
-    runtime = hackathon(
-        options.checkpoint,
-        architecture=options.architecture,
-        backend=options.backend,
-        precision=options.precision,
-        device=options.device,
-        plan="all",
-    )
+    runtime = make_runtime(options)
     architecture = runtime.checkpoint.architecture
     files = {calls: PlanFile(architecture, Plan(STEPS, tuple(range(STEPS))[::-1][:calls])) for calls in options.calls}
     missing = [calls for calls, file in files.items() if options.force or not file.path.exists()]
@@ -224,15 +236,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--calls", type=_count, nargs="+", default=[8, 10], help="evaluations of each plan (default 8 10)")
     add("--taps", type=int, choices=range(4), default=2, help="eps that are mixed; 0: the last one is held (default 2)")
-    add("--examples", type=_positive, default=6, help="requests in each fold (default 6)")
-    add("--beam", type=_positive, default=2, help="beginnings that are kept (default 2)")
     add("--thorough", action="store_true", help="try far more lists, which takes several times as long")
-    add("--pictures", type=Path, help="folder of pictures of one size; default: the contest's, else eight drawn birds")
-    add("--checkpoint", help="the weights; default: see README")
-    add("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
-    add("--backend", default="auto")
-    add("--precision", default="auto", help="auto, fp32 or fp16")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_arguments(parser)
     add("--force", action="store_true", help="find those anew that are there")
     return parser
 

@@ -16,6 +16,11 @@ COMMAND = "plans --checkpoint random:0 --architecture tiny --device cpu --exampl
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
+    use_small_pictures(tmp_path, monkeypatch)
+
+
+def use_small_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64x96 pixels, and a folder for plans that is empty."""
     monkeypatch.setattr(cldm.plan_files, "PLANS", tmp_path / "plans")
     small = {name: picture[::2, ::2].copy() for name, picture in find_pictures().items()}
     monkeypatch.setattr(build.plans, "find_pictures", lambda folder: small)

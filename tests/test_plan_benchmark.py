@@ -7,10 +7,8 @@ import pytest
 
 pytest.importorskip("diffusers", reason="its schedulers are compared: ./preprocess.sh dev")
 
-import build.plans
-import cldm.plan_files
 from benchmarks.plans import Result, main, tables
-from scoring.pictures import find_pictures
+from tests.test_build_plans import use_small_pictures
 
 COMMAND = "--checkpoint random:0 --architecture tiny --device cpu --examples 1 --beam 1 --calls 2 4 --scored 4".split()
 SEARCHED = {"searched, held", "searched, linear", "searched, one tap", "searched, two taps", "searched, three taps"}
@@ -18,10 +16,7 @@ SEARCHED = {"searched, held", "searched, linear", "searched, one tap", "searched
 
 @pytest.fixture(autouse=True)
 def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
-    monkeypatch.setattr(cldm.plan_files, "PLANS", tmp_path / "plans")
-    small = {name: picture[::2, ::2].copy() for name, picture in find_pictures().items()}
-    monkeypatch.setattr(build.plans, "find_pictures", lambda folder: small)
-    monkeypatch.setattr(build.plans, "RESOLUTION", 64)
+    use_small_pictures(tmp_path, monkeypatch)
 
 
 def test_all_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
