@@ -15,6 +15,7 @@ from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import Target, find_engines, refitted
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape, to_precision
+from cldm.plan import Plan
 from cldm.plan_files import choose_plan, usual_steps_of
 from cldm.record import record
 from cldm.request import Request, drawn
@@ -62,7 +63,8 @@ class hackathon:
         self.plan = plan
         # An unknown plan is an error now, not at the first picture.
         self.usual_steps = usual_steps_of(plan, self.checkpoint.architecture)
-        self.found: dict[Target, Backend] = {}  # engine files are read once
+        self.plans: dict[tuple[str, int], Plan] = {}  # plan files are read once, as are engine files
+        self.found: dict[Target, Backend] = {}
         self.pipelines: OrderedDict[Shape, Pipeline] = OrderedDict()  # the one used last comes last
         self.lanes = Lanes(self.device)
         self.lock = threading.Lock()
@@ -202,8 +204,10 @@ class hackathon:
 
     def _pipeline(self, request: Request) -> Pipeline:
         """The pipeline of the request's shape: a kept one, or a new one in place of that which was not used longest."""
-        plan = choose_plan(self.plan, request.ddim_steps, self.checkpoint.architecture)
-        shape = Shape(*request.size, request.num_samples, request.ddim_steps, plan)
+        choice = self.plan, request.ddim_steps
+        if choice not in self.plans:
+            self.plans[choice] = choose_plan(*choice, self.checkpoint.architecture)
+        shape = Shape(*request.size, request.num_samples, request.ddim_steps, self.plans[choice])
         if shape not in self.pipelines:
             if len(self.pipelines) == PIPELINES:
                 self.pipelines.popitem(last=False)

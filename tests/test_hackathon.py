@@ -192,6 +192,14 @@ def test_a_picture_need_not_be_square(runtime: hackathon, shape: tuple[int, int]
     assert process(runtime, input_image=waves(*shape))[0].shape == (*out, 3)
 
 
+def test_a_plan_file_is_read_once(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "plan", "small_6")
+    (held,) = process(runtime)
+    assert len(next(reversed(runtime.pipelines.values())).shape.plan.taps) == 6
+    monkeypatch.setattr("canny2image_TRT.choose_plan", None)
+    assert (process(runtime)[0] == held).all()
+
+
 @pytest.mark.parametrize(("steps", "message"), [(9, "for example 8 or 10"), (0, "expected 1 to 1000"), (-1, "got -1")])
 def test_unusable_step_counts(runtime: hackathon, steps: int, message: str) -> None:
     with pytest.raises(ValueError, match=f"ddim_steps: .*{message}"):
