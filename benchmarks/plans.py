@@ -230,7 +230,11 @@ def tables(results: Sequence[Result]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--calls", type=int, nargs="+", choices=range(1, STEPS + 1), default=list(range(5, 16)), metavar="N")
+    usual = list(range(5, 16))
+    allowed = range(1, STEPS + 1)
+    add(
+        "--calls", type=int, nargs="+", choices=allowed, default=usual, metavar="N", help="evaluations; default 5 to 15"
+    )
     add("--scored", type=int, nargs="*", default=[8, 10], help="numbers of which the pictures are compared as well")
     add_arguments(parser)
     add("--out", type=Path, default=Path("plans"), help="folder for table, figures and JSON; default: plans")

@@ -39,7 +39,7 @@ from build.plan_search import (
 )
 from canny2image_TRT import hackathon
 from cldm.plan import TEN, Plan
-from cldm.plan_files import PlanFile, write_plan
+from cldm.plan_files import PlanFile, path_for, write_plan
 from cldm.probe import Probe
 from cldm.request import Request
 from ldm.diffusion import ddim_timesteps
@@ -192,10 +192,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> None:
     runtime = make_runtime(options)
     architecture = runtime.checkpoint.architecture
-    files = {calls: PlanFile(architecture, Plan(STEPS, tuple(range(STEPS))[::-1][:calls])) for calls in options.calls}
-    missing = [calls for calls, file in files.items() if options.force or not file.path.exists()]
+    missing = [calls for calls in options.calls if options.force or not path_for(architecture, calls).exists()]
     if not missing:
-        print(f"plans: all there, in {next(iter(files.values())).path.parent}; --force finds them anew")
+        print(f"plans: all there, in {path_for(architecture, options.calls[0]).parent}; --force finds them anew")
         return
     requests = {name: make_requests(i, options.examples, options.pictures) for i, name in enumerate(FOLDS)}
     runtime.initialize()

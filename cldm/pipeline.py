@@ -124,8 +124,7 @@ class Pipeline:
             self.prepare()
             x.copy_(self.start)
             guided: list[Tensor] = []  # newest first
-            calls_control = self.shape.plan.control or [True] * len(self.shifts)
-            numbers = zip(calls_control, self.shifts, self.inputs["updates"], self.noise, strict=True)
+            numbers = zip(self.shape.plan.calls_control, self.shifts, self.inputs["updates"], self.noise, strict=True)
             for control, shift, update, noise in numbers:
                 self.evaluate(shift, control)
                 with self._span("update"):

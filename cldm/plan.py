@@ -62,6 +62,11 @@ class Plan:
                 "true the first time"
             )
 
+    @property
+    def calls_control(self) -> tuple[bool, ...]:
+        """For each evaluation, whether ControlNet is called."""
+        return self.control or (True,) * len(self.evaluated)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -114,8 +119,7 @@ def evaluations(plan: Plan, abar: Floats, ddim_steps: int, eta: float = 0.0) -> 
     scale = (after / now) ** 0.5
     slope = (1 - after - sigmas**2) ** 0.5 - scale * (1 - now) ** 0.5
     result = []
-    calls = len(plan.evaluated)
-    rows = zip(plan.taps or [(1.0,)] * calls, plan.control or [True] * calls, strict=True)
+    rows = zip(plan.taps or [(1.0,)] * len(plan.evaluated), plan.calls_control, strict=True)
     for first, following, (taps, control) in zip(plan.evaluated, (*plan.evaluated[1:], -1), rows, strict=True):
         a, w = 1.0, 0.0
         noise: list[float] = []

@@ -29,7 +29,12 @@ class PlanFile:
 
     @property
     def path(self) -> Path:
-        return PLANS / f"{self.architecture}_{len(self.plan.evaluated)}.json"
+        return path_for(self.architecture, len(self.plan.evaluated))
+
+
+def path_for(architecture: str, calls: int) -> Path:
+    """Where a plan of so many evaluations lies."""
+    return PLANS / f"{architecture}_{calls}.json"
 
 
 def choose_plan(choice: str, ddim_steps: int, architecture: str) -> Plan:

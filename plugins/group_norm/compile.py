@@ -9,7 +9,7 @@ from typing import Any
 
 NAME = "group_norm"  # of the kernel
 
-# The first that were tried on an H200, which beat torch.compile's kernels (docs/performance.md).
+# The first that were tried on an H200, where they beat torch.compile's kernels at most shapes (docs/performance.md).
 MAX_CLUSTER = 8  # blocks, what every GPU with clusters can do
 MAX_THREADS = 512
 MAX_HOLD = 8  # vectors that a thread keeps in registers

@@ -19,7 +19,7 @@ class FusedGroupNorm(GroupNorm):
 def fuse_norms(model: nn.Module) -> None:
     """Let the norms of a model on a GPU be one kernel each. Weights and names stay, and results, but for rounding."""
     if torch.cuda.get_device_capability(next(model.parameters()).device) < (9, 0):
-        return  # without clusters of blocks it leaves most of the GPU idle
+        return  # without clusters of blocks it has not been measured, and uses few of them
     for module in model.modules():
         if type(module) is GroupNorm:
             module.__class__ = FusedGroupNorm
