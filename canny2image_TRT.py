@@ -15,8 +15,9 @@ from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import Target, find_engines, refitted
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape, to_precision
-from cldm.plan import Plan
-from cldm.plan_files import choose_plan, usual_steps_of
+from cldm.plan import Plan, make_plan
+from cldm.plan_choice import best_plan, eligible_plans, measure_costs
+from cldm.plan_files import PlanFile, choose_plan, usual_steps_of
 from cldm.record import record
 from cldm.request import Request, drawn
 from runtime.artifacts import EngineFileError
@@ -24,7 +25,8 @@ from runtime.backends import BACKENDS, Backend, choose_backends, choose_device, 
 from runtime.inductor import channels_last
 from runtime.lanes import Lanes
 from runtime.tensorrt_library import TensorRTError
-from runtime.timing import Span
+from runtime.timing import Span, median_ms
+from scoring.leaderboard import leaderboard_score
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,9 @@ class hackathon:
     backend: "auto", "eager", "inductor" or "tensorrt", whose engine files `python -m build` makes; "auto" takes
         TensorRT's or else inductor's on a GPU if they are there. precision: "auto", "fp32" or "fp16".
     device: "auto", "cpu", "cuda" or "cuda:N".
-    plan: "ten", "all", the indices of the steps that call the network, or a plan file (see cldm/plan_files.py).
+    plan: "ten", "all", the indices of the steps that call the network, a plan file (see cldm/plan_files.py), a Plan, or
+        "auto": of the plan files the one with the best leaderboard score by this machine's times, or, given max_pd,
+        the quickest whose distance is not above that (see cldm/plan_choice.py).
 
     Raises ValueError with one sentence for a choice that this machine or project does not have.
     """
@@ -51,7 +55,8 @@ class hackathon:
         *,
         architecture: str | None = None,
         backend: str = "auto",
-        plan: str = "ten",
+        plan: str | Plan = "ten",
+        max_pd: float | None = None,
         precision: str = "auto",
         device: str = "auto",
     ) -> None:
@@ -60,10 +65,14 @@ class hackathon:
         self.precision = choose_precision(precision, self.device)
         self.backends = choose_backends(backend, self.device)
         self.backend = BACKENDS["eager"]  # until initialize() has looked for engine files
-        self.plan = plan
+        if max_pd is not None and plan != "auto":
+            raise ValueError(f"max_pd: got {max_pd} with plan {plan!r}, expected plan 'auto', which it bounds")
+        self.plan, self.max_pd = plan, max_pd
+        self.auto: PlanFile | None = None  # what "auto" stands for, from initialize() on
         # An unknown plan is an error now, not at the first picture.
-        self.usual_steps = usual_steps_of(plan, self.checkpoint.architecture)
-        self.plans: dict[tuple[str, int], Plan] = {}  # plan files are read once, as are engine files
+        self.eligible = eligible_plans(self.checkpoint.architecture, max_pd) if plan == "auto" else []
+        self.usual_steps = 20 if self.eligible else usual_steps_of(plan, self.checkpoint.architecture)
+        self.plans: dict[tuple[str | Plan, int], Plan] = {}  # plan files are read once, as are engine files
         self.found: dict[Target, Backend] = {}
         self.pipelines: OrderedDict[Shape, Pipeline] = OrderedDict()  # the one used last comes last
         self.lanes = Lanes(self.device)
@@ -164,8 +173,11 @@ class hackathon:
         progress.update()
         progress.set_description("drawing the first picture")
         black = np.zeros((256, 384, 3), np.uint8)
+        request = Request(black, "", "", "", 1, 256, self.usual_steps, False, 1.0, 9.0, 0, 0.0, 100, 200)
         try:
-            self.process(black, "", "", "", 1, 256, self.usual_steps, False, 1.0, 9.0, 0, 0.0, 100, 200)
+            if self.plan == "auto":
+                self._choose_plan(request)
+            self.process(**vars(request))
         except TensorRTError as error:  # only now is a plan read by TensorRT
             if len(names) == 1:
                 raise
@@ -204,10 +216,7 @@ class hackathon:
 
     def _pipeline(self, request: Request) -> Pipeline:
         """The pipeline of the request's shape: a kept one, or a new one in place of that which was not used longest."""
-        choice = self.plan, request.ddim_steps
-        if choice not in self.plans:
-            self.plans[choice] = choose_plan(*choice, self.checkpoint.architecture)
-        shape = Shape(*request.size, request.num_samples, request.ddim_steps, self.plans[choice])
+        shape = Shape(*request.size, request.num_samples, request.ddim_steps, self._plan(request.ddim_steps))
         if shape not in self.pipelines:
             if len(self.pipelines) == PIPELINES:
                 self.pipelines.popitem(last=False)
@@ -215,6 +224,28 @@ class hackathon:
             self.pipelines[shape] = self._make_pipeline(shape, request)
         self.pipelines.move_to_end(shape)
         return self.pipelines[shape]
+
+    def _plan(self, ddim_steps: int) -> Plan:
+        """For "auto" what it stands for, or every step where that is for another number of steps."""
+        choice = self.plan, ddim_steps
+        if choice not in self.plans:
+            plan = self.plan
+            if self.auto and plan == "auto":
+                every = make_plan("all", ddim_steps)
+                plan = self.auto.plan if self.auto.plan.steps == every.steps else every
+            self.plans[choice] = choose_plan(plan, ddim_steps, self.checkpoint.architecture)
+        return self.plans[choice]
+
+    def _choose_plan(self, request: Request) -> None:
+        """Let "auto" stand for the best of the eligible plans by times of this request."""
+
+        def milliseconds(plan: Plan) -> float:
+            pipeline = self._make_pipeline(Shape(*request.size, 1, request.ddim_steps, plan), request)
+            return median_ms(lambda: pipeline(request, self.tokenizer), runs=3, warmups=1)
+
+        costs = measure_costs(milliseconds)
+        self.auto = best = best_plan(self.eligible, costs, None if self.max_pd else leaderboard_score)
+        log.info("plan auto: %s, about %.0f ms here, %s", best.path.stem, costs(best.plan), best.distance)
 
     def _make_pipeline(self, shape: Shape, request: Request) -> Pipeline:
         backend = self._backend(shape.height, shape.width, shape.samples)

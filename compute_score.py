@@ -37,7 +37,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--weights", "--checkpoint", help="file, SD15_FOLDER:CONTROLNET_FOLDER or random:SEED; default: see README")
     add("--architecture", help="file of models/*.yaml; default: what belongs to the weights")
     add("--backend", default="auto")
-    add("--plan", default="ten", help="ten, all, step indices, a plan file or its name")
+    add("--plan", default="ten", help="ten, all, step indices, a plan file or its name, or auto, the best for this GPU")
+    add("--max-pd", type=float, help="with --plan auto: the quickest plan file whose mean PD is not above this")
     add("--precision", default="auto", help="fp32 or fp16")
     add("--device", default="auto", help="cpu, cuda or cuda:N")
     add("--inception", type=Path, help="weights of the FID network")
@@ -90,6 +91,7 @@ def run(options: argparse.Namespace) -> Report:
         architecture=options.architecture,
         backend=options.backend,
         plan=options.plan,
+        max_pd=options.max_pd,
         precision=options.precision,
         device=options.device,
     )
@@ -114,15 +116,16 @@ def run(options: argparse.Namespace) -> Report:
                 candidate_path=save_picture(shown / f"{name}_candidate.png", candidate[:, :, ::-1]),
             )
         )
+    plan = f"auto: {runtime.auto.path.stem}" if runtime.auto else options.plan
     if options.timeline:
-        title = f"{runtime.backend.name}, {runtime.precision.name}, plan {options.plan}, {device_name(runtime.device)}"
+        title = f"{runtime.backend.name}, {runtime.precision.name}, plan {plan}, {device_name(runtime.device)}"
         timeline_picture(runtime.timeline(), title, options.out / "timeline.png")
     settings = {
         "weights": runtime.checkpoint.name.removeprefix(f"{Path(__file__).parent}/"),
         "architecture": runtime.checkpoint.architecture,
         "backend": runtime.backend.name,
         "precision": runtime.precision.name,
-        "plan": options.plan,
+        "plan": plan,
         "ddim_steps": options.ddim_steps,
         "prompt": options.prompt,
         "seed": options.seed,

@@ -5,9 +5,7 @@ and tokenizer; what is not the graph's is the host's. `--peers` alone, with no n
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, product
@@ -21,6 +19,7 @@ from canny2image_TRT import hackathon
 from cldm.canny import Picture
 from cldm.pipeline import Pipeline
 from cldm.request import Request
+from runtime.timing import median_ms
 from scoring.timeline import totals
 
 
@@ -65,7 +64,7 @@ class Ours:
         evaluations = len(pipeline.shape.plan.evaluated)
         work = count_work(self.runtime.checkpoint.architecture, *self.request.size, self.runtime.precision.dtype)
         graph = pipeline.graph
-        graph_ms = _median_ms(lambda: _launch(pipeline), runs) if graph else None
+        graph_ms = median_ms(lambda: _launch(pipeline), runs) if graph else None
         tokenizer = self.runtime.tokenizer
         parts = {
             "edges": self.request.edges,
@@ -78,7 +77,7 @@ class Ours:
             evaluations=evaluations,
             graph_ms=graph_ms,
             host_ms=None if graph_ms is None else wall_ms - graph_ms,
-            host_parts_ms={name: _median_ms(part, runs) for name, part in parts.items()},
+            host_parts_ms={name: median_ms(part, runs) for name, part in parts.items()},
             kernels=graph.kinds["Kernel"] if graph else None,
             nodes=graph.nodes if graph else None,
             stages_ms=totals(self.runtime.timeline()),
@@ -91,16 +90,6 @@ def _launch(pipeline: Pipeline) -> None:
     assert pipeline.graph
     pipeline.graph.launch()
     pipeline.lanes.synchronize()
-
-
-def _median_ms(work: Callable[[], object], runs: int) -> float:
-    """As the host sees it."""
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        work()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
 
 
 def detail_lines(details: Sequence[Detail]) -> str:

@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -46,6 +45,7 @@ from runtime.lanes import Lanes
 from runtime.tensorrt import check_device
 from runtime.tensorrt_library import TensorRTError, heard_log, library, on
 from runtime.tensorrt_refit import refit
+from runtime.timing import median_ms
 
 REPORT = Path("tensorrt_check.json")
 STAGES = ("text", "hint", "control", "encoder", "decoder", "vae")
@@ -251,14 +251,15 @@ def check_refit(case: Case) -> str:
 
 
 def check_process(case: Case) -> str:
-    pipeline, milliseconds = case.pipeline, []
-    for _ in range(1 + RUNS):
-        start = time.perf_counter()
+    pipeline = case.pipeline
+
+    def process() -> None:
         pipeline(replace(case.requests["first"]), case.tokenizer)  # its arguments are checked as those of a call are
-        milliseconds.append(1000 * (time.perf_counter() - start))
+
     how = "one graph" if pipeline.graph else "kernel by kernel"
     evaluations = len(pipeline.shape.plan.evaluated)
-    return f"{statistics.median(milliseconds[1:]):.2f} ms, median of {RUNS}, {how}, {evaluations} evaluations"
+    milliseconds = median_ms(process, RUNS, warmups=1)
+    return f"{milliseconds:.2f} ms, median of {RUNS}, {how}, {evaluations} evaluations"
 
 
 def check_launch(case: Case) -> str:

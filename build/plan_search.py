@@ -2,12 +2,13 @@
 
 The aim is the latent of the run that evaluates every step, not the solution of the differential equation behind it.
 Taps are fitted closed loop: from where the plan itself has come to, towards where the whole run is at the next
-evaluation. A beam of the best beginnings finds the steps for all numbers of evaluations in one pass, and trying
-neighbours of each step betters them.
+evaluation. They are fitted on some examples, and others judge the plan. A beam of the best beginnings finds the steps
+for all numbers of evaluations in one pass, and trying neighbours of each step betters them.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,10 +20,12 @@ from ldm.diffusion import Floats, ddim_timesteps
 
 RIDGE = 1e-3  # towards holding eps, of the mean square of eps
 END = -1  # the index behind the last step
+KEPT = 512  # beginnings of paths
 
 Network = Callable[[Tensor, int], Tensor]  # latents of all examples [m, ...] and step index -> eps after guidance
 Taps = tuple[float, ...]
-# Steps evaluated until now, index to go to, eps newest first, and the eps that would lead to the whole run's latent.
+# Steps evaluated until now, index to go to, eps newest first, and the eps that would lead to the whole run's latent;
+# both of the examples that taps are fitted on.
 Rule = Callable[[Sequence[int], int, Sequence[Tensor], Tensor], Taps]
 
 
@@ -46,10 +49,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Examples:
-    """Requests with their network, and the whole run's latent of each before every step and, under END, after all."""
+    """Requests with their network, and the whole run's latent of each before every step and, under END, after all.
+
+    fitted: so many, the first, are those that taps are fitted on; the others judge.
+    """
 
     network: Network
     whole: Mapping[int, Tensor]  # [m, ...] by index
+    fitted: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,40 @@ class Path:
     evaluated: tuple[int, ...] = ()
     taps: tuple[Taps, ...] = ()
     eps: tuple[Tensor, ...] = ()  # newest first
+
+
+class Paths:
+    """All paths by one rule, which looks at the last `keep` eps. What several share is computed once."""
+
+    def __init__(self, examples: Examples, schedule: Schedule, rule: Rule, keep: int) -> None:
+        self.examples, self.schedule, self.rule, self.keep = examples, schedule, rule, keep
+        self.known: OrderedDict[tuple[int, ...], Path] = OrderedDict()  # the one used last comes last
+
+    def go(self, evaluated: Sequence[int], end: int = END) -> Path:
+        """Evaluated at these steps, which begin with the first of all, and from the last of them to another index."""
+        path, fitted = self._evaluated(tuple(evaluated)), self.examples.fitted
+        a, w = self.schedule(path.at, end)
+        target = (self.examples.whole[end] - a * path.x) / w
+        taps = self.rule(path.evaluated, end, [eps[:fitted] for eps in path.eps], target[:fitted])
+        mixed = torch.stack([tap * eps for tap, eps in zip(taps, path.eps, strict=False)]).sum(dim=0)
+        return replace(path, at=end, x=a * path.x + w * mixed, taps=(*path.taps, taps))
+
+    def error(self, path: Path) -> float:
+        """How far the judging examples are from the whole run: geometric mean of the root of the mean square."""
+        fitted = self.examples.fitted
+        return geometric_mean(distances(path.x[fitted:], self.examples.whole[path.at][fitted:]))
+
+    def _evaluated(self, evaluated: tuple[int, ...]) -> Path:
+        """With the eps of the last of these steps."""
+        if evaluated not in self.known:
+            *before, at = evaluated
+            path = self.go(before, at) if before else Path(at, self.examples.whole[at])
+            eps = (self.examples.network(path.x, at), *path.eps)[: self.keep]
+            self.known[evaluated] = replace(path, evaluated=evaluated, eps=eps)
+            if len(self.known) > KEPT:
+                self.known.popitem(last=False)
+        self.known.move_to_end(evaluated)
+        return self.known[evaluated]
 
 
 def make_schedule(abar: Floats, ddim_steps: int) -> Schedule:
@@ -99,79 +140,46 @@ def fitted(taps: int) -> Rule:
 
     def rule(evaluated: Sequence[int], end: int, eps: Sequence[Tensor], target: Tensor) -> Taps:
         known = torch.stack([one.flatten().double() for one in eps[:taps]])
-        gram = known @ known.T
-        wanted = known @ target.flatten().double()
-        towards = torch.zeros(len(known), dtype=torch.float64, device=known.device)
-        towards[0] = 1.0
+        gram, wanted = ((known @ other).cpu().numpy() for other in (known.T, target.flatten().double()))
+        unit = np.eye(len(known))
         ridge = RIDGE * float(gram.diagonal().mean())
         while True:
-            eye = ridge * torch.eye(len(known), dtype=torch.float64, device=known.device)
-            weights = torch.linalg.solve(gram + eye, wanted + ridge * towards)
-            if float(weights.abs().max()) <= LARGEST_TAP:
+            weights = np.linalg.solve(gram + ridge * unit, wanted + ridge * unit[0])
+            if float(np.abs(weights).max()) <= LARGEST_TAP:
                 return (*weights.tolist(), *[0.0] * (taps - len(known)))
             ridge *= 10
 
     return rule
 
 
-def go(path: Path, eps: Tensor, end: int, examples: Examples, schedule: Schedule, rule: Rule, keep: int) -> Path:
-    """One evaluation further: from where the path is, whose eps is given, to another index."""
-    a, w = schedule(path.at, end)
-    evaluated, known = (*path.evaluated, path.at), (eps, *path.eps)[:keep]
-    taps = rule(evaluated, end, known, (examples.whole[end] - a * path.x) / w)
-    mixed = torch.stack([tap * one for tap, one in zip(taps, known, strict=False)]).sum(dim=0)
-    return Path(end, a * path.x + w * mixed, evaluated, (*path.taps, taps), known)
-
-
-def follow(evaluated: Sequence[int], examples: Examples, schedule: Schedule, rule: Rule, keep: int) -> Path:
-    """The whole path over these steps, with the taps of the rule."""
-    path = Path(evaluated[0], examples.whole[evaluated[0]])
-    for start, end in pairwise((*evaluated, END)):
-        path = go(path, examples.network(path.x, start), end, examples, schedule, rule, keep)
-    return path
-
-
-def given(taps: Sequence[Taps]) -> Rule:
-    """Known taps, one row after another."""
-    return lambda evaluated, end, eps, target: taps[len(evaluated) - 1]
-
-
-def final_errors(path: Path, examples: Examples) -> list[float]:
-    """Of each example: the distance of the last latent from the whole run's, root of the mean square."""
-    apart = (path.x - examples.whole[END]).double().flatten(1)
-    return [float(one) for one in apart.square().mean(dim=1).sqrt()]
+def distances(latents: Tensor, others: Tensor) -> list[float]:
+    """Of each latent from its other: root of the mean square."""
+    return [float(one) for one in (latents - others).double().flatten(1).square().mean(dim=1).sqrt()]
 
 
 def geometric_mean(errors: Sequence[float]) -> float:
-    return float(np.exp(np.mean(np.log(errors))))
+    with np.errstate(divide="ignore"):  # one that is exact makes it 0
+        return float(np.exp(np.mean(np.log(errors))))
 
 
 def beam_search(
-    examples: Examples,
-    schedule: Schedule,
-    rule: Rule,
-    keep: int,
-    most: int,
-    width: int,
-    tell: Callable[[], object] = lambda: None,
+    paths: Paths, most: int, width: int, tell: Callable[[], object] = lambda: None
 ) -> dict[int, list[Path]]:
     """The best whole paths found for each number of evaluations up to `most`, at most `width` of each, best first.
 
-    keep: how many eps the rule looks at. tell: is called after every evaluation of the network on all examples.
+    tell: is called after every evaluation of the network.
     """
-    first = schedule.steps - 1
-    ahead = {first: [Path(first, examples.whole[first])]}
+    ahead: list[tuple[int, ...]] = [(paths.schedule.steps - 1,)]
     complete: dict[int, list[Path]] = {}
     for calls in range(1, most + 1):
         reached: dict[int, list[Path]] = {}
-        for path in (path for paths in ahead.values() for path in paths):
-            eps = examples.network(path.x, path.at)
+        for evaluated in ahead:
+            for end in range(END, evaluated[-1]):
+                reached.setdefault(end, []).append(paths.go(evaluated, end))
             tell()
-            for end in range(END, path.at):
-                reached.setdefault(end, []).append(go(path, eps, end, examples, schedule, rule, keep))
-        best = {end: sorted(paths, key=lambda path: _apart(path, examples))[:width] for end, paths in reached.items()}
+        best = {end: sorted(found, key=paths.error)[:width] for end, found in reached.items()}
         complete[calls] = best.pop(END)
-        ahead = best
+        ahead = [(*path.evaluated, end) for end, found in best.items() for path in found]
     return complete
 
 
@@ -228,7 +236,3 @@ def _neighbours(evaluated: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
             moved = (*evaluated[:place], evaluated[place] + move, *evaluated[place + 1 :])
             if moved[-1] >= 0 and all(before > after for before, after in pairwise(moved)):
                 yield moved
-
-
-def _apart(path: Path, examples: Examples) -> float:
-    return float((path.x - examples.whole[path.at]).double().square().mean())

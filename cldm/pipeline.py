@@ -71,7 +71,7 @@ class Pipeline:
                 "edges": torch.zeros((shape.height, shape.width), dtype=torch.uint8, device=device),
                 "control_scales": self.buffers["control_scales"],
                 "scale": torch.zeros((), device=device),
-                "updates": torch.zeros((len(steps), 1 + len(steps[0].weights)), device=device),
+                "updates": torch.zeros((len(steps), 2 + len(steps[0].weights)), device=device),
             }
         pinned = device.type == "cuda"  # or the processor would wait for the copies
         self.written = {
@@ -109,7 +109,7 @@ class Pipeline:
             "edges": request.edges(),
             "control_scales": request.control_scales(self.residuals),
             "scale": request.scale,
-            "updates": [[step.a, *step.weights] for step in steps],
+            "updates": [[step.a, 1.0, *step.weights] for step in steps],  # on x, noise and eps
         }
         for name, buffer in self.written.items():
             buffer.numpy()[...] = said[name]  # by NumPy: PyTorch would wake all its threads, which takes milliseconds
@@ -128,9 +128,9 @@ class Pipeline:
             for control, shift, update, noise in numbers:
                 self.evaluate(shift, control)
                 with self._span("update"):
-                    guided = [self.guided(), *guided][: len(update) - 1]
-                    weighted = [weight * e for weight, e in zip(update[1:], guided, strict=False)]
-                    x.copy_(torch.stack([update[0] * x, noise, *weighted]).sum(dim=0))
+                    guided = [self.guided(), *guided][: len(update) - 2]
+                    terms = torch.stack([x, noise, *guided])  # as many kernels, however many taps
+                    x.copy_((update[: len(terms), None, None, None, None] * terms).sum(dim=0))
             self._enqueue("vae")
             with self._span("copy"):
                 self.pictures.copy_(self.buffers["image"], non_blocking=True)

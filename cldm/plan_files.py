@@ -1,15 +1,18 @@
 """Plans as small JSON files, and which plan a user's word means.
 
     models/plans/<architecture>_<evaluations>.json
-    {"architecture": "small", "steps": 20, "evaluated": [19, ...], "taps": [[1, 0], ...], "control": [], "made": {...}}
+    {"architecture": "small", "steps": 20, "evaluated": [19, ...], "taps": [[1, 0], ...], "control": [],
+     "distance": {"metric": "PD", "mean": 5.1}, "made": {...}}
 
-`made` says how the plan was found, for a reader. `python -m build plans` writes such files.
+`distance` is the mean to float32 pictures of all steps, null where nobody measured it; `made` says how the plan was
+found, for a reader. `python -m build plans` writes such files.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,19 @@ LONE_STEP = 19  # this number is a list of one step, the first of 20; less is a 
 
 
 @dataclass(frozen=True)
+class Distance:
+    metric: str  # "PD", or "PD*" without the real Inception weights
+    mean: float
+
+    def __str__(self) -> str:
+        return f"mean {self.metric} {self.mean:g}"
+
+
+@dataclass(frozen=True)
 class PlanFile:
     architecture: str  # whose network it was fitted on
     plan: Plan
+    distance: Distance | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -37,25 +50,32 @@ def path_for(architecture: str, calls: int) -> Path:
     return PLANS / f"{architecture}_{calls}.json"
 
 
-def choose_plan(choice: str, ddim_steps: int, architecture: str) -> Plan:
+def choose_plan(choice: str | Plan, ddim_steps: int, architecture: str) -> Plan:
     """The plan called `choice`: "all", "ten", step indices as in "19,17,14,11,8,4", a file, or the name of one in
     models/plans, such as "small_8"; where there is one for the architecture, 8 evaluations are called "8" too.
 
     Raises ValueError with one sentence for anything else, and for a plan of another number of steps.
     """
-    path = find_plan(choice, architecture)
-    if path is None:
-        return make_plan(choice, ddim_steps)
-    plan, steps = read_plan(path).plan, len(ddim_timesteps(ddim_steps))
+    plan = _given(choice, architecture)
+    if plan is None:
+        return make_plan(str(choice), ddim_steps)
+    steps = len(ddim_timesteps(ddim_steps))
     if plan.steps != steps:
-        raise ValueError(f"plan {path} is for {plan.steps} steps, and ddim_steps {ddim_steps} makes {steps}: use all")
+        name = choice if isinstance(choice, str) else list(plan.evaluated)
+        raise ValueError(f"plan {name} is for {plan.steps} steps, and ddim_steps {ddim_steps} makes {steps}: use all")
     return plan
 
 
-def usual_steps_of(choice: str, architecture: str) -> int:
+def usual_steps_of(choice: str | Plan, architecture: str) -> int:
     """The ddim_steps that the plan is made for. Raises ValueError if there are none."""
-    path = find_plan(choice, architecture)
-    return usual_steps(choice if path is None else str(read_plan(path).plan.steps - 1))
+    plan = _given(choice, architecture)
+    return usual_steps(str(choice if plan is None else plan.steps - 1))
+
+
+def known_plans(architecture: str) -> list[PlanFile]:
+    """All in models/plans, the fewest evaluations first. Raises ValueError for a damaged one."""
+    files = [read_plan(path) for path in PLANS.glob(f"{architecture}_*.json")]
+    return sorted(files, key=lambda file: len(file.plan.evaluated))
 
 
 def find_plan(choice: str, architecture: str) -> Path | None:
@@ -65,8 +85,7 @@ def find_plan(choice: str, architecture: str) -> Path | None:
     names = [choice, *([f"{architecture}_{choice}"] if choice.isdecimal() else [])]
     found = next((path for name in names if (path := PLANS / f"{name}.json").is_file()), None)
     if found is None and choice.isdecimal() and int(choice) < LONE_STEP:
-        calls = (path.stem.removeprefix(f"{architecture}_") for path in PLANS.glob(f"{architecture}_*.json"))
-        there = sorted(int(number) for number in calls if number.isdecimal())
+        there = [len(file.plan.evaluated) for file in known_plans(architecture)]
         raise ValueError(
             f"plan {choice}: of {architecture} there are plans of {', '.join(map(str, there)) or 'no'} evaluations in "
             f"{PLANS}; find one with python -m build plans --calls {choice}"
@@ -90,7 +109,9 @@ def read_plan(path: Path) -> PlanFile:
             tuple(tuple(float(tap) for tap in row) for row in values["taps"]),
             tuple(_truth(called) for called in values["control"]),
         )
-        return PlanFile(str(values["architecture"]), plan, dict(values["made"]))
+        distance = values["distance"]
+        measured = None if distance is None else Distance(str(distance["metric"]), _distance(distance["mean"]))
+        return PlanFile(str(values["architecture"]), plan, measured, dict(values["made"]))
     except KeyError as error:
         raise ValueError(f"plan {path} lacks {error}; {again}") from error
     except (TypeError, ValueError) as error:
@@ -106,12 +127,21 @@ def write_plan(file: PlanFile) -> Path:
         "evaluated": plan.evaluated,
         "taps": plan.taps,
         "control": plan.control,
+        "distance": None if file.distance is None else asdict(file.distance),
         "made": file.made,
     }
     PLANS.mkdir(parents=True, exist_ok=True)
     temporary = file.path.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(values, indent=1) + "\n")
     return temporary.replace(file.path)
+
+
+def _given(choice: str | Plan, architecture: str) -> Plan | None:
+    """None for what `make_plan` knows."""
+    if isinstance(choice, Plan):
+        return choice
+    path = find_plan(choice, architecture)
+    return None if path is None else read_plan(path).plan
 
 
 def _whole(value: Any) -> int:
@@ -124,3 +154,9 @@ def _truth(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"got {value!r}, expected true or false")
     return value
+
+
+def _distance(value: Any) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise TypeError(f"got {value!r}, expected a distance of 0 or more")
+    return float(value)

@@ -1,70 +1,108 @@
-"""The guided network of several requests, at any latent and timestep: what finding a plan needs to ask."""
+"""The guided network of several requests at once, at any latent and timestep: what finding a plan needs to ask."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from cldm.canny import Picture
-from cldm.pipeline import Pipeline, time_table
+from cldm.canny import Picture, hint_image
+from cldm.model import ControlLDM
+from cldm.pipeline import draw_noise, time_table
+from cldm.plan import Plan, evaluations
 from cldm.request import Request
+from cldm.stages import make_stages
 from ldm.tokenizer import Tokenizer
+from runtime.graph import Graph
+from runtime.lanes import Lanes
 from runtime.precision import full_float32
-
-WHAT_A_REQUEST_SAYS = ("control_scales", "kv", "hint")  # buffers
 
 
 class Probe:
-    """On a pipeline of the requests' shape and on its engines, launched one by one.
+    """The stages of `model` in PyTorch, in its precision, on the requests as one batch; on a GPU from a recorded graph.
 
-    What depends on a request alone, text and hint, is computed once, here.
+    What depends on a request alone, text and hint, is computed once, here. Raises ValueError for requests that differ
+    in more than picture, prompt, seed and guidance.
     """
 
     @torch.inference_mode()
-    def __init__(self, pipeline: Pipeline, requests: Sequence[Request], tokenizer: Tokenizer) -> None:
-        self.pipeline = pipeline
+    def __init__(self, model: ControlLDM, requests: Sequence[Request], tokenizer: Tokenizer) -> None:
+        size, scales = _common(requests, len(model.control.zero_convs) + 1)
+        self.model, self.device = model, model.alphas_cumprod.device
+        self.abar = model.alphas_cumprod.double().cpu().numpy()
+        self.stages = make_stages(model, *size, samples=len(requests))
+        self.lanes = Lanes(self.device)
+        self.lanes.begin()
+        self.work: dict[bool, Callable[[], None]] = {}  # by whether ControlNet is called
         self.shifts: dict[int, Tensor] = {}  # by timestep
-        self.said: list[tuple[Tensor, ...]] = []
-        starts = []
-        for request in requests:
-            pipeline.write(request, tokenizer)
-            with torch.cuda.stream(pipeline.lanes.main), full_float32():
-                pipeline.prepare()
-                self.said.append(tuple(tensor.clone() for tensor in self._buffers))
-                starts.append(pipeline.start.clone())
-        pipeline.lanes.synchronize()
-        self.starts = torch.stack(starts)  # latents of all requests, [m, samples, 4, h/8, w/8]
+        with torch.cuda.stream(self.lanes.main), full_float32():
+            alone = make_stages(model, *size, samples=1)
+            said = [alone["text"].module(tokenizer(one.prompts).to(self.device))[0] for one in requests]
+            edges = [torch.from_numpy(one.edges())[None].to(self.device) for one in requests]
+            hints = [alone["hint"].module(hint_image(one[0]))[0] for one in edges]
+            self.kv = torch.cat([one[:1] for one in said] + [one[1:] for one in said])
+            self.hint = torch.cat(hints)
+            self.control_scales = torch.tensor(scales, dtype=self.kv.dtype, device=self.device)
+            self.scale = torch.tensor([one.scale for one in requests], device=self.device)[:, None, None, None]
+            self.starts = torch.zeros(self.stages["vae"].spec.inputs[0].shape, device=self.device)
+            for one, x in zip(requests, self.starts.split(1), strict=True):
+                draw_noise(one.seed, (), x, x.new_zeros(0))
+            self.x, self.eps = torch.zeros_like(self.starts), torch.zeros_like(self.starts)
+            self.shift = self._shift(0).clone()
+        self.lanes.synchronize()
 
     @torch.inference_mode()
-    def __call__(self, latents: Tensor, timestep: int) -> Tensor:
-        """Latents as of `starts` -> eps after guidance."""
-        pipeline, guided = self.pipeline, []
-        if timestep not in self.shifts:
-            (self.shifts[timestep],) = time_table(pipeline.model, [timestep])
-        pipeline.lanes.begin()
-        with torch.cuda.stream(pipeline.lanes.main), full_float32():
-            for latent, said in zip(latents, self.said, strict=True):
-                for buffer, value in zip(self._buffers, said, strict=True):
-                    buffer.copy_(value)
-                pipeline.buffers["x"].copy_(latent)
-                pipeline.evaluate(self.shifts[timestep])
-                guided.append(pipeline.guided())
-        pipeline.lanes.synchronize()
-        return torch.stack(guided)
+    def __call__(self, latents: Tensor, timestep: int, control: bool = True) -> Tensor:
+        """Latents [requests, 4, h/8, w/8] -> eps after guidance; without control, by its residuals of the last time."""
+        self.lanes.begin()
+        with torch.cuda.stream(self.lanes.main), full_float32():
+            self.x.copy_(latents)
+            self.shift.copy_(self._shift(timestep))
+            if control not in self.work:
+                self.work[control] = self._recorded(partial(self._evaluate, control))
+            self.work[control]()
+            eps = self.eps.clone()
+        self.lanes.synchronize()
+        return eps
+
+    @torch.inference_mode()
+    def draw(self, plan: Plan, ddim_steps: int) -> Tensor:
+        """The latents at the end of a plan, without noise in between."""
+        x, known = self.starts, list[Tensor]()
+        for step in evaluations(plan, self.abar, ddim_steps):
+            known = [self(x, step.timestep, step.control), *known][: len(step.weights)]
+            x = step.a * x + sum(weight * eps for weight, eps in zip(step.weights, known, strict=False))
+        return x
 
     @torch.inference_mode()
     def pictures(self, latents: Tensor) -> list[Picture]:
         """Latents as of `starts` -> the pictures of each, uint8 [h, w, 3], one after another."""
-        pipeline, made = self.pipeline, []
-        pipeline.lanes.begin()
-        for latent in latents:
-            with torch.cuda.stream(pipeline.lanes.main), full_float32():
-                pipeline.buffers["x"].copy_(latent)
-                pipeline.engines["vae"].enqueue(pipeline.lanes.main)
-            pipeline.lanes.synchronize()
-            made += list(pipeline.buffers["image"].cpu().numpy().copy())
-        return made
+        with full_float32():
+            return [self.stages["vae"].module(latent)[0][0].cpu().numpy() for latent in latents.split(1)]
 
-    @property
-    def _buffers(self) -> tuple[Tensor, ...]:
-        return (*(self.pipeline.buffers[name] for name in WHAT_A_REQUEST_SAYS), self.pipeline.inputs["scale"])
+    def _evaluate(self, control: bool) -> None:
+        if control:
+            self.residuals = self.stages["control"].module(self.x, self.hint, self.shift, self.kv, self.control_scales)
+        features = self.stages["encoder"].module(self.x, self.shift, self.kv)
+        (eps,) = self.stages["decoder"].module(*features, *self.residuals, self.shift, self.kv)
+        with_prompt, without = eps.chunk(2)
+        self.eps.copy_(without + self.scale * (with_prompt - without))
+
+    def _recorded(self, work: Callable[[], None]) -> Callable[[], None]:
+        if not self.lanes.main:
+            return work
+        work()  # libraries do at their first call what a recording refuses
+        return Graph(work, self.lanes.main).launch
+
+    def _shift(self, timestep: int) -> Tensor:
+        if timestep not in self.shifts:
+            self.shifts[timestep] = time_table(self.model, [timestep]).to(self.kv.dtype)
+        return self.shifts[timestep]
+
+
+def _common(requests: Sequence[Request], residuals: int) -> tuple[tuple[int, int], tuple[list[float], list[float]]]:
+    """Height and width, and the factors on ControlNet's residuals, of all of them."""
+    found = [(one.num_samples, one.size, one.control_scales(residuals)) for one in requests]
+    if any(one != (1, *found[0][1:]) for one in found):
+        raise ValueError("requests of one probe: expected one picture of one size, strength and guess mode each")
+    return found[0][1:]

@@ -1,7 +1,8 @@
 """When each piece of work began and ended, on its lane."""
 
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, cast
 
@@ -47,6 +48,16 @@ class Timeline:
         event = torch.cuda.Event(enable_timing=True, external=True)
         event.record(stream)
         return event
+
+
+def median_ms(work: Callable[[], object], runs: int, warmups: int = 0) -> float:
+    """Milliseconds as the host sees them; `work` returns when it is done."""
+    times = []
+    for _ in range(warmups + runs):
+        start = time.perf_counter()
+        work()
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[warmups:])
 
 
 def _between(start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> float:

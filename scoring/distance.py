@@ -19,8 +19,17 @@ def perceptual_distance(first: Path, second: Path, inception: Inception) -> floa
 
     The same as pytorch-fid's activations of either file, one picture at a time, subtracted in float64.
     """
-    a, b = (_features(picture, inception) for picture in read_pair(first, second))
-    return float(torch.linalg.vector_norm(a - b))
+    a, b = (features(picture, inception) for picture in read_pair(first, second))
+    return feature_distance(a, b)
+
+
+def features(picture: Picture, inception: Inception) -> torch.Tensor:
+    """[2048], float64 on the CPU."""
+    return inception(torch.from_numpy(picture).permute(2, 0, 1)[None])[0].cpu().double()
+
+
+def feature_distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(first - second))
 
 
 def ssim(first: Path, second: Path) -> float:
@@ -28,8 +37,11 @@ def ssim(first: Path, second: Path) -> float:
 
     Raises ValueError for pictures of less than 7 pixels in height or width.
     """
-    a, b = read_pair(first, second)
-    return float(structural_similarity(a, b, channel_axis=2, data_range=255))
+    return ssim_of(*read_pair(first, second))
+
+
+def ssim_of(first: Picture, second: Picture) -> float:
+    return float(structural_similarity(first, second, channel_axis=2, data_range=255))
 
 
 def psnr(first: Path, second: Path) -> float:
@@ -58,7 +70,3 @@ def read_picture(path: Path) -> Picture:
         raise
     except OSError as error:
         raise OSError(f"{path}: expected a picture, but it cannot be read ({error})") from error
-
-
-def _features(picture: Picture, inception: Inception) -> torch.Tensor:
-    return inception(torch.from_numpy(picture).permute(2, 0, 1)[None])[0].cpu().double()

@@ -19,8 +19,7 @@ def find_pictures(folder: Path | None = None) -> dict[str, Picture]:
 
     Raises ValueError for a folder that is missing, holds no picture or holds a damaged one.
     """
-    if folder is None:
-        folder = CONTEST_FOLDER if CONTEST_FOLDER.is_dir() else DRAWN_BIRDS
+    folder = folder or _usual_folder()
     if not folder.is_dir():
         raise ValueError(f"pictures: {folder} is not a folder; give one that holds {', '.join(SUFFIXES)} files")
     files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
@@ -33,12 +32,22 @@ def find_pictures(folder: Path | None = None) -> dict[str, Picture]:
     return {file.stem: read(file) for file in files}
 
 
+def find_captions(folder: Path | None = None) -> dict[str, str]:
+    """Name -> what its picture shows: of each NAME.txt that lies beside the pictures of `find_pictures`."""
+    texts = (folder or _usual_folder()).glob("*.txt")
+    return {file.stem: file.read_text().strip() for file in texts}
+
+
 def read(path: Path) -> Picture:
     """BGR, uint8 [h, w, 3]. Raises ValueError for a file that OpenCV cannot read."""
     picture = cv2.imread(str(path))
     if picture is None:
         raise ValueError(f"pictures: {path} is missing or is no picture that OpenCV reads")
     return np.asarray(picture, dtype=np.uint8)
+
+
+def _usual_folder() -> Path:
+    return CONTEST_FOLDER if CONTEST_FOLDER.is_dir() else DRAWN_BIRDS
 
 
 def _number_and_name(file: Path) -> tuple[int, str]:

@@ -1,12 +1,15 @@
-"""Figures of plans: what fewer evaluations cost in distance, and how far eps moves at each step."""
+"""Figures of plans: what fewer evaluations cost in distance, what they gain in time, and how far eps moves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scoring.files import write_whole
+from scoring.leaderboard import leaderboard_score
 
 
 def falling_errors(lines: Mapping[str, Mapping[int, float]], path: Path) -> None:
@@ -21,6 +24,32 @@ def falling_errors(lines: Mapping[str, Mapping[int, float]], path: Path) -> None
     axes.grid(alpha=0.3, which="both")
     figure.legend(loc="outside right", frameon=False, fontsize=9)
     _write(figure, path)
+
+
+def distances_by_time(points: Mapping[str, Sequence[tuple[float, float]]], metric: str, path: Path) -> None:
+    """A line for each method: mean distance of the pictures, by milliseconds. PNG.
+
+    With contours of the leaderboard score where the distance is the contest's PD.
+    """
+    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for name, pairs in points.items():
+        axes.plot(*zip(*sorted(pairs), strict=True), marker="o", markersize=4, label=name)
+    axes.set_xlabel("milliseconds of process()")
+    axes.set_ylabel(f"mean {metric} from the float32 picture of all 20 steps")
+    if metric == "PD":
+        _score_contours(axes)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right", frameon=False, fontsize=9)
+    _write(figure, path)
+
+
+def _score_contours(axes: Axes) -> None:
+    left, right = axes.get_xlim()
+    low, high = axes.get_ylim()
+    times, distances = np.linspace(max(left, 1e-3), right, 100), np.linspace(max(low, 0.0), high, 100)
+    scores = [[leaderboard_score(float(ms), float(pd)) for ms in times] for pd in distances]
+    axes.clabel(axes.contour(times, distances, scores, colors="grey", linewidths=0.6), fmt="%d", fontsize=7)
 
 
 def moving_eps(moves: Mapping[int, float], path: Path) -> None:

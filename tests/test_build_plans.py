@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
-import build.plans
+import build.plan_requests
 import cldm.plan_files
 from build.__main__ import main
-from build.plans import FOLDS, even, make_requests, summary
+from build.plan_requests import FOLDS, make_requests
+from build.plans import even, summary
 from cldm.plan_files import choose_plan, read_plan
-from scoring.pictures import find_pictures
+from training.pictures import main as write_pictures
 
-COMMAND = "plans --checkpoint random:0 --architecture tiny --device cpu --examples 1 --beam 1".split()
+COMMAND = "plans --checkpoint random:0 --architecture tiny --device cpu --examples 1 --reported 2 --beam 1".split()
 
 
 @pytest.fixture(autouse=True)
@@ -22,9 +23,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None
 def use_small_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 64x96 pixels, and a folder for plans that is empty."""
     monkeypatch.setattr(cldm.plan_files, "PLANS", tmp_path / "plans")
-    small = {name: picture[::2, ::2].copy() for name, picture in find_pictures().items()}
-    monkeypatch.setattr(build.plans, "find_pictures", lambda folder: small)
-    monkeypatch.setattr(build.plans, "RESOLUTION", 64)
+    monkeypatch.setattr(build.plan_requests, "RESOLUTION", 64)
 
 
 def test_plans_are_found_written_and_kept(
@@ -38,6 +37,9 @@ def test_plans_are_found_written_and_kept(
     assert len(file.plan.evaluated) == len(file.plan.taps) == 3
     errors = file.made["latent error, report fold"]
     assert errors["this plan"]["geometric mean"] < errors["even, held"]["geometric mean"]
+    assert file.distance
+    assert file.distance.metric == "PD*"
+    assert file.distance.mean > 0
 
     (tmp_path / "plans" / "tiny_3.json").unlink()
     kept = (tmp_path / "plans" / "tiny_2.json").stat().st_mtime_ns
@@ -54,7 +56,7 @@ def test_nothing_is_done_where_all_is_there(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_folds_share_neither_picture_nor_prompt_nor_seed() -> None:
-    folds = [make_requests(fold, 6, None) for fold in range(len(FOLDS))]
+    folds = [make_requests(fold, 6, None) for fold in FOLDS]
     for kind in (lambda one: one.input_image.tobytes(), lambda one: one.prompt, lambda one: one.seed):
         seen = [{kind(one) for one in fold} for fold in folds]
         assert not seen[0] & seen[1]
@@ -62,11 +64,20 @@ def test_folds_share_neither_picture_nor_prompt_nor_seed() -> None:
         assert all(len(values) > 1 for values in seen)
 
 
-def test_too_few_pictures_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    two = dict(list(find_pictures().items())[:2])
-    monkeypatch.setattr(build.plans, "find_pictures", lambda folder: two)
-    assert main([*COMMAND, "--calls", "2"]) == 1
-    assert "plans: pictures: got too few for 3 folds" in capsys.readouterr().err
+def test_pictures_bring_their_captions(tmp_path: Path) -> None:
+    write_pictures(["--scenes", "3", "--out", str(tmp_path)])
+    for fold, i in zip(FOLDS, range(3), strict=True):
+        (asked,) = make_requests(fold, 1, tmp_path)
+        assert asked.prompt == (tmp_path / f"scene_{i}.txt").read_text().strip()
+    (tmp_path / "scene_1.txt").unlink()
+    with pytest.raises(ValueError, match=r"scene_1 has no caption scene_1\.txt beside it"):
+        make_requests("report", 1, tmp_path)
+
+
+def test_too_few_pictures_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(["--scenes", "2", "--out", str(tmp_path)])
+    assert main([*COMMAND, "--calls", "2", "--pictures", str(tmp_path)]) == 1
+    assert "plans: pictures: got 2, too few for 3 folds" in capsys.readouterr().err
 
 
 def test_even_steps() -> None:

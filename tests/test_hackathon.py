@@ -94,9 +94,11 @@ def test_a_plan_of_another_step_count_is_a_choice() -> None:
         ({"backend": "fast"}, "backend 'fast'"),
         ({"device": "cpu", "precision": "fp16"}, "precision 'fp16'"),
         ({"precision": "half"}, "precision 'half'"),
+        ({"max_pd": 5.0}, "max_pd: got 5.0 with plan 'ten', expected plan 'auto'"),
+        ({"plan": "auto", "max_pd": -1.0}, "max_pd: got -1.0, expected a finite distance above 0"),
     ],
 )
-def test_bad_choice_is_an_error_of_the_constructor(choice: dict[str, str], message: str) -> None:
+def test_bad_choice_is_an_error_of_the_constructor(choice: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         hackathon("random:0", **choice)
 

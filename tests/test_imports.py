@@ -14,7 +14,7 @@ ARROWS = {
     "runtime": set[str](),
     "scoring": set[str](),
     "cldm": {"ldm", "runtime"},
-    "canny2image_TRT": {"cldm", "runtime", "plugins"},
+    "canny2image_TRT": {"cldm", "plugins", "runtime", "scoring"},
     "compute_score": {"canny2image_TRT", "cldm", "scoring"},
     "build": {"canny2image_TRT", "cldm", "ldm", "plugins", "runtime", "scoring"},
 }

@@ -57,9 +57,9 @@ def request(picture: Picture, **changes: Any) -> Request:
     return Request(**arguments | changes)
 
 
-def make_pipeline(model: ControlLDM, asked: Request, plan: str) -> Pipeline:
-    shape = Shape(*asked.size, asked.num_samples, asked.ddim_steps, make_plan(plan, asked.ddim_steps))
-    return Pipeline(model, shape, EagerEngine, Lanes(CPU))
+def make_pipeline(model: ControlLDM, asked: Request, plan: str | Plan) -> Pipeline:
+    made = make_plan(plan, asked.ddim_steps) if isinstance(plan, str) else plan
+    return Pipeline(model, Shape(*asked.size, asked.num_samples, asked.ddim_steps, made), EagerEngine, Lanes(CPU))
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,8 @@ def test_weights_on_earlier_eps(loaded: tuple[ControlLDM, Tokenizer], picture: P
     start = pipeline.start
     values = torch.randn(3, *pipeline.buffers["eps"].shape, generator=torch.Generator().manual_seed(0))
     pipeline.engines["decoder"] = Known(pipeline.buffers["eps"], values)  # type: ignore[assignment]
-    pipeline.inputs["updates"] = torch.empty(3, 3)
-    pipeline.written["updates"] = torch.tensor([[0.9, 0.1, 5.0], [0.8, 0.2, -0.3], [0.7, 0.4, 0.6]])
+    pipeline.inputs["updates"] = torch.empty(3, 4)
+    pipeline.written["updates"] = torch.tensor([[0.9, 1, 0.1, 5.0], [0.8, 1, 0.2, -0.3], [0.7, 1, 0.4, 0.6]])
     pipeline.noise.fill_(0.01)
     pipeline.run()
     first, second, third = (without + 9 * (prompt - without) for prompt, without in (v.chunk(2) for v in values))
@@ -170,6 +170,33 @@ def test_weights_on_earlier_eps(loaded: tuple[ControlLDM, Tokenizer], picture: P
     x = 0.8 * x + 0.2 * second - 0.3 * first + 0.01
     x = 0.7 * x + 0.4 * third + 0.6 * second + 0.01
     torch.testing.assert_close(pipeline.buffers["x"], x, rtol=1e-5, atol=1e-4)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is asked of PyTorch, views left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_taps_cost_no_operation(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
+    """A run with three taps is as many operations as one that holds eps over the same evaluations."""
+    model, tokenizer = loaded
+    asked = request(picture, image_resolution=64)
+    taps = ((1.0, 0.0, 0.0), (1.2, -0.2, 0.0), (1.5, -0.6, 0.1))
+    counts = []
+    for plan in (Plan(20, (19, 12, 4)), Plan(20, (19, 12, 4), taps)):
+        pipeline = make_pipeline(model, asked, plan)
+        pipeline.write(asked, tokenizer)
+        with torch.inference_mode(), Operations() as operations:
+            pipeline.run()
+        counts.append(operations.count)
+    assert counts[0] == counts[1] > 100
 
 
 def test_residuals_of_controlnet_are_used_again(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
@@ -201,18 +228,29 @@ def test_residuals_of_controlnet_are_used_again(loaded: tuple[ControlLDM, Tokeni
 def test_a_probe_asks_the_network_that_the_pipeline_runs(
     loaded: tuple[ControlLDM, Tokenizer], picture: Picture
 ) -> None:
-    """Along the whole run of two requests, in one another's company, the latents are the pipeline's."""
+    """Two requests as one batch come to the latents of a pipeline each, residuals used again or not."""
     model, tokenizer = loaded
-    asked = [request(picture, image_resolution=64), request(picture, image_resolution=64, seed=3, prompt="a blue fish")]
-    pipeline = make_pipeline(model, asked[0], "all")
-    probe = Probe(pipeline, asked, tokenizer)
-    x = probe.starts
-    for step in evaluations(pipeline.shape.plan, pipeline.abar, 20):
-        x = step.a * x + step.weights[0] * probe(x, step.timestep)
-    for one, latent, drawn in zip(asked, x, probe.pictures(x), strict=True):
+    asked = [
+        request(picture, image_resolution=64),
+        request(picture, image_resolution=64, seed=3, prompt="a blue fish", scale=5.0),
+    ]
+    taps = ((1.0, 0.0), (1.3, -0.3), (0.9, 0.1))
+    plan = Plan(20, (19, 12, 4), taps, control=(True, False, True))
+    probe = Probe(model, asked, tokenizer)
+    latents = probe.draw(plan, 20)
+    pipeline = make_pipeline(model, asked[0], plan)
+    for one, latent, drawn in zip(asked, latents, probe.pictures(latents), strict=True):
         (picture_,) = pipeline(one, tokenizer)
-        torch.testing.assert_close(pipeline.buffers["x"], latent, rtol=0, atol=1e-3)
+        torch.testing.assert_close(pipeline.buffers["x"][0], latent, rtol=0, atol=1e-3)
         assert grey_levels_apart([picture_], [drawn]) > 0.999
+
+
+def test_requests_of_one_probe_have_one_shape(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
+    model, tokenizer = loaded
+    for change in ({"strength": 0.5}, {"guess_mode": True}, {"image_resolution": 128}, {"num_samples": 2}):
+        asked = [request(picture, image_resolution=64), request(picture, **{"image_resolution": 64} | change)]
+        with pytest.raises(ValueError, match="expected one picture of one size, strength and guess mode each"):
+            Probe(model, asked, tokenizer)
 
 
 def test_noise_is_what_seeding_the_global_generator_gives() -> None:

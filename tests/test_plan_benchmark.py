@@ -7,10 +7,12 @@ import pytest
 
 pytest.importorskip("diffusers", reason="its schedulers are compared: ./preprocess.sh dev")
 
-from benchmarks.plans import Result, main, tables
+from benchmarks.plans import ON_ENGINES, TIMED, Result, Timed, main, tables
+from build.plan_folds import Measured
 from tests.test_build_plans import use_small_pictures
 
-COMMAND = "--checkpoint random:0 --architecture tiny --device cpu --examples 1 --beam 1 --calls 2 4 --scored 4".split()
+COMMAND = "--checkpoint random:0 --architecture tiny --device cpu --examples 1 --reported 2 --drawn 1 --beam 1".split()
+COMMAND += "--calls 2 4 --detailed 4 --runs 1".split()
 SEARCHED = {"searched, held", "searched, linear", "searched, one tap", "searched, two taps", "searched, three taps"}
 
 
@@ -27,26 +29,34 @@ def test_all_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert names > SEARCHED | {"DDIM, fewer steps", "DPM-Solver++ 2M", "UniPC", "two taps, ControlNet every other time"}
     assert "published list, held" not in names, "it has ten evaluations"
     for one in found["results"]:
-        assert len(one["latent"]) == 1
-        assert 0 < one["latent"][0] < 100
-        assert (one["pd"] is not None) == (one["ssim"] is not None) == (one["calls"] == 4)
+        assert len(one["measured"]["latent"]) == 2
+        assert len(one["measured"]["pd"]) == len(one["measured"]["ssim"]) == 1
+        assert 0 < min(one["measured"]["latent"]) < max(one["measured"]["latent"]) < 100
+        assert (one["timed"] is not None) == (one["method"] in TIMED)
+    by_probe, by_process = (errors[name, 4]["measured"]["latent"] for name in ("searched, two taps", ON_ENGINES))
+    assert by_process == pytest.approx(by_probe, rel=1e-3)
+    assert (ON_ENGINES, 2) not in errors
     assert found["moves of eps"].keys() == {str(index) for index in range(19)}
     printed = capsys.readouterr().out
     assert (tmp_path / "plans.md").read_text() in printed
-    for figure in ("plans.png", "moves.png"):
+    for figure in ("plans.png", "times.png", "moves.png"):
         assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
 
 
 def test_tables() -> None:
     results = [
-        Result("one", 4, [0.1, 0.4], [1.0, 3.0], [0.9, 0.8]),
-        Result("other", 4, [0.2, 0.2], [2.0, 2.0], [0.7, 0.7]),
-        Result("other", 5, [0.1, 0.1]),
+        Result("one", 4, Measured([0.1, 0.4], [1.0, 3.0], [0.9, 0.8])),
+        Result("searched, two taps", 4, Measured([0.2, 0.2], [2.0, 2.0], [0.7, 0.7]), timed=Timed(12.5, 321)),
+        Result("searched, two taps", 5, Measured([0.1, 0.1], [2.0, 2.0], [0.7, 0.7])),
+        Result(ON_ENGINES, 4, Measured([0.05, 0.2], [2.0, 2.0], [0.7, 0.7])),
     ]
-    lines = tables(results).splitlines()
+    lines = tables(results, [4], "PD*").splitlines()
     assert "| one | 0.2000 |  |" in lines
-    assert "| other | 0.2000 | 0.1000 |" in lines
-    assert "| one | 0.2500 | 0.2500 | 0.3700 | 50% | 2.0000 | 0.8500 |" in lines
+    assert "| searched, two taps | 0.2000 | 0.1000 |" in lines
+    assert "| ms: searched, two taps | 12.50 |  |" in lines
+    assert "| graph nodes: searched, two taps | 321 |  |" in lines
+    assert "| one | 0.2500 | 0.2500 | 0.3700 | 0.4000 | 50% | 2.0000 | 0.8500 |" in lines
+    assert "| searched, two taps | 0.2000 | 0.2000 | 0.2000 | 0.2000 | 50% | 2.0000 | 0.7000 |" in lines
     assert not any(line.startswith("| 5 evaluations") for line in lines)
 
 

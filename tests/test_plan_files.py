@@ -8,10 +8,10 @@ import pytest
 
 import cldm.plan_files
 from cldm.plan import Plan, make_plan
-from cldm.plan_files import PlanFile, choose_plan, read_plan, usual_steps_of, write_plan
+from cldm.plan_files import Distance, PlanFile, choose_plan, known_plans, read_plan, usual_steps_of, write_plan
 
 PLAN = Plan(20, (19, 11, 3), ((1.0, 0.0), (1.2, -0.2), (0.9, 0.1)), (True, False, True))
-FILE = PlanFile("small", PLAN, {"pictures": 6})
+FILE = PlanFile("small", PLAN, Distance("PD*", 0.25), {"pictures": 6})
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +24,15 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert path == tmp_path / "small_3.json"
     assert [file.name for file in tmp_path.iterdir()] == ["small_3.json"], "no temporary file is left"
     assert read_plan(path) == FILE
+    unmeasured = PlanFile("small", Plan(20, (19, 4)))
+    assert read_plan(write_plan(unmeasured)) == unmeasured
+    write_plan(PlanFile("other", PLAN))
+    assert known_plans("small") == [unmeasured, FILE]
 
 
 def test_choices() -> None:
     path = write_plan(FILE)
-    for choice in ("small_3", "3", str(path)):
+    for choice in ("small_3", "3", str(path), PLAN):
         assert choose_plan(choice, 20, "small") == PLAN
         assert usual_steps_of(choice, "small") == 20
     assert choose_plan("19", 20, "small") == Plan(20, (19,)), "no file has 19 evaluations: a step index"
@@ -38,8 +42,10 @@ def test_choices() -> None:
         assert choose_plan(choice, 20, "small") == make_plan(choice, 20)
     with pytest.raises(ValueError, match="expected all, ten or step indices"):
         choose_plan("sd15_3", 20, "small")
-    with pytest.raises(ValueError, match=r"small_3\.json is for 20 steps, and ddim_steps 10 makes 10: use all"):
-        choose_plan("3", 10, "small")
+    with pytest.raises(ValueError, match=r"plan small_3 is for 20 steps, and ddim_steps 10 makes 10: use all"):
+        choose_plan("small_3", 10, "small")
+    with pytest.raises(ValueError, match=r"plan \[19, 11, 3\] is for 20 steps"):
+        choose_plan(PLAN, 10, "small")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,8 @@ def test_choices() -> None:
         ({"control": [True, True]}, "expected 3 times true or false"),
         ({"control": [True, 1, True]}, "got 1, expected true or false"),
         ({"made": 3}, "not iterable"),
+        ({"distance": 3}, "not subscriptable"),
+        ({"distance": {"metric": "PD", "mean": -1}}, "got -1, expected a distance of 0 or more"),
     ],
 )
 def test_a_wrong_plan_is_a_sentence(change: dict[str, Any], what: str) -> None:

@@ -1,5 +1,6 @@
 """The search for plans, on a small network that is a known function: taps, beam, neighbours."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -10,16 +11,16 @@ from torch import Tensor
 from build.plan_search import (
     END,
     Examples,
+    Path,
+    Paths,
+    Rule,
     Schedule,
     beam_search,
     climb,
+    distances,
     eliminate,
     evaluations_of_a_beam,
-    final_errors,
     fitted,
-    follow,
-    geometric_mean,
-    given,
     hold,
     linear,
     make_schedule,
@@ -46,38 +47,74 @@ def network(x: Tensor, step: int) -> Tensor:
     return (1 - power).sqrt() * (x - centre) / spread + 0.1 * torch.sin(2 * x + step)
 
 
-def examples(seed: int, schedule: Schedule) -> Examples:
-    x = torch.randn(4, 256, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+@pytest.fixture(scope="module")
+def examples(schedule: Schedule) -> Examples:
+    """Four to fit on, and four to judge."""
+    x = torch.randn(8, 256, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     whole = {19: x}
     for index in ALL:
         a, w = schedule(index, index - 1)
         whole[index - 1] = a * whole[index] + w * network(whole[index], index)
-    return Examples(network, whole)
+    return Examples(network, whole, fitted=4)
+
+
+@pytest.fixture(scope="module")
+def go(examples: Examples, schedule: Schedule) -> Callable[..., Path]:
+    return lambda evaluated, rule, keep: Paths(examples, schedule, rule, keep).go(evaluated)
 
 
 @pytest.mark.parametrize("evaluated", [ALL, TEN, (19, 0), (19,)])
-def test_holding_along_a_path_is_what_the_pipeline_computes(evaluated: tuple[int, ...], schedule: Schedule) -> None:
-    some = examples(0, schedule)
-    path = follow(evaluated, some, schedule, hold, 1)
-    x = some.whole[19]
+def test_holding_along_a_path_is_what_the_pipeline_computes(
+    evaluated: tuple[int, ...], examples: Examples, go: Callable[..., Path]
+) -> None:
+    path = go(evaluated, hold, 1)
+    x = examples.whole[19]
     for index, step in zip(evaluated, evaluations(Plan(20, evaluated), ABAR, 20), strict=True):
         x = step.a * x + step.weights[0] * network(x, index)
     torch.testing.assert_close(path.x, x, rtol=0, atol=1e-12)
     if evaluated == ALL:
-        assert max(final_errors(path, some)) < 1e-12
+        assert max(distances(path.x, examples.whole[END])) < 1e-12
 
 
-def test_taps_along_a_path_are_what_the_pipeline_computes(schedule: Schedule) -> None:
-    some = examples(0, schedule)
-    path = follow(TEN, some, schedule, fitted(3), 3)
-    plan = to_plan(path, 20)
-    x, known = some.whole[19], list[Tensor]()
-    for index, step in zip(TEN, evaluations(plan, ABAR, 20), strict=True):
+def test_taps_along_a_path_are_what_the_pipeline_computes(examples: Examples, go: Callable[..., Path]) -> None:
+    path = go(TEN, fitted(3), 3)
+    x, known = examples.whole[19], list[Tensor]()
+    for index, step in zip(TEN, evaluations(to_plan(path, 20), ABAR, 20), strict=True):
         known = [network(x, index), *known][:3]
         x = step.a * x + sum(w * eps for w, eps in zip(step.weights, known, strict=False))
     torch.testing.assert_close(path.x, x, rtol=0, atol=1e-12)
-    again = follow(TEN, some, schedule, given(plan.taps), 3)
-    assert torch.equal(again.x, path.x)
+
+
+def test_what_paths_share_is_computed_once(examples: Examples, schedule: Schedule) -> None:
+    asked: list[int] = []
+
+    def counted(x: Tensor, step: int) -> Tensor:
+        asked.append(step)
+        return network(x, step)
+
+    paths = Paths(Examples(counted, examples.whole, 4), schedule, fitted(2), 2)
+    paths.go((19, 15, 9, 4))
+    assert asked == [19, 15, 9, 4]
+    other = paths.go((19, 15, 7))
+    assert asked[4:] == [7]
+    alone = Paths(examples, schedule, fitted(2), 2).go((19, 15, 7))
+    assert torch.equal(other.x, alone.x)
+    assert other.taps == alone.taps
+
+
+def test_taps_are_fitted_on_the_first_examples_and_the_others_judge(examples: Examples, schedule: Schedule) -> None:
+    def changed(part: slice) -> Path:
+        whole = {index: x.clone() for index, x in examples.whole.items()}
+        for x in whole.values():
+            x[part] = x[part].flip(1) * 0.9
+        return Paths(Examples(network, whole, 4), schedule, fitted(2), 2).go(TEN)
+
+    paths = Paths(examples, schedule, fitted(2), 2)
+    usual = paths.go(TEN)
+    assert changed(slice(4, 8)).taps == usual.taps
+    assert changed(slice(0, 4)).taps != usual.taps
+    judged = distances(usual.x[4:], examples.whole[END][4:])
+    assert paths.error(usual) == pytest.approx(float(np.prod(judged)) ** (1 / 4))
 
 
 def test_fitted_taps_are_those_that_made_the_target() -> None:
@@ -101,23 +138,19 @@ def test_linear_taps_are_exact_where_eps_is_linear(schedule: Schedule) -> None:
     assert linear(schedule)((19,), 15, [], torch.zeros(1)) == (1.0, 0.0)
 
 
-def test_a_beam_finds_better_steps_and_taps_make_them_better(schedule: Schedule) -> None:
-    some, others = examples(0, schedule), examples(1, schedule)
+def test_a_beam_finds_better_steps_and_taps_make_them_better(examples: Examples, schedule: Schedule) -> None:
     told: list[int] = []
-    held = beam_search(some, schedule, hold, 1, most=10, width=3, tell=lambda: told.append(1))
+    holding, mixing = Paths(examples, schedule, hold, 1), Paths(examples, schedule, fitted(2), 2)
+    held = beam_search(holding, most=10, width=3, tell=lambda: told.append(1))
     assert len(told) <= evaluations_of_a_beam(20, 10, 3)
     assert held.keys() == set(range(1, 11))
-    two = beam_search(some, schedule, fitted(2), 2, most=10, width=3)
-
-    def error(path_taps: tuple[tuple[float, ...], ...], evaluated: tuple[int, ...]) -> float:
-        return geometric_mean(final_errors(follow(evaluated, others, schedule, given(path_taps), 2), others))
-
-    published = error(((1.0,),) * 10, TEN)
-    searched = error(held[10][0].taps, held[10][0].evaluated)
-    with_taps = error(two[10][0].taps, two[10][0].evaluated)
-    assert searched < 0.7 * published, "on examples that were not searched on"
+    two = beam_search(mixing, most=10, width=3)
+    published, searched, with_taps = (
+        paths.error(path) for paths, path in ((holding, holding.go(TEN)), (holding, held[10][0]), (mixing, two[10][0]))
+    )
+    assert searched < 0.7 * published
     assert with_taps < 0.6 * searched
-    falling = [geometric_mean(final_errors(two[calls][0], some)) for calls in (2, 4, 6, 8, 10)]
+    falling = [mixing.error(two[calls][0]) for calls in (2, 4, 6, 8, 10)]
     assert all(more < less for less, more in pairwise(falling))
     for calls, paths in two.items():
         assert [len(path.evaluated) for path in paths] == [calls] * len(paths)
@@ -125,16 +158,16 @@ def test_a_beam_finds_better_steps_and_taps_make_them_better(schedule: Schedule)
         assert paths[0].at == END
 
 
-def test_elimination_keeps_what_costs_most(schedule: Schedule) -> None:
+@pytest.mark.parametrize(("rule", "keep"), [(hold, 1), (fitted(2), 2)])
+def test_elimination_keeps_what_costs_most(examples: Examples, schedule: Schedule, rule: Rule, keep: int) -> None:
     worth = {19: 0.0, 18: 9.0, 17: 1.0, 11: 5.0, 3: 7.0}
     found = eliminate(20, 4, lambda steps: -sum(worth.get(step, 0.5) for step in steps))
     assert found[4] == (19, 18, 11, 3)
     assert found[5] == (19, 18, 17, 11, 3)
     assert found[20] == ALL
-    some, others = examples(0, schedule), examples(1, schedule)
-    lists = eliminate(20, 8, lambda steps: geometric_mean(final_errors(follow(steps, some, schedule, hold, 1), some)))
-    ours, published = (follow(one, others, schedule, hold, 1) for one in (lists[10], TEN))
-    assert geometric_mean(final_errors(ours, others)) < 0.7 * geometric_mean(final_errors(published, others))
+    paths = Paths(examples, schedule, rule, keep)
+    lists = eliminate(20, 8, lambda steps: paths.error(paths.go(steps)))
+    assert paths.error(paths.go(lists[10])) < 0.7 * paths.error(paths.go(TEN))
 
 
 def test_climbing_ends_where_no_neighbour_is_better() -> None:
@@ -149,5 +182,5 @@ def test_climbing_ends_where_no_neighbour_is_better() -> None:
     assert len(tries) > 10
 
 
-def test_held_eps_needs_no_taps(schedule: Schedule) -> None:
-    assert to_plan(follow(TEN, examples(0, schedule), schedule, hold, 1), 20) == Plan(20, TEN)
+def test_held_eps_needs_no_taps(go: Callable[..., Path]) -> None:
+    assert to_plan(go(TEN, hold, 1), 20) == Plan(20, TEN)

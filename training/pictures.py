@@ -1,8 +1,11 @@
 """python -m training.pictures: writes the pictures that are scored where nobody brings any.
 
-They are the first eight held-out scenes that show a bird, so nobody chose them and no training saw them.
+They are the first eight held-out scenes that show a bird, so nobody chose them and no training saw them. With --scenes
+it writes so many held-out scenes of all kinds instead, each with its caption as a .txt file: for plans, say.
 """
 
+import argparse
+from collections.abc import Sequence
 from itertools import count, islice
 from pathlib import Path
 
@@ -22,10 +25,27 @@ def birds() -> list[Scene]:
     return list(islice((made for made in held_out if made.kind == "bird"), COUNT))
 
 
-def main(folder: Path = DRAWN_BIRDS) -> None:
-    for i, made in enumerate(tqdm(birds(), unit="picture"), start=1):
-        whole = cv2.imencode(".png", made.picture[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
-        write_whole(folder / f"bird_{i}.png", whole)
+def write_picture(made: Scene, file: Path) -> None:
+    whole = cv2.imencode(".png", made.picture[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+    write_whole(file, whole)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=0, help="so many scenes of all kinds, with captions")
+    parser.add_argument(
+        "--out", type=Path, help="folder; needed with --scenes, default for the birds: models/small/..."
+    )
+    options = parser.parse_args(arguments)
+    if options.scenes and not options.out:
+        parser.error("--scenes needs --out FOLDER, so that the scored birds stay as they are")
+    if not options.scenes:
+        for i, made in enumerate(tqdm(birds(), unit="picture"), start=1):
+            write_picture(made, (options.out or DRAWN_BIRDS) / f"bird_{i}.png")
+    for i in tqdm(range(options.scenes), unit="picture"):
+        made = scene(Recipe().held_out + i)
+        write_picture(made, options.out / f"scene_{i}.png")
+        write_whole(options.out / f"scene_{i}.txt", f"{made.caption}\n".encode())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""The network that a plan is for, on the folds of requests that plans are fitted, chosen and reported on."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from build.plan_requests import STEPS, make_requests
+from build.plan_search import END, Examples, Schedule, distances, make_schedule
+from cldm.checkpoint import find_checkpoint
+from cldm.model import ControlLDM
+from cldm.pipeline import to_precision
+from cldm.plan import Plan, make_plan
+from cldm.probe import Probe
+from cldm.request import Request
+from ldm.diffusion import ddim_timesteps
+from runtime.backends import choose_device, choose_precision
+from scoring.compare import Judge
+from scoring.inception import load_inception
+
+WHOLE = make_plan("all", STEPS)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How far one plan's results are from those of all steps, a value per reported request."""
+
+    latent: list[float]  # root of the mean square, from the latent in the same precision
+    pd: list[float]  # of those drawn, from the picture in float32; PD* without the real Inception weights
+    ssim: list[float]
+
+
+class Folds:
+    """As the arguments of `add_arguments` say; what is loaded or drawn is, when it is first asked for.
+
+    Raises ValueError and OSError with one sentence for arguments that cannot be followed.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.checkpoint = find_checkpoint(options.checkpoint, options.architecture)
+        self.device = choose_device(options.device)
+        self.precision = choose_precision(options.precision, self.device)
+        self.inception = load_inception(device=self.device)
+        self.tokenizer = self.checkpoint.load_tokenizer()
+        self.drawn = options.drawn
+        counts = {"calibration": options.examples, "selection": options.examples, "report": options.reported}
+        self.requests = {fold: make_requests(fold, count, options.pictures) for fold, count in counts.items()}
+
+    @cached_property
+    def model(self) -> ControlLDM:
+        return self._model(self.precision.dtype)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        return make_schedule(self.report.abar, STEPS)
+
+    @cached_property
+    def examples(self) -> Examples:
+        """Taps are fitted on the calibration fold, and the selection fold judges."""
+        asked = [*self.requests["calibration"], *self.requests["selection"]]
+        return make_examples(self.probe(asked), self.schedule, len(self.requests["calibration"]))
+
+    @cached_property
+    def report(self) -> Probe:
+        return self.probe(self.requests["report"])
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """The reported requests' latents after all steps."""
+        return self.report.draw(WHOLE, STEPS)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Compares with the pictures of the requests that are drawn, in float32."""
+        if self.precision.dtype == torch.float32:
+            return Judge(self.report.pictures(self.whole[: self.drawn]), self.inception)
+        exact = Probe(self._model(torch.float32), self.requests["report"][: self.drawn], self.tokenizer)
+        return Judge(exact.pictures(exact.draw(WHOLE, STEPS)), self.inception)
+
+    def probe(self, requests: Sequence[Request]) -> Probe:
+        return Probe(self.model, requests, self.tokenizer)
+
+    def measure(self, plan: Plan) -> Measured:
+        return self.compare(self.report.draw(plan, STEPS))
+
+    def compare(self, latents: Tensor) -> Measured:
+        """The reported requests' latents at the end of whatever way."""
+        apart = distances(latents, self.whole)
+        return Measured(apart, *self.judge(self.report.pictures(latents[: self.drawn])))
+
+    def _model(self, dtype: torch.dtype) -> ControlLDM:
+        return to_precision(self.checkpoint.load_model().to(self.device), dtype)
+
+
+def make_examples(probe: Probe, schedule: Schedule, fitted: int) -> Examples:
+    """The requests of the probe, with their runs that evaluate every step."""
+    timesteps = ddim_timesteps(STEPS)
+
+    def network(x: Tensor, index: int) -> Tensor:
+        return probe(x, timesteps[index])
+
+    x = probe.starts
+    whole = {STEPS - 1: x}
+    for index in tqdm(range(STEPS - 1, END, -1), desc="every step", unit="step"):
+        a, w = schedule(index, index - 1)
+        x = whole[index - 1] = a * x + w * network(x, index)
+    return Examples(network, whole, fitted)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--examples", type=_positive, default=6, help="requests in each of calibration and selection (default 6)")
+    add("--reported", type=_positive, default=6, help="requests in the fold that is reported on (default 6)")
+    add("--drawn", type=_positive, help="of these, how many are compared as pictures too; default: all")
+    add("--pictures", type=Path, help="folder of pictures of one size, NAME.txt beside each says what it shows or "
+        "none does; default: the contest's, else eight drawn birds")  # fmt: skip
+    add("--checkpoint", help="the weights; default: see README")
+    add("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
+    add("--precision", default="auto", help="auto, fp32 or fp16")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected at least 1")
+    return number

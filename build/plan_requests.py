@@ -1,0 +1,40 @@
+"""What plans are found and judged on: three folds of requests that share neither picture nor prompt nor seed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cldm.canny import Picture
+from cldm.request import Request
+from scoring.pictures import find_captions, find_pictures
+
+STEPS = 20
+RESOLUTION = 256  # of the pictures, their shorter side
+FOLDS = ("calibration", "selection", "report")
+PROMPTS = (
+    "a bird", "a red bird at sunset", "a blue bird", "a mountain", "a green hill by the sea", "a ship", "a flower",
+    "a yellow fish", "clouds over a lake",
+)  # fmt: skip
+USUAL = "best quality, extremely detailed", "longbody, lowres, bad anatomy, bad hands, missing fingers"
+
+
+def make_requests(fold: str, count: int, folder: Path | None) -> list[Request]:
+    """Requests of one of FOLDS, with the pictures' own captions where they have them. Raises ValueError."""
+    place = FOLDS.index(fold)
+    pictures, captions = find_pictures(folder), find_captions(folder)
+    names = list(pictures)[place :: len(FOLDS)]
+    if not names:
+        raise ValueError(
+            f"pictures: got {len(pictures)}, too few for {len(FOLDS)} folds that share none; give 3 or more"
+        )
+    if captions and (bare := [name for name in pictures if name not in captions]):
+        raise ValueError(f"pictures: {bare[0]} has no caption {bare[0]}.txt beside it, and others have; give all one")
+    prompts = [captions[name] for name in names] if captions else PROMPTS[place :: len(FOLDS)]
+    return [_request(pictures[_nth(names, i)], _nth(prompts, i), 1000 * place + i) for i in range(count)]
+
+
+def _request(picture: Picture, prompt: str, seed: int) -> Request:
+    return Request(picture, prompt, *USUAL, 1, RESOLUTION, STEPS, False, 1.0, 9.0, seed, 0.0, 100, 200)
+
+
+def _nth(values: Sequence[str], index: int) -> str:
+    return values[index % len(values)]

@@ -1,0 +1,82 @@
+"""Plan "auto": costs from three measured pictures, and the best of the plan files by them."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cldm.plan_files
+from canny2image_TRT import hackathon
+from cldm.plan import Plan
+from cldm.plan_choice import Costs, best_plan, eligible_plans, measure_costs
+from cldm.plan_files import Distance, PlanFile, write_plan
+from scoring.leaderboard import leaderboard_score
+
+COSTS = Costs(once=26.8, evaluation=17.6, reusing=12.0)  # the first two are the contest's A10
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(cldm.plan_files, "PLANS", tmp_path)
+    return tmp_path
+
+
+def file(calls: int, mean: float | None, metric: str = "PD", reusing: bool = False) -> PlanFile:
+    control = tuple(index % 2 == 0 for index in range(calls)) if reusing else ()
+    plan = Plan(20, tuple(range(19, 19 - calls, -1)), control=control)
+    return PlanFile("small", plan, None if mean is None else Distance(metric, mean))
+
+
+def test_costs_are_those_that_made_the_times() -> None:
+    found = measure_costs(COSTS)
+    assert (found.once, found.evaluation, found.reusing) == pytest.approx((26.8, 17.6, 12.0))
+    assert COSTS(file(10, 5.0).plan) == pytest.approx(26.8 + 176)
+    assert COSTS(file(10, 5.0, reusing=True).plan) == pytest.approx(26.8 + 5 * 17.6 + 5 * 12)
+
+
+def test_the_best_by_score_and_the_quickest() -> None:
+    """Up to a PD of 8 an evaluation costs more than a little distance, beyond it the score falls."""
+    files = [file(6, 9.5), file(8, 6.8), file(10, 5.4), file(20, 3.2)]
+    assert best_plan(files, COSTS, leaderboard_score) == files[1]
+    assert best_plan(files, COSTS) == files[0]
+    equal = [file(8, 6.8), file(8, 6.1), file(8, 7.0)]
+    assert best_plan(equal, COSTS) == equal[1], "as quick, and nearer"
+
+
+def test_which_are_eligible() -> None:
+    with pytest.raises(ValueError, match="of small there is no plan in models/plans that says how far"):
+        eligible_plans("small", 5.0)
+    files = [write_plan(one) and one for one in (file(6, 0.3, "PD*"), file(8, 0.2, "PD*"), file(10, None))]
+    write_plan(PlanFile("other", Plan(20, (19,)), Distance("PD", 1.0)))
+    assert eligible_plans("small", 0.25) == files[1:2]
+    assert eligible_plans("small", 0.3) == files[:2]
+    with pytest.raises(ValueError, match=r"measured by PD\*, which makes no leaderboard score; bound it by max_pd"):
+        eligible_plans("small", None)
+    with pytest.raises(
+        ValueError, match=r"no plan of small has a PD\* of at most 0.1; the nearest is small_8 with 0.2"
+    ):
+        eligible_plans("small", 0.1)
+    contest = file(12, 4.5)
+    write_plan(contest)
+    assert eligible_plans("small", None) == [contest], "PD* is no measure beside PD"
+    with pytest.raises(ValueError, match="max_pd: got nan"):
+        eligible_plans("small", float("nan"))
+
+
+def test_the_class_takes_the_plan_that_is_quickest_here(caplog: pytest.LogCaptureFixture) -> None:
+    """By times measured on this machine: four evaluations take longer than two, within the bound or not."""
+    for calls, mean in ((2, 0.4), (3, 0.2), (4, 0.1)):
+        write_plan(file(calls, mean, "PD*"))
+    runtime = hackathon("random:0", architecture="small", device="cpu", plan="auto", max_pd=0.3)
+    with caplog.at_level(logging.INFO):
+        runtime.initialize()
+    assert runtime.auto == file(3, 0.2, "PD*")
+    assert "plan auto: small_3, about" in caplog.text
+    assert "mean PD* 0.2" in caplog.text
+    black = np.zeros((64, 64, 3), np.uint8)
+    shapes = runtime.pipelines
+    runtime.process(black, "", "", "", 1, 64, 20, False, 1.0, 9.0, 0, 0.0, 100, 200)
+    assert next(reversed(shapes)).plan == file(3, 0.2).plan
+    runtime.process(black, "", "", "", 1, 64, 4, False, 1.0, 9.0, 0, 0.0, 100, 200)
+    assert len(next(reversed(shapes)).plan.evaluated) == 4, "another number of steps is evaluated step by step"
