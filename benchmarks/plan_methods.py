@@ -1,12 +1,13 @@
 """Ways to save evaluations: the latents that each makes of the reported requests with so many of them."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from torch import Tensor
 
 from build.plan_folds import Folds
 from build.plan_requests import STEPS
-from build.plan_search import Paths, Rule, fitted, hold, linear
+from build.plan_search import Route, Routes, Rule, fitted, hold, linear, to_plan
 from build.plans import Search, even
 from cldm.plan import TEN, Plan, make_plan
 from ldm.config import load_architecture
@@ -14,24 +15,21 @@ from ldm.diffusion import ddim_timesteps
 
 Method = Callable[[int], Plan | Tensor | None]  # evaluations -> a plan or latents; None where there is no such number
 
-HELD = "searched, held"
+PUBLISHED = "published list, held"
 TWO_TAPS = "searched, two taps"
 REUSING = "two taps, ControlNet every other time"
 
 
 def methods(folds: Folds, calls: Sequence[int], width: int, thorough: bool) -> dict[str, Method]:
-    """By name. What is searched is what `python -m build plans` would find for these numbers of evaluations."""
+    """By name. What is searched is what `python -m build plans` finds for these numbers of evaluations."""
 
     def searched(rule: Rule, keep: int) -> Callable[[int], Plan]:
-        found: dict[int, Plan] = {}
+        @cache
+        def found() -> dict[int, Route]:
+            search = Search(Routes(folds.examples, folds.schedule, rule, keep), width, thorough)
+            return dict(zip(calls, search.best(calls), strict=True))
 
-        def plan(n: int) -> Plan:
-            if not found:
-                search = Search(Paths(folds.examples, folds.schedule, rule, keep), width, thorough)
-                found.update(zip(calls, search.plans(calls), strict=True))
-            return found[n]
-
-        return plan
+        return lambda n: to_plan(found()[n], STEPS)
 
     two_taps = searched(fitted(2), 2)
 
@@ -42,10 +40,10 @@ def methods(folds: Folds, calls: Sequence[int], width: int, thorough: bool) -> d
     return {
         "DDIM, fewer steps": lambda n: _ddim(folds, n),
         "even steps, held": lambda n: Plan(STEPS, even(n)),
-        "published list, held": lambda n: Plan(STEPS, TEN) if n == len(TEN) else None,
+        PUBLISHED: lambda n: Plan(STEPS, TEN) if n == len(TEN) else None,
         "DPM-Solver++ 2M": lambda n: _solver(folds, "DPMSolverMultistepScheduler", n),
         "UniPC": lambda n: _solver(folds, "UniPCMultistepScheduler", n),
-        HELD: searched(hold, 1),
+        "searched, held": searched(hold, 1),
         "searched, linear": searched(linear(folds.schedule), 2),
         "searched, one tap": searched(fitted(1), 1),
         TWO_TAPS: two_taps,

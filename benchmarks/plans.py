@@ -9,7 +9,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.plan_methods import HELD, REUSING, TWO_TAPS, methods
+from benchmarks.plan_methods import PUBLISHED, REUSING, TWO_TAPS, methods
 from build.plan_folds import Folds, Measured, add_arguments
 from build.plan_requests import STEPS
 from build.plan_search import END, Examples, Schedule, geometric_mean
@@ -32,7 +32,7 @@ from scoring.files import check_writable, write_whole
 from scoring.plan_figures import distances_by_time, falling_errors, moving_eps
 
 ON_ENGINES = "two taps, by process()"
-TIMED = (HELD, TWO_TAPS, REUSING)
+TIMED = (PUBLISHED, TWO_TAPS, REUSING)
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class Engines:
         return next(reversed(self.runtime.pipelines.values()))
 
 
-def measure(folds: Folds, engines: Engines, options: argparse.Namespace) -> list[Result]:
-    """All methods with all numbers of evaluations, and the two taps of the detailed numbers by process() too."""
+def measure(folds: Folds, options: argparse.Namespace) -> list[Result]:
+    """All methods with all numbers of evaluations."""
     ways = methods(folds, options.calls, options.beam, options.thorough)
     results = []
     for (name, way), n in tqdm([*product(ways.items(), options.calls)], desc="methods"):
@@ -100,11 +100,19 @@ def measure(folds: Folds, engines: Engines, options: argparse.Namespace) -> list
         if isinstance(made, Tensor):
             results.append(Result(name, n, folds.compare(made)))
         elif made:
-            timed = engines.time(made, options.runs) if name in TIMED else None
-            results.append(Result(name, n, folds.measure(made), made, timed))
-        if isinstance(made, Plan) and name == TWO_TAPS and n in options.detailed:
-            results.append(Result(ON_ENGINES, n, folds.compare(engines.draw(made)), made))
+            results.append(Result(name, n, folds.measure(made), made))
     return results
+
+
+def on_engines(results: Sequence[Result], folds: Folds, options: argparse.Namespace, engines: Engines) -> list[Result]:
+    """The results with the times of some methods, and what process() makes of the detailed numbers of evaluations."""
+    found = list(results)
+    for index, one in enumerate(tqdm(results, desc="by process()")):
+        if one.plan and one.method in TIMED:
+            found[index] = replace(one, timed=engines.time(one.plan, options.runs))
+        if one.plan and one.method == TWO_TAPS and one.calls in options.detailed:
+            found.append(Result(ON_ENGINES, one.calls, folds.compare(engines.draw(one.plan)), one.plan))
+    return found
 
 
 def moves(examples: Examples, schedule: Schedule) -> dict[int, float]:
@@ -170,8 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         check_writable(options.out)
         folds = Folds(options)
+        results = measure(folds, options)
         engines = Engines(folds, options.backend)
-        results = measure(folds, engines, options)
+        results = on_engines(results, folds, options, engines)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     _report(options, folds, engines, results)

@@ -19,8 +19,10 @@ from cldm.plan import LARGEST_TAP, Plan
 from ldm.diffusion import Floats, ddim_timesteps
 
 RIDGE = 1e-3  # towards holding eps, of the mean square of eps
+ROUNDS = 3  # of weighing the examples anew
+FLOOR = 1e-6  # of the square of eps: nearer than this counts no more
 END = -1  # the index behind the last step
-KEPT = 512  # beginnings of paths
+KEPT = 512  # beginnings of routes
 
 Network = Callable[[Tensor, int], Tensor]  # latents of all examples [m, ...] and step index -> eps after guidance
 Taps = tuple[float, ...]
@@ -60,7 +62,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Path:
+class Route:
     """A plan's beginning: where it is, and how it came there."""
 
     at: int
@@ -70,34 +72,34 @@ class Path:
     eps: tuple[Tensor, ...] = ()  # newest first
 
 
-class Paths:
-    """All paths by one rule, which looks at the last `keep` eps. What several share is computed once."""
+class Routes:
+    """All routes by one rule, which looks at the last `keep` eps. What several share is computed once."""
 
     def __init__(self, examples: Examples, schedule: Schedule, rule: Rule, keep: int) -> None:
         self.examples, self.schedule, self.rule, self.keep = examples, schedule, rule, keep
-        self.known: OrderedDict[tuple[int, ...], Path] = OrderedDict()  # the one used last comes last
+        self.known: OrderedDict[tuple[int, ...], Route] = OrderedDict()  # the one used last comes last
 
-    def go(self, evaluated: Sequence[int], end: int = END) -> Path:
+    def go(self, evaluated: Sequence[int], end: int = END) -> Route:
         """Evaluated at these steps, which begin with the first of all, and from the last of them to another index."""
-        path, fitted = self._evaluated(tuple(evaluated)), self.examples.fitted
-        a, w = self.schedule(path.at, end)
-        target = (self.examples.whole[end] - a * path.x) / w
-        taps = self.rule(path.evaluated, end, [eps[:fitted] for eps in path.eps], target[:fitted])
-        mixed = torch.stack([tap * eps for tap, eps in zip(taps, path.eps, strict=False)]).sum(dim=0)
-        return replace(path, at=end, x=a * path.x + w * mixed, taps=(*path.taps, taps))
+        route, fitted = self._evaluated(tuple(evaluated)), self.examples.fitted
+        a, w = self.schedule(route.at, end)
+        target = (self.examples.whole[end] - a * route.x) / w
+        taps = self.rule(route.evaluated, end, [eps[:fitted] for eps in route.eps], target[:fitted])
+        mixed = torch.stack([tap * eps for tap, eps in zip(taps, route.eps, strict=False)]).sum(dim=0)
+        return replace(route, at=end, x=a * route.x + w * mixed, taps=(*route.taps, taps))
 
-    def error(self, path: Path) -> float:
+    def error(self, route: Route) -> float:
         """How far the judging examples are from the whole run: geometric mean of the root of the mean square."""
         fitted = self.examples.fitted
-        return geometric_mean(distances(path.x[fitted:], self.examples.whole[path.at][fitted:]))
+        return geometric_mean(distances(route.x[fitted:], self.examples.whole[route.at][fitted:]))
 
-    def _evaluated(self, evaluated: tuple[int, ...]) -> Path:
+    def _evaluated(self, evaluated: tuple[int, ...]) -> Route:
         """With the eps of the last of these steps."""
         if evaluated not in self.known:
             *before, at = evaluated
-            path = self.go(before, at) if before else Path(at, self.examples.whole[at])
-            eps = (self.examples.network(path.x, at), *path.eps)[: self.keep]
-            self.known[evaluated] = replace(path, evaluated=evaluated, eps=eps)
+            route = self.go(before, at) if before else Route(at, self.examples.whole[at])
+            eps = (self.examples.network(route.x, at), *route.eps)[: self.keep]
+            self.known[evaluated] = replace(route, evaluated=evaluated, eps=eps)
             if len(self.known) > KEPT:
                 self.known.popitem(last=False)
         self.known.move_to_end(evaluated)
@@ -136,20 +138,37 @@ def linear(schedule: Schedule, gamma: float = 0.7) -> Rule:
 
 
 def fitted(taps: int) -> Rule:
-    """The weights on the last eps that come nearest to the whole run, with as much ridge as keeps them in bounds."""
+    """The weights on the last eps that come nearest to the whole run, with as much ridge as keeps them in bounds.
+
+    Nearest in the mean log distance, so that every example counts for as much, however far it is.
+    """
 
     def rule(evaluated: Sequence[int], end: int, eps: Sequence[Tensor], target: Tensor) -> Taps:
-        known = torch.stack([one.flatten().double() for one in eps[:taps]])
-        gram, wanted = ((known @ other).cpu().numpy() for other in (known.T, target.flatten().double()))
-        unit = np.eye(len(known))
-        ridge = RIDGE * float(gram.diagonal().mean())
-        while True:
-            weights = np.linalg.solve(gram + ridge * unit, wanted + ridge * unit[0])
-            if float(np.abs(weights).max()) <= LARGEST_TAP:
-                return (*weights.tolist(), *[0.0] * (taps - len(known)))
-            ridge *= 10
+        known = torch.stack([one.flatten(1).double() for one in eps[:taps]])  # [taps, m, values]
+        wanted = target.flatten(1).double()
+        if not (known.isfinite().all() and wanted.isfinite().all()):
+            raise ValueError(f"the network gave values that are not finite before step {evaluated[-1]}; try fp32")
+        floor = FLOOR * known[0].square().sum(dim=1)
+        found = np.eye(len(known))[0]
+        for _ in range(ROUNDS):
+            apart = wanted - torch.einsum("a,amd->md", torch.from_numpy(found).to(known), known)
+            weights = 1 / (apart.square().sum(dim=1) + floor)
+            gram = torch.einsum("amd,m,bmd->ab", known, weights, known).cpu().numpy()
+            moment = torch.einsum("amd,m,md->a", known, weights, wanted).cpu().numpy()
+            found = _bounded(gram, moment)
+        return (*found.tolist(), *[0.0] * (taps - len(known)))
 
     return rule
+
+
+def _bounded(gram: Floats, moment: Floats) -> Floats:
+    unit = np.eye(len(gram))
+    ridge = RIDGE * float(gram.diagonal().mean())
+    while True:
+        weights = np.linalg.solve(gram + ridge * unit, moment + ridge * unit[0])
+        if float(np.abs(weights).max()) <= LARGEST_TAP:
+            return weights
+        ridge *= 10
 
 
 def distances(latents: Tensor, others: Tensor) -> list[float]:
@@ -163,28 +182,28 @@ def geometric_mean(errors: Sequence[float]) -> float:
 
 
 def beam_search(
-    paths: Paths, most: int, width: int, tell: Callable[[], object] = lambda: None
-) -> dict[int, list[Path]]:
-    """The best whole paths found for each number of evaluations up to `most`, at most `width` of each, best first.
+    routes: Routes, most: int, width: int, tell: Callable[[], object] = lambda: None
+) -> dict[int, list[Route]]:
+    """The best whole routes found for each number of evaluations up to `most`, at most `width` of each, best first.
 
     tell: is called after every evaluation of the network.
     """
-    ahead: list[tuple[int, ...]] = [(paths.schedule.steps - 1,)]
-    complete: dict[int, list[Path]] = {}
+    ahead: list[tuple[int, ...]] = [(routes.schedule.steps - 1,)]
+    complete: dict[int, list[Route]] = {}
     for calls in range(1, most + 1):
-        reached: dict[int, list[Path]] = {}
+        reached: dict[int, list[Route]] = {}
         for evaluated in ahead:
             for end in range(END, evaluated[-1]):
-                reached.setdefault(end, []).append(paths.go(evaluated, end))
+                reached.setdefault(end, []).append(routes.go(evaluated, end))
             tell()
-        best = {end: sorted(found, key=paths.error)[:width] for end, found in reached.items()}
+        best = {end: sorted(found, key=routes.error)[:width] for end, found in reached.items()}
         complete[calls] = best.pop(END)
-        ahead = [(*path.evaluated, end) for end, found in best.items() for path in found]
+        ahead = [(*route.evaluated, end) for end, found in best.items() for route in found]
     return complete
 
 
 def evaluations_of_a_beam(steps: int, most: int, width: int) -> int:
-    """How often `beam_search` calls `tell`, if every index is reached by `width` paths; a bit less in truth."""
+    """How often `beam_search` calls `tell`, if every index is reached by `width` routes; a bit less in truth."""
     return 1 + width * sum(steps - calls for calls in range(1, most))
 
 
@@ -223,10 +242,10 @@ def climb(
             return best
 
 
-def to_plan(path: Path, steps: int) -> Plan:
-    """The path's steps and taps; the taps are left out where eps is held."""
-    held = all(row == (1.0,) for row in path.taps)
-    return Plan(steps, path.evaluated, () if held else path.taps)
+def to_plan(route: Route, steps: int) -> Plan:
+    """The route's steps and taps; the taps are left out where eps is held."""
+    held = all(row == (1.0,) for row in route.taps)
+    return Plan(steps, route.evaluated, () if held else route.taps)
 
 
 def _neighbours(evaluated: tuple[int, ...]) -> Iterable[tuple[int, ...]]:

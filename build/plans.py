@@ -18,7 +18,8 @@ from tqdm import tqdm
 from build.plan_folds import Folds, Measured, add_arguments
 from build.plan_requests import STEPS
 from build.plan_search import (
-    Paths,
+    Route,
+    Routes,
     beam_search,
     climb,
     eliminate,
@@ -40,24 +41,24 @@ BEAM = 2
 class Search:
     """How plans are looked for; what one search has found helps the next."""
 
-    paths: Paths
+    routes: Routes
     width: int  # of the beam
     thorough: bool
 
-    def plans(self, calls: Sequence[int]) -> Iterator[Plan]:
-        """The best plan found for each of these numbers of evaluations, one after another."""
+    def best(self, calls: Sequence[int]) -> Iterator[Route]:
+        """The best route found for each of these numbers of evaluations, one after another."""
         beam, lists = self._beam(max(calls)), self._lists(min(calls))
         for one in calls:
             others = [known for known in (*KNOWN, lists.get(one, ())) if len(known) == one]
             yield self._choose([*beam[one], *others])
 
     def error(self, evaluated: Sequence[int]) -> float:
-        return self.paths.error(self.paths.go(evaluated))
+        return self.routes.error(self.routes.go(evaluated))
 
     def _beam(self, most: int) -> dict[int, list[tuple[int, ...]]]:
         with tqdm(total=evaluations_of_a_beam(STEPS, most, self.width), desc="beam", unit="evaluation") as bar:
-            found = beam_search(self.paths, most, self.width, bar.update)
-        return {calls: [path.evaluated for path in paths] for calls, paths in found.items()}
+            found = beam_search(self.routes, most, self.width, bar.update)
+        return {calls: [route.evaluated for route in routes] for calls, routes in found.items()}
 
     def _lists(self, least: int) -> dict[int, tuple[int, ...]]:
         """By elimination, for each number of evaluations; none unless thorough."""
@@ -66,13 +67,13 @@ class Search:
         with tqdm(total=sum(range(least, STEPS)), desc="elimination", unit="list") as bar:
             return eliminate(STEPS, least, self.error, bar.update)
 
-    def _choose(self, candidates: Iterable[Sequence[int]]) -> Plan:
+    def _choose(self, candidates: Iterable[Sequence[int]]) -> Route:
         """The best list, or one around it if thorough."""
         best = min(candidates, key=self.error)
         if self.thorough:
             with tqdm(desc=f"neighbours of {len(best)}", unit="list") as bar:
                 best = climb(best, self.error, bar.update)
-        return to_plan(self.paths.go(best), STEPS)
+        return self.routes.go(best)
 
 
 def even(calls: int) -> tuple[int, ...]:
@@ -110,15 +111,17 @@ def _run(options: argparse.Namespace) -> None:
         print(f"plans: all there, in {path_for(architecture, options.calls[0]).parent}; --force finds them anew")
         return
     rule = fitted(options.taps) if options.taps else hold
-    search = Search(Paths(folds.examples, folds.schedule, rule, options.taps or 1), options.beam, options.thorough)
+    routes = Routes(folds.examples, folds.schedule, rule, options.taps or 1)
+    search = Search(routes, options.beam, options.thorough)
     print("evaluations   latent error, PD of this plan   even   ten of the contest (on the report fold)")
-    for calls, plan in zip(missing, search.plans(missing), strict=True):
+    for calls, route in zip(missing, search.best(missing), strict=True):
+        plan = to_plan(route, STEPS)
         others = {"even, held": even(calls)} | ({"ten, held": TEN} if calls == len(TEN) else {})
         found = {"this plan": folds.measure(plan)}
         found |= {name: folds.measure(Plan(STEPS, evaluated)) for name, evaluated in others.items()}
         distance = Distance(folds.inception.metric_name, round(statistics.mean(found["this plan"].pd), 4))
-        path = write_plan(PlanFile(architecture, plan, distance, _made(options, folds, found)))
-        print(f"{calls:11d}   {'   '.join(map(_in_short, found.values()))}   {path}", flush=True)
+        file = write_plan(PlanFile(architecture, plan, distance, _made(options, folds, found)))
+        print(f"{calls:11d}   {'   '.join(map(_in_short, found.values()))}   {file}", flush=True)
 
 
 def _made(options: argparse.Namespace, folds: Folds, found: dict[str, Measured]) -> dict[str, object]:
@@ -145,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--calls", type=_count, nargs="+", default=[8, 10], help="evaluations of each plan (default 8 10)")
     add("--taps", type=int, choices=range(4), default=2, help="eps that are mixed; 0: the last one is held (default 2)")
     add("--beam", type=_count, default=BEAM, help=f"beginnings that the search keeps (default {BEAM})")
-    add("--thorough", action="store_true", help="try far more lists, which takes several times as long")
+    add("--thorough", action="store_true", help="try far more, which takes several times as long")
     add_arguments(parser)
     add("--force", action="store_true", help="find those anew that are there")
     return parser

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("diffusers", reason="its schedulers are compared: ./preprocess.sh dev")
 
+from benchmarks.plan_methods import TWO_TAPS
 from benchmarks.plans import ON_ENGINES, TIMED, Result, Timed, main, tables
 from build.plan_folds import Measured
 from tests.test_build_plans import use_small_pictures
@@ -33,7 +34,7 @@ def test_all_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert len(one["measured"]["pd"]) == len(one["measured"]["ssim"]) == 1
         assert 0 < min(one["measured"]["latent"]) < max(one["measured"]["latent"]) < 100
         assert (one["timed"] is not None) == (one["method"] in TIMED)
-    by_probe, by_process = (errors[name, 4]["measured"]["latent"] for name in ("searched, two taps", ON_ENGINES))
+    by_probe, by_process = (errors[name, 4]["measured"]["latent"] for name in (TWO_TAPS, ON_ENGINES))
     assert by_process == pytest.approx(by_probe, rel=1e-3)
     assert (ON_ENGINES, 2) not in errors
     assert found["moves of eps"].keys() == {str(index) for index in range(19)}
@@ -46,8 +47,8 @@ def test_all_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_tables() -> None:
     results = [
         Result("one", 4, Measured([0.1, 0.4], [1.0, 3.0], [0.9, 0.8])),
-        Result("searched, two taps", 4, Measured([0.2, 0.2], [2.0, 2.0], [0.7, 0.7]), timed=Timed(12.5, 321)),
-        Result("searched, two taps", 5, Measured([0.1, 0.1], [2.0, 2.0], [0.7, 0.7])),
+        Result(TWO_TAPS, 4, Measured([0.2, 0.2], [2.0, 2.0], [0.7, 0.7]), timed=Timed(12.5, 321)),
+        Result(TWO_TAPS, 5, Measured([0.1, 0.1], [2.0, 2.0], [0.7, 0.7])),
         Result(ON_ENGINES, 4, Measured([0.05, 0.2], [2.0, 2.0], [0.7, 0.7])),
     ]
     lines = tables(results, [4], "PD*").splitlines()

@@ -11,8 +11,8 @@ from torch import Tensor
 from build.plan_search import (
     END,
     Examples,
-    Path,
-    Paths,
+    Route,
+    Routes,
     Rule,
     Schedule,
     beam_search,
@@ -59,30 +59,30 @@ def examples(schedule: Schedule) -> Examples:
 
 
 @pytest.fixture(scope="module")
-def go(examples: Examples, schedule: Schedule) -> Callable[..., Path]:
-    return lambda evaluated, rule, keep: Paths(examples, schedule, rule, keep).go(evaluated)
+def go(examples: Examples, schedule: Schedule) -> Callable[..., Route]:
+    return lambda evaluated, rule, keep: Routes(examples, schedule, rule, keep).go(evaluated)
 
 
 @pytest.mark.parametrize("evaluated", [ALL, TEN, (19, 0), (19,)])
 def test_holding_along_a_path_is_what_the_pipeline_computes(
-    evaluated: tuple[int, ...], examples: Examples, go: Callable[..., Path]
+    evaluated: tuple[int, ...], examples: Examples, go: Callable[..., Route]
 ) -> None:
-    path = go(evaluated, hold, 1)
+    route = go(evaluated, hold, 1)
     x = examples.whole[19]
     for index, step in zip(evaluated, evaluations(Plan(20, evaluated), ABAR, 20), strict=True):
         x = step.a * x + step.weights[0] * network(x, index)
-    torch.testing.assert_close(path.x, x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(route.x, x, rtol=0, atol=1e-12)
     if evaluated == ALL:
-        assert max(distances(path.x, examples.whole[END])) < 1e-12
+        assert max(distances(route.x, examples.whole[END])) < 1e-12
 
 
-def test_taps_along_a_path_are_what_the_pipeline_computes(examples: Examples, go: Callable[..., Path]) -> None:
-    path = go(TEN, fitted(3), 3)
+def test_taps_along_a_path_are_what_the_pipeline_computes(examples: Examples, go: Callable[..., Route]) -> None:
+    route = go(TEN, fitted(3), 3)
     x, known = examples.whole[19], list[Tensor]()
-    for index, step in zip(TEN, evaluations(to_plan(path, 20), ABAR, 20), strict=True):
+    for index, step in zip(TEN, evaluations(to_plan(route, 20), ABAR, 20), strict=True):
         known = [network(x, index), *known][:3]
         x = step.a * x + sum(w * eps for w, eps in zip(step.weights, known, strict=False))
-    torch.testing.assert_close(path.x, x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(route.x, x, rtol=0, atol=1e-12)
 
 
 def test_what_paths_share_is_computed_once(examples: Examples, schedule: Schedule) -> None:
@@ -92,29 +92,29 @@ def test_what_paths_share_is_computed_once(examples: Examples, schedule: Schedul
         asked.append(step)
         return network(x, step)
 
-    paths = Paths(Examples(counted, examples.whole, 4), schedule, fitted(2), 2)
-    paths.go((19, 15, 9, 4))
+    routes = Routes(Examples(counted, examples.whole, 4), schedule, fitted(2), 2)
+    routes.go((19, 15, 9, 4))
     assert asked == [19, 15, 9, 4]
-    other = paths.go((19, 15, 7))
+    other = routes.go((19, 15, 7))
     assert asked[4:] == [7]
-    alone = Paths(examples, schedule, fitted(2), 2).go((19, 15, 7))
+    alone = Routes(examples, schedule, fitted(2), 2).go((19, 15, 7))
     assert torch.equal(other.x, alone.x)
     assert other.taps == alone.taps
 
 
 def test_taps_are_fitted_on_the_first_examples_and_the_others_judge(examples: Examples, schedule: Schedule) -> None:
-    def changed(part: slice) -> Path:
+    def changed(part: slice) -> Route:
         whole = {index: x.clone() for index, x in examples.whole.items()}
         for x in whole.values():
             x[part] = x[part].flip(1) * 0.9
-        return Paths(Examples(network, whole, 4), schedule, fitted(2), 2).go(TEN)
+        return Routes(Examples(network, whole, 4), schedule, fitted(2), 2).go(TEN)
 
-    paths = Paths(examples, schedule, fitted(2), 2)
-    usual = paths.go(TEN)
+    routes = Routes(examples, schedule, fitted(2), 2)
+    usual = routes.go(TEN)
     assert changed(slice(4, 8)).taps == usual.taps
     assert changed(slice(0, 4)).taps != usual.taps
     judged = distances(usual.x[4:], examples.whole[END][4:])
-    assert paths.error(usual) == pytest.approx(float(np.prod(judged)) ** (1 / 4))
+    assert routes.error(usual) == pytest.approx(float(np.prod(judged)) ** (1 / 4))
 
 
 def test_fitted_taps_are_those_that_made_the_target() -> None:
@@ -125,6 +125,24 @@ def test_fitted_taps_are_those_that_made_the_target() -> None:
     assert fitted(2)((19,), 15, eps[:1], 1.3 * eps[0])[1] == 0.0, "there is none before the first"
     wild = fitted(2)((19, 15), 9, [eps[0], eps[0] + 1e-6 * eps[1]], 50 * eps[1])
     assert max(map(abs, wild)) <= LARGEST_TAP
+
+
+def test_every_example_counts_whatever_its_size() -> None:
+    """One of four with a hundred times the values, that wants other taps: it does not rule the fit."""
+    generator = torch.Generator().manual_seed(0)
+    eps = [torch.randn(4, 1000, dtype=torch.float64, generator=generator) for _ in range(2)]
+    size = torch.tensor([1.0, 1.0, 1.0, 100.0], dtype=torch.float64)[:, None]
+    noise = 0.1 * torch.randn(4, 1000, dtype=torch.float64, generator=generator)
+    target = 1.3 * eps[0] - 0.3 * eps[1] + noise
+    target[3] = 0.5 * eps[0][3] + noise[3]
+    found = fitted(2)((19, 15), 9, [one * size for one in eps], target * size)
+    np.testing.assert_allclose(found, (1.3, -0.3), atol=0.03)
+
+
+def test_values_that_are_not_finite_are_a_sentence() -> None:
+    eps = [torch.full((2, 10), torch.nan)]
+    with pytest.raises(ValueError, match="not finite before step 15; try fp32"):
+        fitted(2)((19, 15), 9, eps, torch.zeros(2, 10))
 
 
 def test_linear_taps_are_exact_where_eps_is_linear(schedule: Schedule) -> None:
@@ -140,22 +158,23 @@ def test_linear_taps_are_exact_where_eps_is_linear(schedule: Schedule) -> None:
 
 def test_a_beam_finds_better_steps_and_taps_make_them_better(examples: Examples, schedule: Schedule) -> None:
     told: list[int] = []
-    holding, mixing = Paths(examples, schedule, hold, 1), Paths(examples, schedule, fitted(2), 2)
+    holding, mixing = Routes(examples, schedule, hold, 1), Routes(examples, schedule, fitted(2), 2)
     held = beam_search(holding, most=10, width=3, tell=lambda: told.append(1))
     assert len(told) <= evaluations_of_a_beam(20, 10, 3)
     assert held.keys() == set(range(1, 11))
     two = beam_search(mixing, most=10, width=3)
     published, searched, with_taps = (
-        paths.error(path) for paths, path in ((holding, holding.go(TEN)), (holding, held[10][0]), (mixing, two[10][0]))
+        routes.error(route)
+        for routes, route in ((holding, holding.go(TEN)), (holding, held[10][0]), (mixing, two[10][0]))
     )
     assert searched < 0.7 * published
     assert with_taps < 0.6 * searched
     falling = [mixing.error(two[calls][0]) for calls in (2, 4, 6, 8, 10)]
     assert all(more < less for less, more in pairwise(falling))
-    for calls, paths in two.items():
-        assert [len(path.evaluated) for path in paths] == [calls] * len(paths)
-        assert to_plan(paths[0], 20).evaluated[0] == 19
-        assert paths[0].at == END
+    for calls, routes in two.items():
+        assert [len(route.evaluated) for route in routes] == [calls] * len(routes)
+        assert to_plan(routes[0], 20).evaluated[0] == 19
+        assert routes[0].at == END
 
 
 @pytest.mark.parametrize(("rule", "keep"), [(hold, 1), (fitted(2), 2)])
@@ -165,9 +184,9 @@ def test_elimination_keeps_what_costs_most(examples: Examples, schedule: Schedul
     assert found[4] == (19, 18, 11, 3)
     assert found[5] == (19, 18, 17, 11, 3)
     assert found[20] == ALL
-    paths = Paths(examples, schedule, rule, keep)
-    lists = eliminate(20, 8, lambda steps: paths.error(paths.go(steps)))
-    assert paths.error(paths.go(lists[10])) < 0.7 * paths.error(paths.go(TEN))
+    routes = Routes(examples, schedule, rule, keep)
+    lists = eliminate(20, 8, lambda steps: routes.error(routes.go(steps)))
+    assert routes.error(routes.go(lists[10])) < 0.7 * routes.error(routes.go(TEN))
 
 
 def test_climbing_ends_where_no_neighbour_is_better() -> None:
@@ -182,5 +201,5 @@ def test_climbing_ends_where_no_neighbour_is_better() -> None:
     assert len(tries) > 10
 
 
-def test_held_eps_needs_no_taps(go: Callable[..., Path]) -> None:
+def test_held_eps_needs_no_taps(go: Callable[..., Route]) -> None:
     assert to_plan(go(TEN, hold, 1), 20) == Plan(20, TEN)
