@@ -179,21 +179,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_writable(options.out)
         folds = Folds(options)
         results = measure(folds, options)
+        _report(options, folds, results)  # already: making and recording pipelines takes minutes
         engines = Engines(folds, options.backend)
         results = on_engines(results, folds, options, engines)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    _report(options, folds, engines, results)
+    _report(options, folds, results, engines.runtime.backend.name)
+    print((options.out / "plans.md").read_text(), end="")
 
 
-def _report(options: argparse.Namespace, folds: Folds, engines: Engines, results: Sequence[Result]) -> None:
+def _report(options: argparse.Namespace, folds: Folds, results: Sequence[Result], backend: str | None = None) -> None:
     metric = folds.inception.metric_name
     shown = tables(results, [n for n in options.detailed if n in options.calls], metric)
-    print(shown)
     moved = moves(folds.examples, folds.schedule)
     found: dict[str, Any] = {
         "checkpoint": Path(folds.checkpoint.name).name,
-        "backend": engines.runtime.backend.name,
+        "backend of process()": backend,
         "precision": folds.precision.name,
         "requests": {fold: len(requests) for fold, requests in folds.requests.items()},
         "torch": torch.__version__,
@@ -207,7 +208,8 @@ def _report(options: argparse.Namespace, folds: Folds, engines: Engines, results
     names = dict.fromkeys(one.method for one in drawn)
     lines = {name: {one.calls: one.geometric_mean for one in drawn if one.method == name} for name in names}
     falling_errors(lines, options.out / "plans.png")
-    distances_by_time(_points(drawn), metric, options.out / "times.png")
+    if backend:
+        distances_by_time(_points(drawn), metric, options.out / "times.png")
     moving_eps(moved, options.out / "moves.png")
 
 

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import logging
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ldm.config import MODELS, load_architecture
 from runtime.artifacts import NONE, EngineFileError, Manifest, load, machine, read
 from runtime.backends import BACKENDS, PRECISIONS, Backend
 from runtime.engine import Engine
-from runtime.inductor import Tuning
+from runtime.inductor import InductorEngine, Tuning
 from runtime.spec import EngineSpec
 from runtime.tensorrt import TensorRTEngine, check_device
 from runtime.tensorrt_refit import refit
@@ -115,6 +116,18 @@ class Plans:
         return engine
 
 
+class Compiled:
+    """Makes inductor's engines of one size on one model: further pipelines run the code that the first one loaded."""
+
+    def __init__(self) -> None:
+        self.unbound: dict[EngineSpec, InductorEngine] = {}  # else they would keep a pipeline's buffers alive
+
+    def __call__(self, spec: EngineSpec, module: nn.Module) -> InductorEngine:
+        if spec not in self.unbound:
+            self.unbound[spec] = InductorEngine(spec, module)
+        return copy(self.unbound[spec])
+
+
 def find_engines(target: Target, device: torch.device, weights: Mapping[str, Tensor] | None = None) -> Backend:
     """The target's backend, ready to make engines from files that were built beforehand.
 
@@ -128,6 +141,7 @@ def find_engines(target: Target, device: torch.device, weights: Mapping[str, Ten
         return Backend("tensorrt", Plans(unpack_plans(read(*_wanted(files, device))), device, weights))
     if target.backend == "inductor":
         load_engine_files(target, device)
+        return Backend("inductor", Compiled())
     return BACKENDS[target.backend]
 
 

@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,11 +15,9 @@ from scoring.leaderboard import leaderboard_score
 
 def falling_errors(lines: Mapping[str, Mapping[int, float]], path: Path) -> None:
     """A line for each method: distance from the whole run, by evaluations. PNG."""
-    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _lines()
     for name, errors in lines.items():
         axes.plot([*errors], [*errors.values()], marker="o", markersize=4, label=name)
-    axes.set_yscale("log")
     axes.set_xlabel("evaluations of the network")
     axes.set_ylabel("distance of the latent from that of all 20 steps")
     axes.grid(alpha=0.3, which="both")
@@ -31,17 +30,27 @@ def distances_by_time(points: Mapping[str, Sequence[tuple[float, float]]], metri
 
     With contours of the leaderboard score where the distance is the contest's PD.
     """
-    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _lines()
     for name, pairs in points.items():
         axes.plot(*zip(*sorted(pairs), strict=True), marker="o", markersize=4, label=name)
     axes.set_xlabel("milliseconds of process()")
     axes.set_ylabel(f"mean {metric} from the float32 picture of all 20 steps")
     if metric == "PD":
+        axes.set_yscale("linear")
         _score_contours(axes)
-    axes.grid(alpha=0.3)
+    axes.grid(alpha=0.3, which="both")
     figure.legend(loc="outside right", frameon=False, fontsize=9)
     _write(figure, path)
+
+
+def _lines() -> tuple[Figure, Axes]:
+    """Distances on a logarithmic axis, twenty colours."""
+    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    colours = colormaps["tab20"].colors  # type: ignore[attr-defined]
+    axes.set_prop_cycle(color=[*colours[::2], *colours[1::2]])
+    axes.set_yscale("log")
+    return figure, axes
 
 
 def _score_contours(axes: Axes) -> None:

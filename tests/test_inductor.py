@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cldm.engine_files import Compiled
 from runtime.eager import EagerEngine
 from runtime.inductor import InductorEngine, Tuning, channels_last
 from runtime.spec import EngineSpec, TensorSpec, allocate
@@ -69,6 +70,21 @@ def assert_equals_eager(engine: InductorEngine, buffers: dict[str, Tensor], seed
     for spec in engine.spec.outputs:
         torch.testing.assert_close(buffers[spec.name], expected[spec.name])
         assert buffers[spec.name].any()
+
+
+@needs_compiler
+def test_further_pipelines_run_the_code_of_the_first() -> None:
+    make, module = Compiled(), toy()
+    first, second = make(SPEC, module), make(SPEC, module)
+    own, others = allocate({"toy": SPEC}, CPU), allocate({"toy": SPEC}, CPU)
+    first.bind(own)
+    second.bind(others)
+    assert_equals_eager(first, own, seed=0)
+    kept = own["y"].clone()
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert_equals_eager(second, others, seed=1)
+    assert torch.equal(own["y"], kept), "each writes its own buffers"
+    assert make(replace(SPEC, name="other"), module).run is not first.run
 
 
 @needs_compiler

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -10,6 +11,8 @@ pytest.importorskip("diffusers", reason="its schedulers are compared: ./preproce
 from benchmarks.plan_methods import TWO_TAPS
 from benchmarks.plans import ON_ENGINES, TIMED, Result, Timed, main, tables
 from build.plan_folds import Measured
+from scoring.leaderboard import leaderboard_score
+from scoring.plan_figures import distances_by_time
 from tests.test_build_plans import use_small_pictures
 
 COMMAND = "--checkpoint random:0 --architecture tiny --device cpu --examples 1 --reported 2 --drawn 1 --beam 1".split()
@@ -64,3 +67,13 @@ def test_tables() -> None:
 def test_a_wrong_choice_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="error: device 'tpu'"):
         main([*COMMAND[:4], "--device", "tpu", "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("metric", ["PD", "PD*"])
+def test_only_the_contest_s_distance_has_contours_of_its_score(
+    metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = Mock(wraps=leaderboard_score)
+    monkeypatch.setattr("scoring.plan_figures.leaderboard_score", scores)
+    distances_by_time({"one": [(180.0, 7.5), (260.0, 4.8)]}, metric, tmp_path / "times.png")
+    assert bool(scores.call_count) == (metric == "PD")
