@@ -75,7 +75,8 @@ def usual_steps_of(choice: str | Plan, architecture: str) -> int:
 def known_plans(architecture: str) -> list[PlanFile]:
     """All in models/plans, the fewest evaluations first. Raises ValueError for a damaged one."""
     files = [read_plan(path) for path in PLANS.glob(f"{architecture}_*.json")]
-    return sorted(files, key=lambda file: len(file.plan.evaluated))
+    own = [file for file in files if file.architecture == architecture]  # another's name may begin with this one
+    return sorted(own, key=lambda file: len(file.plan.evaluated))
 
 
 def find_plan(choice: str, architecture: str) -> Path | None:

@@ -1,11 +1,16 @@
 """On a CUDA device: the drop-in class in both precisions against the float32 reference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from canny2image_TRT import hackathon
 from cldm.canny import Picture
+from cldm.checkpoint import SMALL_MODEL
+from cldm.plan import Plan
+from cldm.probe import Probe
 from cldm.reference import reference_latent
 from cldm.request import Request
 from scoring.pictures import find_pictures
@@ -41,6 +46,21 @@ def test_half_precision_is_near_the_reference() -> None:
     assert x.isfinite().all()
     assert (x - expected).norm() / expected.norm() < 0.01
     assert np.abs(half[0].astype(int) - full[0].astype(int)).mean() < 3
+
+
+def test_a_probe_s_graphs_come_to_the_latent_of_process() -> None:
+    """Every evaluation is a launch of one of two graphs, with ControlNet and on its residuals of the last time."""
+    plan = Plan(20, (19, 12, 4), ((1.0, 0.0), (1.3, -0.3), (0.9, 0.1)), control=(True, False, True))
+    asked = replace(request(), eta=0.0)
+    runtime = hackathon(str(SMALL_MODEL), plan=plan, precision="fp32", device="cuda")
+    runtime.initialize()
+    runtime.process(**vars(asked))
+    (pipeline,) = runtime.pipelines.values()
+    probe = Probe(runtime.model, [replace(asked, seed=1), asked], runtime.tokenizer)
+    for _ in range(2):
+        latents = probe.draw(plan, 20)
+        assert (latents[1] - pipeline.buffers["x"][0]).abs().max() < 1e-3
+        assert (latents[0] - latents[1]).abs().max() > 0.1
 
 
 def test_auto_takes_the_gpu_in_half_precision() -> None:

@@ -26,7 +26,7 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_plan(path) == FILE
     unmeasured = PlanFile("small", Plan(20, (19, 4)))
     assert read_plan(write_plan(unmeasured)) == unmeasured
-    write_plan(PlanFile("other", PLAN))
+    write_plan(PlanFile("small_other", PLAN))
     assert known_plans("small") == [unmeasured, FILE]
 
 
