@@ -19,15 +19,19 @@ USUAL = "best quality, extremely detailed", "longbody, lowres, bad anatomy, bad 
 
 def make_requests(fold: str, count: int, folder: Path | None) -> list[Request]:
     """Requests of one of FOLDS, with the pictures' own captions where they have them. Raises ValueError."""
-    place = FOLDS.index(fold)
     pictures, captions = find_pictures(folder), find_captions(folder)
-    names = list(pictures)[place :: len(FOLDS)]
-    if not names:
-        raise ValueError(
-            f"pictures: got {len(pictures)}, too few for {len(FOLDS)} folds that share none; give 3 or more"
-        )
     if captions and (bare := [name for name in pictures if name not in captions]):
         raise ValueError(f"pictures: {bare[0]} has no caption {bare[0]}.txt beside it, and others have; give all one")
+    place, told = FOLDS.index(fold), {name: captions.get(name, name) for name in pictures}
+    fold_of: dict[str, int] = {}
+    for i, words in enumerate(told.values()):
+        fold_of.setdefault(words, i % len(FOLDS))
+    names = [name for name, words in told.items() if fold_of[words] == place]
+    if not names:
+        raise ValueError(
+            f"pictures: got {len(fold_of)}, too few for {len(FOLDS)} folds that share none; give 3 or more, with "
+            "different captions"
+        )
     prompts = [captions[name] for name in names] if captions else PROMPTS[place :: len(FOLDS)]
     return [_request(pictures[_nth(names, i)], _nth(prompts, i), 1000 * place + i) for i in range(count)]
 

@@ -64,11 +64,16 @@ def test_folds_share_neither_picture_nor_prompt_nor_seed() -> None:
         assert all(len(values) > 1 for values in seen)
 
 
-def test_pictures_bring_their_captions(tmp_path: Path) -> None:
+def test_pictures_bring_their_captions_and_those_with_one_share_a_fold(tmp_path: Path) -> None:
     write_pictures(["--scenes", "3", "--out", str(tmp_path)])
     for fold, i in zip(FOLDS, range(3), strict=True):
         (asked,) = make_requests(fold, 1, tmp_path)
         assert asked.prompt == (tmp_path / f"scene_{i}.txt").read_text().strip()
+    (tmp_path / "scene_1.txt").write_text("a caption of two pictures")
+    (tmp_path / "scene_2.txt").write_text("a caption of two pictures")
+    assert len({one.input_image.tobytes() for one in make_requests("selection", 4, tmp_path)}) == 2
+    with pytest.raises(ValueError, match=r"got 2, too few for 3 folds .* with different captions"):
+        make_requests("report", 1, tmp_path)
     (tmp_path / "scene_1.txt").unlink()
     with pytest.raises(ValueError, match=r"scene_1 has no caption scene_1\.txt beside it"):
         make_requests("report", 1, tmp_path)
