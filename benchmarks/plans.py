@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from build.plan_requests import STEPS
 from build.plan_search import END, Examples, Schedule, geometric_mean
 from build.plans import BEAM
 from canny2image_TRT import hackathon
+from cldm.pipeline import Pipeline
 from cldm.plan import Plan
 from runtime.timing import median_ms
 from scoring.files import check_writable, write_whole
@@ -87,7 +89,7 @@ class Engines:
         return torch.cat(latents)
 
     @property
-    def _pipeline(self) -> Any:
+    def _pipeline(self) -> Pipeline:
         return next(reversed(self.runtime.pipelines.values()))
 
 
@@ -176,6 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--out", type=Path, default=Path("plans"), help="folder for tables, figures and JSON; default: plans")
     options = parser.parse_args(arguments)
     try:
+        if find_spec("diffusers") is None:
+            raise ValueError("diffusers, whose solvers are compared, is not installed: run ./preprocess.sh dev")
         check_writable(options.out)
         folds = Folds(options)
         results = measure(folds, options)

@@ -64,6 +64,12 @@ def test_tables() -> None:
     assert not any(line.startswith("| 5 evaluations") for line in lines)
 
 
+def test_without_diffusers_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.plans.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"error: diffusers, .*, is not installed: run \./preprocess.sh dev"):
+        main([*COMMAND, "--out", str(tmp_path)])
+
+
 def test_a_wrong_choice_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="error: device 'tpu'"):
         main([*COMMAND[:4], "--device", "tpu", "--out", str(tmp_path)])
