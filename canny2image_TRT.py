@@ -15,7 +15,7 @@ from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import Target, find_engines, refitted
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape, to_precision
-from cldm.plan import Plan, make_plan
+from cldm.plan import STEPS, Plan, make_plan
 from cldm.plan_choice import best_plan, eligible_plans, measure_costs
 from cldm.plan_files import PlanFile, choose_plan, usual_steps_of
 from cldm.record import record
@@ -71,7 +71,7 @@ class hackathon:
         self.auto: PlanFile | None = None  # what "auto" stands for, from initialize() on
         # An unknown plan is an error now, not at the first picture.
         self.eligible = eligible_plans(self.checkpoint.architecture, max_pd) if plan == "auto" else []
-        self.usual_steps = 20 if self.eligible else usual_steps_of(plan, self.checkpoint.architecture)
+        self.usual_steps = STEPS if self.eligible else usual_steps_of(plan, self.checkpoint.architecture)
         self.plans: dict[tuple[str | Plan, int], Plan] = {}  # plan files are read once, as are engine files
         self.found: dict[Target, Backend] = {}
         self.pipelines: OrderedDict[Shape, Pipeline] = OrderedDict()  # the one used last comes last
@@ -245,6 +245,7 @@ class hackathon:
 
         costs = measure_costs(milliseconds)
         self.auto = best = best_plan(self.eligible, costs, None if self.max_pd else leaderboard_score)
+        self.plans.clear()  # "auto" may have stood for another one
         log.info("plan auto: %s, about %.0f ms here, %s", best.path.stem, costs(best.plan), best.distance)
 
     def _make_pipeline(self, shape: Shape, request: Request) -> Pipeline:

@@ -6,10 +6,9 @@ from functools import cache
 from torch import Tensor
 
 from build.plan_folds import Folds
-from build.plan_requests import STEPS
 from build.plan_search import Route, Routes, Rule, fitted, hold, linear, to_plan
 from build.plans import Search, even
-from cldm.plan import TEN, Plan, make_plan
+from cldm.plan import STEPS, TEN, Plan, make_plan
 from ldm.config import load_architecture
 from ldm.diffusion import ddim_timesteps
 

@@ -23,12 +23,11 @@ from tqdm import tqdm
 
 from benchmarks.plan_methods import PUBLISHED, REUSING, TWO_TAPS, methods
 from build.plan_folds import Folds, Measured, add_arguments
-from build.plan_requests import STEPS
 from build.plan_search import END, Examples, Schedule, geometric_mean
 from build.plans import BEAM
 from canny2image_TRT import hackathon
 from cldm.pipeline import Pipeline
-from cldm.plan import Plan
+from cldm.plan import STEPS, Plan
 from runtime.timing import median_ms
 from scoring.files import check_writable, write_whole
 from scoring.plan_figures import distances_by_time, falling_errors, moving_eps

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from build.plan_requests import STEPS, make_requests
+from build.plan_requests import make_requests
 from build.plan_search import END, Examples, Schedule, distances, make_schedule
 from cldm.checkpoint import find_checkpoint
 from cldm.model import ControlLDM
 from cldm.pipeline import to_precision
-from cldm.plan import Plan, make_plan
+from cldm.plan import STEPS, Plan, make_plan
 from cldm.probe import Probe
 from cldm.request import Request
 from ldm.diffusion import ddim_timesteps

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cldm.canny import Picture
+from cldm.plan import STEPS
 from cldm.request import Request
 from scoring.pictures import find_captions, find_pictures
 
-STEPS = 20
 RESOLUTION = 256  # of the pictures, their shorter side
 FOLDS = ("calibration", "selection", "report")
 PROMPTS = (

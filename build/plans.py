@@ -16,7 +16,6 @@ import torch
 from tqdm import tqdm
 
 from build.plan_folds import Folds, Measured, add_arguments
-from build.plan_requests import STEPS
 from build.plan_search import (
     Route,
     Routes,
@@ -29,7 +28,7 @@ from build.plan_search import (
     hold,
     to_plan,
 )
-from cldm.plan import TEN, Plan
+from cldm.plan import STEPS, TEN, Plan
 from cldm.plan_files import Distance, PlanFile, path_for, write_plan
 
 # Lists to begin with beside those that are found: the contest's, and two that were good on other networks.

@@ -17,7 +17,8 @@ from itertools import pairwise
 
 from ldm.diffusion import Floats, ddim_alphas, ddim_sigmas, ddim_timesteps
 
-# The evaluations of a 20-step run that won the contest's second place; index 19 is the noisiest step.
+STEPS = 20  # DDIM updates of a picture in the contest, for which plans are made
+# The evaluations of such a run that won the contest's second place; index 19 is the noisiest step.
 TEN = (19, 18, 17, 16, 15, 14, 13, 11, 8, 4)
 LARGEST_TAP = 3.0  # beyond it errors of eps would grow from step to step
 
@@ -85,7 +86,7 @@ def make_plan(choice: str, ddim_steps: int) -> Plan:
     "ten" is made for 20 steps; any other count evaluates every step. Raises ValueError for anything else.
     """
     steps = len(ddim_timesteps(ddim_steps))
-    if choice == "all" or (choice == "ten" and steps != 20):
+    if choice == "all" or (choice == "ten" and steps != STEPS):
         return Plan(steps, tuple(range(steps))[::-1])
     return Plan(steps, TEN if choice == "ten" else _indices(choice))
 
@@ -93,7 +94,7 @@ def make_plan(choice: str, ddim_steps: int) -> Plan:
 def usual_steps(choice: str) -> int:
     """The ddim_steps that the plan is made for; 20 if it says nothing. Raises ValueError if there are none."""
     if choice in ("all", "ten"):
-        return 20
+        return STEPS
     indices = _indices(choice)
     Plan(indices[0] + 1, indices)
     for ddim_steps in (indices[0] + 1, *range(1, 1000)):

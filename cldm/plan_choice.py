@@ -8,10 +8,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cldm.plan import Plan
+from cldm.plan import STEPS, Plan
 from cldm.plan_files import Distance, PlanFile, known_plans
 
-STEPS = 20
 ONE = Plan(STEPS, (19,))
 FIVE = Plan(STEPS, (19, 15, 11, 7, 3))
 FIVE_REUSING = Plan(STEPS, FIVE.evaluated, control=(True, False, False, False, False))

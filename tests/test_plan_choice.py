@@ -76,8 +76,10 @@ def test_the_class_takes_the_plan_that_is_quickest_here(caplog: pytest.LogCaptur
     assert "plan auto: tiny_3, about" in caplog.text
     assert "mean PD* 0.2" in caplog.text
     black = np.zeros((64, 64, 3), np.uint8)
-    shapes = runtime.pipelines
     runtime.process(black, "", "", "", 1, 64, 20, False, 1.0, 9.0, 0, 0.0, 100, 200)
-    assert next(reversed(shapes)).plan == file(3, 0.2).plan
+    assert next(reversed(runtime.pipelines)).plan == file(3, 0.2).plan
     runtime.process(black, "", "", "", 1, 64, 4, False, 1.0, 9.0, 0, 0.0, 100, 200)
-    assert len(next(reversed(shapes)).plan.evaluated) == 4, "another number of steps is evaluated step by step"
+    assert len(next(reversed(runtime.pipelines)).plan.evaluated) == 4, "another number of steps: every one"
+    runtime.eligible = runtime.eligible[1:]
+    runtime.initialize()
+    assert next(reversed(runtime.pipelines)).plan == file(4, 0.1).plan, "chosen anew"
