@@ -181,7 +181,7 @@ class hackathon:
         except TensorRTError as error:  # only now is a plan read by TensorRT
             if len(names) == 1:
                 raise
-            log.warning("not by backend tensorrt: %s", error)
+            log.warning("not by backend tensorrt: %s", str(error))
             self.pipelines.clear()
             self._start(tuple(name for name in names if name != "tensorrt"), progress)
 
@@ -255,7 +255,7 @@ class hackathon:
             try:
                 record(pipeline, request, self.tokenizer)
             except RuntimeError as error:  # of CUDA's runtime or PyTorch's
-                log.warning("no CUDA graph, kernels are launched one by one: %s", error)
+                log.warning("no CUDA graph, kernels are launched one by one: %s", str(error))
         return pipeline
 
     def _backend(self, height: int, width: int, samples: int) -> Backend:
@@ -278,7 +278,8 @@ class hackathon:
                 if or_fail:
                     raise
                 which = f"{size.samples} at a time of {size.height}x{size.width}"
-                log.warning("%s not by backend %s: %s", which, name, error)
+                # The words alone: by its frames the error would keep the pipeline as long as a log keeps the record.
+                log.warning("%s not by backend %s: %s", which, name, str(error))
         return BACKENDS["eager"]
 
     def _size(self, height: int, width: int, samples: int) -> Target:

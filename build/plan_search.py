@@ -173,7 +173,8 @@ def _bounded(gram: Floats, moment: Floats) -> Floats:
 
 def distances(latents: Tensor, others: Tensor) -> list[float]:
     """Of each latent from its other: root of the mean square."""
-    return [float(one) for one in (latents - others).double().flatten(1).square().mean(dim=1).sqrt()]
+    apart: list[float] = (latents - others).double().flatten(1).square().mean(dim=1).sqrt().tolist()
+    return apart
 
 
 def geometric_mean(errors: Sequence[float]) -> float:

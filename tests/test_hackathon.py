@@ -313,6 +313,27 @@ def test_other_sizes_take_no_other_backend(monkeypatch: pytest.MonkeyPatch) -> N
     assert asked == [("inductor", 256), ("eager", 256), ("eager", 64)]
 
 
+def test_a_log_that_keeps_its_records_keeps_no_pipeline(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exception holds the frames it came through, and they hold what was made there: a record is to have its words."""
+
+    def find(target: Target, device: torch.device) -> Backend:
+        if target.samples != 1:
+            raise EngineFileError("no such folder")
+        return Backend(target.backend, EagerEngine)
+
+    monkeypatch.setattr("canny2image_TRT.find_engines", find)
+    monkeypatch.setattr("canny2image_TRT.PIPELINES", 1)
+    runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
+    runtime.initialize()
+    process(runtime, num_samples=2)
+    assert "not by backend inductor: no such folder" in caplog.text
+    evicted = weakref.ref(*runtime.pipelines.values())
+    process(runtime)
+    assert evicted() is None
+
+
 def test_few_pipelines_are_kept_the_last_used_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("canny2image_TRT.PIPELINES", 2)
     runtime = hackathon("random:0", plan="19", device="cpu")
