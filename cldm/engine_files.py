@@ -5,7 +5,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,13 +103,22 @@ def expected_manifest(target: Target, device: torch.device, tuning: Tuning | Non
 
 @dataclass(frozen=True)
 class Plans:
-    """Makes TensorRT's engines of one size of pictures: of the plans' own weights, or of others in their place."""
+    """Makes TensorRT's engines of one size of pictures: of the plans' own weights, or of others in their place.
+
+    A plan is read once, so that further pipelines take no memory for its weights.
+    """
 
     plans: Mapping[str, bytes]  # by stage
     device: torch.device
-    weights: Mapping[str, Tensor] | None = None  # by the checkpoint's keys, as they are when an engine is made
+    weights: Mapping[str, Tensor] | None = None  # by the checkpoint's keys, as they are when a plan is read
+    unbound: dict[str, TensorRTEngine] = field(default_factory=dict, init=False, compare=False)
 
     def __call__(self, spec: EngineSpec, module: nn.Module) -> Engine:
+        if spec.name not in self.unbound:
+            self.unbound[spec.name] = self.read(spec)
+        return self.unbound[spec.name].twin()
+
+    def read(self, spec: EngineSpec) -> TensorRTEngine:
         engine = TensorRTEngine(spec, self.plans[spec.name], self.device)
         if self.weights is not None:
             refit(engine, self.weights)
@@ -146,15 +155,15 @@ def find_engines(target: Target, device: torch.device, weights: Mapping[str, Ten
 
 
 def refitted(backend: Backend, size: Target, model: ControlLDM, weights: Mapping[str, Tensor]) -> Backend:
-    """The backend with other weights in TensorRT's engines: `weights` as they are when one is made.
+    """The backend with other weights in TensorRT's engines: `weights` as they are when a plan is read.
 
-    Each engine is made once with those of `model` and thrown away: so it is known what TensorRT refuses before anything
+    Each plan is read once with those of `model` and thrown away: so it is known what TensorRT refuses before anything
     has changed, and no engine is refitted that could be running. Raises TensorRTError.
     """
     assert isinstance(backend.make_engine, Plans)
     trial = replace(backend.make_engine, weights=model.state_dict())
     for stage in make_stages(model, size.height, size.width, size.samples).values():
-        trial(stage.spec, stage.module)
+        trial.read(stage.spec)
     return replace(backend, make_engine=replace(trial, weights=weights))
 
 

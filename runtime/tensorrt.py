@@ -7,6 +7,7 @@ Has not run on TensorRT itself yet: what stands in for that proof are `tests/sta
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,12 +57,26 @@ class TensorRTEngine:
                 self.logger,
             )
             check_tensors(spec, _tensors(self.engine))
+        self.scratch_bytes: int = self.engine.device_memory_size_v2
+        self._begin()
+
+    def twin(self) -> "TensorRTEngine":
+        """One more engine of the same plan, whose weights the device holds once, with a context of its own.
+
+        Raises TensorRTError if there is no memory for it.
+        """
+        other = copy(self)
+        other._begin()
+        return other
+
+    def _begin(self) -> None:
+        """With a new context, which has neither buffers nor scratch memory."""
+        with on(self.device):
             self.context = checked(
                 self.engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED),
-                f"engine {spec.name}: no execution context can be created; free GPU memory",
+                f"engine {self.spec.name}: no execution context can be created; free GPU memory",
                 self.logger,
             )
-        self.scratch_bytes: int = self.engine.device_memory_size_v2
         self.scratch: Tensor | None = None
         self.buffers: list[Tensor] = []
 

@@ -316,7 +316,7 @@ def test_other_sizes_take_no_other_backend(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_log_that_keeps_its_records_keeps_no_pipeline(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception holds the frames it came through, and they hold what was made there: a record is to have its words."""
+    """An exception holds the frames that it came through, and they what was made there: records are of words."""
 
     def find(target: Target, device: torch.device) -> Backend:
         if target.samples != 1:
@@ -329,7 +329,7 @@ def test_a_log_that_keeps_its_records_keeps_no_pipeline(
     runtime.initialize()
     process(runtime, num_samples=2)
     assert "not by backend inductor: no such folder" in caplog.text
-    evicted = weakref.ref(*runtime.pipelines.values())
+    (evicted,) = map(weakref.ref, runtime.pipelines.values())
     process(runtime)
     assert evicted() is None
 

@@ -183,6 +183,23 @@ def test_engines_share_scratch_within_their_group(plan: bytes, toy: nn.Module) -
         assert_equals_eager(engine, buffers, toy)
 
 
+def test_twins_share_a_plan_and_nothing_else(plan: bytes, toy: nn.Module) -> None:
+    engine, buffers = ready(SPEC, plan)
+    twin = engine.twin()
+    assert twin.engine is engine.engine
+    assert twin.context is not engine.context
+    assert twin.scratch is None
+    assert not twin.buffers
+    allocate_scratch([[twin]], CPU)
+    others = buffers_of(SPEC)
+    twin.bind(others)
+    for one, its in ((engine, buffers), (twin, others), (engine, buffers)):
+        assert_equals_eager(one, its, toy)
+    standin.fail_once("create_execution_context")
+    with pytest.raises(TensorRTError, match="engine toy: no execution context can be created; free GPU memory"):
+        engine.twin()
+
+
 @pytest.mark.parametrize(
     ("memory", "wrong"),
     [

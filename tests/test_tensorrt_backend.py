@@ -94,6 +94,12 @@ def test_from_a_checkpoint_to_the_picture(engines: Path, capsys: pytest.CaptureF
     assert scratch["control"] != scratch["encoder"], "they run side by side"
     assert (np.abs(draw(made).astype(int) - draw(eager)) <= 1).mean() > 0.99
 
+    made.plan = eager.plan = "19,11,3"
+    assert (np.abs(draw(made).astype(int) - draw(eager)) <= 1).mean() > 0.99
+    one, other = made.pipelines.values()
+    for name, engine in one.engines.items():
+        assert engine.engine is other.engines[name].engine, "another plan reads no engine again"  # type: ignore[attr-defined]
+
     with pytest.raises(ValueError, match=r"load_weights\(\) got random:1, and TensorRT's engines hold the weights of"):
         made.load_weights("random:1")
 
