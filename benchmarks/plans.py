@@ -3,58 +3,38 @@
 On requests that no plan was fitted or chosen on. The aim is the 20-step DDIM run, so that solvers of the differential
 equation, which aim at its exact solution, are measured by something else than what they are made for. Networks run in
 PyTorch; plans with two taps run on this machine's engines too, whose times count for all ways with as many evaluations.
+A comparison that was stopped goes on where it was: the same command finds what is in --out.
 """
 
 import argparse
-import json
+import hashlib
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.plan_methods import PUBLISHED, REUSING, TWO_TAPS, methods
-from build.plan_folds import Folds, Measured, add_arguments
-from build.plan_search import END, Examples, Schedule, geometric_mean
+from benchmarks.plan_methods import TWO_TAPS, methods
+from benchmarks.plan_results import ON_ENGINES, TIMED, Result, Timed, load, save, tables
+from build.plan_folds import Folds, add_arguments
+from build.plan_search import END, Examples, Schedule
 from build.plans import BEAM
 from canny2image_TRT import hackathon
 from cldm.pipeline import Pipeline
 from cldm.plan import STEPS, Plan
+from cldm.request import Request
+from runtime.artifacts import machine
 from runtime.timing import median_ms
 from scoring.files import check_writable, write_whole
 from scoring.plan_figures import distances_by_time, falling_errors, moving_eps
 
-ON_ENGINES = "two taps, by process()"
-TIMED = (PUBLISHED, TWO_TAPS, REUSING)
-
-
-@dataclass(frozen=True)
-class Timed:
-    milliseconds: float  # median of process()
-    nodes: int | None  # of the recorded graph; None: there is none
-
-
-@dataclass(frozen=True)
-class Result:
-    """One method with one number of evaluations."""
-
-    method: str
-    calls: int
-    measured: Measured
-    plan: Plan | None = None  # None: it is none
-    timed: Timed | None = None  # None: it was not run on engines
-
-    @property
-    def geometric_mean(self) -> float:
-        return geometric_mean(self.measured.latent)
+JSON = "plans.json"
 
 
 class Engines:
@@ -92,17 +72,19 @@ class Engines:
         return next(reversed(self.runtime.pipelines.values()))
 
 
-def measure(folds: Folds, options: argparse.Namespace) -> list[Result]:
-    """All methods with all numbers of evaluations."""
+def measure(folds: Folds, options: argparse.Namespace, known: Sequence[Result]) -> Iterator[list[Result]]:
+    """All methods with all numbers of evaluations: what is known, and after each method what came to it."""
     ways = methods(folds, options.calls, options.beam, options.thorough)
-    results = []
-    for (name, way), n in tqdm([*product(ways.items(), options.calls)], desc="methods"):
-        made = way(n)
-        if isinstance(made, Tensor):
-            results.append(Result(name, n, folds.compare(made)))
-        elif made:
-            results.append(Result(name, n, folds.measure(made), made))
-    return results
+    there = {(one.method, one.calls) for one in known}
+    results = list(known)
+    for name, way in tqdm(ways.items(), desc="methods"):
+        for n in options.calls:
+            made = None if (name, n) in there else way(n)
+            if isinstance(made, Tensor):
+                results.append(Result(name, n, folds.compare(made)))
+            elif made:
+                results.append(Result(name, n, folds.measure(made), made))
+        yield sorted(results, key=lambda one: ([*ways].index(one.method), one.calls))
 
 
 def on_engines(results: Sequence[Result], folds: Folds, options: argparse.Namespace, engines: Engines) -> list[Result]:
@@ -125,44 +107,6 @@ def moves(examples: Examples, schedule: Schedule) -> dict[int, float]:
     return {index: float((eps[index] - eps[index + 1]).norm() / eps[index].norm()) for index in range(STEPS - 1)}
 
 
-def tables(results: Sequence[Result], detailed: Sequence[int], metric: str) -> str:
-    """Markdown: the latent errors of all, times, and all that is known of the detailed numbers of evaluations."""
-    calls = sorted({one.calls for one in results})
-    lines = [_row("evaluations", *calls), _row(*["---"] * (1 + len(calls)))]
-    for name in dict.fromkeys(one.method for one in results):
-        of = {one.calls: one for one in results if one.method == name}
-        lines.append(_row(name, *(f"{of[n].geometric_mean:.4f}" if n in of else "" for n in calls)))
-    for name in TIMED:
-        times = {one.calls: one.timed for one in results if one.method == name}
-        known = [times.get(n) for n in calls]
-        lines.append(_row(f"ms: {name}", *(f"{one.milliseconds:.2f}" if one else "" for one in known)))
-        lines.append(_row(f"graph nodes: {name}", *(one.nodes or "" if one else "" for one in known)))
-    for n in detailed:
-        titles = ("mean", "median", "90th percentile", "worst", "nearest of all", metric, "SSIM")
-        lines += ["", _row(f"{n} evaluations", *titles), _row(*["---"] * (1 + len(titles)))]
-        lines += _details([one for one in results if one.calls == n])
-    return "\n".join(lines)
-
-
-def _details(results: Sequence[Result]) -> list[str]:
-    """The share of requests of which a method is nearest is among those that make something else."""
-    rivals = [one.measured.latent for one in results if one.method != ON_ENGINES]
-    least = [min(values) for values in zip(*rivals, strict=True)]
-    lines = []
-    for one in results:
-        latent = one.measured.latent
-        nearest = sum(value == best for value, best in zip(latent, least, strict=True)) / len(least)
-        numbers = (statistics.mean(latent), statistics.median(latent), float(np.quantile(latent, 0.9)), max(latent))
-        pictures = (statistics.mean(one.measured.pd), statistics.mean(one.measured.ssim))
-        share = "" if one.method == ON_ENGINES else f"{nearest:.0%}"
-        lines.append(_row(one.method, *(f"{v:.4f}" for v in numbers), share, *(f"{v:.4f}" for v in pictures)))
-    return lines
-
-
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -181,39 +125,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError("diffusers, whose solvers are compared, is not installed: run ./preprocess.sh dev")
         check_writable(options.out)
         folds = Folds(options)
-        results = measure(folds, options)
+        asked = _asked(folds, options)
+        results: list[Result] = []
+        for results in measure(folds, options, load(options.out / JSON, asked)):
+            save(options.out / JSON, asked, results)
         _report(options, folds, results)  # already: making and recording pipelines takes minutes
         engines = Engines(folds, options.backend)
         results = on_engines(results, folds, options, engines)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    _report(options, folds, results, engines.runtime.backend.name)
+    moved = moves(folds.examples, folds.schedule)
+    save(options.out / JSON, asked, results, engines.runtime.backend.name, moved)
+    _report(options, folds, results)
     print((options.out / "plans.md").read_text(), end="")
 
 
-def _report(options: argparse.Namespace, folds: Folds, results: Sequence[Result], backend: str | None = None) -> None:
+def _asked(folds: Folds, options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "checkpoint": Path(folds.checkpoint.name).name,
+        "weights": folds.checkpoint.fingerprint(),
+        "precision": folds.precision.name,
+        "machine": dict(machine(folds.device)),
+        "requests": {fold: f"{len(asked)}, {_digest(asked)}" for fold, asked in folds.requests.items()},
+        "drawn": options.drawn,
+        "metric": folds.inception.metric_name,
+        "beam": options.beam,
+        "thorough": options.thorough,
+    }
+
+
+def _digest(requests: Sequence[Request]) -> str:
+    whole = hashlib.sha256()
+    for one in requests:
+        values = vars(one) | {"input_image": hashlib.sha256(one.input_image.tobytes()).hexdigest()}
+        whole.update(repr(values).encode())
+    return whole.hexdigest()[:16]
+
+
+def _report(options: argparse.Namespace, folds: Folds, results: Sequence[Result]) -> None:
     metric = folds.inception.metric_name
     shown = tables(results, [n for n in options.detailed if n in options.calls], metric)
-    moved = moves(folds.examples, folds.schedule)
-    found: dict[str, Any] = {
-        "checkpoint": Path(folds.checkpoint.name).name,
-        "backend of process()": backend,
-        "precision": folds.precision.name,
-        "requests": {fold: len(requests) for fold, requests in folds.requests.items()},
-        "torch": torch.__version__,
-        "metric": metric,
-        "moves of eps": moved,
-        "results": [asdict(one) for one in results],
-    }
-    write_whole(options.out / "plans.json", (json.dumps(found, indent=1) + "\n").encode())
     write_whole(options.out / "plans.md", f"{shown}\n".encode())
     drawn = [one for one in results if one.method != ON_ENGINES]
     names = dict.fromkeys(one.method for one in drawn)
     lines = {name: {one.calls: one.geometric_mean for one in drawn if one.method == name} for name in names}
     falling_errors(lines, options.out / "plans.png")
-    if backend:
+    if any(one.timed for one in drawn):
         distances_by_time(_points(drawn), metric, options.out / "times.png")
-    moving_eps(moved, options.out / "moves.png")
+    moving_eps(moves(folds.examples, folds.schedule), options.out / "moves.png")
 
 
 def _points(results: Sequence[Result]) -> dict[str, list[tuple[float, float]]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from cldm.plan import LARGEST_TAP, Plan
 from ldm.diffusion import Floats, ddim_timesteps
 
-RIDGE = 1e-3  # towards holding eps, of the mean square of eps
+RIDGE = 1e-2  # towards holding eps, of the mean square of the eps of one example
 ROUNDS = 3  # of weighing the examples anew
 FLOOR = 1e-6  # of the square of eps: nearer than this counts no more
 END = -1  # the index behind the last step
@@ -155,15 +155,15 @@ def fitted(taps: int) -> Rule:
             weights = 1 / (apart.square().sum(dim=1) + floor)
             gram = torch.einsum("amd,m,bmd->ab", known, weights, known).cpu().numpy()
             moment = torch.einsum("amd,m,md->a", known, weights, wanted).cpu().numpy()
-            found = _bounded(gram, moment)
+            found = _bounded(gram, moment, RIDGE / len(wanted))
         return (*found.tolist(), *[0.0] * (taps - len(known)))
 
     return rule
 
 
-def _bounded(gram: Floats, moment: Floats) -> Floats:
+def _bounded(gram: Floats, moment: Floats, share: float) -> Floats:
     unit = np.eye(len(gram))
-    ridge = RIDGE * float(gram.diagonal().mean())
+    ridge = share * float(gram.diagonal().mean())
     while True:
         weights = np.linalg.solve(gram + ridge * unit, moment + ridge * unit[0])
         if float(np.abs(weights).max()) <= LARGEST_TAP:

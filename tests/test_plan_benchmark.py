@@ -1,6 +1,8 @@
 """python -m benchmarks.plans, on a network so small that it takes seconds."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -9,8 +11,10 @@ import pytest
 pytest.importorskip("diffusers", reason="its schedulers are compared: ./preprocess.sh dev")
 
 from benchmarks.plan_methods import TWO_TAPS
-from benchmarks.plans import ON_ENGINES, TIMED, Result, Timed, main, tables
+from benchmarks.plan_results import ON_ENGINES, TIMED, Result, Timed, load, save, tables
+from benchmarks.plans import main
 from build.plan_folds import Measured
+from cldm.plan import Plan
 from scoring.leaderboard import leaderboard_score
 from scoring.plan_figures import distances_by_time
 from tests.test_build_plans import use_small_pictures
@@ -18,6 +22,9 @@ from tests.test_build_plans import use_small_pictures
 COMMAND = "--checkpoint random:0 --architecture tiny --device cpu --examples 1 --reported 2 --drawn 1 --beam 1".split()
 COMMAND += "--calls 2 4 --detailed 4 --runs 1".split()
 SEARCHED = {"searched, held", "searched, linear", "searched, one tap", "searched, two taps", "searched, three taps"}
+
+TWO = Plan(20, (19, 9), ((1.0, 0.0), (1.1, -0.1)), (True, False))
+NONE = Measured([], [], [])
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +52,47 @@ def test_all_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "plans.md").read_text() in printed
     for figure in ("plans.png", "times.png", "moves.png"):
         assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def ways(*arguments: object) -> dict[str, Callable[[int], Plan]]:
+        def way(name: str, plan: Plan, n: int) -> Plan:
+            asked.append((name, n))
+            if name == "third" and asked.count(("third", 2)) == 1:
+                raise ValueError("stopped")
+            return plan
+
+        plans = {"first": Plan(20, (19, 9)), TWO_TAPS: Plan(20, (19, 7), ((1, 0), (1.2, -0.2))), "third": TWO}
+        return {name: partial(way, name, plan) for name, plan in plans.items()}
+
+    monkeypatch.setattr("benchmarks.plans.methods", ways)
+    command = [*COMMAND, "--calls", "2", "--detailed", "2", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match="error: stopped"):
+        main(command)
+    main(command)
+    assert asked == [("first", 2), (TWO_TAPS, 2), ("third", 2), ("third", 2)]
+    found = json.loads((tmp_path / "plans.json").read_text())
+    assert [one["method"] for one in found["results"]] == ["first", TWO_TAPS, "third", ON_ENGINES]
+    assert load(tmp_path / "plans.json", found["asked"]) == [], "it is whole: the same command measures anew"
+
+
+def test_only_results_of_the_same_question_are_taken(tmp_path: Path) -> None:
+    file, results = (
+        tmp_path / "plans.json",
+        [Result("one", 2, Measured([0.1], [1.0], [0.9]), TWO), Result("two", 2, NONE)],
+    )
+    assert load(file, {}) == []
+    save(file, {"beam": 2}, results)
+    assert load(file, {"beam": 2}) == results
+    assert load(file, {"beam": 3}) == []
+    for damaged in (file.read_text()[:-20], "{}", "[]"):
+        file.write_text(damaged)
+        with pytest.raises(
+            ValueError, match=r"plans\.json holds no results of this comparison .*; delete it, or choose"
+        ):
+            load(file, {"beam": 2})
 
 
 def test_tables() -> None:

@@ -1,0 +1,118 @@
+"""What the comparison of plans measured: kept as JSON, so that one that was stopped goes on, and shown as tables."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.plan_methods import PUBLISHED, REUSING, TWO_TAPS
+from build.plan_folds import Measured
+from build.plan_search import geometric_mean
+from cldm.plan import Plan
+from scoring.files import write_whole
+
+ON_ENGINES = "two taps, by process()"
+TIMED = (PUBLISHED, TWO_TAPS, REUSING)
+
+
+@dataclass(frozen=True)
+class Timed:
+    milliseconds: float  # median of process()
+    nodes: int | None  # of the recorded graph; None: there is none
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method with one number of evaluations."""
+
+    method: str
+    calls: int
+    measured: Measured
+    plan: Plan | None = None  # None: it is none
+    timed: Timed | None = None  # None: it was not run on engines
+
+    @property
+    def geometric_mean(self) -> float:
+        return geometric_mean(self.measured.latent)
+
+
+def save(
+    path: Path,
+    asked: Mapping[str, Any],
+    results: Sequence[Result],
+    backend: str | None = None,
+    moves: Mapping[int, float] | None = None,
+) -> None:
+    """asked: what results depend on; backend: of process(), None until it has run; moves: of eps, by step index."""
+    measured = [asdict(one) for one in results]
+    values = {"asked": asked, "backend of process()": backend, "moves of eps": moves, "results": measured}
+    write_whole(path, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def load(path: Path, asked: Mapping[str, Any]) -> list[Result]:
+    """What a comparison that asked for the same had measured when it was stopped; nothing if none was.
+
+    Raises ValueError with one sentence for a file that is damaged.
+    """
+    try:
+        values = json.loads(path.read_text())
+        results = [_result(one) for one in values["results"]]
+        goes_on = values["asked"] == asked and values["backend of process()"] is None
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} holds no results of this comparison ({type(error).__name__}: {error}); delete it, or choose "
+            "another folder with --out"
+        ) from error
+    return results if goes_on else []
+
+
+def _result(values: Mapping[str, Any]) -> Result:
+    plan = values["plan"]
+    if plan:
+        rows = tuple(map(tuple, plan["taps"]))
+        plan = Plan(plan["steps"], tuple(plan["evaluated"]), rows, tuple(plan["control"]))
+    return Result(values["method"], values["calls"], Measured(**values["measured"]), plan)
+
+
+def tables(results: Sequence[Result], detailed: Sequence[int], metric: str) -> str:
+    """Markdown: the latent errors of all, times, and all that is known of the detailed numbers of evaluations."""
+    calls = sorted({one.calls for one in results})
+    lines = [_row("evaluations", *calls), _row(*["---"] * (1 + len(calls)))]
+    for name in dict.fromkeys(one.method for one in results):
+        of = {one.calls: one for one in results if one.method == name}
+        lines.append(_row(name, *(f"{of[n].geometric_mean:.4f}" if n in of else "" for n in calls)))
+    for name in TIMED:
+        times = {one.calls: one.timed for one in results if one.method == name}
+        known = [times.get(n) for n in calls]
+        lines.append(_row(f"ms: {name}", *(f"{one.milliseconds:.2f}" if one else "" for one in known)))
+        lines.append(_row(f"graph nodes: {name}", *(one.nodes or "" if one else "" for one in known)))
+    for n in detailed:
+        titles = ("mean", "median", "90th percentile", "worst", "nearest of all", metric, "SSIM")
+        lines += ["", _row(f"{n} evaluations", *titles), _row(*["---"] * (1 + len(titles)))]
+        lines += _details([one for one in results if one.calls == n])
+    return "\n".join(lines)
+
+
+def _details(results: Sequence[Result]) -> list[str]:
+    """The share of requests of which a method is nearest is among those that make something else."""
+    rivals = [one.measured.latent for one in results if one.method != ON_ENGINES]
+    least = [min(values) for values in zip(*rivals, strict=True)]
+    lines = []
+    for one in results:
+        latent = one.measured.latent
+        nearest = sum(value == best for value, best in zip(latent, least, strict=True)) / len(least)
+        numbers = (statistics.mean(latent), statistics.median(latent), float(np.quantile(latent, 0.9)), max(latent))
+        pictures = (statistics.mean(one.measured.pd), statistics.mean(one.measured.ssim))
+        share = "" if one.method == ON_ENGINES else f"{nearest:.0%}"
+        lines.append(_row(one.method, *(f"{v:.4f}" for v in numbers), share, *(f"{v:.4f}" for v in pictures)))
+    return lines
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
