@@ -48,7 +48,7 @@ class Folds:
         self.inception = load_inception(device=self.device)
         self.tokenizer = self.checkpoint.load_tokenizer()
         self.drawn = options.drawn
-        counts = {"calibration": options.examples, "selection": options.examples, "report": options.reported}
+        counts = {"calibration": options.fitted, "selection": options.judged, "report": options.reported}
         self.requests = {fold: make_requests(fold, count, options.pictures) for fold, count in counts.items()}
 
     @cached_property
@@ -114,8 +114,10 @@ def make_examples(probe: Probe, schedule: Schedule, fitted: int) -> Examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--examples", type=_positive, default=6, help="requests in each of calibration and selection (default 6)")
-    add("--reported", type=_positive, default=6, help="requests in the fold that is reported on (default 6)")
+    add("--fitted", type=_positive, default=6, help="requests that taps are fitted on (default 6)")
+    add("--judged", type=_positive, default=12, help="others, by which steps are chosen: the more, the less it is luck "
+        "(default 12)")  # fmt: skip
+    add("--reported", type=_positive, default=6, help="and others again, that are reported on (default 6)")
     add("--drawn", type=_positive, help="of these, how many are compared as pictures too; default: all")
     add("--pictures", type=Path, help="folder of pictures of one size, NAME.txt beside each says what it shows or "
         "none does; default: the contest's, else eight drawn birds")  # fmt: skip

@@ -19,8 +19,8 @@ from scoring.leaderboard import leaderboard_score
 from scoring.plan_figures import distances_by_time
 from tests.test_build_plans import use_small_pictures
 
-COMMAND = "--checkpoint random:0 --architecture tiny --device cpu --examples 1 --reported 2 --drawn 1 --beam 1".split()
-COMMAND += "--calls 2 4 --detailed 4 --runs 1".split()
+COMMAND = "--checkpoint random:0 --architecture tiny --device cpu --beam 1 --calls 2 4 --detailed 4 --runs 1".split()
+COMMAND += "--fitted 1 --judged 1 --reported 2 --drawn 1".split()
 SEARCHED = {"searched, held", "searched, linear", "searched, one tap", "searched, two taps", "searched, three taps"}
 
 TWO = Plan(20, (19, 9), ((1.0, 0.0), (1.1, -0.1)), (True, False))
