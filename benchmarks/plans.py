@@ -75,8 +75,8 @@ class Engines:
 def measure(folds: Folds, options: argparse.Namespace, known: Sequence[Result]) -> Iterator[list[Result]]:
     """All methods with all numbers of evaluations: what is known, and after each method what came to it."""
     ways = methods(folds, options.calls, options.beam, options.thorough)
-    there = {(one.method, one.calls) for one in known}
-    results = list(known)
+    results = [one for one in known if one.method in ways]
+    there = {(one.method, one.calls) for one in results}
     for name, way in tqdm(ways.items(), desc="methods"):
         for n in options.calls:
             made = None if (name, n) in there else way(n)

@@ -129,6 +129,7 @@ def _made(options: argparse.Namespace, folds: Folds, found: dict[str, Measured])
         "precision": folds.precision.name,
         "torch": torch.__version__,
         "requests": {fold: len(requests) for fold, requests in folds.requests.items()},
+        "pictures behind the distance": len(found["this plan"].pd),
         "beam": options.beam,
         "thorough": options.thorough,
         "latent error, report fold": {name: summary(one.latent) for name, one in found.items()},
