@@ -127,6 +127,17 @@ def test_fitted_taps_are_those_that_made_the_target() -> None:
     assert max(map(abs, wild)) <= LARGEST_TAP
 
 
+def test_more_examples_are_pulled_less_towards_holding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    eps = [torch.randn(32, 1000, dtype=torch.float64, generator=generator) for _ in range(2)]
+    few, many = (
+        fitted(2)((19, 15), 9, [one[:count] for one in eps], 1.3 * eps[0][:count] - 0.3 * eps[1][:count])[1]
+        for count in (2, 32)
+    )
+    assert -0.3 < many < few < -0.29
+    assert many + 0.3 == pytest.approx((few + 0.3) / 16, rel=0.1)
+
+
 def test_every_example_counts_whatever_its_size() -> None:
     """One of four with a hundred times the values, that wants other taps: it does not rule the fit."""
     generator = torch.Generator().manual_seed(0)
