@@ -3,7 +3,8 @@
 On requests that no plan was fitted or chosen on. The aim is the 20-step DDIM run, so that solvers of the differential
 equation, which aim at its exact solution, are measured by something else than what they are made for. Networks run in
 PyTorch; plans with two taps run on this machine's engines too, whose times count for all ways with as many evaluations.
-A comparison that was stopped goes on where it was: the same command finds what is in --out.
+A comparison that was stopped goes on where it was: the same command finds what is in --out (and knows of no change of
+the code in between).
 """
 
 import argparse

@@ -54,7 +54,7 @@ def ddim_timesteps(steps: int, training_steps: int = 1000) -> list[int]:
             f"ddim_steps: {steps} puts its last timestep at {timesteps[-1]}, outside the schedule "
             f"0..{training_steps - 1}; choose another count, for example {' or '.join(map(str, sorted(near)))}"
         )
-    return timesteps
+    return list(timesteps)
 
 
 def ddim_alphas(abar: Floats, timesteps: list[int]) -> tuple[Floats, Floats]:
@@ -71,5 +71,5 @@ def _betas(config: ScheduleConfig) -> Floats:
     return np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.steps, dtype=np.float64) ** 2
 
 
-def _spaced(steps: int, training_steps: int) -> list[int]:
-    return [t + 1 for t in range(0, training_steps, training_steps // steps)]
+def _spaced(steps: int, training_steps: int) -> range:
+    return range(1, training_steps + 1, training_steps // steps)
