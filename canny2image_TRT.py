@@ -28,6 +28,7 @@ from runtime.tensorrt_library import TensorRTError
 from runtime.timing import Span, median_ms
 from scoring.leaderboard import leaderboard_score
 
+# Of errors it gets the words, str(error): by its frames one would keep a pipeline as long as a log keeps the record.
 log = logging.getLogger(__name__)
 
 PIPELINES = 4  # kept at a time: one per picture size, number of samples, number of steps and plan
@@ -278,7 +279,6 @@ class hackathon:
                 if or_fail:
                     raise
                 which = f"{size.samples} at a time of {size.height}x{size.width}"
-                # The words alone: by its frames the error would keep the pipeline as long as a log keeps the record.
                 log.warning("%s not by backend %s: %s", which, name, str(error))
         return BACKENDS["eager"]
 

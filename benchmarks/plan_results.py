@@ -13,6 +13,7 @@ from benchmarks.plan_methods import PUBLISHED, REUSING, TWO_TAPS
 from build.plan_folds import Measured
 from build.plan_search import geometric_mean
 from cldm.plan import Plan
+from cldm.plan_files import plan_of
 from scoring.files import write_whole
 
 ON_ENGINES = "two taps, by process()"
@@ -73,10 +74,7 @@ def load(path: Path, asked: Mapping[str, Any]) -> list[Result]:
 
 
 def _result(values: Mapping[str, Any]) -> Result:
-    plan = values["plan"]
-    if plan:
-        rows = tuple(map(tuple, plan["taps"]))
-        plan = Plan(plan["steps"], tuple(plan["evaluated"]), rows, tuple(plan["control"]))
+    plan = values["plan"] and plan_of(values["plan"])
     return Result(values["method"], values["calls"], Measured(**values["measured"]), plan)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import safetensors.numpy
@@ -105,20 +106,23 @@ def expected_manifest(target: Target, device: torch.device, tuning: Tuning | Non
 class Plans:
     """Makes TensorRT's engines of one size of pictures: of the plans' own weights, or of others in their place.
 
-    A plan is read once, so that further pipelines take no memory for its weights.
+    Pipelines share what was read of a plan, its weights above all, for as long as one of them is there.
     """
 
     plans: Mapping[str, bytes]  # by stage
     device: torch.device
     weights: Mapping[str, Tensor] | None = None  # by the checkpoint's keys, as they are when a plan is read
-    unbound: dict[str, TensorRTEngine] = field(default_factory=dict, init=False, compare=False)
+    made: dict[str, WeakSet[TensorRTEngine]] = field(default_factory=dict, init=False, compare=False)  # by stage
 
     def __call__(self, spec: EngineSpec, module: nn.Module) -> Engine:
-        if spec.name not in self.unbound:
-            self.unbound[spec.name] = self.read(spec)
-        return self.unbound[spec.name].twin()
+        others = self.made.setdefault(spec.name, WeakSet())
+        other = next(iter(others), None)
+        engine = other.twin() if other else self.read(spec)
+        others.add(engine)
+        return engine
 
     def read(self, spec: EngineSpec) -> TensorRTEngine:
+        """An engine that shares nothing with others. Raises TensorRTError."""
         engine = TensorRTEngine(spec, self.plans[spec.name], self.device)
         if self.weights is not None:
             refit(engine, self.weights)

@@ -104,12 +104,7 @@ def read_plan(path: Path) -> PlanFile:
     except ValueError as error:
         raise ValueError(f"plan {path} is no JSON ({error}); {again}") from error
     try:
-        plan = Plan(
-            _whole(values["steps"]),
-            tuple(_whole(index) for index in values["evaluated"]),
-            tuple(tuple(float(tap) for tap in row) for row in values["taps"]),
-            tuple(_truth(called) for called in values["control"]),
-        )
+        plan = plan_of(values)
         distance = values["distance"]
         measured = None if distance is None else Distance(str(distance["metric"]), _distance(distance["mean"]))
         return PlanFile(str(values["architecture"]), plan, measured, dict(values["made"]))
@@ -117,6 +112,16 @@ def read_plan(path: Path) -> PlanFile:
         raise ValueError(f"plan {path} lacks {error}; {again}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"plan {path}: {error}; {again}") from error
+
+
+def plan_of(values: Mapping[str, Any]) -> Plan:
+    """From the fields of a plan as JSON. Raises KeyError, TypeError or ValueError."""
+    return Plan(
+        _whole(values["steps"]),
+        tuple(_whole(index) for index in values["evaluated"]),
+        tuple(tuple(float(tap) for tap in row) for row in values["taps"]),
+        tuple(_truth(called) for called in values["control"]),
+    )
 
 
 def write_plan(file: PlanFile) -> Path:

@@ -12,9 +12,8 @@ from build.plans import even, summary
 from cldm.plan_files import choose_plan, read_plan
 from training.pictures import main as write_pictures
 
-COMMAND = (
-    "plans --checkpoint random:0 --architecture tiny --device cpu --fitted 1 --judged 1 --reported 2 --beam 1".split()
-)
+COMMAND = "plans --checkpoint random:0 --architecture tiny --device cpu --beam 1".split()
+COMMAND += "--fitted 1 --judged 1 --reported 2".split()
 
 
 @pytest.fixture(autouse=True)

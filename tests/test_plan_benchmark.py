@@ -79,10 +79,8 @@ def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pyte
 
 
 def test_only_results_of_the_same_question_are_taken(tmp_path: Path) -> None:
-    file, results = (
-        tmp_path / "plans.json",
-        [Result("one", 2, Measured([0.1], [1.0], [0.9]), TWO), Result("two", 2, NONE)],
-    )
+    file = tmp_path / "plans.json"
+    results = [Result("one", 2, Measured([0.1], [1.0], [0.9]), TWO), Result("two", 2, NONE)]
     assert load(file, {}) == []
     save(file, {"beam": 2}, results)
     assert load(file, {"beam": 2}) == results

@@ -3,6 +3,7 @@
 # ruff: noqa: E402
 
 import sys
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -97,8 +98,12 @@ def test_from_a_checkpoint_to_the_picture(engines: Path, capsys: pytest.CaptureF
     made.plan = eager.plan = "19,11,3"
     assert (np.abs(draw(made).astype(int) - draw(eager)) <= 1).mean() > 0.99
     one, other = made.pipelines.values()
-    for name, engine in one.engines.items():
-        assert engine.engine is other.engines[name].engine, "another plan reads no engine again"  # type: ignore[attr-defined]
+    read = [[weakref.ref(engine.engine) for engine in each.engines.values()] for each in (one, other)]  # type: ignore[attr-defined]
+    assert read[0] == read[1], "another plan reads no engine again"
+    made.pipelines.clear()
+    del pipeline, one, other
+    assert {engine() for engine in read[0]} == {None}, "what no pipeline runs takes no memory"
+    assert draw(made).std() > 0, "and is read again when it is asked for"
 
     with pytest.raises(ValueError, match=r"load_weights\(\) got random:1, and TensorRT's engines hold the weights of"):
         made.load_weights("random:1")
