@@ -8,11 +8,11 @@ score:
 	$(python) compute_score.py $(ARGS)
 
 test:
-	./preprocess.sh dev train
+	./preprocess.sh dev train tensorrt-rtx
 	$(python) -m pytest $(ARGS)
 
 lint:
-	./preprocess.sh dev train
+	./preprocess.sh dev train tensorrt-rtx
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy

@@ -24,7 +24,7 @@ from runtime.artifacts import EngineFileError
 from runtime.backends import BACKENDS, Backend, choose_backends, choose_device, choose_precision
 from runtime.inductor import channels_last
 from runtime.lanes import Lanes
-from runtime.tensorrt_library import TensorRTError
+from runtime.tensorrt_calls import TensorRTError
 from runtime.timing import Span, median_ms
 from scoring.leaderboard import leaderboard_score
 
@@ -257,6 +257,7 @@ class hackathon:
                 record(pipeline, request, self.tokenizer)
             except RuntimeError as error:  # of CUDA's runtime or PyTorch's
                 log.warning("no CUDA graph, kernels are launched one by one: %s", str(error))
+        backend.keep()
         return pipeline
 
     def _backend(self, height: int, width: int, samples: int) -> Backend:

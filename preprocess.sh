@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The environment and the engines for this machine. Run it again: it changes nothing and needs no network.
 #
-#   ./preprocess.sh [extra ...]     extras of pyproject.toml: dev, train, web, tensorrt
+#   ./preprocess.sh [extra ...]     extras of pyproject.toml: dev, train, web, tensorrt, tensorrt-rtx
 #
 # Makes .venv with $PYTHON (default python3). CANNY2IMAGE_PYTHON=/usr/bin/python3 uses that interpreter as it is instead:
 # nothing is installed into it, and what it lacks is named.

@@ -2,40 +2,47 @@
 
 python -m build                       what this machine needs; nothing where eager is all there is
 python -m build --backend inductor    compiled engines, for one size of pictures
-python -m build --backend tensorrt    TensorRT's, for one size of pictures and one checkpoint
+python -m build --backend tensorrt    TensorRT's, for one size of pictures and one checkpoint; with --target sm89 for
+                                      RTX cards that are not here
 python -m build plans                 plans of fewer evaluations, found for one checkpoint
-python -m build --check               tries all that TensorRT has to do here, and writes a report
+python -m build --check               tries all that TensorRT can do here, and writes a report
 """
 
 import argparse
 import logging
+import re
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from cldm.engine_files import Target
+
+RTX = (86, 89, 120)  # what is checked without a GPU: RTX cards of the last three generations
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0 if all is there, 1 if an engine that was asked for could not be built or a check failed, 130 if stopped."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["plans"]:
-        from build.plans import main as find_plans  # only here: who needs no plans need not have what finds them
+        from build.plans import main as find_plans  # imported lazily: dependencies of the search only
 
         return find_plans(arguments[1:])
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.backend == "inductor" and (options.check or options.refit):
-        parser.error("--check and --refit are about backend tensorrt: leave out --backend inductor")
+    if options.backend == "inductor" and (options.check or options.refit or options.plugins or options.target):
+        parser.error("--check, --target, --plugins and --refit are for backend tensorrt: leave out --backend inductor")
     if options.check:
         return _check(options)
-    if options.backend == "auto" and not torch.cuda.is_available():
+    if options.backend == "auto" and not options.target and not torch.cuda.is_available():
         print("engines: backend eager runs the PyTorch modules themselves; nothing to build (no CUDA device)")
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # Only here: who needs no engines need not have what builds them.
+    # Imported lazily: build-only dependencies.
     from build.verify import BuildError
-    from runtime.tensorrt_library import TensorRTError
+    from runtime.tensorrt_calls import TensorRTError
 
     try:
         for backend in _backends(options):
@@ -47,30 +54,33 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("engines: stopped, nothing was saved", file=sys.stderr)
         return 130
-    if options.backend != "auto":
+    if options.backend != "auto" or options.target:
         return 1
     print("engines: none built; backend eager needs none")
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
-    from build.doctor import Case, examine, missing
+    from build.checks import Case
+    from build.compile import CompileOptions
+    from build.doctor import examine, missing
+    from build.tensorrt import make_builder
     from cldm.checkpoint import find_checkpoint
-    from cldm.engine_files import Target
-    from runtime.backends import choose_device, choose_precision
+    from runtime.backends import choose_device
+    from runtime.tensorrt_calls import TensorRTError
 
     try:
-        device = choose_device(options.device)
-        if sentences := missing(device):
+        if sentences := missing():
             print("\n".join(f"check: {sentence}" for sentence in sentences), file=sys.stderr)
             return 1
-        precision = choose_precision(options.precision, device)
+        device = choose_device(options.device)
+        if device.type != "cuda" and not options.target:
+            options.target = RTX
         architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
         checkpoint = find_checkpoint(options.checkpoint or "random:0", architecture)
-        size = options.height, options.width, options.samples
-        target = Target(architecture, *size, precision.name, "tensorrt", plugins=options.plugins).of(checkpoint)
-        return 0 if examine(Case(target, checkpoint, device)) else 1
-    except (ValueError, OSError) as error:
+        target = replace(_target(options, "tensorrt", device, architecture), plugins=options.plugins).of(checkpoint)
+        return 0 if examine(Case(target, checkpoint, make_builder(target, device, CompileOptions()))) else 1
+    except (ValueError, OSError, TensorRTError) as error:
         print(f"check: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -80,38 +90,53 @@ def _check(options: argparse.Namespace) -> int:
 
 def _backends(options: argparse.Namespace) -> tuple[str, ...]:
     """What to try, one after another until one is built."""
+    from runtime.backends import choose_backends, choose_device
+
+    if options.target:
+        return ("tensorrt",)
     if options.backend != "auto":
         return (options.backend,)
-    return ("tensorrt", "inductor") if find_spec("tensorrt") else ("inductor",)  # tensorrt_lean builds nothing
+    return tuple(name for name in choose_backends("auto", choose_device(options.device)) if name != "eager")
 
 
 def _build(options: argparse.Namespace, backend: str) -> None:
     import build.inductor
     from build.verify import table
     from cldm.checkpoint import find_checkpoint
-    from cldm.engine_files import Target, is_up_to_date
-    from runtime.backends import choose_device, choose_precision
+    from cldm.engine_files import is_up_to_date
+    from runtime.backends import choose_device
+    from runtime.tensorrt_library import library_that_builds
 
     device = choose_device(options.device)
-    precision = choose_precision(options.precision, device)
     architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
-    target = Target(architecture, options.height, options.width, options.samples, precision.name, backend)
+    target, library = _target(options, backend, device, architecture), None
     if backend == "tensorrt":
+        library = library_that_builds(device, target.targets)
         checkpoint = find_checkpoint(options.checkpoint, options.architecture)
         target = replace(target.of(checkpoint), plugins=options.plugins, refit=options.refit)
-    if not options.force and is_up_to_date(target, device):
+    if not options.force and is_up_to_date(target, device, library):
         print(f"engines: up to date ({target.folder})")
         return
     if backend == "tensorrt":
         import build.tensorrt
-        from build.compile import table as layers
+        from build.layers import table as layers
 
-        reports, measurements = build.tensorrt.build(target, checkpoint, device)
+        reports, measurements = build.tensorrt.build(target, checkpoint, device, strict=options.strict)
         print(layers(reports))
     else:
         measurements = build.inductor.build(target, device)
     print(table(measurements))
     print(f"engines: saved in {target.folder}")
+
+
+def _target(options: argparse.Namespace, backend: str, device: torch.device, architecture: str) -> "Target":
+    from cldm.engine_files import Target
+    from runtime.backends import choose_precision
+
+    runs_on = torch.device("cuda") if options.target else device
+    precision = choose_precision(options.precision, runs_on).name
+    size = options.height, options.width, options.samples
+    return Target(architecture, *size, precision, backend, targets=tuple(options.target))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -131,12 +156,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="auto", help="auto, fp32 or fp16")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
-        "--no-plugins",
-        action="store_const",
-        const=False,
-        dest="plugins",
-        help="tensorrt in fp16: GroupNorm in TensorRT's own layers, not in this project's kernel; kept until --force",
+        "--target",
+        nargs="+",
+        type=_capability,
+        default=(),
+        metavar="smXY",
+        help="tensorrt: compute capabilities of GPUs that need not be here, such as sm86 (RTX 30), sm89 (RTX 40) and "
+        "sm120 (RTX 50); needs TensorRT for RTX, and no GPU",
     )
+    parser.add_argument(
+        "--plugins",
+        action="store_const",
+        const=True,
+        help="tensorrt in fp16: GroupNorm by this project's kernel; where that fails, TensorRT's own layers",
+    )
+    parser.add_argument("--strict", action="store_true", help="stop where --plugins fails")
     parser.add_argument(
         "--refit",
         action="store_const",
@@ -146,10 +180,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="build nothing to keep, but try all that TensorRT has to do here; by default with random weights",
+        help="build nothing to keep, but try all that TensorRT can do here; by default with random weights. Without a "
+        "GPU for RTX cards of the last three generations",
     )
     parser.add_argument("--force", action="store_true", help="build even where engines are up to date")
     return parser
+
+
+def _capability(text: str) -> int:
+    found = re.fullmatch(r"(?:sm)?_?(\d+)\.?(\d)", text.lower())
+    if not found:
+        raise argparse.ArgumentTypeError(f"got {text}, expected a compute capability such as sm89")
+    return int("".join(found.groups()))
 
 
 def _positive(text: str) -> int:

@@ -1,141 +1,93 @@
-"""From an ONNX file to a TensorRT plan, and what the plan turned out to be.
+"""From an ONNX file to a TensorRT plan, by whichever library builds for the GPU in question."""
 
-Has not run on TensorRT itself yet: what stands in for that proof are `tests/standin` and the real bindings' names.
-"""
-
-import json
 import logging
-import os
-import re
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
+from build.layers import BuildLog, Layer, Report, layers_of_json
 from runtime.spec import EngineSpec
-from runtime.tensorrt import TensorRTEngine, check_device, check_tensors, describe, layout
-from runtime.tensorrt_library import TensorRTError, checked, make, make_logger, on
+from runtime.tensorrt import TensorRTEngine, check_tensors, describe, layout
+from runtime.tensorrt_calls import TensorRTError, checked, listening, logger_of, make, on
+from runtime.tensorrt_library import Library, sm
+from scoring.files import write_whole
 
 if TYPE_CHECKING:
     import tensorrt as trt
-else:
-    from runtime.tensorrt_library import trt
 
 log = logging.getLogger(__name__)
-
-# How the compiler inside TensorRT names its fused attention kernels, such as _gemm_mha_v2_myl0_4. Names of layers may
-# also repeat those of ONNX nodes, so there the whole stem is asked for.
-FUSED, FUSED_NAME = re.compile("mha|attention", re.I), re.compile("_ge(mm|mv)_mha")
-UNFUSED = re.compile("softmax|MaxSubExpSum", re.I)
 
 
 @dataclass(frozen=True)
 class CompileOptions:
+    targets: tuple[int, ...] = ()  # compute capabilities that a portable library builds for
     optimization_level: int = 3  # 0 (builds fastest) to 5 (tries most kernels)
     workspace_bytes: int = 4 << 30  # that a kernel may at most ask for
     timing_cache: Path | None = None  # times of kernels, for later builds; of one GPU and one version of TensorRT
     refit: bool = False  # leave the weights open, for runtime.tensorrt_refit; kernels may be slower
 
 
-@dataclass(frozen=True)
-class Layer:
-    name: str
-    kind: str
-    formats: tuple[str, ...]  # type and layout of each output, in TensorRT's words
-    attention: Literal["fused", "unfused", "none"]  # unfused: it computes the softmax of one
-
-
-@dataclass(frozen=True)
-class Report:
-    """What EngineInspector says of a plan."""
-
-    engine: str
-    seconds: float  # that the build took
-    plan_bytes: int
-    scratch_bytes: int
-    layers: tuple[Layer, ...]
-
-    def attentions(self, state: Literal["fused", "unfused"]) -> int:
-        return sum(layer.attention == state for layer in self.layers)
-
-    @property
-    def formats(self) -> Counter[str]:
-        """Number of layer outputs by format."""
-        return Counter(one for layer in self.layers for one in layer.formats)
-
-
 def compile_plan(
-    onnx: Path, spec: EngineSpec, device: torch.device, options: CompileOptions | None = None
+    onnx: Path, spec: EngineSpec, library: Library, device: torch.device, options: CompileOptions | None = None
 ) -> tuple[bytes, Report]:
     """The plan of an ONNX file with static shapes whose inputs and outputs are those of `spec`, and its report.
 
-    Strongly typed: precision is what the file says. Takes minutes for a UNet.
+    Strongly typed: precision is what the file says. device: where a library that is not portable measures kernels.
     Raises TensorRTError with the reason, KeyboardInterrupt once TensorRT has stopped.
     """
-    check_device(device)
-    if not hasattr(trt, "Builder"):
-        raise TensorRTError("only tensorrt_lean is installed, which builds no plans: install tensorrt-cu13")
-    start = time.perf_counter()
-    with on(device):
-        plan = _build(onnx, spec, options or CompileOptions())
+    heard, start = BuildLog(), time.perf_counter()
+    with on(device), listening(logger_of(library.load()), heard):
+        plan = _build(onnx, spec, library, options or CompileOptions())
     seconds = time.perf_counter() - start
-    return plan, inspect(TensorRTEngine(spec, plan, device), len(plan), seconds)
+    layers, scratch = heard.layers, heard.scratch_bytes
+    if not layers:
+        engine = TensorRTEngine(spec, plan, device)
+        layers, scratch = inspect(engine), engine.scratch_bytes
+    return plan, Report(spec.name, seconds, len(plan), scratch, layers)
 
 
-def inspect(engine: TensorRTEngine, plan_bytes: int, seconds: float) -> Report:
-    """The report of an engine that was built with detailed profiling verbosity. Raises TensorRTError otherwise."""
+def inspect(engine: TensorRTEngine) -> tuple[Layer, ...]:
+    """The layers of an engine that was built with detailed profiling verbosity. Raises TensorRTError otherwise."""
     name, logger = engine.spec.name, engine.logger
     inspector = checked(engine.engine.create_engine_inspector(), f"engine {name} cannot be inspected", logger)
-    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     try:
-        layers = tuple(_layer(one) for one in json.loads(text)["Layers"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return layers_of_json(inspector.get_engine_information(engine.trt.LayerInformationFormat.JSON))
+    except ValueError as error:
         raise TensorRTError(
-            f"engine {name}: EngineInspector's text has no detailed layers ({type(error).__name__}); build it again",
-            logger.heard(),
+            f"engine {name}: EngineInspector's text has {error}; build it again", logger.heard()
         ) from error
-    return Report(name, seconds, plan_bytes, engine.scratch_bytes, layers)
 
 
-def table(reports: Iterable[Report]) -> str:
-    """One line per engine, to be printed."""
-    lines = ["engine    build s   plan MiB   scratch MiB   layers   attentions fused   unfused   output formats"]
-    for one in reports:
-        formats = ", ".join(f"{name} {count}" for name, count in one.formats.most_common())
-        lines.append(
-            f"{one.engine:8s} {one.seconds:8.1f} {one.plan_bytes / 2**20:10.1f} {one.scratch_bytes / 2**20:13.1f} "
-            f"{len(one.layers):8d} {one.attentions('fused'):18d} {one.attentions('unfused'):9d}   {formats}"
-        )
-    return "\n".join(lines)
-
-
-def _build(onnx: Path, spec: EngineSpec, options: CompileOptions) -> bytes:
+def _build(onnx: Path, spec: EngineSpec, library: Library, options: CompileOptions) -> bytes:
     """Network, parser and configuration stay referenced here until the plan is made: they share memory."""
-    logger = make_logger()
+    trt = library.load()
+    logger = logger_of(trt)
     builder = make(lambda: trt.Builder(logger), "Builder", logger)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = checked(builder.create_network(flags), f"engine {spec.name}: TensorRT makes no network", logger)
     parser = make(lambda: trt.OnnxParser(network, logger), "OnnxParser", logger)
     if not parser.parse_from_file(str(onnx)):
         raise TensorRTError(f"engine {spec.name}: {onnx} cannot be parsed: {_parser_errors(parser)}", logger.heard())
-    _set_formats(network, spec)
+    _set_formats(trt, network, spec)
     config = checked(builder.create_builder_config(), f"engine {spec.name}: TensorRT makes no configuration", logger)
-    _configure(config, options)
-    _load_timing_cache(config, options.timing_cache, logger)
+    _configure(trt, config, options)
+    if library.portable:
+        _set_targets(trt, config, options.targets, logger)
+    times = options.timing_cache if library.timing_cache else None
+    _load_timing_cache(config, times, logger)
     with tqdm(desc=f"building {spec.name}", unit="step") as progress:
-        monitor = make_monitor(progress)
+        monitor = make_monitor(trt, progress)
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
     if plan is None and monitor.interrupted:
         raise KeyboardInterrupt
     data = bytes(checked(plan, f"engine {spec.name}: {onnx} cannot be built", logger))
-    _save_timing_cache(config, options.timing_cache, logger)
+    _save_timing_cache(config, times, logger)
     return data
 
 
@@ -144,8 +96,8 @@ def _parser_errors(parser: "trt.OnnxParser") -> str:
     return "; ".join(f"node {error.node()} {error.node_name()!r}: {error.desc()}" for error in errors)
 
 
-def _set_formats(network: "trt.INetworkDefinition", spec: EngineSpec) -> None:
-    """Let the plan read and write buffers as they lie. Raises TensorRTError if the file has other tensors."""
+def _set_formats(trt: Any, network: "trt.INetworkDefinition", spec: EngineSpec) -> None:
+    """Let the plan read and write buffers in their layouts. Raises TensorRTError if the file has other tensors."""
     layouts = {one.name: layout(one) for one in (*spec.inputs, *spec.outputs)}
     tensors = {"INPUT": [network.get_input(i) for i in range(network.num_inputs)]}
     tensors["OUTPUT"] = [network.get_output(i) for i in range(network.num_outputs)]
@@ -159,14 +111,26 @@ def _set_formats(network: "trt.INetworkDefinition", spec: EngineSpec) -> None:
         tensor.allowed_formats = 1 << int(getattr(trt.TensorFormat, layouts[tensor.name]))
 
 
-def _configure(config: "trt.IBuilderConfig", options: CompileOptions) -> None:
+def _configure(trt: Any, config: "trt.IBuilderConfig", options: CompileOptions) -> None:
     config.builder_optimization_level = options.optimization_level
     config.max_aux_streams = 0  # the caller has streams of its own, and a CUDA graph stays simple
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that log or inspector list the layers
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 is to be exact, as in the other backends
     if options.refit:
         config.set_flag(trt.BuilderFlag.REFIT)
+
+
+def _set_targets(trt: Any, config: Any, targets: tuple[int, ...], logger: Any) -> None:
+    """Build for GPUs of these compute capabilities, whether or not one is here."""
+    config.num_compute_capabilities = len(targets)
+    for index, target in enumerate(targets):
+        name = sm(target).upper()
+        checked(
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index),
+            f"TensorRT does not build for {name}",
+            logger,
+        )
 
 
 def _load_timing_cache(config: "trt.IBuilderConfig", path: Path | None, logger: Any) -> None:
@@ -188,14 +152,10 @@ def _save_timing_cache(config: "trt.IBuilderConfig", path: Path | None, logger: 
         return
     sentence = f"timing cache {path} cannot be saved"
     cache = checked(config.get_timing_cache(), sentence, logger)
-    data = checked(cache.serialize(), sentence, logger)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    write_whole(path, bytes(checked(cache.serialize(), sentence, logger)))
 
 
-def make_monitor(progress: "tqdm[Any]") -> Any:
+def make_monitor(trt: Any, progress: "tqdm[Any]") -> Any:
     """An IProgressMonitor that moves the bar by one step of whatever phase, from several threads.
 
     Phases lie in one another and are announced as they begin, so the total grows. No exception may leave a method,
@@ -235,21 +195,3 @@ def make_monitor(progress: "tqdm[Any]") -> Any:
                 self.interrupted = True
 
     return Monitor()
-
-
-def _layer(information: dict[str, Any]) -> Layer:
-    name, kind, tactic, origin = (
-        str(information.get(key, "")) for key in ("Name", "LayerType", "TacticName", "Metadata")
-    )
-    attention: Literal["fused", "unfused", "none"] = "none"
-    if FUSED.search(f"{kind} {tactic}") or FUSED_NAME.search(name):
-        attention = "fused"
-    elif UNFUSED.search(f"{name} {kind} {origin}"):
-        attention = "unfused"
-    return Layer(name, kind, tuple(_format(output) for output in information.get("Outputs", [])), attention)
-
-
-def _format(tensor: dict[str, Any]) -> str:
-    """The inspector's key depends on TensorRT's version."""
-    words = [tensor.get(key) for key in ("Format/Datatype", "Datatype", "Format")]
-    return " ".join(str(word) for word in words if word)

@@ -27,10 +27,12 @@ def requirements(extras: list[str]) -> list[str]:
 
 
 def is_fulfilled(line: str) -> bool:
-    """Is a version that `line` allows installed?"""
+    """Is a version that `line` allows installed, or is the line for other machines?"""
     from pip._vendor.packaging.requirements import Requirement
 
     requirement = Requirement(line)
+    if requirement.marker and not requirement.marker.evaluate():
+        return True
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:

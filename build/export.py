@@ -1,11 +1,13 @@
 """Every stage as an ONNX file, from which TensorRT builds its engine and which onnxruntime runs as it is.
 
-Shapes are static and types are spelled out. In half precision the norms still compute in float32, between casts, since
-TensorRT no longer reads the attribute that says so. Attention is ONNX's own operator, which opset 23 brought; for an
-older TensorRT opset 21 writes it as the products and the softmax that every version fuses.
-In half precision a GroupNorm is a call of `canny2image::group_norm`, which is TensorRT's plugin of that name
-(plugins/group_norm) and, for whoever has no such plugin, a function in the file.
-The weights bear the checkpoint's names, so that engines can be refitted: `<key>` as it is there, `<key>.T` transposed.
+Shapes are static and types are spelled out. Attention is written as two products and a softmax. TensorRT's compiler
+fuses these where it has a kernel, and runs them one by one where it has none, in float32 and for heads as wide as the
+VAE's; ONNX's operator Attention it refuses there. In half precision GroupNorm is TensorRT's own layer, which computes
+its statistics in float32; LayerNorm, which TensorRT takes apart, computes in float32 between casts.
+With plugins a GroupNorm in half precision is a call of `canny2image::group_norm` instead (plugins/group_norm), which is
+also a function in the file for all that have no such plugin.
+Weights have the checkpoint's names, so that engines can be refitted: `<key>` as it is there, `<key>.T` transposed.
+docs/tensorrt.md compares these forms with others, by errors and by compiled layers.
 """
 
 import hashlib
@@ -16,23 +18,25 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from build.verify import BuildError
 from cldm.model import ControlLDM
 from cldm.stages import Stage, make_stages
 from ldm.norm import GroupNorm
+from ldm.vae import AttnBlock
 from plugins.group_norm.tensorrt_plugin import PLUGIN
 from runtime.spec import EngineSpec, allocate
 
-OPSETS = (21, 23)
-FLOAT = 1  # ONNX's number of the type float32
+# The first in which GroupNormalization has a scale per channel. TensorRT's parser reads 9 to 24.
+OPSET = 21
 
 # What onnxruntime runs for a call, and TensorRT where the plugin is not registered. As types: 1 float, 9 bool, 10 half.
 # An operator's attributes must be named, plugin_namespace too.
 DOMAIN = PLUGIN.split("::")[0]
 FUNCTION = """
-<domain: "canny2image", opset_import: ["": %d]>
+<domain: "canny2image", opset_import: ["": 21]>
 group_norm <groups, eps, silu, plugin_namespace> (x, weight, bias) => (y)
 {
     x32 = Cast <to = 1> (x)
@@ -51,13 +55,6 @@ group_norm <groups, eps, silu, plugin_namespace> (x, weight, bias) => (y)
 
 class ExportError(BuildError):
     """A stage cannot be written as ONNX."""
-
-
-class Float32GroupNorm(GroupNorm):
-    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        x = x if shift is None else x + shift[..., None, None]
-        y = F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
-        return F.silu(y) if self.silu else y
 
 
 class PluginGroupNorm(GroupNorm):
@@ -83,32 +80,44 @@ class Float32LayerNorm(nn.LayerNorm):
         return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
 
 
-NORMS: dict[type[nn.Module], type[nn.Module]] = {GroupNorm: Float32GroupNorm, nn.LayerNorm: Float32LayerNorm}
+class Float32SoftmaxAttention(AttnBlock):
+    """The VAE's head of 512 has no fused kernel: the softmax is a kernel of its own, in the type written here."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (rearrange(conv(h), "n c h w -> n (h w) c") for conv in (self.q, self.k, self.v))
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(1, 2)
+        attention = torch.softmax(logits.float(), dim=-1).to(v.dtype)
+        return x + self.proj_out(rearrange(attention @ v, "n (h w) c -> n c h w", h=x.shape[2]))
+
+
+EXACT: dict[type[nn.Module], type[nn.Module]] = {
+    nn.LayerNorm: Float32LayerNorm,
+    AttnBlock: Float32SoftmaxAttention,
+}
 
 
 def export(
     model: ControlLDM,
     size: tuple[int, int, int],
     folder: Path,
-    opset: int = OPSETS[-1],
-    plugins: bool = True,
+    plugins: bool = False,
     names: Collection[str] | None = None,
 ) -> Iterator[tuple[EngineSpec, Path]]:
     """Write `<stage>.onnx`, with its weights beside it, into an existing folder; yields each when it is written.
 
-    model: in the precision that the engines shall have; its norms change to float32. size: height and width of the
-    picture in pixels, samples. plugins: GroupNorm in half precision is a call of the plugin. names: of the stages, by
-    default all. Raises ExportError with the exporter's reason, and ValueError for another opset.
+    model: in the precision that the engines shall have; `spell_out` changes it. size: height and width of the picture
+    in pixels, samples. plugins: GroupNorm in half precision is a call of the plugin. names: of the stages, by default
+    all.
+    Raises ExportError with the exporter's reason.
     """
-    if opset not in OPSETS:
-        raise ValueError(f"opset {opset}: expected {' or '.join(map(str, OPSETS))}")
     stages = make_stages(model, *size)
-    exact_norms(model, plugins)
+    spell_out(model, plugins)
     buffers = allocate({name: stage.spec for name, stage in stages.items()}, torch.device("cpu"))
     keys = {id(tensor): key for key, tensor in model.state_dict(keep_vars=True).items()}
     for name in stages if names is None else names:
         path = folder / f"{name}.onnx"
-        _export(stages[name], buffers, keys, path, opset)
+        _export(stages[name], buffers, keys, path)
         yield stages[name].spec, path
 
 
@@ -120,21 +129,24 @@ def weight_names(path: Path, keys: Collection[str]) -> set[str]:
     return {name for name in names if name in keys or name.removesuffix(".T") in keys}
 
 
-def exact_norms(model: ControlLDM, plugins: bool) -> None:
-    """Let all norms compute in float32, with float32 weights, and self-attention use the checkpoint's own weights.
+def spell_out(model: ControlLDM, plugins: bool) -> None:
+    """Let modules compute as the file shall say, and self-attention use the checkpoint's own weights.
 
-    plugins: those in half precision that the plugin can do are calls of it instead, with float16 weights.
+    LayerNorms and their weights become float32, as does the softmax of the VAE. plugins: GroupNorms in half precision
+    are calls of the plugin.
     """
     for module in model.modules():
-        if plugins and type(module) is GroupNorm and module.weight.dtype == torch.float16:
+        if better := EXACT.get(type(module)):
+            module.__class__ = better
+        if isinstance(module, nn.LayerNorm):
+            module.float()
+        elif plugins and type(module) is GroupNorm and module.weight.dtype == torch.float16:
             module.__class__ = PluginGroupNorm
-        elif better := NORMS.get(type(module)):
-            module.float().__class__ = better
     for transformer in (*model.control.transformers(), *model.unet.transformers()):
         transformer.self_attention.packed = None
 
 
-def _export(stage: Stage, buffers: Mapping[str, Tensor], keys: Mapping[int, str], path: Path, opset: int) -> None:
+def _export(stage: Stage, buffers: Mapping[str, Tensor], keys: Mapping[int, str], path: Path) -> None:
     spec, module = stage.spec, stage.module.eval()
     inputs, _ = spec.pick(buffers)
     try:
@@ -143,7 +155,7 @@ def _export(stage: Stage, buffers: Mapping[str, Tensor], keys: Mapping[int, str]
                 module,
                 tuple(inputs),
                 dynamo=True,
-                opset_version=opset,
+                opset_version=OPSET,
                 input_names=[tensor.name for tensor in spec.inputs],
                 output_names=[tensor.name for tensor in spec.outputs],
                 verbose=False,
@@ -156,11 +168,8 @@ def _export(stage: Stage, buffers: Mapping[str, Tensor], keys: Mapping[int, str]
     import onnx_ir
 
     _rename(program.model.graph, module, keys)
-    for node in program.model.graph:
-        if node.op_type == "Attention":
-            node.attributes.add(onnx_ir.AttrInt64("softmax_precision", FLOAT))
     if any(node.domain == DOMAIN for node in program.model.graph):
-        function = onnx_ir.from_proto(onnx.parser.parse_function(FUNCTION % opset))
+        function = onnx_ir.from_proto(onnx.parser.parse_function(FUNCTION))
         program.model.functions[function.identifier()] = function
     program.save(path, external_data=True)
 

@@ -25,6 +25,7 @@ RUNS = 20  # of each stage, for the median time
 HIGHER = {torch.float16: torch.float32, torch.float32: torch.float64}  # the precision of the truth
 # Below these, relative errors are rounding of the outputs themselves; of uint8, one grey level.
 FLOORS = {torch.float16: 1e-3, torch.float32: 1e-5, torch.uint8: 1 / 255}
+NOT_RUN = 2 * torch.finfo(torch.float16).eps  # of networks in half precision that PyTorch did not run to compare with
 
 
 class BuildError(RuntimeError):
@@ -38,7 +39,7 @@ class Measurement:
     stage: str
     compile_seconds: float
     error: float
-    eager_error: float
+    eager_error: float | None  # None where the module was not run in its own precision, which half precision is slow in
     floor: float
     milliseconds: float | None
     eager_milliseconds: float | None
@@ -46,7 +47,7 @@ class Measurement:
 
     @property
     def bound(self) -> float:
-        return max(2 * self.eager_error, self.floor)
+        return max(2 * (self.eager_error or 0), self.floor)
 
     @property
     def holds(self) -> bool:
@@ -58,8 +59,15 @@ class Truth:
     """What a stage is held against: results in higher precision, and how the eager module does."""
 
     outputs: list[Tensor]
-    eager_outputs: list[Tensor]
+    eager_outputs: list[Tensor]  # where the module was not run, `outputs` rounded
+    eager_error: float | None
     eager_milliseconds: float | None
+
+    @property
+    def floor(self) -> float:
+        """The error that any engine may have."""
+        floor = max(FLOORS[output.dtype] for output in self.eager_outputs)
+        return floor if self.eager_error is not None else max(floor, NOT_RUN)
 
 
 @dataclass(frozen=True)
@@ -71,8 +79,8 @@ class Trial:
     buffers: dict[str, Tensor]
     device: torch.device
 
-    def measure(self, engine: Engine) -> Measurement:
-        """Of one stage's engine, which is bound and run here; its first run may compile."""
+    def measure(self, engine: Engine, timed: bool = True) -> Measurement:
+        """Of one stage's engine, which is bound and run here; its first run may compile. timed: on a GPU."""
         truth = self.truths[engine.spec.name]
         start = time.perf_counter()
         error = self.error(engine)
@@ -80,9 +88,9 @@ class Trial:
             stage=engine.spec.name,
             compile_seconds=time.perf_counter() - start,
             error=error,
-            eager_error=relative_error(truth.eager_outputs, truth.outputs),
-            floor=max(FLOORS[output.dtype] for output in truth.eager_outputs),
-            milliseconds=median_milliseconds(partial(engine.enqueue, None), self.device),
+            eager_error=truth.eager_error,
+            floor=truth.floor,
+            milliseconds=median_milliseconds(partial(engine.enqueue, None), self.device) if timed else None,
             eager_milliseconds=truth.eager_milliseconds,
         )
         self._restore(engine)
@@ -108,14 +116,19 @@ class Trial:
             output.copy_(eager)
 
 
-def prepare(model: ControlLDM, dtype: torch.dtype, size: tuple[int, int, int], device: torch.device) -> Trial:
-    """A trial of the model, which is float32 and changes to `dtype`, on the device. size: height, width, samples."""
+def prepare(
+    model: ControlLDM, dtype: torch.dtype, size: tuple[int, int, int], device: torch.device, eager: bool = True
+) -> Trial:
+    """A trial of the model, which is float32 and changes to `dtype`, on the device. size: height, width, samples.
+
+    eager: run the modules in `dtype` too, which takes minutes in half precision on the CPU.
+    """
     higher = to_precision(deepcopy(model), HIGHER[dtype])
     stages = make_stages(to_precision(model, dtype), *size)
     buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
     _randomize(buffers, stages, model.architecture.text.vocabulary)
     exact = make_stages(higher, *size)
-    truths = {name: _truth(stage, exact[name], buffers, device) for name, stage in stages.items()}
+    truths = {name: _truth(stage, exact[name], buffers, device, eager) for name, stage in stages.items()}
     return Trial(stages, truths, buffers, device)
 
 
@@ -134,9 +147,9 @@ def table(measurements: Sequence[Measurement]) -> str:
     lines = ["stage     compile s    error    bound   eager error   onnx error   compiled ms   eager ms"]
     for one in measurements:
         times = ["-" if ms is None else f"{ms:.3f}" for ms in (one.milliseconds, one.eager_milliseconds)]
-        onnx_error = "-" if one.onnx_error is None else f"{one.onnx_error:.1e}"
+        eager_error, onnx_error = ("-" if e is None else f"{e:.1e}" for e in (one.eager_error, one.onnx_error))
         lines.append(
-            f"{one.stage:8s} {one.compile_seconds:10.1f} {one.error:8.1e} {one.bound:8.1e} {one.eager_error:13.1e} "
+            f"{one.stage:8s} {one.compile_seconds:10.1f} {one.error:8.1e} {one.bound:8.1e} {eager_error:>13s} "
             f"{onnx_error:>12s} {times[0]:>13s} {times[1]:>10s}"
         )
     return "\n".join(lines)
@@ -155,16 +168,21 @@ def _randomize(buffers: Mapping[str, Tensor], stages: Mapping[str, Stage], vocab
 
 
 @torch.inference_mode()
-def _truth(stage: Stage, exact: Stage, buffers: Mapping[str, Tensor], device: torch.device) -> Truth:
-    """Run one stage in both precisions, on the same inputs."""
+def _truth(stage: Stage, exact: Stage, buffers: Mapping[str, Tensor], device: torch.device, eager: bool) -> Truth:
+    """Run one stage in both precisions, on the same inputs, and leave the outputs for the stages that read them."""
     inputs, outputs = stage.spec.pick(buffers)
     with full_float32():
-        true = exact.module(*(value.to(spec.dtype) for value, spec in zip(inputs, exact.spec.inputs, strict=True)))
+        true = list(exact.module(*(x.to(spec.dtype) for x, spec in zip(inputs, exact.spec.inputs, strict=True))))
+        if not eager:
+            for output, value in zip(outputs, true, strict=True):
+                output.copy_(value)
+            return Truth(true, [output.clone() for output in outputs], None, None)
         engine = EagerEngine(stage.spec, stage.module)
         engine.bind(buffers)
         engine.enqueue(None)
-        eager = [output.clone() for output in outputs]
-        return Truth(list(true), eager, median_milliseconds(partial(engine.enqueue, None), device))
+        results = [output.clone() for output in outputs]
+        milliseconds = median_milliseconds(partial(engine.enqueue, None), device)
+        return Truth(true, results, relative_error(results, true), milliseconds)
 
 
 def relative_error(got: Sequence[Tensor], true: Sequence[Tensor]) -> float:

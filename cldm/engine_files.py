@@ -1,7 +1,7 @@
 """Where a picture's engine files lie, what their manifest must say here and now, and the engines that come of them."""
 
-import ast
 import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from copy import copy
@@ -19,18 +19,21 @@ from cldm.model import ControlLDM
 from cldm.pipeline import to_precision
 from cldm.stages import make_stages
 from ldm.config import MODELS, load_architecture
-from runtime.artifacts import NONE, EngineFileError, Manifest, load, machine, read
+from runtime.artifacts import MANIFEST, NONE, EngineFileError, Manifest, load, machine, plans_machine, read
 from runtime.backends import BACKENDS, PRECISIONS, Backend
 from runtime.engine import Engine
 from runtime.inductor import InductorEngine, Tuning
 from runtime.spec import EngineSpec
-from runtime.tensorrt import TensorRTEngine, check_device
+from runtime.tensorrt import TensorRTEngine
+from runtime.tensorrt_kernels import KernelCache
+from runtime.tensorrt_library import Library, check_device, library_that_runs_on
 from runtime.tensorrt_refit import refit
 
 log = logging.getLogger(__name__)
 
 ENGINES = MODELS / "engines"
 ROOT = Path(__file__).resolve().parent.parent
+KERNELS = "kernels.bin"  # in the folder of plans whose kernels are compiled where they run
 SOURCES = (
     *(f"ldm/{name}.py" for name in ("attention", "blocks", "clip", "norm", "unet", "vae")),
     *(f"cldm/{name}.py" for name in ("controlnet", "kv", "model", "stages")),
@@ -68,6 +71,7 @@ class Target:
     # TensorRT's; None: as they were built.
     refit: bool | None = None  # can they be given other weights?
     plugins: bool | None = None  # are norms in half precision our kernel?
+    targets: tuple[int, ...] = ()  # compute capabilities of the GPUs, 89 for 8.9; empty: of the one that is here
 
     def of(self, checkpoint: Checkpoint) -> "Target":
         """The same with the weights of this checkpoint."""
@@ -79,12 +83,22 @@ class Target:
         return ENGINES / name
 
 
-def expected_manifest(target: Target, device: torch.device, tuning: Tuning | None = None) -> Manifest:
-    """The manifest of engine files that fit this machine, these sources and `target`."""
+def expected_manifest(
+    target: Target, device: torch.device, tuning: Tuning | None = None, library: Library | None = None
+) -> Manifest:
+    """The manifest of engine files that fit this machine, these sources and `target`.
+
+    library: that builds or runs plans of TensorRT, by default the one that the target's files are for.
+    """
     architecture = load_architecture(target.architecture)
     with torch.device("meta"):  # the signatures need shapes, no weights
         model = to_precision(ControlLDM(architecture), PRECISIONS[target.precision].dtype)
     stages = make_stages(model, target.height, target.width, target.samples)
+    if target.backend == "tensorrt":
+        library = library or library_that_runs_on(device, _title(target.folder))
+        here, options = plans_machine(device, library, target.targets), _plans_tuning(target)
+    else:
+        here, options = machine(device), {**(tuning or Tuning()).options()}
     return Manifest(
         backend=target.backend,
         architecture=target.architecture,
@@ -94,11 +108,11 @@ def expected_manifest(target: Target, device: torch.device, tuning: Tuning | Non
         samples=target.samples,
         precision=target.precision,
         specs_digest=_digest(repr([stage.spec for stage in stages.values()])),
-        sources_digest=_digest("".join(_code(ROOT / source) for source in (*SOURCES, *COMPILERS[target.backend]))),
+        sources_digest=_digest("".join((ROOT / path).read_text() for path in (*SOURCES, *COMPILERS[target.backend]))),
         weights=target.weights,
         checkpoint=target.checkpoint,
-        **machine(device, target.backend),
-        tuning=_plans_tuning(target) if target.backend == "tensorrt" else {**(tuning or Tuning()).options()},
+        **here,
+        tuning=options,
     )
 
 
@@ -111,6 +125,7 @@ class Plans:
 
     plans: Mapping[str, bytes]  # by stage
     device: torch.device
+    kernels: KernelCache | None = None  # for plans whose kernels are compiled here
     weights: Mapping[str, Tensor] | None = None  # by the checkpoint's keys, as they are when a plan is read
     made: dict[str, WeakSet[TensorRTEngine]] = field(default_factory=dict, init=False, compare=False)  # by stage
 
@@ -121,9 +136,14 @@ class Plans:
         others.add(engine)
         return engine
 
+    def keep(self) -> None:
+        """See Backend."""
+        if self.kernels:
+            self.kernels.save()
+
     def read(self, spec: EngineSpec) -> TensorRTEngine:
         """An engine that shares nothing with others. Raises TensorRTError."""
-        engine = TensorRTEngine(spec, self.plans[spec.name], self.device)
+        engine = TensorRTEngine(spec, self.plans[spec.name], self.device, self.kernels)
         if self.weights is not None:
             refit(engine, self.weights)
         return engine
@@ -151,7 +171,9 @@ def find_engines(target: Target, device: torch.device, weights: Mapping[str, Ten
     if target.backend == "tensorrt":
         check_device(device)
         files = target if weights is None else replace(target, refit=True)
-        return Backend("tensorrt", Plans(unpack_plans(read(*_wanted(files, device))), device, weights))
+        plans = unpack_plans(read(files.folder, expected_manifest(files, device)))
+        make = Plans(plans, device, KernelCache(files.folder / KERNELS), weights)
+        return Backend("tensorrt", make, make.keep)
     if target.backend == "inductor":
         load_engine_files(target, device)
         return Backend("inductor", Compiled())
@@ -168,13 +190,14 @@ def refitted(backend: Backend, size: Target, model: ControlLDM, weights: Mapping
     trial = replace(backend.make_engine, weights=model.state_dict())
     for stage in make_stages(model, size.height, size.width, size.samples).values():
         trial.read(stage.spec)
-    return replace(backend, make_engine=replace(trial, weights=weights))
+    plans = replace(trial, weights=weights)
+    return Backend(backend.name, plans, plans.keep)
 
 
-def is_up_to_date(target: Target, device: torch.device) -> bool:
+def is_up_to_date(target: Target, device: torch.device, library: Library | None = None) -> bool:
     """Are whole engine files for this target, machine and version there? Logs why not."""
     try:
-        read(*_wanted(target, device))
+        read(target.folder, expected_manifest(target, device, library=library))
     except EngineFileError as error:
         log.info("%s", error)
         return False
@@ -187,7 +210,7 @@ def load_engine_files(target: Target, device: torch.device) -> None:
     Raises EngineFileError with one sentence if they are missing, damaged or made for something else. Without them an
     InductorEngine works too; it compiles for minutes.
     """
-    load(*_wanted(target, device))
+    load(target.folder, expected_manifest(target, device))
 
 
 def pack_plans(plans: Mapping[str, bytes]) -> bytes:
@@ -199,19 +222,19 @@ def unpack_plans(data: bytes) -> dict[str, bytes]:
     return {name: plan.tobytes() for name, plan in safetensors.numpy.load(data).items()}
 
 
-def _wanted(target: Target, device: torch.device) -> tuple[Path, Manifest]:
-    return target.folder, expected_manifest(target, device)
+def _title(folder: Path) -> str:
+    """Of the library that built the folder's plans, "" where the folder does not say; `read` says what is wrong."""
+    try:
+        built = json.loads((folder / MANIFEST).read_bytes())["tensorrt"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return str(built).rpartition(" ")[0]
 
 
 def _plans_tuning(target: Target) -> dict[str, bool | None]:
     """Full precision has no plugins, so that its engines are the same with and without."""
     plugins = {"plugins": target.plugins} if target.precision == "fp16" else {}
     return {"refit": target.refit, **plugins}
-
-
-def _code(source: Path) -> str:
-    """What is left of a file of Python without comments and line breaks; another file as it is."""
-    return ast.dump(ast.parse(source.read_bytes())) if source.suffix == ".py" else source.read_text()
 
 
 def _digest(text: str) -> str:

@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +24,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from runtime.tensorrt_library import library
+from runtime.tensorrt_library import Library, capability, dotted
 
 ARTIFACTS, MANIFEST = "artifacts.bin", "manifest.json"
 NONE = "none"  # in a manifest: has no part in it
@@ -47,14 +47,14 @@ class Manifest:
     precision: str
     specs_digest: str  # of the signatures of all engines
     sources_digest: str  # of the files that define the networks
-    device: str  # the GPU's name, or cpu
-    capability: str  # of the GPU, or the instruction set that PyTorch uses
+    device: str  # the GPU's name, or cpu; of plans that any model of a capability runs, NONE
+    capability: str  # of the GPU, or of several, separated by commas; on the CPU PyTorch's instruction set
     torch: str
     cuda: str  # the version that PyTorch was built with
     triton: str
     python: str  # major.minor
     tuning: dict[str, bool | None]  # None in an expected manifest: either will do
-    tensorrt: str = NONE
+    tensorrt: str = NONE  # the library's title and version
     weights: str = NONE  # fingerprint of the checkpoint, where engines hold its weights
     checkpoint: str = NONE  # the name that it was given by, which may change
     size: int = 0  # of artifacts.bin, bytes
@@ -64,9 +64,10 @@ class Manifest:
     def command(self) -> str:
         """What builds such files."""
         device = " --device cpu" if self.device == "cpu" else ""
+        if self.tensorrt != NONE and self.device == NONE:
+            device = " --target " + " ".join(f"sm{one.replace('.', '')}" for one in self.capability.split(", "))
         weights = "" if self.checkpoint == NONE else f" --checkpoint {self.checkpoint}"
-        options = " --no-plugins" if self.tuning.get("plugins") is False else ""
-        options += " --refit" if self.tuning.get("refit") else ""
+        options = "".join(f" --{name}" for name in ("plugins", "refit") if self.tuning.get(name))
         return (
             f"python -m build --backend {self.backend} --architecture {self.architecture} --height {self.height} "
             f"--width {self.width} --samples {self.samples} --precision {self.precision}{weights}{device}{options}"
@@ -85,19 +86,33 @@ class Machine(TypedDict):
     tensorrt: str
 
 
-def machine(device: torch.device, backend: str = "inductor") -> Machine:
-    """This machine's part of the manifest, as far as the backend's engines depend on it."""
+def machine(device: torch.device) -> Machine:
+    """This machine's part of the manifest of torch.compile's engines."""
     is_cuda = device.type == "cuda"
-    capability = ".".join(map(str, torch.cuda.get_device_capability(device))) if is_cuda else ""
-    compiles_itself = backend == "tensorrt"  # of the rest of the installation its plans know nothing
     return {
         "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",
-        "capability": capability or torch.backends.cpu.get_cpu_capability(),
-        "torch": NONE if compiles_itself else str(torch.__version__),
-        "cuda": NONE if compiles_itself else torch.version.cuda or NONE,
-        "triton": NONE if compiles_itself else package_version("triton"),
-        "python": NONE if compiles_itself else ".".join(platform.python_version_tuple()[:2]),
-        "tensorrt": str(library().__version__) if compiles_itself else NONE,
+        "capability": dotted(capability(device)) if is_cuda else torch.backends.cpu.get_cpu_capability(),
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda or NONE,
+        "triton": package_version("triton"),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "tensorrt": NONE,
+    }
+
+
+def plans_machine(device: torch.device, library: Library, targets: Sequence[int] = ()) -> Machine:
+    """That of TensorRT's plans, which know nothing of the rest of the installation.
+
+    targets: compute capabilities, by default the device's. Raises TensorRTError if the library cannot be imported.
+    """
+    return {
+        "device": NONE if library.portable else torch.cuda.get_device_name(device),
+        "capability": ", ".join(dotted(one) for one in targets or (capability(device),)),
+        "torch": NONE,
+        "cuda": NONE,
+        "triton": NONE,
+        "python": NONE,
+        "tensorrt": f"{library.title} {library.version()}",
     }
 
 
@@ -141,6 +156,8 @@ def read(folder: Path, expected: Manifest) -> bytes:
         raise _error(folder, "there is no such folder", expected)
     found = _parse(folder, _bytes(folder, MANIFEST, expected), expected)
     wanted = replace(expected, size=found.size, sha256=found.sha256, checkpoint=found.checkpoint)
+    if set(wanted.capability.split(", ")) <= set(str(found.capability).split(", ")):
+        wanted = replace(wanted, capability=found.capability)  # made for other GPUs too
     if different := [f"{name} is {got!r}, expected {want!r}" for name, got, want in _differences(found, wanted)]:
         raise _error(folder, ", ".join(different), expected)
     data = _bytes(folder, ARTIFACTS, expected)

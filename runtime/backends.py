@@ -10,13 +10,14 @@ from runtime.eager import EagerEngine
 from runtime.engine import Engine
 from runtime.inductor import InductorEngine
 from runtime.spec import EngineSpec
-from runtime.tensorrt_library import is_installed
+from runtime.tensorrt_library import capability, installed
 
 
 @dataclass(frozen=True)
 class Backend:
     name: str
     make_engine: Callable[[EngineSpec, nn.Module], Engine]
+    keep: Callable[[], None] = lambda: None  # for the next start, what engines that have run have compiled
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ def choose_backends(name: str, device: torch.device) -> tuple[str, ...]:
     Raises ValueError for another choice.
     """
     if name == "auto":
-        compiled = ("tensorrt", "inductor") if is_installed() else ("inductor",)
-        return (*compiled, "eager") if device.type == "cuda" else ("eager",)
+        if device.type != "cuda":
+            return ("eager",)
+        has_tensorrt = any(library.is_for([capability(device)]) for library in installed())
+        return ("tensorrt", "inductor", "eager") if has_tensorrt else ("inductor", "eager")
     if name not in NAMES:
         raise ValueError(f"backend {name!r}: expected auto, {', '.join(NAMES[:-1])} or {NAMES[-1]}")
     return (name,)

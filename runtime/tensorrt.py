@@ -1,29 +1,28 @@
-"""The engine that TensorRT builds: a plan, run by `tensorrt` or by `tensorrt_lean`, version 10.16 or later.
+"""The engine that TensorRT builds: a plan, run by the library whose magic it begins with, version 10.16 or later.
 
-TensorRT reports failures as return values and their reasons to a logger; here every one is a TensorRTError with both.
-A plan fits one version of TensorRT and one kind of GPU. It reads and writes each tensor in the layout that `layout`
+A plan fits one version of its library and one kind of GPU. It reads and writes each tensor in the layout that `layout`
 names, in which `runtime.spec.allocate` makes buffers on a GPU.
-Has not run on TensorRT itself yet: what stands in for that proof are `tests/standin` and the real bindings' names.
+No plan of ours has been executed by TensorRT yet: tests/standin covers the calls that are made here, and the plans that
+they would read are built by a real builder (tests/test_tensorrt_build.py).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from runtime.engine import Stream
+from runtime.engine import Engine, Stream
 from runtime.spec import EngineSpec, TensorSpec
-from runtime.tensorrt_library import TensorRTError, checked, make, make_logger, on
+from runtime.tensorrt_calls import TensorRTError, checked, logger_of, make, on
+from runtime.tensorrt_kernels import KernelCache
+from runtime.tensorrt_library import Library, check_device, library_that_reads
 
 if TYPE_CHECKING:
     import tensorrt as trt
-else:
-    from runtime.tensorrt_library import trt
 
 BUILD = "python -m build --backend tensorrt"
-MAGIC = b"ftrt\0\0\0\0"
 ALIGNMENT = 256  # bytes, of scratch memory and of every tensor
 DTYPES = {
     torch.float32: "FLOAT",
@@ -39,19 +38,24 @@ DTYPES = {
 class TensorRTEngine:
     """A deserialised plan with one context, whose scratch memory the caller gives.
 
-    Contexts that never run at the same time may share it (`allocate_scratch`). Recording into a CUDA graph needs one
-    run before, and buffers, scratch and engine alive as long as the graph.
+    Contexts that never run at the same time may share it (`allocate_scratch`). Capture into a CUDA graph needs one run
+    before, and buffers, scratch and engine alive as long as the graph.
+    kernels: where a library that compiles kernels when it first runs finds and leaves them.
     Raises TensorRTError if TensorRT cannot run the plan here, or if the plan's tensors are not those of `spec`.
     """
 
-    def __init__(self, spec: EngineSpec, plan: bytes, device: torch.device) -> None:
+    def __init__(self, spec: EngineSpec, plan: bytes, device: torch.device, kernels: KernelCache | None = None) -> None:
         check_device(device)
-        check_version(spec.name, plan)
-        self.spec, self.device = spec, device
-        self.logger = make_logger()
+        self.library = library_that_reads(spec.name, plan)
+        check_device(device, self.library)
+        check_version(spec.name, plan, self.library)
+        self.spec, self.device, self.kernels = spec, device, kernels
+        self.trt: Any = self.library.load()
+        self.logger = logger_of(self.trt)
+        self.logger.heard()  # of other engines
         with on(device):
-            self.runtime = make(lambda: trt.Runtime(self.logger), "Runtime", self.logger)
-            self.engine = checked(
+            self.runtime: trt.Runtime = make(lambda: self.trt.Runtime(self.logger), "Runtime", self.logger)
+            self.engine: trt.ICudaEngine = checked(
                 self.runtime.deserialize_cuda_engine(plan),
                 f"engine {spec.name}: the plan cannot be deserialised; build it again with {BUILD}",
                 self.logger,
@@ -71,9 +75,12 @@ class TensorRTEngine:
 
     def _begin(self) -> None:
         """With a new context, which has neither buffers nor scratch memory."""
+        how = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         with on(self.device):
-            self.context = checked(
-                self.engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED),
+            if self.library.runtime_cache and self.kernels:
+                how = self.kernels.configuration(self.engine, how, self.logger)
+            self.context: trt.IExecutionContext = checked(
+                self.engine.create_execution_context(how),
                 f"engine {self.spec.name}: no execution context can be created; free GPU memory",
                 self.logger,
             )
@@ -117,7 +124,7 @@ class TensorRTEngine:
         self.buffers = bound
 
     def enqueue(self, stream: Stream) -> None:
-        """See Engine. Raises TensorRTError too where a CUDA graph is being recorded and cannot hold this engine."""
+        """See Engine. Raises TensorRTError too where a CUDA graph is being captured and cannot hold this engine."""
         if not self.buffers:
             raise TensorRTError(f"engine {self.spec.name} has no buffers: call bind before enqueue")
         if self.scratch is None:
@@ -128,6 +135,19 @@ class TensorRTEngine:
             f"engine {self.spec.name} cannot be enqueued",
             self.logger,
         )
+
+    def check_capturable(self, stream: torch.cuda.Stream) -> None:
+        """Raises TensorRTError if the library says that the engine cannot be captured; an older one does not say."""
+        says = getattr(self.context, "is_stream_capturable", None)
+        if says and not says(stream.cuda_stream):
+            raise TensorRTError(f"engine {self.spec.name} cannot be captured into a CUDA graph", self.logger.heard())
+
+
+def check_capturable(engines: Iterable[Engine], stream: torch.cuda.Stream) -> None:
+    """Raises TensorRTError if one of TensorRT's engines says that it cannot be captured on this stream."""
+    for engine in engines:
+        if isinstance(engine, TensorRTEngine):
+            engine.check_capturable(stream)
 
 
 def allocate_scratch(groups: Iterable[Sequence[TensorRTEngine]], device: torch.device) -> None:
@@ -140,38 +160,13 @@ def allocate_scratch(groups: Iterable[Sequence[TensorRTEngine]], device: torch.d
             engine.use_scratch(memory[start : start + size])
 
 
-def check_device(device: torch.device) -> None:
-    """Raises TensorRTError if there is no such CUDA device.
-
-    Must come before a Runtime is made: without a driver, tensorrt_lean ends the process when it reads a plan.
-    """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type != "cuda" or (device.index or 0) >= count:
+def check_version(name: str, plan: bytes, library: Library) -> None:
+    """Raises TensorRTError if another version of the library built the plan; `name` is the engine's."""
+    built = ".".join(str(number) for number in plan[24:28])
+    if built != library.version():
         raise TensorRTError(
-            f"TensorRT engines need a CUDA device: got {device}, and PyTorch sees {count} of them; use backend eager"
-        )
-
-
-def plan_version(name: str, plan: bytes) -> str:
-    """The version of TensorRT that built the plan, "major.minor.patch.build", from its first 28 bytes.
-
-    Raises TensorRTError if that is no plan; `name` is the engine's.
-    """
-    if len(plan) < 28 or not plan.startswith(MAGIC):
-        raise TensorRTError(
-            f"engine {name}: {len(plan)} bytes that begin with {plan[:8]!r} are no TensorRT plan, expected at least 28 "
-            f"that begin with {MAGIC!r}; build it with {BUILD}"
-        )
-    return ".".join(str(number) for number in plan[24:28])
-
-
-def check_version(name: str, plan: bytes) -> None:
-    """Raises TensorRTError if another version of TensorRT built the plan than would run it."""
-    built = plan_version(name, plan)
-    if built != trt.__version__:
-        raise TensorRTError(
-            f"engine {name}: the plan is of TensorRT {built}, and {trt.__version__} is installed; "
-            f"build it again with {BUILD}, or install {built}"
+            f"engine {name}: the plan is of {library.title} {built}, and {library.version()} is installed; "
+            f"build it again with {BUILD}, or install {library.package}=={built}"
         )
 
 

@@ -1,98 +1,146 @@
-"""The TensorRT library: imported when it is first needed, its failures as exceptions with what its logger heard."""
+"""The libraries that build and run TensorRT plans, and what differs between them.
 
-import logging
-from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+All have almost the same Python API; the table LIBRARIES holds the rest. A plan is read by the library whose magic it
+begins with, and built by the first installed library that builds for the GPU in question.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    import tensorrt as trt
-else:
-
-    class _Library:
-        """TensorRT, imported when something of it is first asked for."""
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(library(), name)
-
-    trt = _Library()
-
-T = TypeVar("T")
-log = logging.getLogger(__name__)
-heard_log = log.getChild("heard")  # for those who want TensorRT's warnings and errors without all its details
-
-NAMES = ("tensorrt", "tensorrt_lean")
-LINES = 8  # of the logger that an error carries
+from runtime.tensorrt_calls import TensorRTError
 
 
-class TensorRTError(RuntimeError):
-    """TensorRT is missing, refused something or failed: one sentence, and what its logger heard."""
+@dataclass(frozen=True)
+class Library:
+    """One library. Compute capabilities are integers, 89 for 8.9."""
 
-    def __init__(self, sentence: str, heard: str = "") -> None:
-        text = f"{sentence} (TensorRT: {heard})" if heard else sentence
-        super().__init__(" ".join(text.split()))  # TensorRT's reasons may have several lines
+    title: str  # libraries of one title read each other's plans
+    module: str  # as it is imported
+    package: str  # as pip installs it
+    extra: str  # of pyproject.toml that installs it
+    magic: bytes  # of its plans
+    builds: bool = False
+    capabilities: tuple[int, ...] = ()  # of the GPUs that it is for; empty: any
+    portable: bool = False  # builds for GPUs that are not here, and for all models of a compute capability
+    plugins: bool = False  # may be given ours; others end the process when a file asks for one
+    timing_cache: bool = False  # measures kernels when it builds
+    runtime_cache: bool = False  # compiles kernels when it first runs, which can be kept
+
+    def load(self) -> Any:
+        """The module. Raises TensorRTError if it cannot be imported."""
+        return _import((self,))[1]
+
+    def version(self) -> str:
+        """As in its plans, "major.minor.patch.build". Raises TensorRTError if the library cannot be imported."""
+        return str(self.load().__version__)
+
+    def is_for(self, capabilities: Iterable[int]) -> bool:
+        """Does it make and run plans for GPUs of all these compute capabilities?"""
+        return not self.capabilities or set(capabilities) <= set(self.capabilities)
 
 
-def is_installed() -> bool:
-    """Is there a TensorRT to import? Says nothing of whether it runs."""
-    return any(find_spec(name) is not None for name in NAMES)
+LIBRARIES = (  # the first one that fits is taken
+    Library(
+        "TensorRT", "tensorrt", "tensorrt-cu13", "tensorrt", b"ftrt", builds=True, plugins=True, timing_cache=True
+    ),
+    Library("TensorRT", "tensorrt_lean", "tensorrt-lean-cu13", "tensorrt", b"ftrt"),
+    Library(
+        "TensorRT for RTX", "tensorrt_rtx", "tensorrt-rtx-cu13", "tensorrt-rtx", b"vtrt", builds=True,
+        capabilities=(75, 80, 86, 89, 120, 121), portable=True, runtime_cache=True,
+    ),
+)  # fmt: skip
 
 
-def library() -> Any:
-    """The module tensorrt or, where only that is installed, tensorrt_lean. Raises TensorRTError without either."""
+def installed() -> list[Library]:
+    """The libraries that can be found, which does not say that they run."""
+    return [library for library in LIBRARIES if find_spec(library.module) is not None]
+
+
+def library_that_builds(device: torch.device, targets: Sequence[int] = ()) -> Library:
+    """The library for plans for GPUs of the compute capabilities `targets`, by default for `device`.
+
+    Raises TensorRTError if there is none, with what to install.
+    """
+    if not targets:
+        check_device(device)
+    wanted = targets or (capability(device),)
+    able = [one for one in LIBRARIES if one.builds and one.is_for(wanted) and (one.portable or not targets)]
+    if not able:
+        portable = next(one for one in LIBRARIES if one.portable)
+        raise TensorRTError(
+            f"no library builds for {' and '.join(map(sm, wanted))} on another machine: {portable.title} does for "
+            f"{', '.join(map(sm, portable.capabilities))}; for other GPUs build on the machine that has one"
+        )
+    return _import(able)[0]
+
+
+def library_that_reads(name: str, plan: bytes) -> Library:
+    """The library for a plan, by its first bytes; `name` is the engine's. Raises TensorRTError if there is none."""
+    able = [one for one in LIBRARIES if len(plan) >= 28 and plan[:8] == one.magic + bytes(4)]
+    if not able:
+        magics = " or ".join(str(magic) for magic in dict.fromkeys(one.magic for one in LIBRARIES))
+        raise TensorRTError(
+            f"engine {name}: {len(plan)} bytes that begin with {plan[:8]!r} are not a TensorRT plan, expected at least "
+            f"28 that begin with {magics}; build it with python -m build --backend tensorrt"
+        )
+    return _import(able)[0]
+
+
+def library_that_runs_on(device: torch.device, title: str = "") -> Library:
+    """The installed library of this title for `device`; without such a one, the first for that device.
+
+    Raises TensorRTError if none is installed.
+    """
+    able = [one for one in LIBRARIES if one.is_for([capability(device)])] if device.type == "cuda" else [*LIBRARIES]
+    return _import(sorted(able, key=lambda one: one.title != title))[0]
+
+
+def check_device(device: torch.device, library: Library | None = None) -> None:
+    """Raises TensorRTError if there is no such CUDA device, or if it is not one that the library is for.
+
+    Must come before a Runtime is made: without a driver, tensorrt_lean ends the process when it reads a plan.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type != "cuda" or (device.index or 0) >= count:
+        raise TensorRTError(
+            f"TensorRT engines need a CUDA device: got {device}, and PyTorch sees {count} of them; use backend eager, "
+            "or build for another machine with --target sm89"
+        )
+    if library and not library.is_for([capability(device)]):
+        raise TensorRTError(
+            f"{library.title} is for GPUs of compute capability {', '.join(map(dotted, library.capabilities))}, and "
+            f"{device} has {dotted(capability(device))}: install {LIBRARIES[0].package} and build engines with it"
+        )
+
+
+def capability(device: torch.device) -> int:
+    """The compute capability of a CUDA device, 89 for 8.9."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def dotted(capability: int) -> str:
+    return f"{capability // 10}.{capability % 10}"
+
+
+def sm(capability: int) -> str:
+    return f"sm{capability}"
+
+
+def _import(libraries: Sequence[Library]) -> tuple[Library, Any]:
+    """The first that can be imported, and its module. Raises TensorRTError with the reasons."""
     reasons = []
-    for name in NAMES:
+    for library in libraries:
         try:
-            return import_module(name)
+            return library, import_module(library.module)
         except (ImportError, OSError) as error:  # OSError: one of its shared libraries is missing
-            reasons.append(f"{name}: {error}")
+            reasons.append(f"{library.module}: {error}")
+    packages = " or ".join(library.package for library in libraries)
     raise TensorRTError(
-        f"TensorRT cannot be imported ({'; '.join(reasons)}): install tensorrt-cu13, or use another backend"
+        f"TensorRT cannot be imported ({'; '.join(reasons)}): install {packages}, or use another backend"
     )
-
-
-def make_logger() -> Any:
-    """A TensorRT logger that keeps warnings and errors until they are asked for with heard()."""
-
-    class CollectingLogger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.lines: deque[str] = deque(maxlen=LINES)
-
-        def log(self, severity: "trt.ILogger.Severity", msg: str) -> None:
-            matters = severity <= trt.ILogger.Severity.WARNING
-            (heard_log if matters else log).debug("%s: %s", severity.name, msg)
-            if matters:
-                self.lines.append(msg.strip())
-
-        def heard(self) -> str:
-            lines = "; ".join(self.lines)
-            self.lines.clear()
-            return lines
-
-    return CollectingLogger()
-
-
-def make(factory: Callable[[], T], name: str, logger: Any) -> T:
-    """What the factory makes. Raises TensorRTError if it is nothing, which the bindings report as a TypeError."""
-    try:
-        return factory()
-    except TypeError as error:
-        raise TensorRTError(f"TensorRT makes no {name} ({error}); check driver and GPU", logger.heard()) from error
-
-
-def checked(value: T | None, sentence: str, logger: Any) -> T:
-    """The value. Raises TensorRTError with the sentence if it is None or False, TensorRT's signs of failure."""
-    if value is None or value is False:
-        raise TensorRTError(sentence, logger.heard())
-    return value
-
-
-def on(device: torch.device) -> AbstractContextManager[object]:
-    """TensorRT works on CUDA's current device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

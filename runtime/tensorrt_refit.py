@@ -2,7 +2,7 @@
 
 The plan knows its weights by the checkpoint's keys: `<key>` as it is there, `<key>.T` transposed. What else it lists
 are constants of the network, and they stay.
-Has not run on TensorRT itself yet: what stands in for that proof are `tests/standin` and the real bindings' names.
+Not executed by TensorRT yet; tests/standin covers the calls. TensorRT for RTX needs a GPU to build such a plan.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from runtime.tensorrt import BUILD, DTYPES, TensorRTEngine
-from runtime.tensorrt_library import TensorRTError, checked, make, on
+from runtime.tensorrt_calls import TensorRTError, checked, make, on
 
 if TYPE_CHECKING:
     import tensorrt as trt
-else:
-    from runtime.tensorrt_library import trt
 
 FLOATS = {name: dtype for dtype, name in DTYPES.items() if dtype.is_floating_point}
 
@@ -61,7 +59,7 @@ def check_weights(engine: TensorRTEngine, names: Collection[str]) -> None:
 def _refitter(engine: TensorRTEngine) -> "trt.Refitter":
     if not engine.engine.refittable:
         raise TensorRTError(f"engine {engine.spec.name} was built without refit; build it again with {BUILD} --refit")
-    return make(lambda: trt.Refitter(engine.engine, engine.logger), "Refitter", engine.logger)
+    return make(lambda: engine.trt.Refitter(engine.engine, engine.logger), "Refitter", engine.logger)
 
 
 def _give(refitter: "trt.Refitter", engine: TensorRTEngine, name: str, tensor: Tensor) -> Tensor:
@@ -75,7 +73,7 @@ def _give(refitter: "trt.Refitter", engine: TensorRTEngine, name: str, tensor: T
         )
     tensor = tensor.detach().to("cpu", FLOATS[prototype.dtype.name]).contiguous()
     checked(
-        refitter.set_named_weights(name, trt.Weights(prototype.dtype, tensor.data_ptr(), tensor.numel())),
+        refitter.set_named_weights(name, engine.trt.Weights(prototype.dtype, tensor.data_ptr(), tensor.numel())),
         f"engine {engine.spec.name}: TensorRT refuses the weights of {name!r}, {got}",
         engine.logger,
     )

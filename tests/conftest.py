@@ -1,6 +1,8 @@
 """Tests marked `gpu` are skipped, with the reason, where there is no CUDA device; and what several tests use."""
 
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,29 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     values["text"].update(layers=1)
     (models / "tiny.yaml").write_text(yaml.safe_dump(values))
     monkeypatch.setattr(ldm.config, "MODELS", models)
+
+
+# Pictures of the exported small model. Half precision is slow on the CPU; the lowest maps have 2x3 pixels.
+SIZES = {torch.float32: (256, 384, 1), torch.float16: (128, 192, 1)}
+Exported = Callable[[torch.dtype], tuple[Any, dict[str, Path]]]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The small model's trial (build.verify.Trial) in a precision, and its ONNX files by stage; made once for each."""
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+    from build.export import export
+    from build.verify import prepare
+    from cldm.checkpoint import SMALL_MODEL, find_checkpoint
+
+    @cache
+    def make(dtype: torch.dtype) -> tuple[Any, dict[str, Path]]:
+        model, size = find_checkpoint(str(SMALL_MODEL)).load_model(), SIZES[dtype]
+        trial = prepare(model, dtype, size, torch.device("cpu"))
+        return trial, {spec.name: path for spec, path in export(model, size, tmp_path_factory.mktemp("onnx"))}
+
+    return make
 
 
 class NothingFromTheHost(TorchDispatchMode):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from runtime.backends import choose_backends, choose_device, choose_precision
 from runtime.eager import EagerEngine
 from runtime.spec import EngineSpec, TensorSpec, allocate
+from runtime.tensorrt_library import LIBRARIES
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -78,10 +79,12 @@ def test_precision(name: str, device: torch.device, dtype: torch.dtype) -> None:
 
 def test_auto_takes_the_fastest_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
-    for there in (False, True):
-        monkeypatch.setattr("runtime.backends.is_installed", lambda there=there: there)
+    classic, _, rtx = LIBRARIES
+    for there, gpu, is_first in [([], 90, False), ([classic], 90, True), ([rtx], 90, False), ([rtx], 89, True)]:
+        monkeypatch.setattr("runtime.backends.installed", lambda there=there: there)
+        monkeypatch.setattr("runtime.backends.capability", lambda device, gpu=gpu: gpu)
         assert choose_backends("auto", CPU) == ("eager",)
-        assert choose_backends("auto", cuda) == (*(["tensorrt"] if there else []), "inductor", "eager")
+        assert choose_backends("auto", cuda) == (*(["tensorrt"] if is_first else []), "inductor", "eager")
         assert choose_backends("tensorrt", cuda) == ("tensorrt",)
 
 

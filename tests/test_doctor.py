@@ -1,4 +1,7 @@
-"""`python -m build --check` through the stand-in on the CPU: its lines, its report, and what is wrong is noticed."""
+"""`python -m build --check`: its lines and its report, by the real builder without a GPU; what is wrong is noticed.
+
+What needs a GPU is called check by check, with the stand-in for TensorRT's run time.
+"""
 
 # ruff: noqa: E402
 
@@ -17,42 +20,56 @@ import torch
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
 
+import build.checks
 import build.doctor
+import build.tensorrt
+import build.verify
 from build.__main__ import main
-from build.compile import Layer, Report
-from build.doctor import (
+from build.checks import (
     CHECKS,
     STAGES,
     Case,
+    NeedsGPU,
     NotTried,
     Wrong,
-    anonymous,
+    check_attention,
     check_graph,
+    check_parity,
     check_plan_with_plugin,
     check_plugin,
+    check_refit,
     check_replay,
     make_requests,
 )
+from build.compile import CompileOptions, compile_plan
+from build.doctor import anonymous
+from build.export import export
+from build.layers import Layer, Report
+from build.tensorrt import Builder
 from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import ROOT, Target
 from cldm.pipeline import Pipeline, Shape, to_precision
 from cldm.plan import make_plan
 from runtime.eager import EagerEngine
 from runtime.lanes import Lanes
+from runtime.tensorrt import layout
+from runtime.tensorrt_library import LIBRARIES
 from tests.standin import tensorrt as standin
 from tests.test_tensorrt import CPU
 from tests.test_tensorrt_backend import use_standin
 
+CLASSIC, _, RTX = LIBRARIES
 COMMAND = "--check --architecture tiny --height 64 --width 64 --device cpu".split()
 DIFFERENT = ("other picture", "other scale")  # enough of the requests, to save time
-ON_A_GPU = {"driver", "GPU", "plugin", "plugin in a plan", "graph", "replay", "graph launch"}
+ON_A_GPU = {
+    *("driver", "GPU", "graph", "replay", "process()", "graph launch", "refit encoder"),
+    *(f"parity {stage}" for stage in STAGES),
+}
+NOT_TRIED = {"plugin", "plugin in a plan"}
 
 
 @pytest.fixture(autouse=True)
-def _standin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: None) -> Iterator[None]:
-    use_standin(monkeypatch, tmp_path / "engines")
-    monkeypatch.setattr(build.doctor, "check_device", lambda device: None)
-    monkeypatch.setattr(build.doctor, "RUNS", 1)
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: None) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     yield
     assert not standin._to_fail, "a call that should have failed was not made"
@@ -73,18 +90,25 @@ def check(name: str) -> dict[str, Any]:
     return next(one for one in report["checks"] if one["check"] == name)
 
 
-def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(COMMAND) == 0
-    found = results(capsys.readouterr().out)
-    assert {name for name, result in found.items() if result != "ok"} == ON_A_GPU
-    assert {found[name] for name in ON_A_GPU} == {"not tried"}
-    assert check("graph")["figures"] == "needs a CUDA device, and the device is cpu"
+def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it", exc_type=ImportError)
+    assert main([*COMMAND, "--target", "sm89"]) == 0
+    printed = capsys.readouterr().out
+    found = results(printed)
+    assert {name for name, result in found.items() if result == "needs GPU"} == ON_A_GPU
+    assert {name for name, result in found.items() if result == "not tried"} == NOT_TRIED
+    assert set(found.values()) == {"ok", "needs GPU", "not tried"}
+    assert check("graph")["figures"] == "needs a GPU of sm89, and there is none here"
+    assert check("driver")["figures"] == "needs a CUDA device, and the device is cpu"
+    assert check("library")["figures"].startswith(f"TensorRT for RTX {trt.__version__}, builds for sm89, PyTorch")
     assert "0 unfused" in check("attention encoder")["figures"]
-    assert float(check("refit encoder")["figures"].split("error is ")[1]) > 0.1, "other weights do make a difference"
+    assert check("ONNX decoder")["figures"].startswith("error ")
+    left = next(line for line in printed.splitlines() if line.startswith("left for a machine with sm89, by the same"))
+    assert set(left.split(": ")[1].split(", ")) == ON_A_GPU
     assert not (tmp_path / "engines").exists(), "engine files are left alone"
     text = Path("tensorrt_check.json").read_text()
     report = json.loads(text)
-    assert report["manifest"]["tensorrt"] == standin.__version__
+    assert report["manifest"]["tensorrt"] == f"TensorRT for RTX {trt.__version__}"
     assert report["weights"] == "random:0"
     assert report["layers"].keys() == set(STAGES)
     for private in (str(Path.home()), str(ROOT), str(tmp_path)):
@@ -94,30 +118,90 @@ def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_what_is_wrong_fails_and_the_rest_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def unfused(node: Any, index: int) -> dict[str, Any]:
-        return {"Name": f"__myl_{'MaxSubExpSum' if node.op_type == 'Attention' else node.op_type}", "Outputs": []}
+    pytest.importorskip("tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it", exc_type=ImportError)
+    few = ("library", "build hint", "attention hint", "ONNX hint", "build vae", "ONNX vae", "parity vae")
+    monkeypatch.setattr(build.doctor, "CHECKS", [(name, one) for name, one in CHECKS if name in few])
+
+    def broken(path: Path, spec: Any, *rest: Any) -> Any:
+        if spec.name == "hint":
+            path.write_bytes(b"no ONNX")
+        return compile_plan(path, spec, *rest)
+
+    monkeypatch.setattr(build.tensorrt, "compile_plan", broken)
+    monkeypatch.setattr(build.verify.Trial, "error", lambda trial, engine: 0.5)
+    assert main([*COMMAND, "--target", "sm89"]) == 1
+    printed = capsys.readouterr().out
+    found = {line[:18].strip(): line[19:].split()[0] for line in printed.splitlines()[:-2]}
+    assert found == {
+        "library": "ok", "build hint": "FAILED", "build vae": "ok", "attention hint": "not", "ONNX hint": "not",
+        "ONNX vae": "FAILED", "parity vae": "needs",
+    }  # fmt: skip
+    assert "hint.onnx cannot be parsed: " in check("build hint")["figures"]
+    assert any("ERROR" in line or "INTERNAL_ERROR" in line for line in check("build hint")["tensorrt"])
+    assert check("ONNX vae")["figures"].startswith("error 5.0e-01, bound ")
+    assert check("ONNX hint")["figures"] == "there is no plan"
+
+
+def case_of(precision: str = "fp16", library: Any = CLASSIC, **changes: Any) -> Case:
+    target = Target("tiny", 64, 64, 1, precision, "tensorrt", **changes)
+    return Case(target, find_checkpoint("random:0", "tiny"), Builder(library, CPU, CompileOptions()))
+
+
+@pytest.mark.parametrize(
+    ("precision", "attentions", "wrong"),
+    [
+        ("fp16", ("fused", "fused"), False),
+        ("fp16", ("fused", "unfused"), True),
+        ("fp16", ("none",), True),
+        ("fp32", ("unfused",), False),
+    ],
+)
+def test_attentions_in_half_precision_have_to_be_fused(
+    precision: str, attentions: tuple[Any, ...], wrong: bool
+) -> None:
+    case = case_of(precision)
+    case.plans["encoder"] = b""
+    case.reports["encoder"] = Report(
+        "encoder", 1.0, 2, 3, tuple(Layer("a", "b", (), one, "none") for one in attentions)
+    )
+    if wrong:
+        with pytest.raises(Wrong, match="; expected some, and all of them fused"):
+            check_attention("encoder", case)
+    else:
+        assert "unfused" in check_attention("encoder", case)
+
+
+class Standin(Builder):
+    """Builds plans that the stand-in for TensorRT's run time reads, and takes the CPU for the GPU that runs them."""
+
+    runs = True
+
+    def stages(self, model: Any, size: Any, folder: Path, plugins: bool = False, names: Any = None) -> Any:
+        for spec, path in export(model, size, folder, plugins, names):
+            layouts = {one.name: layout(one) for one in (*spec.inputs, *spec.outputs)}
+            plan = standin.make_plan(path, layouts, self.options.refit)
+            yield path, plan, Report(spec.name, 1.0, len(plan), 0, ())
+
+
+def test_parity_and_refit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On the encoder, by the stand-in; then with a result that is wrong."""
+    use_standin(monkeypatch, tmp_path / "engines")
+    case = case_of("fp32")
+    case.builder = Standin(CLASSIC, CPU, CompileOptions())
+    case.plans["encoder"], _ = case.compile(case.exported, "encoder", case.builder)
+    assert check_parity("encoder", case).startswith("error ")
+    figures = check_refit(case)
+    assert float(figures.split("error is ")[1]) > 0.1, "other weights do make a difference"
 
     def wrong(context: Any, stream_handle: int) -> bool:
         done = execute(context, stream_handle)
-        if "eps" in context._addresses:
-            context._memory("eps")[...] *= 1.01
+        context._memory("middle")[...] *= 1.01
         return done
 
     execute = standin.IExecutionContext.execute_async_v3
-    monkeypatch.setattr(standin, "_layer", unfused)
     monkeypatch.setattr(standin.IExecutionContext, "execute_async_v3", wrong)
-    standin.fail_once("build_serialized_network")
-    assert main(COMMAND) == 1
-    found = results(capsys.readouterr().out)
-    failed = {"build text", "parity decoder", "attention control", "attention encoder", "attention decoder"}
-    assert {name for name, result in found.items() if result == "FAILED"} == failed
-    not_tried = {"attention text", "parity text", "process()", *ON_A_GPU}
-    assert {name for name, result in found.items() if result == "not tried"} == not_tried
-    assert "cannot be built (TensorRT: build_serialized_network was told to fail)" in check("build text")["figures"]
-    assert check("build text")["tensorrt"] == ["ERROR: build_serialized_network was told to fail"]
-    assert "; expected some, and all of them fused" in check("attention encoder")["figures"]
-    assert check("parity decoder")["figures"].startswith("error ")
-    assert check("process()")["figures"] == "there is no plan of text"
+    with pytest.raises(Wrong, match="error 1"):
+        check_parity("encoder", case)
 
 
 def test_an_unknown_error_leaves_its_traceback(
@@ -137,22 +221,16 @@ def test_an_unknown_error_leaves_its_traceback(
 def test_what_is_missing_is_said_and_nothing_is_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.undo()
-    for name in ("tensorrt", "tensorrt_lean"):
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for library in LIBRARIES:
+        monkeypatch.setitem(sys.modules, library.module, None)
     monkeypatch.setattr(build.doctor, "REPORT", Path("/nowhere/report"))
-    assert main(["--check"]) == 1
-    first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("check: TensorRT cannot be imported")
-    assert first.endswith("; ./preprocess.sh tensorrt installs it")
-    assert second.startswith("check: TensorRT engines need a CUDA device: got cpu")
-    assert second.endswith("a machine that has an NVIDIA GPU, its driver and PyTorch for CUDA")
-    lean = SimpleNamespace(**vars(standin))
-    del lean.Builder
-    monkeypatch.setitem(sys.modules, "tensorrt_lean", lean)
-    assert main(["--check"]) == 1
-    assert "check: only tensorrt_lean is installed, which builds no plans" in capsys.readouterr().err
+    assert main(COMMAND) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("check: TensorRT cannot be imported (tensorrt_rtx: ")
+    assert line.endswith("install tensorrt-rtx-cu13, or use another backend")
+    monkeypatch.setattr(build.doctor, "find_spec", lambda name: None)
+    assert main(COMMAND) == 1
+    assert "check: the ONNX exporter needs onnx and onnxscript: run" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--check", "--backend", "inductor"])
 
@@ -161,12 +239,11 @@ def test_what_is_missing_is_said_and_nothing_is_written(
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Case:
     """Eager engines, the CPU in place of a GPU, and in place of a graph what it would be made of."""
     checkpoint = find_checkpoint("random:0", "tiny")
-    case = Case(Target("tiny", 64, 64, 1, "fp32", "tensorrt"), checkpoint, CPU)
+    case = Case(Target("tiny", 64, 64, 1, "fp32", "tensorrt"), checkpoint, Standin(CLASSIC, CPU, CompileOptions()))
     case.requests = {name: one for name, one in case.requests.items() if name in ("first", *DIFFERENT)}
     shape = Shape(64, 64, 1, 20, make_plan("19", 20))
     case.pipeline = Pipeline(to_precision(case.model, torch.float32), shape, EagerEngine, Lanes(CPU))
-    monkeypatch.setattr(Case, "need_cuda", lambda case: None)
-    monkeypatch.setattr(build.doctor, "record", lambda pipeline, request, tokenizer: record(pipeline, pipeline.run))
+    monkeypatch.setattr(build.checks, "record", lambda pipeline, request, tokenizer: record(pipeline, pipeline.run))
     return case
 
 
@@ -229,16 +306,20 @@ def test_nothing_personal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_plugin_and_a_plan_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan is read by a process of its own, whose TensorRT is the stand-in too."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "standin"))
-    case = Case(Target("tiny", 64, 64, 1, "fp16", "tensorrt"), find_checkpoint("random:0", "tiny"), CPU)
+    for case in (case_of(), case_of("fp32", plugins=True)):
+        with pytest.raises(NotTried, match="only plans in half precision that are built with --plugins have it"):
+            check_plugin(case)
+    case = case_of(plugins=True)
     with pytest.raises(NotTried, match="the plugin is not registered"):
         check_plan_with_plugin(case)
-    monkeypatch.setattr(build.doctor, "register_plugin", lambda device: None)
+    monkeypatch.setattr(build.checks, "register_plugin", lambda builder: None)
     assert check_plugin(case) == "registered, its kernel compiles"
 
     version = bytes(int(number) for number in standin.__version__.split("."))
-    content = {"tensors": {}, "model": "", "detailed": True}
+    content = {"tensors": {}, "model": ""}
     case.plans["decoder"] = b"ftrt" + bytes(20) + version + json.dumps(content).encode()
-    layers = [Layer("node_group_norm_3", "PluginV3", (), "none"), Layer("conv_1", "Convolution", (), "none")]
+    names = [("node_group_norm_3", "PluginV3"), ("conv_1", "Convolution")]
+    layers = [Layer(name, kind, (), "none", "none") for name, kind in names]
     case.reports["decoder"] = Report("decoder", 1.0, 2, 3, tuple(layers))
     assert check_plan_with_plugin(case).startswith("1 layers of the decoder's plan are calls of it, and another")
     case.reports["decoder"] = Report("decoder", 1.0, 2, 3, tuple(layers[1:]))
@@ -247,3 +328,10 @@ def test_the_plugin_and_a_plan_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     case.plans["decoder"] = case.plans["decoder"][:40]
     with pytest.raises(Wrong, match="another process cannot read it: no engine: Serialization assertion"):
         check_plan_with_plugin(case)
+
+
+def test_plans_for_another_gpu_are_not_run() -> None:
+    case = case_of()
+    case.builder = Builder(RTX, CPU, CompileOptions(targets=(86, 120)))
+    with pytest.raises(NeedsGPU, match="needs a GPU of sm86 or sm120, and there is none here"):
+        check_graph(case)

@@ -44,13 +44,16 @@ def test_unknown_extra_lists_the_known(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_every_extra_parses() -> None:
-    assert {"dev", "train", "web", "tensorrt"} <= set(extras())
+    assert {"dev", "train", "web", "tensorrt", "tensorrt-rtx"} <= set(extras())
     core = environment.requirements([])
     for extra in extras():
         lines = environment.requirements([extra])
         assert len(lines) > len(core)
         assert {environment.is_fulfilled(line) for line in lines} <= {True, False}
     assert environment.is_fulfilled("torch>=2") is True
+    for here in (True, False):  # what another kind of machine needs is not lacking
+        marker = f"sys_platform {'==' if here else '!='} '{sys.platform}'"
+        assert environment.is_fulfilled(f"no-such-distribution>=1; {marker}") is not here
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""Plans are built, checked, bound and run as TensorRT's API asks, by a stand-in for TensorRT on the CPU.
+"""Plans are read, checked, bound and run as TensorRT's API asks, by a stand-in for its run time on the CPU.
 
-What TensorRT computes, fuses and records into CUDA graphs can only be seen on a GPU.
+What TensorRT computes and captures into CUDA graphs can only be seen on a GPU; that it builds such plans, in
+test_tensorrt_build.py.
 """
 
 import logging
@@ -15,19 +16,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-import build.compile
 import runtime.tensorrt
-from build.compile import CompileOptions, compile_plan, table
 from runtime.eager import EagerEngine
+from runtime.engine import Engine
 from runtime.spec import EngineSpec, TensorSpec
-from runtime.tensorrt import TensorRTEngine, allocate_scratch, check_device, layout
-from runtime.tensorrt_library import TensorRTError, make_logger
+from runtime.tensorrt import TensorRTEngine, allocate_scratch, check_capturable, layout
+from runtime.tensorrt_calls import TensorRTError, listening, logger_of
+from runtime.tensorrt_kernels import KernelCache
 from tests.standin import tensorrt as standin
 
 CPU = torch.device("cpu")
@@ -39,8 +39,7 @@ Y = TensorSpec("y", (2, 16, 4, 6), torch.float16, channels_last=True)
 Z = TensorSpec("z", (2, 3, 4, 6), torch.float32, channels_last=True)
 PICTURE = TensorSpec("picture", (2, 4, 6, 3), torch.uint8)
 SPEC = EngineSpec("toy", (X, GAIN), (Y, Z, PICTURE))
-Q = TensorSpec("q", (1, 2, 5, 4), torch.float32)
-HEADS = EngineSpec("heads", (Q,), (replace(Q, name="a"),))
+LAYOUTS = {one.name: layout(one) for one in (*SPEC.inputs, *SPEC.outputs)}
 
 
 class Toy(nn.Module):
@@ -55,16 +54,6 @@ class Toy(nn.Module):
         y = nn.functional.silu(self.wide(x))
         z = self.narrow(y.float()) * gain[:, :, None, None]
         return y, z, (z.permute(0, 2, 3, 1) * 50 + 128).clamp(0, 255).to(torch.uint8)
-
-
-class Fused(nn.Module):
-    def forward(self, q: Tensor) -> tuple[Tensor]:
-        return (nn.functional.scaled_dot_product_attention(q, q + 1, q * 2),)
-
-
-class Unfused(nn.Module):
-    def forward(self, q: Tensor) -> tuple[Tensor]:
-        return (torch.softmax(q @ (q + 1).transpose(-1, -2), dim=-1) @ (q * 2),)
 
 
 def export(module: nn.Module, spec: EngineSpec, path: Path, opset: int) -> Path:
@@ -100,8 +89,7 @@ def _standin(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
     """The stand-in as the installed TensorRT, and, but where a test asks for the real check, the CPU as its device."""
     monkeypatch.setitem(sys.modules, "tensorrt", standin)
     if "real_device" not in request.fixturenames:
-        monkeypatch.setattr(runtime.tensorrt, "check_device", lambda device: None)
-        monkeypatch.setattr(build.compile, "check_device", lambda device: None)
+        monkeypatch.setattr(runtime.tensorrt, "check_device", lambda device, library=None: None)
     yield
     assert not standin._to_fail, "a call that should have failed was not made"
 
@@ -111,9 +99,16 @@ def real_device() -> None:
     """Asks for the real check of the device."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plan(onnx: Path) -> bytes:
-    return compile_plan(onnx, SPEC, CPU)[0]
+    return standin.make_plan(onnx, LAYOUTS)
+
+
+@pytest.fixture
+def rtx_plan(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Of TensorRT for RTX, for which the stand-in stands too."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", standin)
+    return standin.make_plan(onnx, LAYOUTS, magic=b"vtrt")
 
 
 def aligned(spec: TensorSpec, offset: int = 0) -> Tensor:
@@ -246,34 +241,18 @@ def test_unfit_buffers(plan: bytes) -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        ("Builder", "TensorRT makes no Builder"),
-        ("create_network", "engine toy: TensorRT makes no network"),
-        ("OnnxParser", "TensorRT makes no OnnxParser"),
-        (
-            "parse_from_file",
-            "toy.onnx cannot be parsed: node 3 'node_of_the_standin': an operator that nobody knows",
-        ),
-        ("create_builder_config", "engine toy: TensorRT makes no configuration"),
-        ("create_timing_cache", "cannot be begun"),
-        ("set_timing_cache", "cannot be begun"),
-        ("build_serialized_network", "toy.onnx cannot be built"),
-        ("get_timing_cache", "cannot be saved"),
-        ("serialize", "cannot be saved"),
         ("Runtime", "TensorRT makes no Runtime"),
         ("deserialize_cuda_engine", "engine toy: the plan cannot be deserialised"),
         ("create_execution_context", "engine toy: no execution context can be created"),
-        ("create_engine_inspector", "engine toy cannot be inspected"),
-        ("get_engine_information", "engine toy: EngineInspector's text has no detailed layers"),
     ],
 )
-def test_each_failure_of_a_build_is_an_error(onnx: Path, tmp_path: Path, call: str, sentence: str) -> None:
-    options = CompileOptions(timing_cache=tmp_path / "times")
+def test_each_failure_to_read_a_plan_is_an_error(plan: bytes, call: str, sentence: str) -> None:
     standin.fail_once(call)
     with pytest.raises(TensorRTError) as error:
-        compile_plan(onnx, SPEC, CPU, options)
+        TensorRTEngine(SPEC, plan, CPU)
     assert sentence in message(error)
     assert f"(TensorRT: {call} was told to fail)" in message(error)
-    compile_plan(onnx, SPEC, CPU, options)
+    TensorRTEngine(SPEC, plan, CPU)
 
 
 @pytest.mark.parametrize(
@@ -321,13 +300,10 @@ def test_each_failure_of_a_run_is_an_error(plan: bytes, toy: nn.Module, call: st
         ),
     ],
 )
-def test_a_plan_or_file_of_another_spec(onnx: Path, plan: bytes, spec: EngineSpec, difference: str) -> None:
+def test_a_plan_of_another_spec(plan: bytes, spec: EngineSpec, difference: str) -> None:
     with pytest.raises(TensorRTError) as error:
         TensorRTEngine(spec, plan, CPU)
     assert message(error) == f"engine toy: {difference}; build it again with python -m build --backend tensorrt"
-    with pytest.raises(TensorRTError) as error:
-        compile_plan(onnx, spec, CPU)
-    assert difference in message(error)
 
 
 def test_a_plan_of_another_layout(plan: bytes) -> None:
@@ -338,13 +314,13 @@ def test_a_plan_of_another_layout(plan: bytes) -> None:
 
 def test_a_plan_of_another_version(plan: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standin, "__version__", "11.4.0.106")
-    with pytest.raises(TensorRTError, match=r"of TensorRT 10\.16\.1\.11, and 11\.4\.0\.106 is installed"):
+    with pytest.raises(TensorRTError, match=r"of TensorRT 10\.16\.1\.11, and 11.* or install tensorrt-cu13==10\.16"):
         TensorRTEngine(SPEC, plan, CPU)
 
 
 @pytest.mark.parametrize("foreign", [b"", b"ftrt", b"ftrt" + bytes(23), bytes(1000), b"PK\3\4" + bytes(1000)])
 def test_bytes_that_are_no_plan(foreign: bytes) -> None:
-    with pytest.raises(TensorRTError, match=rf"engine toy: {len(foreign)} bytes that .* are no TensorRT plan"):
+    with pytest.raises(TensorRTError, match=rf"engine toy: {len(foreign)} bytes that .* are not a TensorRT plan"):
         TensorRTEngine(SPEC, foreign, CPU)
 
 
@@ -356,165 +332,121 @@ def test_a_truncated_plan(plan: bytes) -> None:
             TensorRTEngine(SPEC, plan[:length], CPU)
 
 
-def test_a_file_that_is_no_onnx(tmp_path: Path) -> None:
-    for content in (None, b"", b"no onnx"):
-        path = tmp_path / "toy.onnx"
-        if content is not None:
-            path.write_bytes(content)
-        with pytest.raises(TensorRTError, match=r"engine toy: .*toy\.onnx cannot be parsed: |'gain' is missing"):
-            compile_plan(path, SPEC, CPU)
-
-
 @pytest.mark.usefixtures("real_device")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_without_a_gpu_tensorrt_is_not_touched(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_tensorrt_is_not_touched(plan: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     sentence = "TensorRT engines need a CUDA device: got cuda, and PyTorch sees 0 of them; use backend eager"
     with pytest.raises(TensorRTError, match=sentence):
-        TensorRTEngine(SPEC, b"", torch.device("cuda"))
-    with pytest.raises(TensorRTError, match=sentence):
-        compile_plan(onnx, SPEC, torch.device("cuda"))
+        TensorRTEngine(SPEC, plan, torch.device("cuda"))
 
 
-@pytest.mark.usefixtures("real_device")
-def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for device in ("cuda", "cuda:1"):
-        check_device(torch.device(device))
-    for device in ("cpu", "cuda:2"):
-        with pytest.raises(TensorRTError, match=f"got {device}, and PyTorch sees 2 of them"):
-            check_device(torch.device(device))
-
-
-def test_without_tensorrt(onnx: Path, plan: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tensorrt(plan: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorrt", "tensorrt_lean"):
         monkeypatch.setitem(sys.modules, name, None)
-    for use in (lambda: TensorRTEngine(SPEC, plan, CPU), lambda: compile_plan(onnx, SPEC, CPU)):
-        with pytest.raises(TensorRTError, match=r"cannot be imported .*tensorrt_lean.*install tensorrt-cu13") as error:
-            use()
-        message(error)
+    sentence = r"cannot be imported .*tensorrt_lean.*install tensorrt-cu13 or tensorrt-lean-cu13"
+    with pytest.raises(TensorRTError, match=sentence) as error:
+        TensorRTEngine(SPEC, plan, CPU)
+    message(error)
 
 
-def test_the_lean_library_runs_and_does_not_build(
-    onnx: Path, plan: bytes, toy: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lean = SimpleNamespace(**vars(standin))
-    del lean.Builder, lean.OnnxParser
+def test_the_lean_library_runs(plan: bytes, toy: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setitem(sys.modules, "tensorrt_lean", lean)
-    assert_equals_eager(*ready(SPEC, plan), toy)
-    with pytest.raises(TensorRTError, match="only tensorrt_lean is installed, which builds no plans"):
-        compile_plan(onnx, SPEC, CPU)
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", standin)
+    engine, buffers = ready(SPEC, plan)
+    assert engine.library.module == "tensorrt_lean"
+    assert_equals_eager(engine, buffers, toy)
+
+
+def test_kernels_compiled_at_the_first_run_are_kept(
+    rtx_plan: bytes, toy: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "kernels.bin"
+    for starts in (1, 2):
+        kernels = KernelCache(path)
+        engines = [TensorRTEngine(SPEC, rtx_plan, CPU, kernels) for _ in range(2)]
+        allocate_scratch([engines], CPU)
+        for engine in engines:
+            buffers = buffers_of(SPEC)
+            engine.bind(buffers)
+            assert_equals_eager(engine, buffers, toy)
+        kernels.save()
+        kernels.save()
+        assert path.read_bytes() == standin.IRuntimeCache.HEADER + 2 * starts * b".", "one cache for all engines"
+        assert [*tmp_path.iterdir()] == [path]
+    assert [line.split(" in ")[0] for line in caplog.messages] == [
+        "compiled kernels: none",
+        *2 * ["compiled kernels: kept 0.0 MiB"],
+    ]
+    caplog.clear()
+    path.write_bytes(b"of another GPU")
+    kernels = KernelCache(path)
+    TensorRTEngine(SPEC, rtx_plan, CPU, kernels)
+    assert "is of another machine or version and is replaced (the runtime cache is of another" in caplog.text
+    kernels.save()
+    assert path.read_bytes() == standin.IRuntimeCache.HEADER + b"."
+
+
+def test_kernels_that_cannot_be_kept_are_no_error(
+    rtx_plan: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path, sentence in (
+        (tmp_path / "missing" / "kernels.bin", "are not kept in"),
+        (tmp_path, f"{tmp_path} cannot be read"),
+    ):
+        kernels = KernelCache(path)
+        TensorRTEngine(SPEC, rtx_plan, CPU, kernels)
+        kernels.save()
+        assert sentence in caplog.text
+    standin.fail_once("serialize")
+    kernels.save()
+    assert "compiled kernels are not kept (serialize was told to fail): the next start" in caplog.text
+
+
+@pytest.mark.parametrize("call", ["create_runtime_config", "create_runtime_cache", "set_runtime_cache"])
+def test_each_failure_of_the_kernels_is_an_error(rtx_plan: bytes, tmp_path: Path, call: str) -> None:
+    standin.fail_once(call)
+    with pytest.raises(TensorRTError, match=rf"TensorRT .* runtime .*\(TensorRT: {call} was told to fail\)"):
+        TensorRTEngine(SPEC, rtx_plan, CPU, KernelCache(tmp_path / "kernels.bin"))
+
+
+def test_classic_plans_have_no_kernels_to_keep(plan: bytes, tmp_path: Path) -> None:
+    kernels = KernelCache(tmp_path / "kernels.bin")
+    TensorRTEngine(SPEC, plan, CPU, kernels)
+    kernels.save()
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_engine_that_cannot_be_captured_says_so(
+    rtx_plan: bytes, toy: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines: list[Engine] = [EagerEngine(SPEC, toy), TensorRTEngine(SPEC, rtx_plan, CPU)]
+    check_capturable(engines, STREAM)
+    standin.fail_once("is_stream_capturable")
+    with pytest.raises(TensorRTError, match=r"engine toy cannot be captured into a CUDA graph \(TensorRT: is_stream"):
+        check_capturable(engines, STREAM)
+    monkeypatch.delattr(standin.IExecutionContext, "is_stream_capturable")
+    check_capturable(engines, STREAM)
 
 
 def test_the_logger_keeps_the_last_warnings_and_errors() -> None:
-    logger, severity = make_logger(), standin.ILogger.Severity
+    messages: list[str] = []
+    logger, severity = logger_of(standin), standin.ILogger.Severity
+    assert logger_of(standin) is logger, "TensorRT has one for a process"
+    logger.heard()
     for level in severity:
         logger.log(level, f"{level.name}\n")
     assert logger.heard() == "INTERNAL_ERROR; ERROR; WARNING"
     assert logger.heard() == ""
-    for i in range(100):
-        logger.log(severity.ERROR, str(i))
+    with listening(logger, messages.append):
+        for i in range(100):
+            logger.log(severity.ERROR, str(i))
     assert logger.heard() == "92; 93; 94; 95; 96; 97; 98; 99"
+    assert messages == [str(i) for i in range(100)]
 
 
 def test_importing_needs_no_tensorrt() -> None:
-    code = "import sys, build.compile, runtime.tensorrt; assert 'tensorrt' not in sys.modules"
+    code = "import sys, build.compile; assert not {name for name in sys.modules if name.startswith('tensorrt')}"
     root = Path(__file__).resolve().parent.parent
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
-
-
-def test_timing_cache_is_kept_between_builds(onnx: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    path = tmp_path / "new" / "times"
-    for builds in (1, 2):
-        compile_plan(onnx, SPEC, CPU, CompileOptions(timing_cache=path))
-        assert path.read_bytes() == standin.ITimingCache.HEADER + b"." * builds
-        assert [*path.parent.iterdir()] == [path]
-    assert not caplog.records
-    path.write_bytes(b"times of another GPU")
-    compile_plan(onnx, SPEC, CPU, CompileOptions(timing_cache=path))
-    assert path.read_bytes() == standin.ITimingCache.HEADER + b"."
-    (line,) = caplog.messages
-    assert "times is of another GPU or TensorRT, so it is replaced (Timing cache verification header mis" in line
-    for call in ("create_timing_cache", "set_timing_cache"):
-        standin.fail_once(call)
-        compile_plan(onnx, SPEC, CPU, CompileOptions(timing_cache=path))
-        assert path.read_bytes() == standin.ITimingCache.HEADER + b"."
-
-
-def test_what_the_builder_is_told(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    configs = []
-    build_plan = standin.Builder.build_serialized_network
-
-    def spy(self: standin.Builder, network: standin.INetworkDefinition, config: standin.IBuilderConfig) -> Any:
-        configs.append(config)
-        return build_plan(self, network, config)
-
-    monkeypatch.setattr(standin.Builder, "build_serialized_network", spy)
-    compile_plan(onnx, SPEC, CPU, CompileOptions(optimization_level=5, workspace_bytes=1 << 20))
-    (config,) = configs
-    assert config.builder_optimization_level == 5
-    assert config.limits == {standin.MemoryPoolType.WORKSPACE: 1 << 20}
-    assert config.max_aux_streams == 0
-    assert config.cleared == {standin.BuilderFlag.TF32}
-    assert config.profiling_verbosity == standin.ProfilingVerbosity.DETAILED
-
-
-def test_progress_ends_full(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bars: list[Any] = []
-
-    class Bar(tqdm):  # type: ignore[type-arg]
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            bars.append(self)
-
-    monkeypatch.setattr(build.compile, "tqdm", Bar)
-    compile_plan(onnx, SPEC, CPU)
-    (bar,) = bars
-    assert (bar.n, bar.total) == (5, 5)
-
-
-def test_interrupted(onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Bar(tqdm):  # type: ignore[type-arg]
-        def update(self, n: float | None = 1) -> bool | None:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(build.compile, "tqdm", Bar)
-    with pytest.raises(KeyboardInterrupt):
-        compile_plan(onnx, SPEC, CPU, CompileOptions(timing_cache=tmp_path / "times"))
-    assert not [*tmp_path.iterdir()]
-
-
-@pytest.mark.parametrize(("module", "opset", "fused"), [(Fused(), 23, True), (Unfused(), 21, False)])
-def test_report_counts_fused_attention(module: nn.Module, opset: int, fused: bool, tmp_path: Path) -> None:
-    plan, report = compile_plan(export(module, HEADS, tmp_path / "heads.onnx", opset), HEADS, CPU)
-    assert (report.attentions("fused"), report.attentions("unfused")) == ((1, 0) if fused else (0, 1))
-    assert (report.plan_bytes, report.scratch_bytes) == (len(plan), standin.SCRATCH_BYTES)
-    assert report.formats == {"Float": len(report.layers)}
-    lines = table([report, replace(report, engine="control", seconds=1234.5)]).splitlines()
-    assert len(lines) == 3
-    count = str(len(report.layers))
-    assert lines[2].split() == ["control", "1234.5", "0.0", "0.0", count, *("10" if fused else "01"), "Float", count]
-    assert lines[0].index("output formats") == lines[1].index("Float") == lines[2].index("Float")
-    assert_equals_eager(*ready(HEADS, plan), module)
-
-
-@pytest.mark.parametrize(
-    ("information", "attention"),
-    [
-        ({"Name": "_gemm_mha_v2_myl0_4", "LayerType": "kgen", "TacticName": "_gemm_mha_v2_0x1"}, "fused"),
-        ({"Name": "__mye8037_gemm_mha_v2", "LayerType": "kgen"}, "fused"),
-        ({"Name": "a", "LayerType": "kgen", "TacticName": "_gemv_mha_v1_0x2"}, "fused"),
-        ({"Name": "/encoder/mha/output/MatMul_myl0_70", "LayerType": "gemm", "TacticName": "sm80_xmma_gemm"}, "none"),
-        ({"Name": "__myl_MaxSubExpSumDivMul_myl0_3", "LayerType": "kgen"}, "unfused"),
-        ({"Name": "a", "LayerType": "kgen", "Metadata": "[ONNX Layer: node_Softmax_7]"}, "unfused"),
-    ],
-)
-def test_layers_as_tensorrt_names_them(information: dict[str, Any], attention: str) -> None:
-    """Names are from published listings of TensorRT 9 and 10."""
-    outputs = [{"Format/Datatype": "Half"}, {"Datatype": "Half", "Format": "Row major"}]
-    layer = build.compile._layer({**information, "Outputs": outputs})
-    assert layer.attention == attention
-    assert layer.formats == ("Half", "Half Row major")

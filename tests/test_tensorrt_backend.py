@@ -1,11 +1,10 @@
-"""Backend tensorrt from `python -m build` to the picture, on the stand-in: what is ours of it, not TensorRT itself."""
+"""Backend tensorrt from engine files to the picture, on the stand-in: what is ours of it, not TensorRT itself."""
 
 # ruff: noqa: E402
 
 import sys
 import weakref
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,28 +17,25 @@ from torch import Tensor
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
 
-import build.compile
-import build.export
-import build.tensorrt
 import build.verify
 import cldm.engine_files
 import cldm.pipeline
-import runtime.backends
 import runtime.tensorrt
-from build.__main__ import main
+from build.export import export
 from canny2image_TRT import hackathon
 from cldm.checkpoint import find_checkpoint
-from cldm.engine_files import Target, find_engines, is_up_to_date
+from cldm.engine_files import KERNELS, Target, expected_manifest, pack_plans
+from cldm.pipeline import to_precision
 from cldm.stages import make_stages
-from plugins.group_norm.compile import KernelError
-from runtime.artifacts import EngineFileError
+from runtime.artifacts import EngineFileError, save
 from runtime.spec import EngineSpec
+from runtime.tensorrt import layout
 from scoring.pictures import find_pictures
 from tests.standin import tensorrt as standin
 from tests.test_tensorrt import aligned
 
 CPU = torch.device("cpu")
-COMMAND = "--backend tensorrt --checkpoint random:0 --device cpu".split()
+ARCHITECTURE = "tiny"
 
 
 def allocate(specs: Mapping[str, EngineSpec], device: torch.device) -> dict[str, Tensor]:
@@ -48,24 +44,54 @@ def allocate(specs: Mapping[str, EngineSpec], device: torch.device) -> dict[str,
     return {name: aligned(tensor).zero_() for name, tensor in tensors.items()}
 
 
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("engines")
-
-
-def use_standin(monkeypatch: pytest.MonkeyPatch, engines: Path) -> None:
-    """The stand-in as the installed TensorRT, with the CPU as its device, and a place for engine files."""
-    monkeypatch.setitem(sys.modules, "tensorrt", standin)
+def use_standin(monkeypatch: pytest.MonkeyPatch, engines: Path, modules: tuple[str, ...] = ("tensorrt",)) -> None:
+    """The stand-in as the installed TensorRT, the CPU as its GPU of capability 8.9, and a place for engine files."""
+    for name in ("tensorrt", "tensorrt_lean", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, standin if name in modules else None)
     monkeypatch.setattr(cldm.engine_files, "ENGINES", engines)
-    for module in (runtime.tensorrt, build.compile, cldm.engine_files):
-        monkeypatch.setattr(module, "check_device", lambda device: None)
+    for module in (runtime.tensorrt, cldm.engine_files):
+        monkeypatch.setattr(module, "check_device", lambda device, library=None: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Mock(cuda_stream=1))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU of the tests")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     for user in (cldm.pipeline, build.verify):
         monkeypatch.setattr(user, "allocate", allocate)
 
 
+def write_engines(seed: int, folder: Path, size: tuple[int, int, int] = (256, 384, 1), refit: bool = False) -> Target:
+    """Engine files of plans that the stand-in runs, by the weights random:SEED, as `python -m build` writes them.
+
+    folder: for the ONNX files, which are written once. The plans are those of the library that the stand-in stands for.
+    """
+    checkpoint = find_checkpoint(f"random:{seed}", ARCHITECTURE)
+    target = Target(ARCHITECTURE, *size, "fp32", "tensorrt", plugins=False, refit=refit).of(checkpoint)
+    manifest = expected_manifest(target, CPU)
+    magic = b"vtrt" if "RTX" in manifest.tensorrt else b"ftrt"
+    model = to_precision(checkpoint.load_model(), torch.float32)
+    files = folder / f"{seed}_{target.folder.name}"
+    if not files.exists():
+        files.mkdir()
+        list(export(model, size, files))
+    plans = {}
+    for name, stage in make_stages(model, *size).items():
+        layouts = {tensor.name: layout(tensor) for tensor in (*stage.spec.inputs, *stage.spec.outputs)}
+        plans[name] = standin.make_plan(files / f"{name}.onnx", layouts, refit, magic)
+    save(target.folder, pack_plans(plans), manifest)
+    return target
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    return tmp_path / "engines"
+
+
 @pytest.fixture(autouse=True)
-def _standin(monkeypatch: pytest.MonkeyPatch, engines: Path) -> None:
+def _standin(monkeypatch: pytest.MonkeyPatch, engines: Path, tiny: None) -> None:
     use_standin(monkeypatch, engines)
 
 
@@ -74,16 +100,13 @@ def draw(runtime: hackathon) -> Any:
     return runtime.process(*arguments)[0]
 
 
-def test_from_a_checkpoint_to_the_picture(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(COMMAND) == 0
-    printed = capsys.readouterr().out
-    assert "attentions fused" in printed
-    assert "onnx error" in printed
-    assert [folder.name for folder in engines.iterdir() if folder.is_dir()] == ["tensorrt_small_256x384x1_fp32"]
-    assert main(COMMAND) == 0
-    assert "up to date" in capsys.readouterr().out
+def make(checkpoint: str, backend: str = "tensorrt", plan: str = "19,7") -> hackathon:
+    return hackathon(checkpoint, architecture=ARCHITECTURE, backend=backend, plan=plan, device="cpu")
 
-    made, eager = (hackathon("random:0", backend=name, plan="19,7", device="cpu") for name in ("tensorrt", "eager"))
+
+def test_from_engine_files_to_the_picture(files: Path) -> None:
+    write_engines(0, files)
+    made, eager = make("random:0"), make("random:0", "eager")
     for runtime_ in (made, eager):
         runtime_.initialize()
     assert made.backend.name == "tensorrt"
@@ -108,11 +131,17 @@ def test_from_a_checkpoint_to_the_picture(engines: Path, capsys: pytest.CaptureF
     with pytest.raises(ValueError, match=r"load_weights\(\) got random:1, and TensorRT's engines hold the weights of"):
         made.load_weights("random:1")
 
+    with pytest.raises(
+        EngineFileError, match=r"weights is '\w+', expected '\w+'; build them with .*--checkpoint random:1"
+    ):
+        make("random:1").initialize()
+
 
 def test_auto_goes_on_where_a_plan_is_refused(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    files: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runtime_ = hackathon("random:0", plan="19", device="cpu")
+    write_engines(0, files)
+    runtime_ = make("random:0", "auto", plan="19")
     monkeypatch.setattr(runtime_, "backends", ("tensorrt", "eager"))  # what auto looks for on a GPU
     standin.fail_once("deserialize_cuda_engine")
     runtime_.initialize()
@@ -121,78 +150,21 @@ def test_auto_goes_on_where_a_plan_is_refused(
     assert draw(runtime_).std() > 0
 
 
-def test_engines_of_another_checkpoint_are_refused() -> None:
-    with pytest.raises(
-        EngineFileError, match=r"weights is '\w+', expected '\w+'; build them with .*--checkpoint random:1"
-    ):
-        hackathon("random:1", backend="tensorrt", device="cpu").initialize()
-
-
-def test_a_stage_that_cannot_be_built_saves_nothing(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    standin.fail_once("build_serialized_network")
-    assert main([*COMMAND, "--height", "64", "--width", "64"]) == 1
-    assert "engines: engine text" in capsys.readouterr().err
-    assert not (engines / "tensorrt_small_64x64x1_fp32").exists()
-
-
-def test_with_and_without_the_plugin(
-    engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_plans_of_rtx_keep_their_kernels_beside_them(
+    files: Path, engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half precision is slow on the CPU, so one stage alone, the second with norms."""
-    happened = []
-    parse = standin.OnnxParser.parse_from_file
-
-    def parse_from_file(self: standin.OnnxParser, model: str) -> bool:
-        happened.append("parse")
-        return parse(self, model)
-
-    def refuse(architecture: int) -> None:
-        raise KernelError("NVRTC cannot be loaded\n(no such file)")
-
-    monkeypatch.setattr(standin.OnnxParser, "parse_from_file", parse_from_file)
-    stage = "hint"
-    for user in (build.export, build.verify):
-        monkeypatch.setattr(user, "make_stages", lambda *given: {stage: make_stages(*given)[stage]})
-    monkeypatch.setattr(runtime.backends, "choose_precision", lambda name, device: runtime.backends.PRECISIONS["fp16"])
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(build.tensorrt, "register", lambda architecture: happened.append(f"register {architecture}"))
-    monkeypatch.setattr(build.tensorrt, "try_compiler", refuse)
-    command = [*COMMAND, "--height", "64", "--width", "64"]
-    target = Target("small", 64, 64, 1, "fp16", "tensorrt").of(find_checkpoint("random:0"))
-
-    assert main(command) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "engines: the plugin for GroupNorm cannot be registered (KernelError: NVRTC cannot be loaded (no such file)): "
-        "build with --no-plugins"
-    )
-    assert not happened
+    use_standin(monkeypatch, engines, ("tensorrt", "tensorrt_rtx"))
     with monkeypatch.context() as patch:
-        patch.setattr(build.tensorrt, "find_spec", lambda name: None)
-        assert main([*command, "--no-plugins"]) == 0
-    row = capsys.readouterr().out.splitlines()[-2].split()
-    assert (row[0], row[5]) == ("hint", "-"), "no onnxruntime"
-    assert happened == ["parse"]
-    assert is_up_to_date(target, CPU)
-    assert is_up_to_date(replace(target, plugins=False), CPU)
-    assert not is_up_to_date(replace(target, plugins=True), CPU)
-
-    stage = "vae"
-    monkeypatch.setattr(build.tensorrt, "try_compiler", lambda architecture: None)
-    assert main([*command, "--force"]) == 0
-    row = capsys.readouterr().out.splitlines()[-2].split()
-    assert (row[0], row[5]) == ("vae", row[2]), "the stand-in is onnxruntime too"
-    assert happened == ["parse", "register 90", "parse"]
-    assert is_up_to_date(target, CPU)
-    assert not is_up_to_date(replace(target, plugins=False), CPU)
-    assert find_engines(target, CPU).name == "tensorrt"
-    assert (engines / "tensorrt.timing").is_file()
-
-
-def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setitem(sys.modules, "tensorrt_lean", None)
-    assert main(COMMAND) == 1
-    assert "TensorRT cannot be imported" in capsys.readouterr().err
+        patch.setitem(sys.modules, "tensorrt", None)
+        target = write_engines(0, files)
+    kernels = target.folder / KERNELS
+    for starts in (1, 2):
+        runtime_ = make("random:0", plan="19")
+        runtime_.initialize()
+        assert kernels.read_bytes() == standin.IRuntimeCache.HEADER + 6 * starts * b".", "once for each engine"
+    (pipeline,) = runtime_.pipelines.values()
+    libraries = {engine.library.title for engine in pipeline.engines.values()}  # type: ignore[attr-defined]
+    assert libraries == {"TensorRT for RTX"}, "by the plans, though the other is installed too"
 
 
 def test_where_tensorrt_cannot_run_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

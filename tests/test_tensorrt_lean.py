@@ -17,7 +17,7 @@ ENGINE = """
 import tensorrt_lean, torch
 from runtime.spec import EngineSpec, TensorSpec
 from runtime.tensorrt import TensorRTEngine
-from runtime.tensorrt_library import TensorRTError
+from runtime.tensorrt_calls import TensorRTError
 
 numbers = [int(number) for number in tensorrt_lean.__version__.split(".")]
 header = b"ftrt" + bytes(20)
@@ -29,7 +29,7 @@ except TensorRTError as error:
     print(error)
 """
 PLANS = {
-    "b''": "engine vae: 0 bytes that begin with b'' are no TensorRT plan",
+    "b''": "engine vae: 0 bytes that begin with b'' are not a TensorRT plan",
     "header[:9]": "engine vae: 9 bytes that begin with b'ftrt",
     "bytes(5000)": "engine vae: 5000 bytes that begin with b'\\x00",
     "header + bytes([10, 16, 1, 11]) + bytes(5000)": "engine vae: the plan is of TensorRT 10.16.1.11, and 1",

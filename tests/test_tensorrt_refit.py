@@ -14,21 +14,19 @@ from torch import nn
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
 
-from build.__main__ import main
-from build.compile import CompileOptions, compile_plan
 from build.export import export, weight_names
 from canny2image_TRT import hackathon
 from cldm.checkpoint import find_checkpoint
 from runtime.tensorrt import TensorRTEngine
-from runtime.tensorrt_library import TensorRTError
+from runtime.tensorrt_calls import TensorRTError
 from runtime.tensorrt_refit import check_weights, refit
 from tests.standin import tensorrt as standin
 from tests.test_hackathon import GOOD, Picture
-from tests.test_tensorrt import CPU, SPEC, Toy, assert_equals_eager, message, ready
+from tests.test_tensorrt import CPU, LAYOUTS, SPEC, Toy, assert_equals_eager, message, ready
 from tests.test_tensorrt import export as export_toy
-from tests.test_tensorrt_backend import use_standin
+from tests.test_tensorrt_backend import ARCHITECTURE, files, use_standin, write_engines
 
-COMMAND = "--backend tensorrt --architecture tiny --device cpu --height 64 --width 64".split()
+__all__ = ["files"]  # a fixture
 
 
 @pytest.fixture
@@ -43,6 +41,9 @@ def _standin(monkeypatch: pytest.MonkeyPatch, engines: Path) -> Iterator[None]:
     assert not standin._to_fail, "a call that should have failed was not made"
 
 
+SIZE = (64, 64, 1)
+
+
 def toy(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return Toy().eval().requires_grad_(False)
@@ -55,7 +56,7 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plan(onnx: Path) -> bytes:
-    return compile_plan(onnx, SPEC, CPU, CompileOptions(refit=True))[0]
+    return standin.make_plan(onnx, LAYOUTS, refit=True)
 
 
 def test_an_engine_with_other_weights_is_the_other_module(plan: bytes) -> None:
@@ -66,7 +67,7 @@ def test_an_engine_with_other_weights_is_the_other_module(plan: bytes) -> None:
 
 
 def test_a_plan_without_refit_keeps_its_weights(onnx: Path) -> None:
-    engine = TensorRTEngine(SPEC, compile_plan(onnx, SPEC, CPU)[0], CPU)
+    engine = TensorRTEngine(SPEC, standin.make_plan(onnx, LAYOUTS), CPU)
     for ask in (lambda: refit(engine, toy(1).state_dict()), lambda: check_weights(engine, [])):
         with pytest.raises(TensorRTError, match=r"toy was built without refit; .* --backend tensorrt --refit") as error:
             ask()
@@ -130,9 +131,9 @@ def test_equal_weights_stay_apart(tmp_path: Path) -> None:
 
 def started(checkpoint: str, backend: str = "tensorrt") -> hackathon:
     """As initialize() leaves it, but for pictures of 64x64."""
-    runtime = hackathon(checkpoint, architecture="tiny", backend=backend, plan="19,7", device="cpu")
+    runtime = hackathon(checkpoint, architecture=ARCHITECTURE, backend=backend, plan="19,7", device="cpu")
     runtime._load_model()
-    size = runtime._size(64, 64, samples=1)
+    size = runtime._size(*SIZE)
     runtime.backend = runtime._find(size, (backend,), or_fail=True)
     runtime.found = {size: runtime.backend}
     return runtime
@@ -142,22 +143,14 @@ def drawn(runtime: hackathon, **changes: Any) -> Picture:
     return runtime.process(**{**GOOD, **changes})[0]
 
 
-def built(seed: int, *options: str) -> None:
-    assert main([*COMMAND, "--checkpoint", f"random:{seed}", *options]) == 0
-
-
 @pytest.mark.usefixtures("tiny")
-def test_pictures_after_loading_are_those_of_engines_built_from_these_weights(
-    engines: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    built(1)
+def test_pictures_after_loading_are_those_of_engines_built_from_these_weights(engines: Path, files: Path) -> None:
+    write_engines(1, files, SIZE)
     fresh = started("random:1")
     expected = drawn(fresh)
     with pytest.raises(ValueError, match=r"engine text was built without refit; .* --refit; or make another hackathon"):
         fresh.load_weights("random:0")
-    built(0, "--refit")
-    built(0, "--refit")
-    assert capsys.readouterr().out.count("up to date") == 1
+    write_engines(0, files, SIZE, refit=True)
     runtime = started("random:0")
     before = drawn(runtime)
     assert np.abs(before.astype(int) - expected).mean() > 5

@@ -1,14 +1,17 @@
-"""A stand-in, NOT TensorRT: the part of its Python API that this project calls, for machines without it.
+"""A stand-in for TensorRT at run time: the part of its Python API that reads and runs plans, without a GPU.
 
-Networks run in onnxruntime on the CPU; "device" addresses are CPU memory. Names, arguments and signs of failure (None,
-False, a line to the logger) are those of the real bindings; speed, fusion, capture and numerics are not.
-`fail_once(name)` makes the next call of that name fail. Plans have TensorRT's header before a content of their own.
+Plans are made by `make_plan` from ONNX files, which onnxruntime runs on the CPU; "device" addresses are CPU memory.
+Names, arguments and signs of failure (None, False, a line to the logger) are those of the real bindings; speed, fusion,
+capture and numerics are not. What builds plans is not here: tests have the real builder of TensorRT for RTX.
+`fail_once(name)` makes the next call of that name fail.
 """
 
 import ctypes
 import json
+from collections.abc import Mapping
 from enum import IntEnum
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,27 @@ _to_fail: set[str] = set()
 def fail_once(name: str) -> None:
     """Let the next call of this method, or of this class, give its sign of failure."""
     _to_fail.add(name)
+
+
+def make_plan(path: Path, layouts: Mapping[str, str], refit: bool = False, magic: bytes = b"ftrt") -> bytes:
+    """A plan that computes the ONNX file, with TensorRT's header. layouts: the name of each tensor's TensorFormat."""
+    model = onnx.load(path)
+    tensors = {
+        value.name: {
+            "mode": mode,
+            "dtype": _dtype(value.type.tensor_type.elem_type),
+            "shape": [size.dim_value for size in value.type.tensor_type.shape.dim],
+            "format": TensorFormat[layouts[value.name]],
+        }
+        for mode, values in ((TensorIOMode.INPUT, model.graph.input), (TensorIOMode.OUTPUT, model.graph.output))
+        for value in values
+    }
+    content = {"tensors": tensors, "refit": refit, "model": model.SerializeToString().hex()}
+    return magic + bytes(20) + _version() + json.dumps(content).encode()
+
+
+def _version() -> bytes:
+    return bytes(int(number) for number in __version__.split("."))
 
 
 def _fails(name: str, logger: "ILogger") -> bool:
@@ -52,24 +76,8 @@ class TensorIOMode(IntEnum):
     NONE, INPUT, OUTPUT = range(3)
 
 
-class ProfilingVerbosity(IntEnum):
-    LAYER_NAMES_ONLY, NONE, DETAILED = range(3)
-
-
 class LayerInformationFormat(IntEnum):
     ONELINE, JSON = range(2)
-
-
-class MemoryPoolType(IntEnum):
-    WORKSPACE = 0
-
-
-class BuilderFlag(IntEnum):
-    REFIT, TF32 = 4, 6
-
-
-class NetworkDefinitionCreationFlag(IntEnum):
-    EXPLICIT_BATCH, STRONGLY_TYPED = range(2)
 
 
 class ExecutionContextAllocationStrategy(IntEnum):
@@ -103,17 +111,6 @@ class ILogger(_Base):
         raise NotImplementedError
 
 
-class IProgressMonitor(_Base):
-    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-        raise NotImplementedError
-
-    def step_complete(self, phase_name: str, step: int) -> bool:
-        raise NotImplementedError
-
-    def phase_finish(self, phase_name: str) -> None:
-        raise NotImplementedError
-
-
 def _demand(value: object, kind: type) -> None:
     if not isinstance(value, kind) or (isinstance(value, _Base) and not value._ready):
         raise TypeError(f"incompatible function arguments: {value!r} is no {kind.__name__}")
@@ -134,193 +131,15 @@ def _dtype(onnx_type: int) -> DataType:
     return next(dtype for dtype, numpy in NUMPY.items() if kind == numpy)
 
 
-class ITensor:
-    __slots__ = ("allowed_formats", "dtype", "name", "shape")
-
-    def __init__(self, value: onnx.ValueInfoProto) -> None:
-        self.name = value.name
-        self.dtype = _dtype(value.type.tensor_type.elem_type)
-        self.shape = tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
-        self.allowed_formats = 1 << TensorFormat.LINEAR
-
-    def properties(self, mode: TensorIOMode) -> dict[str, Any]:
-        formats = [one for one in TensorFormat if self.allowed_formats == 1 << one]
-        return {"mode": mode, "dtype": self.dtype, "shape": self.shape, "format": formats[0]}
-
-
-class INetworkDefinition:
-    def __init__(self) -> None:
-        self.model = onnx.ModelProto()
-        self._inputs: list[ITensor] = []
-        self._outputs: list[ITensor] = []
-
-    num_inputs = property(lambda self: len(self._inputs))
-    num_outputs = property(lambda self: len(self._outputs))
-
-    def get_input(self, index: int) -> ITensor:
-        return self._inputs[index]
-
-    def get_output(self, index: int) -> ITensor:
-        return self._outputs[index]
-
-
-class ParserError:
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def desc(self) -> str:
-        return self._text
-
-    def node(self) -> int:
-        return 3
-
-    def node_name(self) -> str:
-        return "node_of_the_standin"
-
-
-class OnnxParser(_Made):
-    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
-        _demand(network, INetworkDefinition)
-        super().__init__(logger)
-        self._network = network
-        self._errors: list[ParserError] = []
-
-    num_errors = property(lambda self: len(self._errors))
-
-    def get_error(self, index: int) -> ParserError:
-        return self._errors[index]
-
-    def parse_from_file(self, model: str) -> bool:
-        _demand(model, str)
-        try:
-            if _fails("parse_from_file", self._logger):
-                raise ValueError("an operator that nobody knows")
-            found = onnx.load(model)
-            onnx.checker.check_model(found)
-        except Exception as error:
-            self._errors.append(ParserError(str(error)))
-            return False
-        self._network.model = found
-        self._network._inputs = [ITensor(value) for value in found.graph.input]
-        self._network._outputs = [ITensor(value) for value in found.graph.output]
-        return True
-
-
 class IHostMemory(bytes):
     nbytes = property(len)
-
-
-class ITimingCache:
-    HEADER = f"times of {__version__}: ".encode()
-
-    def __init__(self, data: bytes, logger: ILogger) -> None:
-        self._data, self._logger = bytes(data) or self.HEADER, logger
-
-    def serialize(self) -> IHostMemory | None:
-        return None if _fails("serialize", self._logger) else IHostMemory(self._data)
-
-
-class IBuilderConfig:
-    __slots__ = (
-        "_cache",
-        "_logger",
-        "builder_optimization_level",
-        "cleared",
-        "flags",
-        "limits",
-        "max_aux_streams",
-        "profiling_verbosity",
-        "progress_monitor",
-    )
-
-    def __init__(self, logger: ILogger) -> None:
-        self._logger = logger
-        self._cache: ITimingCache | None = None
-        self.builder_optimization_level = 3
-        self.max_aux_streams = 7
-        self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
-        self.progress_monitor: IProgressMonitor | None = None
-        self.limits: dict[MemoryPoolType, int] = {}
-        self.cleared: set[BuilderFlag] = set()
-        self.flags: set[BuilderFlag] = set()
-
-    def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
-        _demand(pool, MemoryPoolType)
-        self.limits[pool] = pool_size
-
-    def clear_flag(self, flag: BuilderFlag) -> None:
-        _demand(flag, BuilderFlag)
-        self.cleared.add(flag)
-
-    def set_flag(self, flag: BuilderFlag) -> None:
-        _demand(flag, BuilderFlag)
-        self.flags.add(flag)
-
-    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
-        failed = _fails("create_timing_cache", self._logger)
-        return None if failed else ITimingCache(serialized_timing_cache, self._logger)
-
-    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
-        _demand(cache, ITimingCache)
-        if _fails("set_timing_cache", self._logger):
-            return False
-        foreign = not cache._data.startswith(ITimingCache.HEADER)
-        if foreign and not ignore_mismatch and _error(self._logger, "Timing cache verification header mismatch"):
-            return False
-        self._cache = cache
-        return True
-
-    def get_timing_cache(self) -> ITimingCache | None:
-        return None if _fails("get_timing_cache", self._logger) else self._cache
-
-
-class Builder(_Made):
-    def create_network(self, flags: int = 0) -> INetworkDefinition | None:
-        if flags != 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED:
-            raise AssertionError("the project builds strongly typed networks")
-        return None if _fails("create_network", self._logger) else INetworkDefinition()
-
-    def create_builder_config(self) -> IBuilderConfig | None:
-        return None if _fails("create_builder_config", self._logger) else IBuilderConfig(self._logger)
-
-    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
-        _demand(network, INetworkDefinition)
-        _demand(config, IBuilderConfig)
-        if _fails("build_serialized_network", self._logger) or not self._progress(config.progress_monitor):
-            return None
-        if config._cache is not None:
-            config._cache._data += b"."
-        tensors = {one.name: one.properties(TensorIOMode.INPUT) for one in network._inputs}
-        tensors |= {one.name: one.properties(TensorIOMode.OUTPUT) for one in network._outputs}
-        content = {
-            "tensors": tensors,
-            "refit": BuilderFlag.REFIT in config.flags,
-            "detailed": config.profiling_verbosity == ProfilingVerbosity.DETAILED,
-            "model": network.model.SerializeToString().hex(),
-        }
-        version = bytes(int(number) for number in __version__.split("."))
-        return IHostMemory(b"ftrt" + bytes(20) + version + json.dumps(content).encode())
-
-    def _progress(self, monitor: IProgressMonitor | None) -> bool:
-        """Two phases, one in the other, of which the outer ends early."""
-        if monitor is None:
-            return True
-        _demand(monitor, IProgressMonitor)
-        monitor.phase_start("Building Engine", None, 3)
-        monitor.phase_start("Timing", "Building Engine", 2)
-        steps = [("Timing", 0), ("Timing", 1), ("Building Engine", 0)]
-        going_on = all(monitor.step_complete(phase, step) for phase, step in steps)
-        monitor.phase_finish("Timing")
-        monitor.phase_finish("Building Engine")
-        return going_on
 
 
 class Runtime(_Made):
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> "ICudaEngine | None":
         if _fails("deserialize_cuda_engine", self._logger):
             return None
-        version = bytes(int(number) for number in __version__.split("."))
-        if serialized_engine[:4] != b"ftrt" or serialized_engine[24:28] != version:
+        if serialized_engine[24:28] != _version():
             raise AssertionError("the project checks the header beforehand")
         try:
             return ICudaEngine(json.loads(serialized_engine[28:]), self._logger)
@@ -355,14 +174,55 @@ class ICudaEngine:
         return TensorFormat(self._tensors[name]["format"])
 
     def create_execution_context(
-        self, strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
+        self,
+        strategy: "ExecutionContextAllocationStrategy | IRuntimeConfig" = ExecutionContextAllocationStrategy.STATIC,
     ) -> "IExecutionContext | None":
+        if isinstance(strategy, IRuntimeConfig):
+            strategy = strategy._strategy
         if strategy != ExecutionContextAllocationStrategy.USER_MANAGED:
             raise AssertionError("the project gives scratch memory itself")
         return None if _fails("create_execution_context", self._logger) else IExecutionContext(self)
 
+    def create_runtime_config(self) -> "IRuntimeConfig | None":
+        return None if _fails("create_runtime_config", self._logger) else IRuntimeConfig(self._logger)
+
     def create_engine_inspector(self) -> "EngineInspector | None":
         return None if _fails("create_engine_inspector", self._logger) else EngineInspector(self)
+
+
+class IRuntimeCache:
+    """Of TensorRT for RTX. Its content says how often it was used."""
+
+    HEADER = b"kernels of this machine"
+
+    def __init__(self, logger: ILogger) -> None:
+        self._logger, self._data = logger, self.HEADER
+
+    def serialize(self) -> IHostMemory | None:
+        return None if _fails("serialize", self._logger) else IHostMemory(self._data)
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not blob.startswith(self.HEADER):
+            return not _error(self._logger, "the runtime cache is of another machine")
+        self._data = blob
+        return True
+
+
+class IRuntimeConfig:
+    """Of TensorRT for RTX."""
+
+    def __init__(self, logger: ILogger) -> None:
+        self._logger, self._strategy = logger, ExecutionContextAllocationStrategy.STATIC
+
+    def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
+        self._strategy = strategy
+
+    def create_runtime_cache(self) -> IRuntimeCache | None:
+        return None if _fails("create_runtime_cache", self._logger) else IRuntimeCache(self._logger)
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        cache._data += b"."
+        return not _fails("set_runtime_cache", self._logger)
 
 
 class IExecutionContext:
@@ -383,6 +243,10 @@ class IExecutionContext:
             return False
         self._addresses[name] = memory
         return not _fails("set_tensor_address", self._logger)
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        """Of TensorRT for RTX."""
+        return not _fails("is_stream_capturable", self._logger)
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         _demand(stream_handle, int)
@@ -471,18 +335,4 @@ class EngineInspector:
         if _fails("get_engine_information", self._engine._logger):
             return ""
         nodes = onnx.load_from_string(self._engine._model).graph.node
-        detailed = self._engine._content["detailed"]
-        return json.dumps({"Layers": [_layer(node, i) if detailed else node.name for i, node in enumerate(nodes)]})
-
-
-def _layer(node: onnx.NodeProto, index: int) -> dict[str, Any]:
-    """As TensorRT describes what its compiler makes of a node; an Attention node is one fused kernel."""
-    fused = node.op_type == "Attention"
-    return {
-        "Name": f"_gemm_mha_v2_myl0_{index}" if fused else f"__myl_{node.op_type}_myl0_{index}",
-        "LayerType": "kgen",
-        "Outputs": [{"Name": name, "Dimensions": [], "Format/Datatype": "Float"} for name in node.output],
-        "TacticName": f"_gemm_mha_v2_0x{index:x}" if fused else f"__myl_0x{index:x}",
-        "StreamId": 0,
-        "Metadata": f"[ONNX Layer: {node.name}]",
-    }
+        return json.dumps({"Layers": [{"Name": node.name, "LayerType": node.op_type} for node in nodes]})
