@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("engines: backend eager runs the PyTorch modules themselves; nothing to build (no CUDA device)")
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # each of the exporter's passes logs what it did
+        logging.getLogger(name).setLevel(logging.ERROR)
     # Imported lazily: build-only dependencies.
     from build.verify import BuildError
     from runtime.tensorrt_calls import TensorRTError
@@ -96,7 +98,8 @@ def _backends(options: argparse.Namespace) -> tuple[str, ...]:
         return ("tensorrt",)
     if options.backend != "auto":
         return (options.backend,)
-    return tuple(name for name in choose_backends("auto", choose_device(options.device)) if name != "eager")
+    has_tensorrt = "tensorrt" in choose_backends("auto", choose_device(options.device))
+    return ("tensorrt", "inductor") if has_tensorrt else ("inductor",)
 
 
 def _build(options: argparse.Namespace, backend: str) -> None:
