@@ -1,8 +1,11 @@
 """The drop-in class of the TensorRT Hackathon 2023: a picture from canny edges and a prompt."""
 
 import logging
+import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,13 +25,15 @@ from cldm.record import record
 from cldm.request import Request, drawn
 from runtime.artifacts import EngineFileError
 from runtime.backends import BACKENDS, Backend, choose_backends, choose_device, choose_precision
+from runtime.cuda import CaptureError
+from runtime.fence import defaults
 from runtime.inductor import channels_last
 from runtime.lanes import Lanes
 from runtime.tensorrt_calls import TensorRTError
 from runtime.timing import Span, median_ms
 from scoring.leaderboard import leaderboard_score
 
-# Of errors it gets the words, str(error): by its frames one would keep a pipeline as long as a log keeps the record.
+# Log str(error), not the exception: its traceback keeps the pipeline alive.
 log = logging.getLogger(__name__)
 
 PIPELINES = 4  # kept at a time: one per picture size, number of samples, number of steps and plan
@@ -46,6 +51,8 @@ class hackathon:
     plan: "ten", "all", the indices of the steps that call the network, a plan file (see cldm/plan_files.py), a Plan, or
         "auto": of the plan files the one with the best leaderboard score by this machine's times, or, given max_pd,
         the quickest whose distance is not above that (see cldm/plan_choice.py).
+    strict: raise where otherwise a warning says what is used instead: no CUDA graph, or engine files that are damaged,
+        of another version or not there for a picture's size.
 
     Raises ValueError with one sentence for a choice that this machine or project does not have.
     """
@@ -60,6 +67,7 @@ class hackathon:
         max_pd: float | None = None,
         precision: str = "auto",
         device: str = "auto",
+        strict: bool = False,
     ) -> None:
         self.checkpoint = self.built = find_checkpoint(checkpoint, architecture)  # TensorRT's files are built from it
         self.device = choose_device(device)
@@ -68,7 +76,7 @@ class hackathon:
         self.backend = BACKENDS["eager"]  # until initialize() has looked for engine files
         if max_pd is not None and plan != "auto":
             raise ValueError(f"max_pd: got {max_pd} with plan {plan!r}, expected plan 'auto', which it bounds")
-        self.plan, self.max_pd = plan, max_pd
+        self.plan, self.max_pd, self.strict = plan, max_pd, strict
         self.auto: PlanFile | None = None  # what "auto" stands for, from initialize() on
         # An unknown plan is an error now, not at the first picture.
         self.eligible = eligible_plans(self.checkpoint.architecture, max_pd) if plan == "auto" else []
@@ -77,17 +85,20 @@ class hackathon:
         self.found: dict[Target, Backend] = {}
         self.pipelines: OrderedDict[Shape, Pipeline] = OrderedDict()  # the one used last comes last
         self.lanes = Lanes(self.device)
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.process_id = os.getpid()
 
+    @defaults()
     def initialize(self) -> None:
         """Read the weights, make the pipeline of the contest's shape, on a GPU record it, and run it once.
 
         Raises ValueError with one sentence if the chosen backend or its engine files cannot be used here.
         """
-        try:
-            self._initialize()
-        except TensorRTError as error:
-            raise ValueError(str(error)) from error
+        with self._alone():
+            try:
+                self._initialize()
+            except (TensorRTError, CaptureError) as error:
+                raise ValueError(str(error)) from error
 
     def _initialize(self) -> None:
         with tqdm(total=3, delay=2, leave=False, disable=None) as progress:
@@ -97,6 +108,7 @@ class hackathon:
             self._start(self.backends, progress)
             progress.update()
 
+    @defaults()
     def process(
         self,
         input_image: NDArray[np.uint8],
@@ -128,9 +140,11 @@ class hackathon:
             input_image, prompt, a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode, strength,
             scale, drawn(seed), eta, low_threshold, high_threshold,
         )  # fmt: skip
-        with self.lock:
+        request.check_precision(torch.finfo(self.precision.dtype).max)
+        with self._alone():
             return self._pipeline(request)(request, self.tokenizer)
 
+    @defaults()
     def load_weights(self, checkpoint: str) -> None:
         """Other weights of the same architecture from now on; nothing is built again.
 
@@ -142,7 +156,7 @@ class hackathon:
         if not hasattr(self, "model"):
             raise RuntimeError("load_weights() was called before initialize(): give the checkpoint to the constructor")
         tokenizer, model = found.load_tokenizer(), found.load_model()
-        with self.lock:
+        with self._alone():
             if self.backend.name == "tensorrt":
                 self.found = self._refitted(checkpoint, to_precision(model, self.precision.dtype))
                 # To be recorded again: nothing says whether a graph sees the weights of a refitted engine.
@@ -153,15 +167,49 @@ class hackathon:
                 pipeline.refresh()
             self.checkpoint, self.tokenizer = found, tokenizer
 
+    @defaults()
     def timeline(self) -> list[Span]:
         """When each stage of a picture runs, and on which of the two streams: of one more run of the last picture."""
-        if not self.pipelines:
+        with self._alone():
+            if not self.pipelines:
+                raise RuntimeError(
+                    "timeline() was called before initialize() or, after load_weights() with TensorRT, before "
+                    "process(): call that once first"
+                )
+            return self._last.timeline()
+
+    @property
+    def graph(self) -> str:
+        """How the last picture was launched: "one graph of 7017 nodes", or "no graph" and why."""
+        with self._alone():
+            if not self.pipelines:
+                return "no graph: nothing was drawn yet"
+            graph = self._last.graph
+            return f"one graph of {graph.nodes} nodes" if graph else f"no graph: {self._last.no_graph}"
+
+    @property
+    def evaluates(self) -> str:
+        """The plan of the last picture, by its number of evaluations."""
+        with self._alone():
+            if not self.pipelines:
+                return "nothing was drawn yet"
+            plan = self._last.shape.plan
+            return f"{len(plan.evaluated)} of {plan.steps} steps"
+
+    @property
+    def _last(self) -> Pipeline:
+        return next(reversed(self.pipelines.values()))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One call at a time. Raises RuntimeError in a forked child, where CUDA and locks of the parent do not work."""
+        if os.getpid() != self.process_id:
             raise RuntimeError(
-                "timeline() was called before initialize() or, after load_weights() with TensorRT, before process(): "
-                "call that once first"
+                "this hackathon was made in another process, which was forked: make one in each process, or start "
+                "processes with multiprocessing's method 'spawn'"
             )
         with self.lock:
-            return next(reversed(self.pipelines.values())).timeline()
+            yield
 
     def _start(self, names: tuple[str, ...], progress: "tqdm[Any]") -> None:
         """Choose among these backends, and draw the first picture."""
@@ -180,9 +228,9 @@ class hackathon:
                 self._choose_plan(request)
             self.process(**vars(request))
         except TensorRTError as error:  # only now is a plan read by TensorRT
-            if len(names) == 1:
+            if len(names) == 1 or self.strict:
                 raise
-            log.warning("not by backend tensorrt: %s", str(error))
+            log.warning("backend tensorrt unavailable (%s); trying the next one", str(error))
             self.pipelines.clear()
             self._start(tuple(name for name in names if name != "tensorrt"), progress)
 
@@ -234,7 +282,9 @@ class hackathon:
             if self.auto and plan == "auto":
                 every = make_plan("all", ddim_steps)
                 plan = self.auto.plan if self.auto.plan.steps == every.steps else every
-            self.plans[choice] = choose_plan(plan, ddim_steps, self.checkpoint.architecture)
+            self.plans[choice] = chosen = choose_plan(plan, ddim_steps, self.checkpoint.architecture)
+            if self.plan in ("ten", "auto") and chosen.evaluated == make_plan("all", ddim_steps).evaluated:
+                log.warning("plan %s: no such plan for %d steps, evaluating all of them", self.plan, chosen.steps)
         return self.plans[choice]
 
     def _choose_plan(self, request: Request) -> None:
@@ -255,8 +305,11 @@ class hackathon:
         if self.device.type == "cuda":
             try:
                 record(pipeline, request, self.tokenizer)
-            except RuntimeError as error:  # of CUDA's runtime or PyTorch's
-                log.warning("no CUDA graph, kernels are launched one by one: %s", str(error))
+            except CaptureError as error:
+                if self.strict:
+                    raise
+                pipeline.no_graph = str(error)
+                log.warning("no CUDA graph, launching kernels one by one: %s", str(error))
         backend.keep()
         return pipeline
 
@@ -275,12 +328,15 @@ class hackathon:
                 if name != "tensorrt":
                     return find_engines(target, self.device)
                 loaded = None if self.checkpoint is self.built else self.model.state_dict()
-                return find_engines(target.of(self.built), self.device, loaded)
+                # The weights are read for their fingerprint only where there are engines to compare it with.
+                exists = target.folder.is_dir()
+                target = target.of(self.built) if exists else replace(target, checkpoint=self.built.name)
+                return find_engines(target, self.device, loaded)
             except (EngineFileError, TensorRTError) as error:
-                if or_fail:
+                if or_fail or (self.strict and (target.folder.is_dir() or len(names) == 1)):
                     raise
-                which = f"{size.samples} at a time of {size.height}x{size.width}"
-                log.warning("%s not by backend %s: %s", which, name, str(error))
+                which = f"{size.height}x{size.width}, batch {size.samples}"
+                log.warning("backend %s unavailable for %s (%s); trying the next one", name, which, str(error))
         return BACKENDS["eager"]
 
     def _size(self, height: int, width: int, samples: int) -> Target:

@@ -41,6 +41,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--max-pd", type=float, help="with --plan auto: the quickest plan file whose mean PD is not above this")
     add("--precision", default="auto", help="fp32 or fp16")
     add("--device", default="auto", help="cpu, cuda or cuda:N")
+    add("--strict", action="store_true", help="fail where otherwise a warning says what is used instead")
+    add("--debug", action="store_true", help="show the traceback of an error")
     add("--inception", type=Path, help="weights of the FID network")
     add("--timeline", action="store_true", help="also draw when each stage of a picture runs, to timeline.png")
     add("--prompt", default="a bird")
@@ -94,6 +96,7 @@ def run(options: argparse.Namespace) -> Report:
         max_pd=options.max_pd,
         precision=options.precision,
         device=options.device,
+        strict=options.strict,
     )
     inception = load_inception(options.inception, runtime.device)
     bases = base_pictures(runtime.checkpoint, requests, runtime.device)
@@ -126,6 +129,8 @@ def run(options: argparse.Namespace) -> Report:
         "backend": runtime.backend.name,
         "precision": runtime.precision.name,
         "plan": plan,
+        "evaluates": runtime.evaluates,
+        "graph": runtime.graph,
         "ddim_steps": options.ddim_steps,
         "prompt": options.prompt,
         "seed": options.seed,
@@ -148,7 +153,9 @@ def main() -> int:
     options = parse_arguments(sys.argv[1:])
     try:
         report = run(options)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, torch.OutOfMemoryError) as error:
+        if options.debug:
+            raise
         print(f"compute_score.py: {error}", file=sys.stderr)
         return 2
     print(report.text())

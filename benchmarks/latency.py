@@ -131,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         walls = [row.median_ms for row in rows[-len(mine) :]]
         details = [one.detail(plan, wall, rates, options.runs) for (one, plan), wall in zip(mine, walls, strict=True)]
     except (ValueError, OSError) as error:
+        if options.debug:
+            raise
         raise SystemExit(f"error: {error}") from error
     print(table(rows))
     print(detail_lines(details))

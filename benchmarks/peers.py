@@ -128,6 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="cpu, cuda or cuda:N")
     add("--runs", type=_positive, default=10, help="timed pictures of each; default: 10")
     add("--out", type=Path, help="file for the results as JSON")
+    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def chosen(options: argparse.Namespace) -> tuple[torch.device, list[str]]:
@@ -169,6 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         listed, count = candidates(names, options.plan, options.architecture, device)
         rows = measure(listed, count, device, options.runs)
     except (ValueError, OSError) as error:
+        if options.debug:
+            raise
         raise SystemExit(f"error: {error}") from error
     print(table(rows))
     save_report(options.out, options, device, {"rows": [asdict(row) for row in rows]})

@@ -134,6 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         engines = Engines(folds, options.backend)
         results = on_engines(results, folds, options, engines)
     except (ValueError, OSError) as error:
+        if options.debug:
+            raise
         raise SystemExit(f"error: {error}") from error
     moved = moves(folds.examples, folds.schedule)
     save(options.out / JSON, asked, results, engines.runtime.backend.name, moved)

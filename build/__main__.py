@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # each of the exporter's passes logs what it did
         logging.getLogger(name).setLevel(logging.ERROR)
     # Imported lazily: build-only dependencies.
-    from build.verify import BuildError
+    from build.errors import BuildError
     from runtime.tensorrt_calls import TensorRTError
 
     try:
@@ -52,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
                 _build(options, backend)
                 return 0
             except (ValueError, OSError, torch.OutOfMemoryError, BuildError, TensorRTError) as error:
+                if options.debug:
+                    raise
                 print(f"engines: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("engines: stopped, nothing was saved", file=sys.stderr)
@@ -83,6 +85,8 @@ def _check(options: argparse.Namespace) -> int:
         target = replace(_target(options, "tensorrt", device, architecture), plugins=options.plugins).of(checkpoint)
         return 0 if examine(Case(target, checkpoint, make_builder(target, device, CompileOptions()))) else 1
     except (ValueError, OSError, TensorRTError) as error:
+        if options.debug:
+            raise
         print(f"check: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -187,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         "GPU for RTX cards of the last three generations",
     )
     parser.add_argument("--force", action="store_true", help="build even where engines are up to date")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from build.checks import CHECKS, Case, NeedsGPU, NotTried, Wrong
-from build.verify import BuildError
+from build.errors import BuildError
 from cldm.engine_files import ROOT, expected_manifest
 from runtime.artifacts import package_version
 from runtime.cuda import CudaError

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from build.verify import BuildError
+from build.errors import BuildError
 from cldm.model import ControlLDM
 from cldm.stages import Stage, make_stages
 from ldm.norm import GroupNorm

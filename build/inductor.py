@@ -8,7 +8,8 @@ from contextlib import nullcontext
 import torch
 from tqdm import tqdm
 
-from build.verify import BuildError, Measurement, Trial, check, prepare
+from build.errors import BuildError
+from build.verify import Measurement, Trial, check, prepare
 from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import Target, expected_manifest
 from cldm.stages import Stage

@@ -125,6 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
     add("--precision", default="auto", help="auto, fp32 or fp16")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def _positive(text: str) -> int:

@@ -94,6 +94,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _run(options)
     except (ValueError, OSError) as error:
+        if options.debug:
+            raise
         print(f"plans: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -16,9 +16,10 @@ import torch
 from tqdm import tqdm
 
 from build.compile import CompileOptions, compile_plan
+from build.errors import BuildError
 from build.export import export, weight_names
 from build.layers import Report
-from build.verify import BuildError, Measurement, Trial, check, prepare
+from build.verify import Measurement, Trial, check, prepare
 from cldm.checkpoint import Checkpoint
 from cldm.engine_files import Target, expected_manifest, pack_plans
 from cldm.model import ControlLDM

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from build.errors import BuildError
 from cldm.model import ControlLDM
 from cldm.pipeline import to_precision
 from cldm.stages import Stage, make_stages
@@ -26,10 +27,6 @@ HIGHER = {torch.float16: torch.float32, torch.float32: torch.float64}  # the pre
 # Below these, relative errors are rounding of the outputs themselves; of uint8, one grey level.
 FLOORS = {torch.float16: 1e-3, torch.float32: 1e-5, torch.uint8: 1 / 255}
 NOT_RUN = 2 * torch.finfo(torch.float16).eps  # of networks in half precision that PyTorch did not run to compare with
-
-
-class BuildError(RuntimeError):
-    """An engine cannot be compiled here, or computes something else than its module."""
 
 
 @dataclass(frozen=True)

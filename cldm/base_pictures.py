@@ -1,7 +1,6 @@
 """Base pictures: what the reference makes in float32, kept under everything that they depend on."""
 
 import hashlib
-import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -13,34 +12,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import cldm.canny
-import cldm.controlnet
-import cldm.model
-import cldm.reference
-import cldm.request
-import cldm.stages
-import ldm.attention
-import ldm.blocks
-import ldm.clip
-import ldm.diffusers_layout
-import ldm.diffusion
-import ldm.tokenizer
-import ldm.unet
-import ldm.vae
-import ldm.weights
-import runtime.precision
 from cldm.canny import Picture
 from cldm.checkpoint import Checkpoint
 from cldm.reference import reference_pictures
 from cldm.request import Request
 from ldm.tokenizer import Tokenizer
+from runtime.sources import fingerprint
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "base_pictures"
-# The files that decide what the reference draws.
-SOURCES = (
-    cldm.canny, cldm.controlnet, cldm.model, cldm.reference, cldm.request, cldm.stages, ldm.attention, ldm.blocks,
-    ldm.clip, ldm.diffusers_layout, ldm.diffusion, ldm.tokenizer, ldm.unet, ldm.vae, ldm.weights, runtime.precision,
-)  # fmt: skip
+SOURCES = ("cldm/reference.py", "cldm/checkpoint.py")  # with all that they import, what decides on a picture
 
 
 def base_pictures(
@@ -59,8 +39,7 @@ def base_pictures(
 
 def _common(checkpoint: Checkpoint, device: torch.device) -> str:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    sources = "".join(inspect.getsource(module) for module in SOURCES)
-    return "\n".join([checkpoint.fingerprint(), where, torch.__version__, cv2.__version__, _digest(sources.encode())])
+    return "\n".join([checkpoint.fingerprint(), where, torch.__version__, cv2.__version__, fingerprint(SOURCES)])
 
 
 def _key(common: str, request: Request, tokenizer: Tokenizer) -> str:

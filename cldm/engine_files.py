@@ -23,6 +23,7 @@ from runtime.artifacts import MANIFEST, NONE, EngineFileError, Manifest, load, m
 from runtime.backends import BACKENDS, PRECISIONS, Backend
 from runtime.engine import Engine
 from runtime.inductor import InductorEngine, Tuning
+from runtime.sources import fingerprint
 from runtime.spec import EngineSpec
 from runtime.tensorrt import TensorRTEngine
 from runtime.tensorrt_kernels import KernelCache
@@ -33,27 +34,14 @@ log = logging.getLogger(__name__)
 
 ENGINES = MODELS / "engines"
 ROOT = Path(__file__).resolve().parent.parent
+DIGITS = 16  # of a digest, enough against accidents and short to read in a refusal
 KERNELS = "kernels.bin"  # in the folder of plans whose kernels are compiled where they run
-SOURCES = (
-    *(f"ldm/{name}.py" for name in ("attention", "blocks", "clip", "norm", "unet", "vae")),
-    *(f"cldm/{name}.py" for name in ("controlnet", "kv", "model", "stages")),
-)  # what all engines depend on, apart from the architecture's numbers
-COMPILERS = {
-    "inductor": (
-        "plugins/convolution.py",
-        "plugins/group_norm/layer.py",
-        "plugins/group_norm/op.py",
-        "runtime/inductor.py",
-    ),
-    "tensorrt": (
-        "build/export.py",
-        "build/compile.py",
-        "plugins/group_norm/compile.py",
-        "plugins/group_norm/kernel.cu",
-        "plugins/group_norm/tensorrt_plugin.py",
-        "runtime/tensorrt.py",
-    ),
+# What engines are made by, with all that these import.
+SOURCES = {
+    "inductor": ("cldm/stages.py", "runtime/inductor.py", "plugins/layers.py"),
+    "tensorrt": ("cldm/stages.py", "build/export.py", "build/compile.py"),
 }
+KERNEL = "plugins/group_norm/kernel.cu"
 
 
 @dataclass(frozen=True)
@@ -74,8 +62,8 @@ class Target:
     targets: tuple[int, ...] = ()  # compute capabilities of the GPUs, 89 for 8.9; empty: of the one that is here
 
     def of(self, checkpoint: Checkpoint) -> "Target":
-        """The same with the weights of this checkpoint."""
-        return replace(self, weights=checkpoint.fingerprint()[:16], checkpoint=checkpoint.name)
+        """The same with the weights of this checkpoint, which are read for their fingerprint."""
+        return replace(self, weights=checkpoint.fingerprint()[:DIGITS], checkpoint=checkpoint.name)
 
     @property
     def folder(self) -> Path:
@@ -108,7 +96,7 @@ def expected_manifest(
         samples=target.samples,
         precision=target.precision,
         specs_digest=_digest(repr([stage.spec for stage in stages.values()])),
-        sources_digest=_digest("".join((ROOT / path).read_text() for path in (*SOURCES, *COMPILERS[target.backend]))),
+        sources_digest=fingerprint(SOURCES[target.backend], (KERNEL,))[:DIGITS],
         weights=target.weights,
         checkpoint=target.checkpoint,
         **here,
@@ -238,4 +226,4 @@ def _plans_tuning(target: Target) -> dict[str, bool | None]:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]  # against accidents; shorter to read in a refusal
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]

@@ -52,6 +52,7 @@ class Pipeline:
         self.abar = model.alphas_cumprod.double().cpu().numpy()
         self.residuals = len(model.control.zero_convs) + 1
         self.graph: Graph | None = None
+        self.no_graph = "the CPU has none" if device.type == "cpu" else "not captured"  # why, where there is none
         self.clock: Timeline | None = None
         stages = make_stages(model, shape.height, shape.width, shape.samples)
         lanes.begin()

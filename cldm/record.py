@@ -1,4 +1,4 @@
-"""A pipeline's run as one CUDA graph, taken only once it has been seen to do the same."""
+"""Captures a pipeline's run into one CUDA graph, and verifies that replay equals eager execution."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,8 +18,8 @@ from runtime.tensorrt import check_capturable
 def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
     """Let the pipeline launch one graph from now on, whatever the request; this one is what it is tried on.
 
-    Raises CudaError, TensorRTError or PyTorch's RuntimeError where the work cannot be captured or the graph draws other
-    pictures; then the pipeline stays as it was.
+    Raises CaptureError where the work cannot be captured, and CudaError where replay differs from eager execution; then
+    the pipeline stays as it was.
     """
     assert pipeline.lanes.main
     requests = [replace(request, seed=seed) for seed in (0, 1)]
@@ -30,9 +30,9 @@ def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
     graph = Graph(pipeline.run, pipeline.lanes.main)
     launched, other_launched = (outcome(pipeline, one, tokenizer, graph.launch) for one in requests)
     if not same(enqueued, launched) or not same(other, other_launched):
-        raise CudaError(f"the graph of {graph.nodes} nodes draws other pictures than its work enqueued one by one")
+        raise CudaError(f"graph replay differs from eager execution ({graph.nodes} nodes)")
     if same(launched, other_launched):
-        raise CudaError(f"the graph of {graph.nodes} nodes draws the same picture from another seed")
+        raise CudaError(f"graph replay does not depend on the seed ({graph.nodes} nodes)")
     pipeline.graph = graph
 
 

@@ -72,6 +72,14 @@ class Request:
         """What the picture should show, and what it should not."""
         return f"{self.prompt}, {self.a_prompt}", self.n_prompt
 
+    def check_precision(self, largest: float) -> None:
+        """Raises ValueError for numbers that the networks cannot hold, whose precision goes to `largest`."""
+        if abs(self.strength) > largest:
+            raise ValueError(
+                f"strength: got {self.strength:g}, expected at most {largest:g}, the largest number of the precision "
+                "that runs: give less, or take precision fp32"
+            )
+
     def edges(self) -> Picture:
         """The canny edges of the resized picture: uint8 [h, w], 0 or 255."""
         picture = resize(hwc3(self.input_image), self.image_resolution)

@@ -1,5 +1,6 @@
 """Attention over tokens, and the transformer that the UNet puts on its feature maps."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -33,21 +34,29 @@ class Attention(nn.Module):
         self.register_buffer("packed", None, persistent=False)
 
     def pack(self) -> None:
-        """Lay the weights for q, k and v side by side, for one product where x looks at itself.
+        """Lay the weights for q, k and v side by side, for one product in self-attention.
 
-        They stay parameters of their own, which may be written in place, but not moved to another device or precision.
+        They stay parameters of their own: views, which may be written in place, and are packed again when the module
+        moves to another device or precision.
         """
         weights = [layer.weight for layer in (self.to_q, self.to_k, self.to_v)]
         self.packed = torch.cat([weight.data for weight in weights])
         for weight, part in zip(weights, self.packed.chunk(3), strict=True):
             weight.data = part
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Attention":
+        """What .to(), .half() and the like do to every tensor: the weights are no views of one any more."""
+        super()._apply(fn, recurse)
+        if self.packed is not None:
+            self.pack()
+        return self
+
     def keys_values(self, context: Tensor) -> KeysValues:
         """Context [n, tokens, context_width] -> keys and values, each [n, tokens, width]."""
         return self.to_k(context), self.to_v(context)
 
     def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
-        if self.packed is not None:
+        if self.packed is not None and keys_values is None:
             q, k, v = F.linear(x, self.packed).chunk(3, dim=-1)
         else:
             q, (k, v) = self.to_q(x), keys_values or self.keys_values(x)

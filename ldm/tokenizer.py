@@ -1,6 +1,7 @@
 """Prompts to tokens: transformers' CLIPTokenizer from files on this machine, nothing fetched."""
 
 import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 
 log = logging.getLogger(__name__)
+IMPORTING = threading.Lock()
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 FILES = ("vocab.json", "merges.txt")
 LETTERS = 2 * 256 + 2  # the fewest tokens in CLIP's format: letters, letters at a word's end, start and end of text
@@ -63,7 +65,8 @@ def load_tokenizer(folders: Sequence[Path], positions: int, on_hub: str | None =
 
 
 def _read(folder: Path) -> Any:
-    from transformers import CLIPTokenizer  # slow to import, and only a pipeline needs it
+    with IMPORTING:  # transformers imports its parts when they are first named, which two threads must not do at once
+        from transformers import CLIPTokenizer  # slow to import, and only a pipeline needs it
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)

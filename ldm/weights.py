@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import safetensors.torch
@@ -93,7 +94,13 @@ def randomize(module: nn.Module, seed: int) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
+    """sha256 of a file's bytes, in hexadecimal. Read once per file, as long as its size and time stay."""
+    status = path.stat()
+    return _file_digest(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _file_digest(path: Path, size: int, modified: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 22):

@@ -8,6 +8,10 @@ class CudaError(RuntimeError):
     """A call of CUDA's runtime failed; the message says which, in CUDA's own words."""
 
 
+class CaptureError(CudaError):
+    """Work that a CUDA graph cannot hold: it runs without one."""
+
+
 def cudart() -> Any:
     """The module cuda.bindings.runtime, imported when it is needed. Raises CudaError if it is not installed."""
     try:

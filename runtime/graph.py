@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from runtime.cuda import call, cudart
+from runtime.cuda import CaptureError, CudaError, call, cudart
 
 
 class Graph:
@@ -15,7 +15,8 @@ class Graph:
 
     Whatever memory PyTorch takes during the recording comes from a pool that lives as long as the graph. Run the work
     once before: a recording refuses what libraries do at their first call. Not run by being recorded.
-    Raises CudaError, or what `work` raises; then nothing is left behind.
+    Raises CaptureError if the work cannot be captured, torch.OutOfMemoryError, and CudaError for whatever else is wrong
+    with the device; then nothing is left behind.
     """
 
     def __init__(self, work: Callable[[], object], stream: torch.cuda.Stream) -> None:
@@ -50,12 +51,19 @@ def _record(runtime: Any, work: Callable[[], object], stream: torch.cuda.Stream)
         call(runtime.cudaStreamBeginCapture, stream.cuda_stream, mode)
         try:
             work()
-        except BaseException:
+        except BaseException as error:
             status, unfinished = runtime.cudaStreamEndCapture(stream.cuda_stream)
             if status == 0:
                 runtime.cudaGraphDestroy(unfinished)
+            if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+                call(runtime.cudaStreamSynchronize, stream.cuda_stream)  # a broken device is no matter of capture
+                raise CaptureError(f"{type(error).__name__}: {error}") from error
             raise  # the status would hide what went wrong
-        return call(runtime.cudaStreamEndCapture, stream.cuda_stream)
+        try:
+            return call(runtime.cudaStreamEndCapture, stream.cuda_stream)
+        except CudaError as error:
+            call(runtime.cudaStreamSynchronize, stream.cuda_stream)
+            raise CaptureError(str(error)) from error
 
 
 def _count(runtime: Any, recorded: Any) -> Counter[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from runtime.cuda import CaptureError
 from runtime.engine import Engine, Stream
 from runtime.spec import EngineSpec, TensorSpec
 from runtime.tensorrt_calls import TensorRTError, checked, logger_of, make, on
@@ -137,14 +138,14 @@ class TensorRTEngine:
         )
 
     def check_capturable(self, stream: torch.cuda.Stream) -> None:
-        """Raises TensorRTError if the library says that the engine cannot be captured; an older one does not say."""
+        """Raises CaptureError if the library says that the engine cannot be captured; an older one does not say."""
         says = getattr(self.context, "is_stream_capturable", None)
         if says and not says(stream.cuda_stream):
-            raise TensorRTError(f"engine {self.spec.name} cannot be captured into a CUDA graph", self.logger.heard())
+            raise CaptureError(f"engine {self.spec.name} cannot be captured ({self.logger.heard()})")
 
 
 def check_capturable(engines: Iterable[Engine], stream: torch.cuda.Stream) -> None:
-    """Raises TensorRTError if one of TensorRT's engines says that it cannot be captured on this stream."""
+    """Raises CaptureError if one of TensorRT's engines says that it cannot be captured on this stream."""
     for engine in engines:
         if isinstance(engine, TensorRTEngine):
             engine.check_capturable(stream)

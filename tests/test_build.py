@@ -1,7 +1,5 @@
 """The engine builder from its command line, with eager engines in place of compiled ones: those take minutes here."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +11,9 @@ from torch import Tensor, nn
 import build.inductor
 import cldm.engine_files
 from build.__main__ import main
-from build.verify import BuildError, Measurement, check, relative_error, table
-from cldm.engine_files import ROOT, SOURCES, Target, expected_manifest, load_engine_files
+from build.errors import BuildError
+from build.verify import Measurement, check, relative_error, table
+from cldm.engine_files import Target, expected_manifest, load_engine_files
 from runtime.artifacts import EngineFileError, read
 from runtime.eager import EagerEngine
 from runtime.engine import Engine, Stream
@@ -244,15 +243,6 @@ def test_tuning_is_part_of_the_manifest() -> None:
     assert expected_manifest(TARGET, CPU).tuning == Tuning().options()
 
 
-def test_sources_name_every_file_of_the_networks() -> None:
-    """Of what the stages import, only what computes nothing may be left out."""
-    code = "import sys, cldm.stages; print(*(name for name in sys.modules if name.split('.')[0] in ('ldm', 'cldm')))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    imported = {name.replace(".", "/") + ".py" for name in done.stdout.split() if "." in name}
-    assert imported - set(SOURCES) == {"ldm/config.py", "ldm/diffusion.py"}
-    assert all((ROOT / source).is_file() for source in SOURCES)
-
-
 @pytest.mark.gpu
 def test_compiled_engines_of_the_small_model(
     engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -261,3 +251,9 @@ def test_compiled_engines_of_the_small_model(
     monkeypatch.setattr(cldm.engine_files, "ENGINES", engines)
     assert main("--backend inductor --architecture small --height 64 --width 64".split()) == 0
     load_engine_files(Target("small", 64, 64, 1, "fp16"), torch.device("cuda"))
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_as(monkeypatch, FailingEngine)
+    with pytest.raises(BuildError, match="stage text cannot be compiled"):
+        main([*COMMAND, "--debug"])

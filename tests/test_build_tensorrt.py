@@ -26,8 +26,9 @@ import build.verify
 import cldm.engine_files
 from build.__main__ import main
 from build.compile import CompileOptions
+from build.errors import BuildError
 from build.tensorrt import Builder, make_builder, register_plugin
-from build.verify import BuildError, Trial
+from build.verify import Trial
 from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import Target, expected_manifest, find_engines, is_up_to_date
 from cldm.stages import make_stages

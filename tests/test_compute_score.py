@@ -174,12 +174,6 @@ def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monk
         run(finished[0], "--pictures", str(folder))
 
 
-def test_base_pictures_depend_on_all_the_code_of_the_reference() -> None:
-    used = {getattr(value, "__module__", "") for value in vars(cldm.reference).values()}
-    used = {name for name in used if name.split(".")[0] in ("cldm", "ldm", "runtime")}
-    assert used <= {module.__name__ for module in cldm.base_pictures.SOURCES}
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -291,3 +285,18 @@ def test_pictures_of_one_name_are_refused(inputs: Path) -> None:
     cv2.imwrite(str(inputs / "pictures" / "bird_2.jpg"), picture)
     with pytest.raises(ValueError, match=r"bird_2"):
         find_pictures(inputs / "pictures")
+
+
+def test_the_settings_say_how_pictures_were_made(finished: tuple[Path, Report]) -> None:
+    settings = json.loads((finished[0] / "out" / "score.json").read_text())["settings"]
+    assert settings["graph"] == "no graph: the CPU has none"
+    assert settings["evaluates"] == "2 of 20 steps"
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "compute_score.py", "--weights", "missing.pth", "--device", "cpu"]
+    for more, expected in ((), False), (("--debug",), True):
+        done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert ("Traceback" in done.stderr) == expected
+        assert "checkpoint missing.pth does not exist" in done.stderr

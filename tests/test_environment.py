@@ -49,7 +49,8 @@ def test_every_extra_parses() -> None:
     for extra in extras():
         lines = environment.requirements([extra])
         assert len(lines) > len(core)
-        assert {environment.is_fulfilled(line) for line in lines} <= {True, False}
+        for line in lines:
+            environment.is_fulfilled(line)  # raises for a line that pip would not understand
     assert environment.is_fulfilled("torch>=2") is True
     for here in (True, False):  # what another kind of machine needs is not lacking
         marker = f"sys_platform {'==' if here else '!='} '{sys.platform}'"

@@ -19,7 +19,7 @@ from ldm.norm import GroupNorm
 from plugins.group_norm.compile import plan
 from runtime.eager import EagerEngine
 from runtime.lanes import Lanes
-from scoring.pictures import find_pictures
+from scoring.pictures import DRAWN_BIRDS, find_pictures
 from tests.conftest import SIZES, Exported
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -166,8 +166,22 @@ def test_whole_picture_by_onnxruntime(exported: Exported) -> None:
     checkpoint = find_checkpoint(str(SMALL_MODEL))
     model, tokenizer = to_precision(checkpoint.load_model(), torch.float32), checkpoint.load_tokenizer()
     shape = Shape(*SIZES[torch.float32], 20, make_plan("19,14,8,2", 20))
+    bird = find_pictures(DRAWN_BIRDS)["bird_1"]
     asked = Request(
-        find_pictures()["bird_1"], "a red bird", "best quality", "lowres", 1, 256, 20, False, 1.0, 9.0, 1, 0.0, 100, 200
+        bird,
+        "a red bird",
+        "best quality",
+        "lowres",
+        1,
+        256,
+        20,
+        False,
+        1.0,
+        9.0,
+        1,
+        0.0,
+        100,
+        200,
     )
     (expected,) = Pipeline(model, shape, EagerEngine, Lanes(CPU))(asked, tokenizer)
     _, files = exported(torch.float32)

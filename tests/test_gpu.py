@@ -13,13 +13,13 @@ from cldm.plan import Plan
 from cldm.probe import Probe
 from cldm.reference import reference_latent
 from cldm.request import Request
-from scoring.pictures import find_pictures
+from scoring.pictures import DRAWN_BIRDS, find_pictures
 
 pytestmark = pytest.mark.gpu
 
 
 def request() -> Request:
-    picture = find_pictures()["bird_1"]
+    picture = find_pictures(DRAWN_BIRDS)["bird_1"]
     return Request(picture, "a bird", "best quality", "lowres", 1, 256, 20, False, 1, 9, 2946901, 0.7, 100, 200)
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL
+from runtime.cuda import CaptureError
 from runtime.graph import Graph
-from scoring.pictures import find_pictures
+from scoring.pictures import DRAWN_BIRDS, find_pictures
 
 pytestmark = pytest.mark.gpu
 CALLS = 20
@@ -29,7 +30,7 @@ def runtime() -> hackathon:
 
 def arguments(call: int) -> dict[str, Any]:
     """Other pictures, prompts, seeds, scales, strengths and modes with every call."""
-    pictures = list(find_pictures().values())
+    pictures = list(find_pictures(DRAWN_BIRDS).values())
     return {
         "input_image": pictures[call % 8],
         "prompt": ("a bird", "a red bird at sunset", "a blue fish")[call % 3],
@@ -125,8 +126,10 @@ def test_an_evicted_pipeline_gives_its_memory_back(monkeypatch: pytest.MonkeyPat
 
 def test_work_that_cannot_be_recorded_leaves_nothing_behind() -> None:
     stream, x = torch.cuda.Stream(), torch.ones(1, device="cuda")
-    with pytest.raises(RuntimeError, match="captur"):
+    with pytest.raises(CaptureError, match="captur"):
         Graph(lambda: print(x.item()), stream)
+    with pytest.raises(torch.OutOfMemoryError):
+        Graph(lambda: torch.empty(2**50, dtype=torch.uint8, device="cuda"), stream)
     with pytest.raises(ZeroDivisionError):
         Graph(lambda: print(1 / 0), stream)
     graph = Graph(lambda: x.add_(1), stream)
@@ -140,8 +143,9 @@ def test_work_that_cannot_be_recorded_leaves_nothing_behind() -> None:
 def test_without_a_graph_kernels_are_enqueued(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cldm.record.Graph", Mock(side_effect=RuntimeError("operation not permitted")))
+    monkeypatch.setattr("cldm.record.Graph", Mock(side_effect=CaptureError("operation not permitted")))
     runtime = hackathon(str(SMALL_MODEL), device="cuda")
     runtime.initialize()
-    assert "no CUDA graph, kernels are launched one by one: operation not permitted" in caplog.text
+    assert "no CUDA graph, launching kernels one by one: operation not permitted" in caplog.text
     assert runtime.process(**arguments(0))[0].std() > 1
+    assert runtime.graph == "no graph: operation not permitted"

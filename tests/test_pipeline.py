@@ -21,7 +21,7 @@ from ldm.config import load_architecture
 from ldm.tokenizer import Tokenizer
 from runtime.eager import EagerEngine
 from runtime.lanes import Lanes
-from scoring.pictures import find_pictures
+from scoring.pictures import DRAWN_BIRDS, find_pictures
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def loaded() -> tuple[ControlLDM, Tokenizer]:
 
 @pytest.fixture(scope="module")
 def picture() -> Picture:
-    return find_pictures()["bird_1"]
+    return find_pictures(DRAWN_BIRDS)["bird_1"]
 
 
 def request(picture: Picture, **changes: Any) -> Request:
@@ -70,7 +70,7 @@ def make_pipeline(model: ControlLDM, asked: Request, plan: str | Plan) -> Pipeli
         {"strength": 0.5},
         {"eta": 0.7},
         {"num_samples": 2, "eta": 0.7, "guess_mode": True},
-        {"image_resolution": 512, "input_image": find_pictures()["bird_1"][:, :256]},
+        {"image_resolution": 512, "input_image": find_pictures(DRAWN_BIRDS)["bird_1"][:, :256]},
         {"scale": 1.0, "seed": 0, "ddim_steps": 12},
     ],
     ids=lambda changes: ",".join(f"{name}={changes[name]}" for name in changes if name != "input_image"),

@@ -9,7 +9,7 @@ import pytest
 from canny2image_TRT import hackathon
 from cldm.canny import Picture
 from cldm.checkpoint import SMALL_MODEL, SMALL_TOKENIZER
-from scoring.pictures import find_pictures
+from scoring.pictures import DRAWN_BIRDS, find_pictures
 
 GOLDEN = Path(__file__).parent / "golden" / "bird.png"
 TOLERANCE = 2  # grey levels, in 99 % of the values: other processors and versions round and sum differently
@@ -23,7 +23,7 @@ def runtime() -> hackathon:
 
 
 def draw(runtime: hackathon, prompt: str, strength: float = 1.0) -> Picture:
-    edges_from, a_prompt, n_prompt = find_pictures()["bird_1"], "best quality", "lowres"
+    edges_from, a_prompt, n_prompt = find_pictures(DRAWN_BIRDS)["bird_1"], "best quality", "lowres"
     return runtime.process(
         edges_from, prompt, a_prompt, n_prompt, 1, 256, 20, False, strength, 9.0, 1, 0.0, 100, 200,
     )[0]  # fmt: skip
@@ -51,7 +51,7 @@ def test_words_choose_the_colour(runtime: hackathon) -> None:
 
 
 def test_edges_are_followed_as_strongly_as_asked(runtime: hackathon) -> None:
-    given = cv2.Canny(find_pictures()["bird_1"], 100, 200) > 0
+    given = cv2.Canny(find_pictures(DRAWN_BIRDS)["bird_1"], 100, 200) > 0
     near = cv2.dilate(given.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
     share = {}
     for strength in (1.0, 0.0):

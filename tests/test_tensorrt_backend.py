@@ -5,6 +5,8 @@
 import sys
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,17 +22,19 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
 import build.verify
 import cldm.engine_files
 import cldm.pipeline
+import ldm.weights
 import runtime.tensorrt
 from build.export import export
 from canny2image_TRT import hackathon
-from cldm.checkpoint import find_checkpoint
+from cldm.checkpoint import Checkpoint, find_checkpoint
 from cldm.engine_files import KERNELS, Target, expected_manifest, pack_plans
 from cldm.pipeline import to_precision
 from cldm.stages import make_stages
+from ldm.weights import save_tensors
 from runtime.artifacts import EngineFileError, save
 from runtime.spec import EngineSpec
 from runtime.tensorrt import layout
-from scoring.pictures import find_pictures
+from scoring.pictures import DRAWN_BIRDS, find_pictures
 from tests.standin import tensorrt as standin
 from tests.test_tensorrt import aligned
 
@@ -96,7 +100,22 @@ def _standin(monkeypatch: pytest.MonkeyPatch, engines: Path, tiny: None) -> None
 
 
 def draw(runtime: hackathon) -> Any:
-    arguments = (find_pictures()["bird_2"], "a bird", "best", "worst", 1, 256, 20, False, 1.0, 9.0, 3, 0.0, 100, 200)
+    arguments = (
+        find_pictures(DRAWN_BIRDS)["bird_2"],
+        "a bird",
+        "best",
+        "worst",
+        1,
+        256,
+        20,
+        False,
+        1.0,
+        9.0,
+        3,
+        0.0,
+        100,
+        200,
+    )
     return runtime.process(*arguments)[0]
 
 
@@ -146,8 +165,44 @@ def test_auto_goes_on_where_a_plan_is_refused(
     standin.fail_once("deserialize_cuda_engine")
     runtime_.initialize()
     assert runtime_.backend.name == "eager"
-    assert "not by backend tensorrt: engine text: the plan cannot be deserialised" in caplog.text
+    assert "backend tensorrt unavailable (engine text: the plan cannot be deserialised" in caplog.text
+    strict = hackathon("random:0", architecture=ARCHITECTURE, plan="19", device="cpu", strict=True)
+    monkeypatch.setattr(strict, "backends", ("tensorrt", "eager"))
+    standin.fail_once("deserialize_cuda_engine")
+    with pytest.raises(ValueError, match="engine text: the plan cannot be deserialised"):
+        strict.initialize()
     assert draw(runtime_).std() > 0
+
+
+def test_the_checkpoint_is_read_for_its_fingerprint_only_where_engines_are(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once for a file, whatever the number of sizes."""
+    read: list[Path] = []
+    digest = ldm.weights._file_digest.__wrapped__
+
+    def spy(path: Path, size: int, modified: int) -> str:
+        read.append(path)
+        return digest(path, size, modified)
+
+    monkeypatch.setattr(ldm.weights, "_file_digest", cache(spy))
+    checkpoint = tmp_path / "model.safetensors"
+    save_tensors(find_checkpoint("random:0", ARCHITECTURE).load_model().state_dict(), checkpoint)
+    tokenizer = find_checkpoint("random:0").load_tokenizer()
+    monkeypatch.setattr(Checkpoint, "load_tokenizer", lambda self: tokenizer)
+    runtime_ = make(str(checkpoint), "auto", plan="19")
+    monkeypatch.setattr(runtime_, "backends", ("tensorrt", "eager"))
+    runtime_.initialize()
+    assert read == []
+    target = Target(ARCHITECTURE, 256, 384, 1, "fp32", "tensorrt")
+    for other in (target, replace(target, height=64), replace(target, width=64)):
+        other.folder.mkdir(parents=True)
+        for _ in range(2):
+            runtime_._find(other, ("tensorrt",))
+    assert read == [checkpoint]
+    checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
+    runtime_._find(target, ("tensorrt",))
+    assert read == [checkpoint, checkpoint], "another file of that name"
 
 
 def test_plans_of_rtx_keep_their_kernels_beside_them(

@@ -1,0 +1,2 @@
+class BuildError(RuntimeError):
+    """An engine cannot be compiled here, or computes something else than its module."""
