@@ -34,14 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.backend == "inductor" and (options.check or options.refit or options.plugins or options.target):
         parser.error("--check, --target, --plugins and --refit are for backend tensorrt: leave out --backend inductor")
+    for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # each of the exporter's passes logs what it did
+        logging.getLogger(name).setLevel(logging.ERROR)
     if options.check:
         return _check(options)
     if options.backend == "auto" and not options.target and not torch.cuda.is_available():
         print("engines: backend eager runs the PyTorch modules themselves; nothing to build (no CUDA device)")
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # each of the exporter's passes logs what it did
-        logging.getLogger(name).setLevel(logging.ERROR)
     # Imported lazily: build-only dependencies.
     from build.errors import BuildError
     from runtime.tensorrt_calls import TensorRTError

@@ -1,8 +1,11 @@
 """From an ONNX file to a TensorRT plan, by whichever library builds for the GPU in question."""
 
 import logging
+import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,12 +86,30 @@ def _build(onnx: Path, spec: EngineSpec, library: Library, options: CompileOptio
     with tqdm(desc=f"building {spec.name}", unit="step") as progress:
         monitor = make_monitor(trt, progress)
         config.progress_monitor = monitor
-        plan = builder.build_serialized_network(network, config)
-    if plan is None and monitor.interrupted:
+        with _interrupts_noted(monitor):
+            plan = builder.build_serialized_network(network, config)
+    if monitor.interrupted:
         raise KeyboardInterrupt
     data = bytes(checked(plan, f"engine {spec.name}: {onnx} cannot be built", logger))
     _save_timing_cache(config, times, logger)
     return data
+
+
+@contextmanager
+def _interrupts_noted(monitor: Any) -> Iterator[None]:
+    """Let Ctrl-C stop the build at its next step: the bindings swallow an exception that is raised in a callback."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: object) -> None:
+        monitor.interrupted = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _parser_errors(parser: "trt.OnnxParser") -> str:

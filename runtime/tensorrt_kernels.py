@@ -7,6 +7,7 @@ logged and no error. Not executed on an RTX card yet; tests/standin covers the c
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,8 @@ class KernelCache:
             temporary.write_bytes(data)
             temporary.replace(self.path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # a read-only file system refuses this too
+                temporary.unlink()
             log.warning(
                 "compiled kernels are not kept in %s (%s): the next start compiles them again", self.path, error
             )

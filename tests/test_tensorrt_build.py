@@ -6,7 +6,9 @@ Running the plans needs an RTX card and is not tested here.
 # ruff: noqa: E402
 
 import logging
+import os
 import re
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -337,6 +339,15 @@ def test_interrupted(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bars_with(monkeypatch, update=Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         build_toy(toy_file)
+
+
+def test_ctrl_c_stops_a_build(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real signal, inside the builder, whose bindings swallow exceptions of callbacks."""
+    before = signal.getsignal(signal.SIGINT)
+    bars_with(monkeypatch, set_postfix_str=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        build_toy(toy_file)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_library_without_timing_cache_leaves_none(toy_file: Path, tmp_path: Path) -> None:
