@@ -20,9 +20,9 @@ from canny2image_TRT import hackathon
 from cldm.base_pictures import base_pictures
 from cldm.canny import Picture
 from cldm.request import Request, drawn
+from files import check_writable, write_whole
 from scoring.contact_sheet import contact_sheet
 from scoring.distance import perceptual_distance, psnr, ssim
-from scoring.files import check_writable, write_whole
 from scoring.inception import load_inception
 from scoring.pictures import find_pictures
 from scoring.report import PictureScore, Report

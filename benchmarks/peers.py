@@ -26,9 +26,9 @@ from cldm.checkpoint import Checkpoint
 from cldm.model import ControlLDM
 from cldm.plan import make_plan
 from cldm.request import Request
+from files import check_writable, write_whole
 from ldm.tokenizer import Tokenizer
 from runtime.backends import PRECISIONS, choose_device, choose_precision
-from scoring.files import check_writable, write_whole
 from scoring.pictures import find_pictures
 
 

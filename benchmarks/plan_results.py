@@ -14,7 +14,7 @@ from build.plan_folds import Measured
 from build.plan_search import geometric_mean
 from cldm.plan import Plan
 from cldm.plan_files import plan_of
-from scoring.files import write_whole
+from files import write_whole
 
 ON_ENGINES = "two taps, by process()"
 TIMED = (PUBLISHED, TWO_TAPS, REUSING)

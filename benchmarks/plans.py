@@ -8,7 +8,6 @@ the code in between).
 """
 
 import argparse
-import hashlib
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,9 +29,9 @@ from canny2image_TRT import hackathon
 from cldm.pipeline import Pipeline
 from cldm.plan import STEPS, Plan
 from cldm.request import Request
+from files import check_writable, digest, write_whole
 from runtime.artifacts import machine
 from runtime.timing import median_ms
-from scoring.files import check_writable, write_whole
 from scoring.plan_figures import distances_by_time, falling_errors, moving_eps
 
 JSON = "plans.json"
@@ -158,11 +157,8 @@ def _asked(folds: Folds, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _digest(requests: Sequence[Request]) -> str:
-    whole = hashlib.sha256()
-    for one in requests:
-        values = vars(one) | {"input_image": hashlib.sha256(one.input_image.tobytes()).hexdigest()}
-        whole.update(repr(values).encode())
-    return whole.hexdigest()[:16]
+    said = [vars(one) | {"input_image": digest(one.input_image.tobytes())} for one in requests]
+    return digest(repr(said))[:16]
 
 
 def _report(options: argparse.Namespace, folds: Folds, results: Sequence[Result]) -> None:

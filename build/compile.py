@@ -14,11 +14,11 @@ import torch
 from tqdm import tqdm
 
 from build.layers import BuildLog, Layer, Report, layers_of_json
+from files import write_whole
 from runtime.spec import EngineSpec
 from runtime.tensorrt import TensorRTEngine, check_tensors, describe, layout
 from runtime.tensorrt_calls import TensorRTError, checked, listening, logger_of, make, on
 from runtime.tensorrt_library import Library, sm
-from scoring.files import write_whole
 
 if TYPE_CHECKING:
     import tensorrt as trt

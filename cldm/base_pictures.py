@@ -1,8 +1,6 @@
 """Base pictures: what the reference makes in float32, kept under everything that they depend on."""
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +14,7 @@ from cldm.canny import Picture
 from cldm.checkpoint import Checkpoint
 from cldm.reference import reference_pictures
 from cldm.request import Request
+from files import digest, write_whole
 from ldm.tokenizer import Tokenizer
 from runtime.sources import fingerprint
 
@@ -33,7 +32,8 @@ def base_pictures(
     if missing:
         model = checkpoint.load_model().to(device)
         for name in tqdm(missing, desc="base pictures", unit="picture"):
-            _write(files[name], reference_pictures(model, tokenizer, requests[name])[0])
+            picture = reference_pictures(model, tokenizer, requests[name])[0]
+            write_whole(files[name], cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
     return {name: _read(file) for name, file in files.items()}
 
 
@@ -46,20 +46,8 @@ def _key(common: str, request: Request, tokenizer: Tokenizer) -> str:
     arguments = asdict(request)
     picture = arguments.pop("input_image")
     arguments["tokens"] = tokenizer(request.prompts).tolist()
-    parts = [common, json.dumps(arguments, sort_keys=True), str(picture.shape), _digest(picture.tobytes())]
-    return _digest("\n".join(parts).encode())
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _write(file: Path, picture: Picture) -> None:
-    """All or nothing: under another name first."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{os.getpid()}-{file.name}")
-    temporary.write_bytes(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
-    temporary.replace(file)
+    parts = [common, json.dumps(arguments, sort_keys=True), str(picture.shape), digest(picture.tobytes())]
+    return digest("\n".join(parts))
 
 
 def _read(file: Path) -> Picture:

@@ -1,6 +1,5 @@
 """Which weights to use: where they are looked for, and the model made of them."""
 
-import hashlib
 import logging
 import os
 import re
@@ -10,11 +9,12 @@ from pathlib import Path
 import torch
 
 from cldm.model import ControlLDM
+from files import digest, file_digest
 from ldm.config import MODELS, load_architecture
 from ldm.diffusers_layout import diffusers_files, read_diffusers
 from ldm.diffusion import schedule_buffers
 from ldm.tokenizer import CLIP_ON_THE_HUB, Tokenizer, TokenizerError, load_tokenizer
-from ldm.weights import CheckpointError, file_digest, load_strict, randomize, read_tensors
+from ldm.weights import CheckpointError, load_strict, randomize, read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,10 @@ class Checkpoint:
         """Changes whenever the weights do: of the files' bytes or the seed, and of the architecture."""
         architecture = repr(load_architecture(self.architecture))
         if self.random_seed is not None:
-            return _digest(self.name + architecture)
+            return digest(self.name + architecture)
         folders = self.diffusers_folders
         files = diffusers_files(*folders).values() if folders else [self._file()]
-        return _digest("".join([*map(file_digest, files), architecture]))
+        return digest("".join([*map(file_digest, files), architecture]))
 
     def load_model(self) -> ControlLDM:
         """Read or make the weights: float32, on the CPU. Raises CheckpointError if they do not fit."""
@@ -128,7 +128,3 @@ def find_checkpoint(name: str | os.PathLike[str] | None = None, architecture: st
         raise CheckpointError(f"weights {found[0]!r}: expected random:SEED with a whole number, for example random:0")
     log.info("weights: %s", checkpoint)
     return checkpoint
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

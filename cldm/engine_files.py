@@ -1,6 +1,5 @@
 """Where a picture's engine files lie, what their manifest must say here and now, and the engines that come of them."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from cldm.checkpoint import Checkpoint
 from cldm.model import ControlLDM
 from cldm.pipeline import to_precision
 from cldm.stages import make_stages
+from files import digest
 from ldm.config import MODELS, load_architecture
 from runtime.artifacts import MANIFEST, NONE, EngineFileError, Manifest, load, machine, plans_machine, read
 from runtime.backends import BACKENDS, PRECISIONS, Backend
@@ -90,12 +90,12 @@ def expected_manifest(
     return Manifest(
         backend=target.backend,
         architecture=target.architecture,
-        architecture_digest=_digest(repr(architecture)),
+        architecture_digest=digest(repr(architecture))[:DIGITS],
         height=target.height,
         width=target.width,
         samples=target.samples,
         precision=target.precision,
-        specs_digest=_digest(repr([stage.spec for stage in stages.values()])),
+        specs_digest=digest(repr([stage.spec for stage in stages.values()]))[:DIGITS],
         sources_digest=fingerprint(SOURCES[target.backend], (KERNEL,))[:DIGITS],
         weights=target.weights,
         checkpoint=target.checkpoint,
@@ -223,7 +223,3 @@ def _plans_tuning(target: Target) -> dict[str, bool | None]:
     """Full precision has no plugins, so that its engines are the same with and without."""
     plugins = {"plugins": target.plugins} if target.precision == "fp16" else {}
     return {"refit": target.refit, **plugins}
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]

@@ -10,13 +10,13 @@ found, for a reader. `python -m build plans` writes such files.
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cldm.plan import Plan, make_plan, usual_steps
+from files import write_whole
 from ldm.config import MODELS
 from ldm.diffusion import ddim_timesteps
 
@@ -136,10 +136,8 @@ def write_plan(file: PlanFile) -> Path:
         "distance": None if file.distance is None else asdict(file.distance),
         "made": file.made,
     }
-    PLANS.mkdir(parents=True, exist_ok=True)
-    temporary = file.path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    return temporary.replace(file.path)
+    write_whole(file.path, (json.dumps(values, indent=1) + "\n").encode())
+    return file.path
 
 
 def _given(choice: str | Plan, architecture: str) -> Plan | None:

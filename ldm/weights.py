@@ -1,14 +1,14 @@
 """Weights from files, strictly, or from a seed."""
 
-import hashlib
 import pickle
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+from files import replacing
 
 
 class CheckpointError(ValueError):
@@ -47,11 +47,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a `.safetensors` file: all of it, or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(contiguous, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(contiguous, temporary)
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -91,21 +89,6 @@ def randomize(module: nn.Module, seed: int) -> None:
     for part in module.modules():
         if isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
             part.weight.data += 1.0
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal. Read once per file, as long as its size and time stay."""
-    status = path.stat()
-    return _file_digest(path.resolve(), status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _file_digest(path: Path, size: int, modified: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _as_float32(tensor: Tensor) -> Tensor:

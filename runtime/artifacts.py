@@ -9,7 +9,6 @@ guards against damage, not against malice.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -24,6 +23,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from files import digest
 from runtime.tensorrt_library import Library, capability, dotted
 
 ARTIFACTS, MANIFEST = "artifacts.bin", "manifest.json"
@@ -122,7 +122,7 @@ def save(folder: Path, data: bytes, manifest: Manifest) -> None:
     What was in `folder` is replaced once all is written. What killed runs left beside it is removed.
     Raises OSError with the path where the folder cannot be written.
     """
-    manifest = replace(manifest, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    manifest = replace(manifest, size=len(data), sha256=digest(data))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(folder):
@@ -163,7 +163,7 @@ def read(folder: Path, expected: Manifest) -> bytes:
     data = _bytes(folder, ARTIFACTS, expected)
     if len(data) != found.size:
         raise _error(folder, f"{ARTIFACTS} has {len(data)} bytes, expected {found.size}", expected)
-    if hashlib.sha256(data).hexdigest() != found.sha256:
+    if digest(data) != found.sha256:
         raise _error(folder, f"{ARTIFACTS} was altered, its SHA-256 is not that of {MANIFEST}", expected)
     return data
 

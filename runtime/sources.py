@@ -1,10 +1,11 @@
 """The files of the project that another is made of, as a fingerprint that changes when one of them does."""
 
 import ast
-import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+
+from files import digest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -12,11 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 @cache
 def fingerprint(entries: tuple[str, ...], others: tuple[str, ...] = (), root: Path = ROOT) -> str:
     """Of the bytes of the entries, of all that they import, and of other files. Paths are relative to the project."""
-    digest = hashlib.sha256()
-    for path in sorted({*import_closure(entries, root), *others}):
-        content = (root / path).read_bytes()
-        digest.update(f"{path} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
+    paths = sorted({*import_closure(entries, root), *others})
+    contents = ((path, (root / path).read_bytes()) for path in paths)
+    return digest(b"".join(f"{path} {len(content)}\n".encode() + content for path, content in contents))
 
 
 def import_closure(entries: Iterable[str], root: Path = ROOT) -> set[str]:

@@ -6,11 +6,10 @@ logged and no error. Not executed on an RTX card yet; tests/standin covers the c
 """
 
 import logging
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from files import write_whole
 from runtime.tensorrt_calls import checked
 
 if TYPE_CHECKING:
@@ -48,16 +47,10 @@ class KernelCache:
             log.warning("compiled kernels are not kept (%s): the next start compiles them again", self.logger.heard())
         if not data or data == self.kept:
             return
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            temporary.write_bytes(data)
-            temporary.replace(self.path)
+            write_whole(self.path, data)
         except OSError as error:
-            with suppress(OSError):  # a read-only file system refuses this too
-                temporary.unlink()
-            log.warning(
-                "compiled kernels are not kept in %s (%s): the next start compiles them again", self.path, error
-            )
+            log.warning("compiled kernels are not kept (%s): the next start compiles them again", error)
             return
         self.kept = data
         log.info("compiled kernels: kept %.1f MiB in %s", len(data) / 2**20, self.path)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from files import write_whole
 from scoring.distance import read_picture
-from scoring.files import write_whole
 from scoring.report import PictureScore, Report
 
 COLUMNS = ("Input", "Canny", "Base", "Candidate")

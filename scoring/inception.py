@@ -5,7 +5,6 @@ with it the distance is the contest's PD. All else is called PD*: good for compa
 testing, but on a scale of its own.
 """
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from files import file_digest
 from scoring.inception_v3 import InceptionV3
 
 SHA256_PREFIX = "6726825d"
@@ -57,7 +57,7 @@ def load_inception(weights: Path | None = None, device: torch.device | str = "cp
     if path is None:
         _say_where_to_put_the_file()
         return Inception(_network(seeded_weights(), device), None, real=False)
-    prefix = hashlib.sha256(path.read_bytes()).hexdigest()[: len(SHA256_PREFIX)]
+    prefix = file_digest(path)[: len(SHA256_PREFIX)]
     real = prefix == SHA256_PREFIX
     if path.name == FILE_NAME and not real:
         raise ValueError(f"{path}: its sha256 starts with {prefix} and not as its name says; fetch the file again")

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scoring.files import write_whole
+from files import write_whole
 from scoring.leaderboard import leaderboard_score
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from scoring.files import write_whole
+from files import write_whole
 from scoring.leaderboard import leaderboard_score
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from scoring.files import write_whole
+from files import write_whole
 
 Row = tuple[str, str, float, float]  # stage, lane, start and end in milliseconds
 

@@ -91,7 +91,7 @@ def test_a_failed_write_keeps_the_old_file(report: Report, tmp_path: Path, monke
     def disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("scoring.files.os.replace", disk_full)
+    monkeypatch.setattr("files.os.replace", disk_full)
     with pytest.raises(OSError, match="No space left on device"):
         replace(report, device="another").save_json(path)
     assert path.read_bytes() == before

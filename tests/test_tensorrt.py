@@ -392,8 +392,9 @@ def test_kernels_compiled_at_the_first_run_are_kept(
 def test_kernels_that_cannot_be_kept_are_no_error(
     rtx_plan: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    (tmp_path / "file").write_text("in the way")
     for path, sentence in (
-        (tmp_path / "missing" / "kernels.bin", "are not kept in"),
+        (tmp_path / "file" / "kernels.bin", "kernels.bin cannot be written"),
         (tmp_path, f"{tmp_path} cannot be read"),
     ):
         kernels = KernelCache(path)

@@ -22,7 +22,7 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
 import build.verify
 import cldm.engine_files
 import cldm.pipeline
-import ldm.weights
+import files as project_files
 import runtime.tensorrt
 from build.export import export
 from canny2image_TRT import hackathon
@@ -179,13 +179,13 @@ def test_the_checkpoint_is_read_for_its_fingerprint_only_where_engines_are(
 ) -> None:
     """And once for a file, whatever the number of sizes."""
     read: list[Path] = []
-    digest = ldm.weights._file_digest.__wrapped__
+    digest = project_files._file_digest.__wrapped__
 
     def spy(path: Path, size: int, modified: int) -> str:
         read.append(path)
         return digest(path, size, modified)
 
-    monkeypatch.setattr(ldm.weights, "_file_digest", cache(spy))
+    monkeypatch.setattr(project_files, "_file_digest", cache(spy))
     checkpoint = tmp_path / "model.safetensors"
     save_tensors(find_checkpoint("random:0", ARCHITECTURE).load_model().state_dict(), checkpoint)
     tokenizer = find_checkpoint("random:0").load_tokenizer()

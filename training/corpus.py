@@ -12,6 +12,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from files import write_whole
 from training.canvas import HEIGHT, WIDTH
 from training.photographs import photograph
 from training.recipe import Recipe
@@ -40,8 +41,7 @@ def load_corpus(folder: Path, recipe: Recipe) -> Corpus:
         folder.mkdir(parents=True, exist_ok=True)
         listing.unlink(missing_ok=True)
         known = {"scenes": recipe.scenes, "photographs": recipe.photographs, "captions": _make(folder, recipe, count)}
-        listing.with_suffix(".part").write_text(json.dumps(known))
-        listing.with_suffix(".part").replace(listing)  # written last: it says that the arrays are whole
+        write_whole(listing, json.dumps(known).encode())  # last: it says that the arrays are whole
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     return Corpus(**arrays, captions=known["captions"])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from scoring.files import write_whole
+from files import write_whole
 from scoring.pictures import DRAWN_BIRDS
 from training.recipe import Recipe
 from training.scenes import Scene, scene
