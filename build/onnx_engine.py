@@ -7,13 +7,13 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from runtime.engine import Stream
+from runtime.engine import Engine, Stream
 from runtime.spec import EngineSpec
 
 ERRORS = 3  # onnxruntime's level of its log without the warnings of what it could not fold
 
 
-class OnnxEngine:
+class OnnxEngine(Engine):
     """Its buffers may lie on any device; enqueue copies, and returns when all is done."""
 
     def __init__(self, spec: EngineSpec, path: Path) -> None:

@@ -27,8 +27,9 @@ from cldm.pipeline import to_precision
 from plugins.group_norm.tensorrt_plugin import register, try_compiler
 from runtime.artifacts import save
 from runtime.backends import PRECISIONS
+from runtime.scratch import allocate_scratch
 from runtime.spec import EngineSpec
-from runtime.tensorrt import TensorRTEngine, allocate_scratch
+from runtime.tensorrt import TensorRTEngine
 from runtime.tensorrt_calls import TensorRTError
 from runtime.tensorrt_library import Library, capability, library_that_builds, sm
 from runtime.tensorrt_refit import check_weights

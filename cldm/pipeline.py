@@ -21,8 +21,8 @@ from runtime.engine import Engine
 from runtime.graph import Graph
 from runtime.lanes import Lane, Lanes
 from runtime.precision import full_float32
+from runtime.scratch import allocate_scratch
 from runtime.spec import EngineSpec, allocate
-from runtime.tensorrt import TensorRTEngine, allocate_scratch
 from runtime.timing import Span, Timeline
 
 SIDE = ("hint", "control")  # the stages that run beside others; each lane runs one at a time
@@ -59,8 +59,8 @@ class Pipeline:
         with torch.cuda.stream(self.lanes.main):
             self.buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
             self.engines = {name: make_engine(stage.spec, stage.module) for name, stage in stages.items()}
-            plans = {name: engine for name, engine in self.engines.items() if isinstance(engine, TensorRTEngine)}
-            allocate_scratch([[plans[n] for n in plans if (n in SIDE) == side] for side in (False, True)], device)
+            beside = ([one for name, one in self.engines.items() if (name in SIDE) == side] for side in (False, True))
+            allocate_scratch(beside, device)
             for engine in self.engines.values():
                 engine.bind(self.buffers)
             x, steps = self.buffers["x"], self._evaluations(eta=0.0)

@@ -11,7 +11,6 @@ from cldm.request import Request
 from ldm.tokenizer import Tokenizer
 from runtime.cuda import CudaError
 from runtime.graph import Graph
-from runtime.tensorrt import check_capturable
 
 
 @torch.inference_mode()
@@ -25,7 +24,8 @@ def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
     requests = [replace(request, seed=seed) for seed in (0, 1)]
     # Enqueued first: libraries do at their first call what a recording refuses.
     enqueued, other = (outcome(pipeline, one, tokenizer, pipeline.run) for one in requests)
-    check_capturable(pipeline.engines.values(), pipeline.lanes.main)
+    for engine in pipeline.engines.values():
+        engine.check_capturable(pipeline.lanes.main)
     torch.cuda.empty_cache()  # cuDNN's float32 convolutions may have taken all there is, and a recording frees nothing
     graph = Graph(pipeline.run, pipeline.lanes.main)
     launched, other_launched = (outcome(pipeline, one, tokenizer, graph.launch) for one in requests)

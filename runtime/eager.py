@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from runtime.engine import Stream
+from runtime.engine import Engine, Stream
 from runtime.spec import EngineSpec
 
 
-class EagerEngine:
+class EagerEngine(Engine):
     """Runs a module whose forward takes the spec's inputs and returns a tuple of its outputs."""
 
     def __init__(self, spec: EngineSpec, module: nn.Module) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from runtime.engine import Stream
+from runtime.engine import Engine, Stream
 from runtime.precision import full_float32
 from runtime.spec import EngineSpec
 
@@ -44,7 +44,7 @@ class Tuning:
         return asdict(self)
 
 
-class InductorEngine:
+class InductorEngine(Engine):
     """A compiled module whose forward takes the spec's inputs and returns a tuple of its outputs.
 
     On a CUDA device the module's convolution weights change to channels-last, in place.

@@ -6,7 +6,7 @@ No plan of ours has been executed by TensorRT yet: tests/standin covers the call
 they would read are built by a real builder (tests/test_tensorrt_build.py).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from runtime.cuda import CaptureError
 from runtime.engine import Engine, Stream
+from runtime.scratch import ALIGNMENT
 from runtime.spec import EngineSpec, TensorSpec
 from runtime.tensorrt_calls import TensorRTError, checked, logger_of, make, on
 from runtime.tensorrt_kernels import KernelCache
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 BUILD = "python -m build --backend tensorrt"
-ALIGNMENT = 256  # bytes, of scratch memory and of every tensor
 DTYPES = {
     torch.float32: "FLOAT",
     torch.float16: "HALF",
@@ -36,7 +36,7 @@ DTYPES = {
 }
 
 
-class TensorRTEngine:
+class TensorRTEngine(Engine):
     """A deserialised plan with one context, whose scratch memory the caller gives.
 
     Contexts that never run at the same time may share it (`allocate_scratch`). Capture into a CUDA graph needs one run
@@ -88,23 +88,20 @@ class TensorRTEngine:
         self.scratch: Tensor | None = None
         self.buffers: list[Tensor] = []
 
-    def use_scratch(self, tensor: Tensor) -> None:
-        """Work in this memory: uint8, contiguous, on the engine's device, `scratch_bytes` or more, 256-byte aligned.
-
-        Raises ValueError if it is anything else.
-        """
-        index = self.device.index if self.device.index is not None else tensor.device.index
+    def use_scratch(self, memory: Tensor) -> None:
+        """See Engine."""
+        index = self.device.index if self.device.index is not None else memory.device.index
         wrong = {
-            f"dtype {tensor.dtype}, expected torch.uint8": tensor.dtype != torch.uint8,
-            f"device {tensor.device}, expected {self.device}": tensor.device != torch.device(self.device.type, index),
-            "gaps, expected contiguous memory": not tensor.is_contiguous(),
-            f"{tensor.numel()} bytes, expected at least {self.scratch_bytes}": tensor.numel() < self.scratch_bytes,
-            f"an address that is no multiple of {ALIGNMENT}": tensor.data_ptr() % ALIGNMENT != 0,
+            f"dtype {memory.dtype}, expected torch.uint8": memory.dtype != torch.uint8,
+            f"device {memory.device}, expected {self.device}": memory.device != torch.device(self.device.type, index),
+            "gaps, expected contiguous memory": not memory.is_contiguous(),
+            f"{memory.numel()} bytes, expected at least {self.scratch_bytes}": memory.numel() < self.scratch_bytes,
+            f"an address that is no multiple of {ALIGNMENT}": memory.data_ptr() % ALIGNMENT != 0,
         }
         if found := [what for what, is_wrong in wrong.items() if is_wrong]:
             raise ValueError(f"engine {self.spec.name}: scratch memory has {', '.join(found)}; use allocate_scratch")
-        self.context.set_device_memory(tensor.data_ptr(), tensor.numel())
-        self.scratch = tensor  # TensorRT keeps the address only
+        self.context.set_device_memory(memory.data_ptr(), memory.numel())
+        self.scratch = memory  # TensorRT keeps the address only
 
     def bind(self, buffers: Mapping[str, Tensor]) -> None:
         """See Engine. Raises ValueError for a buffer in another layout, TensorRTError if TensorRT refuses one."""
@@ -138,27 +135,10 @@ class TensorRTEngine:
         )
 
     def check_capturable(self, stream: torch.cuda.Stream) -> None:
-        """Raises CaptureError if the library says that the engine cannot be captured; an older one does not say."""
+        """See Engine; an older library does not say."""
         says = getattr(self.context, "is_stream_capturable", None)
         if says and not says(stream.cuda_stream):
             raise CaptureError(f"engine {self.spec.name} cannot be captured ({self.logger.heard()})")
-
-
-def check_capturable(engines: Iterable[Engine], stream: torch.cuda.Stream) -> None:
-    """Raises CaptureError if one of TensorRT's engines says that it cannot be captured on this stream."""
-    for engine in engines:
-        if isinstance(engine, TensorRTEngine):
-            engine.check_capturable(stream)
-
-
-def allocate_scratch(groups: Iterable[Sequence[TensorRTEngine]], device: torch.device) -> None:
-    """Give each group of engines, of which never two run at the same time, one scratch buffer for all."""
-    for group in groups:
-        size = max([ALIGNMENT, *(engine.scratch_bytes for engine in group)])
-        memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8, device=device)
-        start = -memory.data_ptr() % ALIGNMENT
-        for engine in group:
-            engine.use_scratch(memory[start : start + size])
 
 
 def check_version(name: str, plan: bytes, library: Library) -> None:

@@ -24,9 +24,9 @@ pytest.importorskip("onnxruntime")
 import runtime.tensorrt
 from runtime.cuda import CaptureError
 from runtime.eager import EagerEngine
-from runtime.engine import Engine
+from runtime.scratch import allocate_scratch
 from runtime.spec import EngineSpec, TensorSpec
-from runtime.tensorrt import TensorRTEngine, allocate_scratch, check_capturable, layout
+from runtime.tensorrt import TensorRTEngine, layout
 from runtime.tensorrt_calls import TensorRTError, listening, logger_of
 from runtime.tensorrt_kernels import KernelCache
 from tests.standin import tensorrt as standin
@@ -423,13 +423,14 @@ def test_classic_plans_have_no_kernels_to_keep(plan: bytes, tmp_path: Path) -> N
 def test_an_engine_that_cannot_be_captured_says_so(
     rtx_plan: bytes, toy: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engines: list[Engine] = [EagerEngine(SPEC, toy), TensorRTEngine(SPEC, rtx_plan, CPU)]
-    check_capturable(engines, STREAM)
+    engine = TensorRTEngine(SPEC, rtx_plan, CPU)
+    EagerEngine(SPEC, toy).check_capturable(STREAM)
+    engine.check_capturable(STREAM)
     standin.fail_once("is_stream_capturable")
     with pytest.raises(CaptureError, match=r"engine toy cannot be captured \(is_stream_capturable was told to fail\)"):
-        check_capturable(engines, STREAM)
+        engine.check_capturable(STREAM)
     monkeypatch.delattr(standin.IExecutionContext, "is_stream_capturable")
-    check_capturable(engines, STREAM)
+    engine.check_capturable(STREAM)
 
 
 def test_the_logger_keeps_the_last_warnings_and_errors() -> None:

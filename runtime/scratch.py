@@ -1,0 +1,19 @@
+"""Scratch memory that engines share which never run at the same time."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from runtime.engine import Engine
+
+ALIGNMENT = 256  # bytes
+
+
+def allocate_scratch(groups: Iterable[Sequence[Engine]], device: torch.device) -> None:
+    """Give each group of engines, of which never two run at the same time, one scratch buffer for all."""
+    for group in groups:
+        size = max([ALIGNMENT, *(engine.scratch_bytes for engine in group)])
+        memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8, device=device)
+        start = -memory.data_ptr() % ALIGNMENT
+        for engine in group:
+            engine.use_scratch(memory[start : start + size])
