@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -19,11 +20,11 @@ from tqdm import tqdm
 from canny2image_TRT import hackathon
 from cldm.base_pictures import base_pictures
 from cldm.canny import Picture
-from cldm.request import Request, drawn
+from cldm.request import CONTEST, Request, drawn
 from files import check_writable, write_whole
 from scoring.contact_sheet import contact_sheet
 from scoring.distance import perceptual_distance, psnr, ssim
-from scoring.inception import load_inception
+from scoring.inception import Inception, load_inception
 from scoring.pictures import find_pictures
 from scoring.report import PictureScore, Report
 from scoring.timeline import timeline_picture
@@ -45,27 +46,17 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--debug", action="store_true", help="show the traceback of an error")
     add("--inception", type=Path, help="weights of the FID network")
     add("--timeline", action="store_true", help="also draw when each stage of a picture runs, to timeline.png")
-    add("--prompt", default="a bird")
-    add("--a-prompt", default="best quality, extremely detailed")
-    add("--n-prompt", default="longbody, lowres, bad anatomy, bad hands, missing fingers")
-    add("--image-resolution", type=int, default=256)
-    add("--ddim-steps", type=int, default=20)
-    add("--guess-mode", action="store_true")
-    add("--strength", type=float, default=1)
-    add("--scale", type=float, default=9)
-    add("--seed", type=int, default=2946901)
-    add("--eta", type=float, default=0.0)
-    add("--low-threshold", type=float, default=100)
-    add("--high-threshold", type=float, default=200)
+    for name, value in CONTEST.items():
+        if name == "guess_mode":
+            add("--guess-mode", action="store_true")
+        elif name != "num_samples":
+            kind = float if name.endswith("threshold") or name == "strength" else type(value)
+            add(f"--{name.replace('_', '-')}", type=kind, default=value)
     return parser.parse_args(arguments)
 
 
 def make_request(picture: Picture, options: argparse.Namespace) -> Request:
-    return Request(
-        picture, options.prompt, options.a_prompt, options.n_prompt, 1, options.image_resolution, options.ddim_steps,
-        options.guess_mode, options.strength, options.scale, options.seed, options.eta, options.low_threshold,
-        options.high_threshold,
-    )  # fmt: skip
+    return Request.contest(picture, **{name: value for name, value in vars(options).items() if name in CONTEST})
 
 
 def make_candidates(runtime: hackathon, requests: dict[str, Request]) -> dict[str, tuple[Picture, float]]:
@@ -88,7 +79,25 @@ def run(options: argparse.Namespace) -> Report:
     options.seed = drawn(options.seed)  # one for all, bases and candidates alike
     requests = {name: make_request(picture, options) for name, picture in find_pictures(options.pictures).items()}
     check_writable(options.out)  # an error now, not after the pictures
-    runtime = hackathon(
+    runtime = make_runtime(options)
+    inception = load_inception(options.inception, runtime.device)
+    bases = base_pictures(runtime.checkpoint, requests, runtime.device)
+    runtime.initialize()
+    scores = [
+        score(name, requests[name], bases[name], *made, options.out, inception)
+        for name, made in make_candidates(runtime, requests).items()
+    ]
+    report = Report(scores, inception.metric_name, device_name(runtime.device), settings(runtime, options))
+    if options.timeline:
+        title = ", ".join([*(report.settings[name] for name in ("backend", "precision")), report.settings["plan"]])
+        timeline_picture(runtime.timeline(), f"{title}, {report.device}", options.out / "timeline.png")
+    report.save_json(options.out / "score.json")
+    contact_sheet(report, options.out / "contact_sheet.png")
+    return report
+
+
+def make_runtime(options: argparse.Namespace) -> hackathon:
+    return hackathon(
         options.weights,
         architecture=options.architecture,
         backend=options.backend,
@@ -98,48 +107,38 @@ def run(options: argparse.Namespace) -> Report:
         device=options.device,
         strict=options.strict,
     )
-    inception = load_inception(options.inception, runtime.device)
-    bases = base_pictures(runtime.checkpoint, requests, runtime.device)
-    runtime.initialize()
-    scores = []
-    for name, (candidate, milliseconds) in make_candidates(runtime, requests).items():
-        base_file = save_picture(options.out / "base" / f"{name}.jpg", bases[name])
-        file = save_picture(options.out / f"{name}.jpg", candidate)
-        shown = options.out / "shown"
-        scores.append(
-            PictureScore(
-                name=name,
-                pd=perceptual_distance(base_file, file, inception),
-                ssim=ssim(base_file, file),
-                psnr=psnr(base_file, file),
-                latency_ms=milliseconds,
-                input_path=save_picture(shown / f"{name}_input.png", requests[name].input_image),
-                canny_path=save_picture(shown / f"{name}_canny.png", requests[name].edges()),
-                base_path=save_picture(shown / f"{name}_base.png", bases[name][:, :, ::-1]),
-                candidate_path=save_picture(shown / f"{name}_candidate.png", candidate[:, :, ::-1]),
-            )
-        )
-    plan = f"auto: {runtime.auto.path.stem}" if runtime.auto else options.plan
-    if options.timeline:
-        title = f"{runtime.backend.name}, {runtime.precision.name}, plan {plan}, {device_name(runtime.device)}"
-        timeline_picture(runtime.timeline(), title, options.out / "timeline.png")
-    settings = {
+
+
+def score(
+    name: str, request: Request, base: Picture, candidate: Picture, milliseconds: float, out: Path, inception: Inception
+) -> PictureScore:
+    """Save the pictures and compare the two."""
+    base_file = save_picture(out / "base" / f"{name}.jpg", base)
+    file = save_picture(out / f"{name}.jpg", candidate)
+    shown = out / "shown"
+    return PictureScore(
+        name=name,
+        pd=perceptual_distance(base_file, file, inception),
+        ssim=ssim(base_file, file),
+        psnr=psnr(base_file, file),
+        latency_ms=milliseconds,
+        input_path=save_picture(shown / f"{name}_input.png", request.input_image),
+        canny_path=save_picture(shown / f"{name}_canny.png", request.edges()),
+        base_path=save_picture(shown / f"{name}_base.png", base[:, :, ::-1]),
+        candidate_path=save_picture(shown / f"{name}_candidate.png", candidate[:, :, ::-1]),
+    )
+
+
+def settings(runtime: hackathon, options: argparse.Namespace) -> dict[str, Any]:
+    return {
         "weights": runtime.checkpoint.name.removeprefix(f"{Path(__file__).parent}/"),
         "architecture": runtime.checkpoint.architecture,
-        "backend": runtime.backend.name,
-        "precision": runtime.precision.name,
-        "plan": plan,
-        "evaluates": runtime.evaluates,
-        "graph": runtime.graph,
+        **runtime.settings,
         "ddim_steps": options.ddim_steps,
         "prompt": options.prompt,
         "seed": options.seed,
         "torch": torch.__version__,
     }
-    report = Report(scores, inception.metric_name, device_name(runtime.device), settings)
-    report.save_json(options.out / "score.json")
-    contact_sheet(report, options.out / "contact_sheet.png")
-    return report
 
 
 def device_name(device: torch.device) -> str:

@@ -10,9 +10,9 @@ from torch import Tensor
 from benchmarks.diffusers_networks import Networks
 from benchmarks.timing import WARMUPS
 from cldm.canny import Picture
-from cldm.plan import evaluations, make_plan
 from cldm.stages import to_uint8
 from ldm.diffusion import Floats
+from plans.plan import evaluations, make_plan
 from runtime.precision import full_float32
 
 STEPS = 20

@@ -6,7 +6,7 @@ and tokenizer; what is not the graph's is the host's. `--peers` alone, with no n
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, product
 
@@ -17,8 +17,9 @@ from benchmarks.peers import add_arguments, candidates, chosen, contest_request,
 from benchmarks.timing import Candidate, measure, table
 from canny2image_TRT import hackathon
 from cldm.canny import Picture
-from cldm.pipeline import Pipeline
 from cldm.request import Request
+from plans.plan import make_plan
+from runtime.graph import Graph
 from runtime.timing import median_ms
 from scoring.timeline import totals
 
@@ -32,7 +33,7 @@ class Detail:
     evaluations: int
     graph_ms: float | None  # median, from launch to the picture in host memory
     host_ms: float | None  # median of process(), less the graph's
-    host_parts_ms: dict[str, float]  # medians: finding the edges, the tokens; writing all buffers, with both in it
+    host_parts_ms: dict[str, float]  # medians: finding the edges, the tokens
     kernels: int | None
     nodes: int | None
     stages_ms: dict[str, float]  # all calls of a stage together, of one marked run
@@ -49,8 +50,7 @@ class Ours:
         self.request: Request = contest_request()
 
     def __call__(self, plan: str) -> Picture:
-        self.runtime.plan = plan
-        return self.runtime.process(**vars(self.request))[0]
+        return self.runtime.draw(replace(self.request), plan)[0]  # its arguments are checked as those of process() are
 
     def candidates(self, plans: Sequence[str]) -> Iterator[Candidate]:
         self.runtime.initialize()
@@ -60,16 +60,14 @@ class Ours:
 
     def detail(self, plan: str, wall_ms: float, rates: Rates | None, runs: int) -> Detail:
         self(plan)
-        pipeline = next(reversed(self.runtime.pipelines.values()))
-        evaluations = len(pipeline.shape.plan.evaluated)
+        evaluations = len(make_plan(plan, self.request.ddim_steps).evaluated)
         work = count_work(self.runtime.checkpoint.architecture, *self.request.size, self.runtime.precision.dtype)
-        graph = pipeline.graph
-        graph_ms = median_ms(lambda: _launch(pipeline), runs) if graph else None
-        tokenizer = self.runtime.tokenizer
+        graph = self.runtime.graph
+        graph_ms = median_ms(partial(_launch, graph), runs) if graph else None
+        tokenizer = self.runtime.checkpoint.load_tokenizer()
         parts = {
             "edges": self.request.edges,
             "tokens": lambda: tokenizer(self.request.prompts),
-            "write": lambda: pipeline.write(self.request, tokenizer),
         }
         return Detail(
             backend=self.runtime.backend.name,
@@ -85,11 +83,10 @@ class Ours:
         )
 
 
-def _launch(pipeline: Pipeline) -> None:
+def _launch(graph: Graph) -> None:
     """From launch to the picture in host memory."""
-    assert pipeline.graph
-    pipeline.graph.launch()
-    pipeline.lanes.synchronize()
+    graph.launch()
+    graph.stream.synchronize()
 
 
 def detail_lines(details: Sequence[Detail]) -> str:

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.pipeline import to_precision
 from cldm.stages import Stage, make_stages
 from ldm.config import load_architecture
 
@@ -39,7 +39,7 @@ class Rates:
 def count_work(architecture: str, height: int, width: int, dtype: torch.dtype) -> dict[str, Work]:
     """Stage name -> one call for one picture of that size in pixels. Needs no weights and no device."""
     with torch.device("meta"):
-        model = to_precision(ControlLDM(load_architecture(architecture)).requires_grad_(False), dtype)
+        model = make_fast(ControlLDM(load_architecture(architecture)).requires_grad_(False), dtype)
         return {name: _count(stage) for name, stage in make_stages(model, height, width, samples=1).items()}
 
 

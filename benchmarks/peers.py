@@ -24,10 +24,10 @@ from benchmarks.timing import Candidate, measure, table
 from cldm.canny import hint_image
 from cldm.checkpoint import Checkpoint
 from cldm.model import ControlLDM
-from cldm.plan import make_plan
 from cldm.request import Request
 from files import check_writable, write_whole
 from ldm.tokenizer import Tokenizer
+from plans.plan import make_plan
 from runtime.backends import PRECISIONS, choose_device, choose_precision
 from scoring.pictures import find_pictures
 
@@ -114,9 +114,7 @@ def candidates(
 
 def contest_request() -> Request:
     """The contest's arguments, on the first of the pictures that a run is scored on."""
-    picture = next(iter(find_pictures().values()))
-    wanted, unwanted = "best quality, extremely detailed", "longbody, lowres, bad anatomy, bad hands, missing fingers"
-    return Request(picture, "a bird", wanted, unwanted, 1, 256, STEPS, False, 1, SCALE, 2946901, 0.0, 100, 200)
+    return Request.contest(next(iter(find_pictures().values())))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,22 +1,21 @@
-"""Ways to save evaluations: the latents that each makes of the reported requests with so many of them."""
+"""Ways to save evaluations: the plan, or the latents, that each has with so many of them."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
 
 from torch import Tensor
 
-from build.plan_folds import Folds
-from build.plan_search import Route, Routes, Rule, fitted, hold, linear, to_plan
 from build.plans import Search, even
-from cldm.plan import STEPS, TEN, Plan, make_plan
-from ldm.config import load_architecture
 from ldm.diffusion import ddim_timesteps
+from plans.folds import Folds
+from plans.plan import STEPS, TEN, Plan, make_plan
+from plans.routes import Route, Routes, to_plan
+from plans.taps import Rule, fitted, hold
 
 Method = Callable[[int], Plan | Tensor | None]  # evaluations -> a plan or latents; None where there is no such number
 
 PUBLISHED = "published list, held"
 TWO_TAPS = "searched, two taps"
-REUSING = "two taps, ControlNet every other time"
 
 
 def methods(folds: Folds, calls: Sequence[int], width: int, thorough: bool) -> dict[str, Method]:
@@ -30,24 +29,12 @@ def methods(folds: Folds, calls: Sequence[int], width: int, thorough: bool) -> d
 
         return lambda n: to_plan(found()[n], STEPS)
 
-    two_taps = searched(fitted(2), 2)
-
-    def reusing(n: int) -> Plan:
-        plan = two_taps(n)
-        return Plan(STEPS, plan.evaluated, plan.taps, tuple(index % 2 == 0 for index in range(n)))
-
     return {
         "DDIM, fewer steps": lambda n: _ddim(folds, n),
         "even steps, held": lambda n: Plan(STEPS, even(n)),
         PUBLISHED: lambda n: Plan(STEPS, TEN) if n == len(TEN) else None,
-        "DPM-Solver++ 2M": lambda n: _solver(folds, "DPMSolverMultistepScheduler", n),
-        "UniPC": lambda n: _solver(folds, "UniPCMultistepScheduler", n),
         "searched, held": searched(hold, 1),
-        "searched, linear": searched(linear(folds.schedule), 2),
-        "searched, one tap": searched(fitted(1), 1),
-        TWO_TAPS: two_taps,
-        "searched, three taps": searched(fitted(3), 3),
-        REUSING: reusing,
+        TWO_TAPS: searched(fitted(2), 2),
     }
 
 
@@ -58,23 +45,3 @@ def _ddim(folds: Folds, calls: int) -> Tensor | None:
     except ValueError:
         return None
     return folds.report.draw(make_plan("all", calls), calls) if steps == calls else None
-
-
-def _solver(folds: Folds, scheduler: str, calls: int) -> Tensor:
-    """A scheduler of the diffusers library, as it is usually set up for Stable Diffusion."""
-    import diffusers  # only here: the rest needs none
-
-    schedule = load_architecture(folds.checkpoint.architecture).schedule
-    made = getattr(diffusers, scheduler)(
-        num_train_timesteps=schedule.steps,
-        beta_start=schedule.beta_start,
-        beta_end=schedule.beta_end,
-        beta_schedule="scaled_linear",
-        timestep_spacing="leading",
-        steps_offset=1,
-    )
-    made.set_timesteps(calls)
-    x: Tensor = folds.report.starts
-    for timestep in made.timesteps:
-        x = made.step(folds.report(x, int(timestep)), timestep, x).prev_sample
-    return x

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.plan_methods import PUBLISHED, REUSING, TWO_TAPS
-from build.plan_folds import Measured
-from build.plan_search import geometric_mean
-from cldm.plan import Plan
-from cldm.plan_files import plan_of
+from benchmarks.plan_methods import PUBLISHED, TWO_TAPS
 from files import write_whole
+from plans.files import plan_of
+from plans.folds import Measured
+from plans.plan import Plan
+from plans.routes import geometric_mean
 
 ON_ENGINES = "two taps, by process()"
-TIMED = (PUBLISHED, TWO_TAPS, REUSING)
+TIMED = (PUBLISHED, TWO_TAPS)
 
 
 @dataclass(frozen=True)

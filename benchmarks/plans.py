@@ -1,8 +1,7 @@
 """python -m benchmarks.plans: how near ways to save evaluations come to the picture of all 20 steps, and how fast.
 
-On requests that no plan was fitted or chosen on. The aim is the 20-step DDIM run, so that solvers of the differential
-equation, which aim at its exact solution, are measured by something else than what they are made for. Networks run in
-PyTorch; plans with two taps run on this machine's engines too, whose times count for all ways with as many evaluations.
+On requests that no plan was fitted or chosen on. The aim is the 20-step DDIM run. Networks run in PyTorch; plans with two
+taps run on this machine's engines too, whose times count for all ways with as many evaluations.
 A comparison that was stopped goes on where it was: the same command finds what is in --out (and knows of no change of
 the code in between).
 """
@@ -11,8 +10,6 @@ import argparse
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +19,14 @@ from tqdm import tqdm
 
 from benchmarks.plan_methods import TWO_TAPS, methods
 from benchmarks.plan_results import ON_ENGINES, TIMED, Result, Timed, load, save, tables
-from build.plan_folds import Folds, add_arguments
-from build.plan_search import END, Examples, Schedule
 from build.plans import BEAM
 from canny2image_TRT import hackathon
-from cldm.pipeline import Pipeline
-from cldm.plan import STEPS, Plan
 from cldm.request import Request
 from files import check_writable, digest, write_whole
-from runtime.artifacts import machine
+from plans.folds import Folds, add_arguments
+from plans.plan import STEPS, Plan
+from plans.routes import END, Examples, Schedule
+from runtime.machine import machine
 from runtime.timing import median_ms
 from scoring.plan_figures import distances_by_time, falling_errors, moving_eps
 
@@ -52,24 +48,18 @@ class Engines:
         self.runtime.initialize()
 
     def time(self, plan: Plan, runs: int) -> Timed:
-        self.runtime.plan = plan
-        asked = vars(self.folds.requests["report"][0])
-        milliseconds = median_ms(partial(self.runtime.process, **asked), runs, warmups=2)
-        graph = self._pipeline.graph
+        asked = self.folds.requests["report"][0]
+        milliseconds = median_ms(lambda: self.runtime.draw(replace(asked), plan), runs, warmups=2)
+        graph = self.runtime.graph
         return Timed(milliseconds, graph.nodes if graph else None)
 
     def draw(self, plan: Plan) -> Tensor:
         """The reported requests' latents."""
-        self.runtime.plan = plan
         latents = []
         for request in tqdm(self.folds.requests["report"], desc=ON_ENGINES):
-            self.runtime.process(**vars(request))
-            latents.append(self._pipeline.buffers["x"].clone())
+            self.runtime.draw(request, plan)
+            latents.append(self.runtime.latent)
         return torch.cat(latents)
-
-    @property
-    def _pipeline(self) -> Pipeline:
-        return next(reversed(self.runtime.pipelines.values()))
 
 
 def measure(folds: Folds, options: argparse.Namespace, known: Sequence[Result]) -> Iterator[list[Result]]:
@@ -121,8 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--out", type=Path, default=Path("plans"), help="folder for tables, figures and JSON; default: plans")
     options = parser.parse_args(arguments)
     try:
-        if find_spec("diffusers") is None:
-            raise ValueError("diffusers, whose solvers are compared, is not installed: run ./preprocess.sh dev")
         check_writable(options.out)
         folds = Folds(options)
         asked = _asked(folds, options)

@@ -22,17 +22,20 @@ from build.layers import Report
 from build.tensorrt import Builder, make_engine, register_plugin
 from build.verify import RUNS, Measurement, Trial, median_milliseconds, prepare
 from cldm.checkpoint import Checkpoint, find_checkpoint
-from cldm.engine_files import ROOT, Plans, Target
+from cldm.engine_files import Target
+from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.pipeline import Pipeline, Shape, to_precision
-from cldm.plan import make_plan
-from cldm.record import outcome, record, same
+from cldm.one_graph import outcome, record, same
+from cldm.pipeline import Pipeline, Shape
 from cldm.request import Request
+from cldm.tensorrt_engines import TensorRTEngines
 from ldm.tokenizer import Tokenizer
+from plans.plan import make_plan
 from runtime.backends import PRECISIONS
 from runtime.cuda import call, cudart
 from runtime.graph import Graph
-from runtime.lanes import Lanes
+from runtime.sources import ROOT
+from runtime.streams import Streams
 from runtime.tensorrt_library import sm
 from runtime.tensorrt_refit import refit
 from runtime.timing import median_ms
@@ -98,7 +101,7 @@ class Case:
 
     @cached_property
     def exported(self) -> ControlLDM:
-        return to_precision(deepcopy(self.model).cpu(), self.dtype)
+        return make_fast(deepcopy(self.model).cpu(), self.dtype)
 
     @cached_property
     def trial(self) -> Trial:
@@ -123,7 +126,9 @@ class Case:
         if missing := [name for name in STAGES if name not in self.plans]:
             raise NotTried(f"there is no plan of {', '.join(missing)}")
         shape = Shape(*self.size, 20, make_plan("ten", 20))
-        return Pipeline(to_precision(self.model, self.dtype), shape, Plans(self.plans, self.device), Lanes(self.device))
+        return Pipeline(
+            make_fast(self.model, self.dtype), shape, TensorRTEngines(self.plans, self.device), Streams(self.device)
+        )
 
     def compile(self, model: ControlLDM, stage: str, builder: Builder) -> tuple[bytes, Report]:
         ((_, plan, report),) = builder.stages(model, self.size, Path(self.folder.name), self.plugins, [stage])
@@ -256,7 +261,7 @@ def check_refit(case: Case) -> str:
     case.need_gpu()
     built, given = (find_checkpoint(f"random:{seed}", case.target.architecture) for seed in (0, 1))
     builder = replace(case.builder, options=replace(case.builder.options, refit=True))
-    plan, _ = case.compile(to_precision(built.load_model(), case.dtype), REFITTED, builder)
+    plan, _ = case.compile(make_fast(built.load_model(), case.dtype), REFITTED, builder)
     model = given.load_model().to(case.device)
     trial = prepare(model, case.dtype, case.size, case.device)
     engine = make_engine(trial, REFITTED, plan)

@@ -21,9 +21,10 @@ from typing import Any, Literal
 
 from build.checks import CHECKS, Case, NeedsGPU, NotTried, Wrong
 from build.errors import BuildError
-from cldm.engine_files import ROOT, expected_manifest
-from runtime.artifacts import package_version
+from cldm.engine_files import expected_manifest
 from runtime.cuda import CudaError
+from runtime.machine import package_version
+from runtime.sources import ROOT
 from runtime.tensorrt_calls import TensorRTError, heard_log, on
 from runtime.tensorrt_library import LIBRARIES, sm
 

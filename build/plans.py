@@ -15,21 +15,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from build.plan_folds import Folds, Measured, add_arguments
-from build.plan_search import (
-    Route,
-    Routes,
-    beam_search,
-    climb,
-    eliminate,
-    evaluations_of_a_beam,
-    fitted,
-    geometric_mean,
-    hold,
-    to_plan,
-)
-from cldm.plan import STEPS, TEN, Plan
-from cldm.plan_files import Distance, PlanFile, path_for, write_plan
+from plans.files import Distance, PlanFile, path_for, write_plan
+from plans.folds import Folds, Measured, add_arguments
+from plans.plan import STEPS, TEN, Plan
+from plans.routes import Route, Routes, geometric_mean, to_plan
+from plans.search import beam_search, climb, eliminate, evaluations_of_a_beam
+from plans.taps import fitted, hold
 
 # Lists to begin with beside those that are found: the contest's, and two that were good on other networks.
 KNOWN = (TEN, (19, 18, 17, 16, 15, 13, 11, 8, 4, 1), (19, 18, 17, 16, 14, 12, 9, 6, 3, 1))

@@ -21,9 +21,10 @@ from build.export import export, weight_names
 from build.layers import Report
 from build.verify import Measurement, Trial, check, prepare
 from cldm.checkpoint import Checkpoint
-from cldm.engine_files import Target, expected_manifest, pack_plans
+from cldm.engine_files import Target, expected_manifest
+from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.pipeline import to_precision
+from cldm.tensorrt_engines import pack_engines
 from plugins.group_norm.tensorrt_plugin import register, try_compiler
 from runtime.artifacts import save
 from runtime.backends import PRECISIONS
@@ -117,7 +118,7 @@ def _build(
     plans, reports, measurements = {}, [], []
     with tempfile.TemporaryDirectory() as folder:
         files = {}
-        converted = to_precision(deepcopy(model), dtype)
+        converted = make_fast(deepcopy(model), dtype)
         for path, plan, report in builder.stages(converted, size, Path(folder), plugins):
             plans[report.engine], files[report.engine] = plan, path
             reports.append(report)
@@ -135,7 +136,7 @@ def _build(
         where = " or ".join(map(sm, builder.options.targets))
         errors = "the errors are those of the ONNX files in onnxruntime" if measurements else "nothing was compared"
         log.warning("the plans were not run, %s; run python -m build --check on a machine with %s", errors, where)
-    save(target.folder, pack_plans(plans), manifest)
+    save(target.folder, pack_engines(plans), manifest)
     return reports, measurements
 
 

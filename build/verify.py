@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from build.errors import BuildError
+from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.pipeline import to_precision
 from cldm.stages import Stage, make_stages
 from runtime.eager import EagerEngine
 from runtime.engine import Engine
@@ -120,8 +120,8 @@ def prepare(
 
     eager: run the modules in `dtype` too, which takes minutes in half precision on the CPU.
     """
-    higher = to_precision(deepcopy(model), HIGHER[dtype])
-    stages = make_stages(to_precision(model, dtype), *size)
+    higher = make_fast(deepcopy(model), HIGHER[dtype])
+    stages = make_stages(make_fast(model, dtype), *size)
     buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
     _randomize(buffers, stages, model.architecture.text.vocabulary)
     exact = make_stages(higher, *size)

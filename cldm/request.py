@@ -11,6 +11,21 @@ from cldm.canny import Picture, canny, hwc3, resize, target_size
 
 LARGEST = float(np.finfo(np.float32).max)  # of any number, which the networks read as float32
 LONGEST_SIDE = 4096  # pixels
+CONTEST: dict[str, Any] = {
+    "prompt": "a bird",
+    "a_prompt": "best quality, extremely detailed",
+    "n_prompt": "longbody, lowres, bad anatomy, bad hands, missing fingers",
+    "num_samples": 1,
+    "image_resolution": 256,
+    "ddim_steps": 20,
+    "guess_mode": False,
+    "strength": 1.0,
+    "scale": 9.0,
+    "seed": 2946901,
+    "eta": 0.0,
+    "low_threshold": 100,
+    "high_threshold": 200,
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,11 @@ class Request:
                 f"image_resolution: {self.image_resolution} makes a picture of {self.size[0]} x {self.size[1]}, "
                 f"expected sides of 64 to {LONGEST_SIDE} pixels after rounding to multiples of 64"
             )
+
+    @classmethod
+    def contest(cls, picture: Picture, **changes: Any) -> "Request":
+        """The contest's arguments for this picture, but for the changes."""
+        return cls(picture, **CONTEST | changes)
 
     @property
     def size(self) -> tuple[int, int]:

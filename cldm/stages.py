@@ -18,8 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cldm.kv import Slice, model_slices, pack
+from cldm.columns import Columns, columns
 from cldm.model import ControlLDM
+from cldm.tricks.guidance_batch import repeated
+from cldm.tricks.hint_once import Hint
+from cldm.tricks.text_once import Text, kv_widths, unpack
+from cldm.tricks.time_table import shift_widths
 from ldm.unet import Encoder as UNetHalf
 from runtime.spec import EngineSpec, TensorSpec
 
@@ -30,59 +34,37 @@ class Stage:
     module: nn.Module
 
 
-class Text(nn.Module):
-    def __init__(self, model: ControlLDM, samples: int) -> None:
-        super().__init__()
-        self.text, self.samples = model.text, samples
-        transformers = [*model.control.transformers(), *model.unet.transformers()]
-        self.cross_attentions = nn.ModuleList(layer.cross_attention for layer in transformers)
-
-    def forward(self, tokens: Tensor) -> tuple[Tensor]:
-        context = self.text(tokens)
-        kv = pack([layer.keys_values(context) for layer in self.cross_attentions])  # type: ignore[operator]
-        return (kv.repeat_interleave(self.samples, dim=0),)
-
-
-class Hint(nn.Module):
-    def __init__(self, model: ControlLDM) -> None:
-        super().__init__()
-        self.block = model.control.input_hint_block
-
-    def forward(self, hint_image: Tensor) -> tuple[Tensor]:
-        return (self.block(hint_image.to(next(self.block.parameters()).dtype)),)
-
-
 class Control(nn.Module):
-    def __init__(self, model: ControlLDM, part: Slice) -> None:
+    def __init__(self, model: ControlLDM, shifts: Columns, texts: Columns) -> None:
         super().__init__()
-        self.control, self.part = model.control, part
+        self.control, self.shifts, self.texts = model.control, shifts, texts
 
     def forward(self, x: Tensor, hint: Tensor, shift: Tensor, kv: Tensor, control_scales: Tensor) -> tuple[Tensor, ...]:
-        residuals = self.control.residuals(x.to(hint.dtype), hint, self.part.shifts(shift), self.part.texts(kv))
+        residuals = self.control.residuals(x.to(hint.dtype), hint, self.shifts.split(shift), unpack(kv, self.texts))
         # control_scales [2, 13]: with and without prompt -> one factor per picture of the batch
         factors = control_scales.repeat_interleave(x.shape[0], dim=0)[..., None, None, None]
-        return tuple(factors[:, i] * residual for i, residual in enumerate(residuals))
+        return tuple(factors[:, i] * repeated(residual, len(kv)) for i, residual in enumerate(residuals))
 
 
 class Encoder(nn.Module):
-    def __init__(self, model: ControlLDM, part: Slice) -> None:
+    def __init__(self, model: ControlLDM, shifts: Columns, texts: Columns) -> None:
         super().__init__()
-        self.unet, self.part = model.unet, part
+        self.unet, self.shifts, self.texts = model.unet, shifts, texts
 
     def forward(self, x: Tensor, shift: Tensor, kv: Tensor) -> tuple[Tensor, ...]:
-        skips, middle = self.unet.encode(x.to(kv.dtype), self.part.shifts(shift), self.part.texts(kv))
-        return (*skips, middle)
+        skips, middle = self.unet.encode(x.to(kv.dtype), self.shifts.split(shift), unpack(kv, self.texts))
+        return (*(repeated(skip, len(kv)) for skip in skips), middle)
 
 
 class Decoder(nn.Module):
-    def __init__(self, model: ControlLDM, part: Slice) -> None:
+    def __init__(self, model: ControlLDM, shifts: Columns, texts: Columns) -> None:
         super().__init__()
-        self.unet, self.part = model.unet, part
+        self.unet, self.shifts, self.texts = model.unet, shifts, texts
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor]:
         *features, shift, kv = inputs
         skips, middle, control = _split_features(features)
-        eps = self.unet.decode(skips, middle, control, self.part.shifts(shift), self.part.texts(kv))
+        eps = self.unet.decode(skips, middle, control, self.shifts.split(shift), unpack(kv, self.texts))
         return (eps.float(),)
 
 
@@ -102,14 +84,18 @@ def to_uint8(picture: Tensor) -> Tensor:
 
 
 def make_stages(model: ControlLDM, height: int, width: int, samples: int) -> dict[str, Stage]:
-    """The stages for `samples` pictures of height x width pixels, in the precision of the model's weights."""
+    """The stages for `samples` pictures of height x width pixels, in the precision of the model's weights.
+
+    model: as `make_fast` leaves it.
+    """
     dtype = next(model.unet.out.parameters()).dtype
-    control, encoder, decoder = model_slices(model)
+    shifts, texts = columns(model, shift_widths), columns(model, kv_widths)
+    control, encoder, decoder = zip(shifts, texts, strict=True)
     channels, latent = model.architecture.unet.in_channels, (height // 8, width // 8)
 
     tokens = TensorSpec("tokens", (2, model.architecture.text.positions), torch.int32)
-    kv = TensorSpec("kv", (2 * samples, tokens.shape[1], decoder.kv_end), dtype)
-    shift = TensorSpec("shift", (1, decoder.shift_end), dtype)
+    kv = TensorSpec("kv", (2 * samples, tokens.shape[1], texts[-1].end), dtype)
+    shift = TensorSpec("shift", (1, shifts[-1].end), dtype)
     hint_image = TensorSpec("hint_image", (1, 3, height, width), torch.float32)
     hint = TensorSpec("hint", (1, model.architecture.unet.model_channels, *latent), dtype, channels_last=True)
     x = TensorSpec("x", (samples, channels, *latent), torch.float32)
@@ -126,9 +112,9 @@ def make_stages(model: ControlLDM, height: int, width: int, samples: int) -> dic
     stages = [
         Stage(EngineSpec("text", (tokens,), (kv,)), Text(model, samples)),
         Stage(EngineSpec("hint", (hint_image,), (hint,)), Hint(model)),
-        Stage(EngineSpec("control", (x, hint, shift, kv, scales), controls), Control(model, control)),
-        Stage(EngineSpec("encoder", (x, shift, kv), (*skips, middle)), Encoder(model, encoder)),
-        Stage(EngineSpec("decoder", (*skips, middle, *controls, shift, kv), (eps,)), Decoder(model, decoder)),
+        Stage(EngineSpec("control", (x, hint, shift, kv, scales), controls), Control(model, *control)),
+        Stage(EngineSpec("encoder", (x, shift, kv), (*skips, middle)), Encoder(model, *encoder)),
+        Stage(EngineSpec("decoder", (*skips, middle, *controls, shift, kv), (eps,)), Decoder(model, *decoder)),
         Stage(EngineSpec("vae", (x,), (image,)), Vae(model)),
     ]
     return {stage.spec.name: stage for stage in stages}

@@ -1,6 +1,5 @@
 """Attention over tokens, and the transformer that the UNet puts on its feature maps."""
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -22,8 +21,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
 class Attention(nn.Module):
     """Attention of x over itself or over ready keys and values."""
 
-    packed: Tensor | None
-
     def __init__(self, width: int, context_width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -31,36 +28,14 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(context_width, width, bias=False)
         self.to_v = nn.Linear(context_width, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width))
-        self.register_buffer("packed", None, persistent=False)
-
-    def pack(self) -> None:
-        """Lay the weights for q, k and v side by side, for one product in self-attention.
-
-        They stay parameters of their own: views, which may be written in place, and are packed again when the module
-        moves to another device or precision.
-        """
-        weights = [layer.weight for layer in (self.to_q, self.to_k, self.to_v)]
-        self.packed = torch.cat([weight.data for weight in weights])
-        for weight, part in zip(weights, self.packed.chunk(3), strict=True):
-            weight.data = part
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Attention":
-        """What .to(), .half() and the like do to every tensor: the weights are no views of one any more."""
-        super()._apply(fn, recurse)
-        if self.packed is not None:
-            self.pack()
-        return self
 
     def keys_values(self, context: Tensor) -> KeysValues:
         """Context [n, tokens, context_width] -> keys and values, each [n, tokens, width]."""
         return self.to_k(context), self.to_v(context)
 
     def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
-        if self.packed is not None and keys_values is None:
-            q, k, v = F.linear(x, self.packed).chunk(3, dim=-1)
-        else:
-            q, (k, v) = self.to_q(x), keys_values or self.keys_values(x)
-        return self.to_out(attend(q, k, v, self.heads))
+        k, v = keys_values or self.keys_values(x)
+        return self.to_out(attend(self.to_q(x), k, v, self.heads))
 
 
 class GEGLU(nn.Module):
@@ -99,17 +74,12 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, text: KeysValues) -> Tensor:
         x = x + self.attn1(self.norm1(x))
-        x = tiled(x, len(text[0]))
         x = x + self.attn2(self.norm2(x), text)
         return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer over the pixels of a feature map [n, c, h, w]; `text` holds the keys and values of its attn2.
-
-    There may be more texts than maps, m n of them: the result then is that of the maps repeated m times, but what
-    comes before the first look at the text is computed once.
-    """
+    """A transformer over the pixels of a feature map [n, c, h, w]; `text` holds the keys and values of its attn2."""
 
     def __init__(self, width: int, context_width: int, heads: int, groups: int) -> None:
         super().__init__()
@@ -118,24 +88,18 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([TransformerBlock(width, context_width, heads)])
         self.proj_out = nn.Conv2d(width, width, 1)
 
-    def forward(self, x: Tensor, text: KeysValues) -> Tensor:
-        height = x.shape[2]
+    def change(self, x: Tensor, text: KeysValues) -> Tensor:
+        """What is added to x."""
         tokens = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
         tokens = self.transformer_blocks[0](tokens, text)
-        return tiled(x, len(tokens)) + self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=height))
+        return self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[2]))
+
+    def forward(self, x: Tensor, text: KeysValues) -> Tensor:
+        return x + self.change(x, text)
 
     @property
-    def self_attention(self) -> Attention:
-        return cast(TransformerBlock, self.transformer_blocks[0]).attn1
-
-    @property
-    def cross_attention(self) -> Attention:
-        return cast(TransformerBlock, self.transformer_blocks[0]).attn2
-
-
-def tiled(x: Tensor, rows: int) -> Tensor:
-    """x [n, ...] over and over until it has `rows`, a multiple of n."""
-    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
+    def block(self) -> TransformerBlock:
+        return cast(TransformerBlock, self.transformer_blocks[0])
 
 
 def causal_mask(x: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """What the UNet's levels are made of: residual blocks, down- and upsampling, and the numbered block that holds them."""
 
 from collections.abc import Iterator
-from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ class ResBlock(nn.Module):
     """Two convolutions around a skip; time enters as a shift between them.
 
     The shift depends on the timestep alone, so the caller asks for it (once per plan in the pipeline, once per step in
-    the reference) and passes it in. The first convolution's bias is part of it.
+    the reference) and passes it in.
     """
 
     def __init__(self, channels: int, out_channels: int, emb_width: int, groups: int) -> None:
@@ -35,18 +34,12 @@ class ResBlock(nn.Module):
 
     def shift(self, emb: Tensor) -> Tensor:
         """Time embeddings [n, emb_width] -> what is added between the convolutions [n, out_channels]."""
-        return self.emb_layers(emb) + self.first_convolution.bias
+        return self.emb_layers(emb)
 
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:
         # x: [n, channels, h, w], shift: [n or 1, out_channels]
-        h = self.in_layers[0](x)
-        h = self.first_convolution._conv_forward(h, self.first_convolution.weight, bias=None)
-        h = self.out_layers[0](h, shift)
+        h = self.out_layers[0](self.in_layers(x), shift)
         return self.skip_connection(x) + self.out_layers[3](h)
-
-    @property
-    def first_convolution(self) -> nn.Conv2d:
-        return cast(nn.Conv2d, self.in_layers[2])
 
 
 class Downsample(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm.attention import KeysValues, SpatialTransformer, tiled
+from ldm.attention import KeysValues, SpatialTransformer
 from ldm.blocks import Block, Downsample, ResBlock, Upsample
 from ldm.config import UNetConfig
 from ldm.norm import GroupNorm
@@ -50,15 +50,14 @@ class Encoder(nn.Module):
 
     def keys_values(self, context: Tensor) -> list[KeysValues]:
         """Text [n, 77, context_width] -> keys and values of each cross-attention, in the order of use."""
-        return [layer.cross_attention.keys_values(context) for layer in self.transformers()]
+        return [layer.block.attn2.keys_values(context) for layer in self.transformers()]
 
     def encode(
         self, x: Tensor, shifts: Iterable[Tensor], texts: Iterable[KeysValues], hint: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor]:
-        """Latent [n, 4, h, w] -> the outputs of all input blocks and of the middle block, one row per text.
+        """Latent [n, 4, h, w] -> the outputs of all input blocks and of the middle block.
 
-        With more texts than latents, the latents are repeated where the first text is read. `hint`, of
-        [n or 1, model_channels, h, w], is added after the first convolution (ControlNet).
+        `hint`, of [n or 1, model_channels, h, w], is added after the first convolution (ControlNet).
         """
         shifts, texts = iter(shifts), iter(texts)
         h = self.input_blocks[0](x, shifts, texts)
@@ -66,7 +65,7 @@ class Encoder(nn.Module):
         for block in self.input_blocks[1:]:
             skips.append(block(skips[-1], shifts, texts))
         middle = self.middle_block(skips[-1], shifts, texts)
-        return [tiled(skip, len(middle)) for skip in skips], middle
+        return skips, middle
 
     def res_blocks(self) -> list[ResBlock]:
         """All ResBlocks in the order of use, which is the order of their registration."""

@@ -2,11 +2,11 @@
 
 from torch import nn
 
-from plugins.convolution import cut_convolutions
 from plugins.group_norm.layer import fuse_norms
+from plugins.split_k_convolution import split_convolutions
 
 
 def use_kernels(model: nn.Module) -> None:
     """For a model on a CUDA device, before it is compiled. Weights and names stay, and results, but for rounding."""
-    cut_convolutions(model)
+    split_convolutions(model)
     fuse_norms(model)

@@ -6,26 +6,20 @@ module's parameters gets new results from the same kernels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from types import FunctionType
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from runtime.channels_last import channels_last
 from runtime.engine import Engine, Stream
+from runtime.fused_attention import fused_attention
 from runtime.precision import full_float32
 from runtime.spec import EngineSpec
 
 Run = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
-
-# The fastest first; PyTorch itself would take flash attention.
-ATTENTION = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
 
 
 @dataclass(frozen=True)
@@ -64,21 +58,20 @@ class InductorEngine(Engine):
     @torch.inference_mode()
     def enqueue(self, stream: Stream) -> None:
         # Compiled code is valid for one setting of TF32, under which it must be found again by whoever loads it.
-        with full_float32(), sdpa_kernel(ATTENTION, set_priority=True), torch.cuda.stream(stream):
+        with full_float32(), fused_attention(), torch.cuda.stream(stream):
             self.run(self.inputs, self.outputs)
 
 
-@torch.inference_mode(False)
-def channels_last(module: nn.Module) -> nn.Module:
-    """The module with its convolution weights on CUDA devices in channels-last format, in place.
+class CompiledEngines:
+    """Makes engines of one model: further pipelines run the code that the first one loaded."""
 
-    Inductor runs convolutions in that format there, and would convert other weights in every call. What was recorded
-    into a CUDA graph with the weights as they were does not follow: convert before recording.
-    """
-    for parameter in module.parameters():
-        if parameter.is_cuda and parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return module
+    def __init__(self) -> None:
+        self.unbound: dict[EngineSpec, InductorEngine] = {}  # else they would keep a pipeline's buffers alive
+
+    def __call__(self, spec: EngineSpec, module: nn.Module) -> InductorEngine:
+        if spec not in self.unbound:
+            self.unbound[spec] = InductorEngine(spec, module)
+        return copy(self.unbound[spec])
 
 
 def _compiled(module: nn.Module, tuning: Tuning) -> Run:

@@ -1,4 +1,4 @@
-"""When each piece of work began and ended, on its lane."""
+"""When each piece of work began and ended, on its stream."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ class Span(NamedTuple):
     """One piece of work, in milliseconds since its timeline began."""
 
     name: str
-    lane: str
+    stream: str
     start_ms: float
     end_ms: float
 
@@ -30,17 +30,19 @@ class Timeline:
         self.marks: list[tuple[str, str, torch.cuda.Event | float, torch.cuda.Event | float]] = []
 
     @contextmanager
-    def span(self, name: str, lane: str, stream: Stream) -> Iterator[None]:
+    def span(self, name: str, stream_name: str, stream: Stream) -> Iterator[None]:
         start = self._now(stream)
         yield
-        self.marks.append((name, lane, start, self._now(stream)))
+        self.marks.append((name, stream_name, start, self._now(stream)))
 
     def spans(self) -> list[Span]:
         """All of them, in the order in which they were queued. The work has to be done: synchronize before."""
         if not self.marks:
             return []
         begin = self.marks[0][2]
-        return [Span(name, lane, _between(begin, start), _between(begin, end)) for name, lane, start, end in self.marks]
+        return [
+            Span(name, stream, _between(begin, start), _between(begin, end)) for name, stream, start, end in self.marks
+        ]
 
     def _now(self, stream: Stream) -> torch.cuda.Event | float:
         if not self.on_gpu:

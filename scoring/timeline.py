@@ -9,9 +9,9 @@ from matplotlib.patches import Patch
 
 from files import write_whole
 
-Row = tuple[str, str, float, float]  # stage, lane, start and end in milliseconds
+Row = tuple[str, str, float, float]  # stage, stream, start and end in milliseconds
 
-LANES = ("main", "side")
+STREAMS = ("main", "side")
 COLOURS = {
     "text": "#8c6bb1", "hint": "#f2a541", "encoder": "#4c9bd6", "control": "#e07b54", "decoder": "#2f6f9f",
     "update": "#333333", "vae": "#5aa469", "copy": "#b0b0b0",
@@ -22,9 +22,9 @@ def timeline_picture(rows: Sequence[Row], title: str, path: Path) -> None:
     """Draw the rows to a PNG file, all of it or nothing."""
     figure = Figure(figsize=(16, 2.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    for name, lane, start, end in rows:
-        axes.barh(LANES.index(lane), end - start, left=start, height=0.72, color=COLOURS[name], linewidth=0)
-    axes.set_yticks(range(len(LANES)), LANES)
+    for name, stream, start, end in rows:
+        axes.barh(STREAMS.index(stream), end - start, left=start, height=0.72, color=COLOURS[name], linewidth=0)
+    axes.set_yticks(range(len(STREAMS)), STREAMS)
     axes.invert_yaxis()
     axes.set_xlim(0, max(end for *_, end in rows))
     axes.set_xlabel("ms")

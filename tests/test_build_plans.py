@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-import build.plan_requests
-import cldm.plan_files
+import plans.files
+import plans.requests
 from build.__main__ import main
-from build.plan_requests import FOLDS, make_requests
 from build.plans import even, summary
-from cldm.plan_files import choose_plan, read_plan
+from plans.files import choose_plan, read_plan
+from plans.requests import FOLDS, make_requests
 from training.pictures import main as write_pictures
 
 COMMAND = "plans --checkpoint random:0 --architecture tiny --device cpu --beam 1".split()
@@ -23,8 +23,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None
 
 def use_small_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 64x96 pixels, and a folder for plans that is empty."""
-    monkeypatch.setattr(cldm.plan_files, "PLANS", tmp_path / "plans")
-    monkeypatch.setattr(build.plan_requests, "RESOLUTION", 64)
+    monkeypatch.setattr(plans.files, "PLANS", tmp_path / "plans")
+    monkeypatch.setattr(plans.requests, "RESOLUTION", 64)
 
 
 def test_plans_are_found_written_and_kept(

@@ -47,11 +47,13 @@ from build.export import export
 from build.layers import Layer, Report
 from build.tensorrt import Builder
 from cldm.checkpoint import find_checkpoint
-from cldm.engine_files import ROOT, Target
-from cldm.pipeline import Pipeline, Shape, to_precision
-from cldm.plan import make_plan
+from cldm.engine_files import Target
+from cldm.fast import make_fast
+from cldm.pipeline import Pipeline, Shape
+from plans.plan import make_plan
 from runtime.eager import EagerEngine
-from runtime.lanes import Lanes
+from runtime.sources import ROOT
+from runtime.streams import Streams
 from runtime.tensorrt import layout
 from runtime.tensorrt_library import LIBRARIES
 from tests.standin import tensorrt as standin
@@ -242,7 +244,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Case:
     case = Case(Target("tiny", 64, 64, 1, "fp32", "tensorrt"), checkpoint, Standin(CLASSIC, CPU, CompileOptions()))
     case.requests = {name: one for name, one in case.requests.items() if name in ("first", *DIFFERENT)}
     shape = Shape(64, 64, 1, 20, make_plan("19", 20))
-    case.pipeline = Pipeline(to_precision(case.model, torch.float32), shape, EagerEngine, Lanes(CPU))
+    case.pipeline = Pipeline(make_fast(case.model, torch.float32), shape, EagerEngine, Streams(CPU))
     monkeypatch.setattr(build.checks, "record", lambda pipeline, request, tokenizer: record(pipeline, pipeline.run))
     return case
 

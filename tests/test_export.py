@@ -10,15 +10,16 @@ import torch
 from build.export import OPSET, ExportError, export, spell_out
 from build.verify import Trial, check, prepare
 from cldm.checkpoint import SMALL_MODEL, find_checkpoint
+from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.pipeline import Pipeline, Shape, to_precision
-from cldm.plan import make_plan
+from cldm.pipeline import Pipeline, Shape
 from cldm.request import Request
 from ldm.config import load_architecture
 from ldm.norm import GroupNorm
+from plans.plan import make_plan
 from plugins.group_norm.compile import plan
 from runtime.eager import EagerEngine
-from runtime.lanes import Lanes
+from runtime.streams import Streams
 from scoring.pictures import DRAWN_BIRDS, find_pictures
 from tests.conftest import SIZES, Exported
 
@@ -91,7 +92,7 @@ def test_norms_have_weights_of_the_type_that_they_compute_in(trial: tuple[Trial,
 
 @pytest.fixture(scope="module")
 def with_plugins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    model = to_precision(find_checkpoint(str(SMALL_MODEL)).load_model(), torch.float16)
+    model = make_fast(find_checkpoint(str(SMALL_MODEL)).load_model(), torch.float16)
     folder = tmp_path_factory.mktemp("plugins")
     return {spec.name: path for spec, path in export(model, TINY, folder, plugins=True, names=["encoder", "vae"])}
 
@@ -164,7 +165,7 @@ def test_weights_bear_the_names_of_the_checkpoint(trial: tuple[Trial, dict[str, 
 
 def test_whole_picture_by_onnxruntime(exported: Exported) -> None:
     checkpoint = find_checkpoint(str(SMALL_MODEL))
-    model, tokenizer = to_precision(checkpoint.load_model(), torch.float32), checkpoint.load_tokenizer()
+    model, tokenizer = make_fast(checkpoint.load_model(), torch.float32), checkpoint.load_tokenizer()
     shape = Shape(*SIZES[torch.float32], 20, make_plan("19,14,8,2", 20))
     bird = find_pictures(DRAWN_BIRDS)["bird_1"]
     asked = Request(
@@ -183,16 +184,16 @@ def test_whole_picture_by_onnxruntime(exported: Exported) -> None:
         100,
         200,
     )
-    (expected,) = Pipeline(model, shape, EagerEngine, Lanes(CPU))(asked, tokenizer)
+    (expected,) = Pipeline(model, shape, EagerEngine, Streams(CPU))(asked, tokenizer)
     _, files = exported(torch.float32)
-    by_onnx = Pipeline(model, shape, lambda spec, module: OnnxEngine(spec, files[spec.name]), Lanes(CPU))
+    by_onnx = Pipeline(model, shape, lambda spec, module: OnnxEngine(spec, files[spec.name]), Streams(CPU))
     (picture,) = by_onnx(asked, tokenizer)
     assert (np.abs(picture.astype(int) - expected) <= 1).mean() > 0.99
     assert expected.std() > 20
 
 
 def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = to_precision(ControlLDM(load_architecture("small")), torch.float32)
+    model = make_fast(ControlLDM(load_architecture("small")), torch.float32)
     monkeypatch.setattr("build.export.spell_out", lambda model, plugins: spell_out(model.half(), plugins))
     with pytest.raises(ExportError, match=r"stage control cannot be written as ONNX: Input type \(float\)"):
         list(export(model, TINY, tmp_path))

@@ -9,10 +9,10 @@ import torch
 from canny2image_TRT import hackathon
 from cldm.canny import Picture
 from cldm.checkpoint import SMALL_MODEL
-from cldm.plan import Plan
-from cldm.probe import Probe
 from cldm.reference import reference_latent
 from cldm.request import Request
+from plans.plan import Plan
+from plans.probe import Probe
 from scoring.pictures import DRAWN_BIRDS, find_pictures
 
 pytestmark = pytest.mark.gpu

@@ -143,7 +143,7 @@ def test_work_that_cannot_be_recorded_leaves_nothing_behind() -> None:
 def test_without_a_graph_kernels_are_enqueued(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cldm.record.Graph", Mock(side_effect=CaptureError("operation not permitted")))
+    monkeypatch.setattr("cldm.one_graph.Graph", Mock(side_effect=CaptureError("operation not permitted")))
     runtime = hackathon(str(SMALL_MODEL), device="cuda")
     runtime.initialize()
     assert "no CUDA graph, launching kernels one by one: operation not permitted" in caplog.text

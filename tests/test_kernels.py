@@ -28,7 +28,7 @@ def error(got: Tensor, true: Tensor) -> float:
 @pytest.mark.parametrize(("channels", "out_channels"), [(1280, 1280), (2560, 1280), (640, 640), (64, 128)])
 @pytest.mark.parametrize("size", MAPS)
 def test_convolution(size: tuple[int, int, int], channels: int, out_channels: int, stride: int) -> None:
-    from plugins.convolution import convolution_parts
+    from plugins.split_k_convolution import convolution_parts
 
     n, h, w = size
     x, weight = random((n, h, w, channels)), random((out_channels, 3, 3, channels), (9 * channels) ** -0.5)
@@ -43,8 +43,8 @@ def test_convolution(size: tuple[int, int, int], channels: int, out_channels: in
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_compiled_layer_is_cut(stride: int) -> None:
-    from plugins.convolution import CutConv2d, cut_convolutions
+def test_a_compiled_layer_is_split(stride: int) -> None:
+    from plugins.split_k_convolution import SplitKConv2d, split_convolutions
 
     torch.manual_seed(0)
     layer = nn.Conv2d(1280, 1280, 3, stride, padding=1).cuda().half().requires_grad_(False)
@@ -52,8 +52,8 @@ def test_a_compiled_layer_is_cut(stride: int) -> None:
     x = random((2, 1280, 8, 12))
     half = layer(x)
     true = deepcopy(layer).double()(x.double())
-    cut_convolutions(layer)
-    assert isinstance(layer, CutConv2d)
+    split_convolutions(layer)
+    assert isinstance(layer, SplitKConv2d)
     assert torch.equal(layer(x), half), "as it was, where nothing is compiled"
     compiled = torch.compile(layer, fullgraph=True)
     assert error(compiled(x), true) <= 2 * error(half, true)
@@ -62,8 +62,8 @@ def test_a_compiled_layer_is_cut(stride: int) -> None:
     assert "_convolution" in {event.name for event in profile.events()}
 
 
-def test_a_convolution_that_leaves_the_gpu_idle_is_cut() -> None:
-    from plugins.convolution import parts_for
+def test_a_convolution_that_leaves_the_gpu_idle_is_split() -> None:
+    from plugins.split_k_convolution import parts_for
 
     assert parts_for(2 * 4 * 6, 1280, 1280) == 13
     assert parts_for(2 * 8 * 12, 2560, 1280) == 8

@@ -18,13 +18,13 @@ from cldm.canny import Picture
 from cldm.checkpoint import Checkpoint
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape
-from cldm.plan import make_plan
 from cldm.request import Request
 from ldm.config import load_architecture
 from ldm.diffusion import alphas_cumprod
 from ldm.tokenizer import Tokenizer
+from plans.plan import make_plan
 from runtime.eager import EagerEngine
-from runtime.lanes import Lanes
+from runtime.streams import Streams
 
 BRIGHT = 100  # times as much as random weights see of edges
 CPU, SMALL = torch.device("cpu"), Checkpoint("random:0", "small", "given")
@@ -56,7 +56,7 @@ def test_eager_peer_makes_our_picture(loaded: tuple[ControlLDM, Tokenizer]) -> N
     theirs = drawn(loaded, ["eager"], ["all", "ten"], CPU, half=False)
     assert not np.array_equal(theirs["eager", "all"], theirs["eager", "ten"])
     for plan in ("all", "ten"):
-        pipeline = Pipeline(loaded[0], Shape(256, 384, 1, 20, make_plan(plan, 20)), EagerEngine, Lanes(CPU))
+        pipeline = Pipeline(loaded[0], Shape(256, 384, 1, 20, make_plan(plan, 20)), EagerEngine, Streams(CPU))
         pipeline.write(contest_request(), loaded[1])
         pipeline.run()
         apart = np.abs(theirs["eager", plan].astype(int) - pipeline.buffers["image"][0].numpy())

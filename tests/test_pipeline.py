@@ -11,16 +11,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cldm.canny import Picture
 from cldm.checkpoint import SMALL_MODEL, Checkpoint
+from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.pipeline import Pipeline, Shape, draw_noise, time_table, to_precision
-from cldm.plan import Plan, evaluations, make_plan
-from cldm.probe import Probe
+from cldm.noise import draw_noise
+from cldm.pipeline import Pipeline, Shape
 from cldm.reference import reference_decode, reference_latent
 from cldm.request import Request
+from cldm.tricks.time_table import time_table
 from ldm.config import load_architecture
 from ldm.tokenizer import Tokenizer
+from plans.plan import Plan, evaluations, make_plan
+from plans.probe import Probe
 from runtime.eager import EagerEngine
-from runtime.lanes import Lanes
+from runtime.streams import Streams
 from scoring.pictures import DRAWN_BIRDS, find_pictures
 
 CPU = torch.device("cpu")
@@ -59,7 +62,7 @@ def request(picture: Picture, **changes: Any) -> Request:
 
 def make_pipeline(model: ControlLDM, asked: Request, plan: str | Plan) -> Pipeline:
     made = make_plan(plan, asked.ddim_steps) if isinstance(plan, str) else plan
-    return Pipeline(model, Shape(*asked.size, asked.num_samples, asked.ddim_steps, made), EagerEngine, Lanes(CPU))
+    return Pipeline(model, Shape(*asked.size, asked.num_samples, asked.ddim_steps, made), EagerEngine, Streams(CPU))
 
 
 @pytest.mark.parametrize(
@@ -131,9 +134,9 @@ def test_run_can_be_recorded(architecture: str, samples: int, nothing_from_the_h
     """As far as that shows without a GPU: a whole run takes nothing from the host and reads nothing back."""
     meta = torch.device("meta")
     with meta:
-        model = to_precision(ControlLDM(load_architecture(architecture)), torch.float16)
+        model = make_fast(ControlLDM(load_architecture(architecture)), torch.float16)
     model.alphas_cumprod = torch.linspace(0.99, 0.01, 1000)
-    pipeline = Pipeline(model, Shape(256, 384, samples, 20, make_plan("19,9", 20)), EagerEngine, Lanes(meta))
+    pipeline = Pipeline(model, Shape(256, 384, samples, 20, make_plan("19,9", 20)), EagerEngine, Streams(meta))
     pipeline.pictures = pipeline.pictures.to(meta)  # pinned host memory on a GPU, as what is written
     pipeline.written = {name: buffer.to(meta) for name, buffer in pipeline.written.items()}
     with nothing_from_the_host:
@@ -206,7 +209,7 @@ def test_residuals_of_controlnet_are_used_again(loaded: tuple[ControlLDM, Tokeni
     every, sometimes = (Plan(20, (19, 14, 9, 4), control=control) for control in ((), (True, False, True, False)))
     latents = []
     for plan in (every, sometimes):
-        pipeline = Pipeline(model, Shape(*asked.size, 1, 20, plan), EagerEngine, Lanes(CPU))
+        pipeline = Pipeline(model, Shape(*asked.size, 1, 20, plan), EagerEngine, Streams(CPU))
         called = Mock(wraps=pipeline.engines["control"].enqueue)
         pipeline.engines["control"].enqueue = called  # type: ignore[method-assign]
         pipeline(asked, tokenizer)
@@ -267,7 +270,7 @@ def test_noise_is_what_seeding_the_global_generator_gives() -> None:
 
 
 def test_precision_leaves_time_layers_alone() -> None:
-    model = to_precision(Checkpoint("random:0", "small", "given").load_model(), torch.float16)
+    model = make_fast(Checkpoint("random:0", "small", "given").load_model(), torch.float16)
     kept = {name.split(".")[0] for name, p in model.named_parameters() if p.dtype == torch.float32}
     assert kept == {"model", "control_model"}
     assert model.alphas_cumprod.dtype == torch.float32

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cldm.plan import TEN, Evaluation, Plan, evaluations, make_plan, usual_steps
 from ldm.config import load_architecture
 from ldm.diffusion import Floats, alphas_cumprod, ddim_alphas, ddim_sigmas, ddim_timesteps
+from plans.plan import TEN, Evaluation, Plan, evaluations, make_plan, usual_steps
 
 ABAR = alphas_cumprod(load_architecture("sd15").schedule)
 PLANS = [TEN, tuple(range(20))[::-1], (19, 0), (19,), (19, 17, 11, 3, 1)]

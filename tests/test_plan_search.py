@@ -1,4 +1,4 @@
-"""The search for plans, on a small network that is a known function: taps, beam, neighbours."""
+"""The search for plans, on a small network that is a known function: routes, beam, elimination, neighbours."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -8,27 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from build.plan_search import (
-    END,
-    Examples,
-    Route,
-    Routes,
-    Rule,
-    Schedule,
-    beam_search,
-    climb,
-    distances,
-    eliminate,
-    evaluations_of_a_beam,
-    fitted,
-    hold,
-    linear,
-    make_schedule,
-    to_plan,
-)
-from cldm.plan import LARGEST_TAP, TEN, Plan, evaluations
 from ldm.config import load_architecture
 from ldm.diffusion import alphas_cumprod
+from plans.plan import TEN, Plan, evaluations
+from plans.routes import END, Examples, Route, Routes, Schedule, distances, make_schedule, to_plan
+from plans.search import beam_search, climb, eliminate, evaluations_of_a_beam
+from plans.taps import Rule, fitted, hold
 
 ABAR = alphas_cumprod(load_architecture("sd15").schedule)
 ALL = tuple(range(20))[::-1]
@@ -115,56 +100,6 @@ def test_taps_are_fitted_on_the_first_examples_and_the_others_judge(examples: Ex
     assert changed(slice(0, 4)).taps != usual.taps
     judged = distances(usual.x[4:], examples.whole[END][4:])
     assert routes.error(usual) == pytest.approx(float(np.prod(judged)) ** (1 / 4))
-
-
-def test_fitted_taps_are_those_that_made_the_target() -> None:
-    generator = torch.Generator().manual_seed(0)
-    eps = [torch.randn(4, 1000, dtype=torch.float64, generator=generator) for _ in range(2)]
-    taps = fitted(2)((19, 15), 9, eps, 1.3 * eps[0] - 0.3 * eps[1])
-    np.testing.assert_allclose(taps, (1.3, -0.3), atol=2e-3)  # the ridge pulls a little
-    assert fitted(2)((19,), 15, eps[:1], 1.3 * eps[0])[1] == 0.0, "there is none before the first"
-    wild = fitted(2)((19, 15), 9, [eps[0], eps[0] + 1e-6 * eps[1]], 50 * eps[1])
-    assert max(map(abs, wild)) <= LARGEST_TAP
-
-
-def test_more_examples_are_pulled_less_towards_holding() -> None:
-    generator = torch.Generator().manual_seed(0)
-    eps = [torch.randn(32, 1000, dtype=torch.float64, generator=generator) for _ in range(2)]
-    few, many = (
-        fitted(2)((19, 15), 9, [one[:count] for one in eps], 1.3 * eps[0][:count] - 0.3 * eps[1][:count])[1]
-        for count in (2, 32)
-    )
-    assert -0.3 < many < few < -0.29
-    assert many + 0.3 == pytest.approx((few + 0.3) / 16, rel=0.1)
-
-
-def test_every_example_counts_whatever_its_size() -> None:
-    """One of four with a hundred times the values, that wants other taps: it does not rule the fit."""
-    generator = torch.Generator().manual_seed(0)
-    eps = [torch.randn(4, 1000, dtype=torch.float64, generator=generator) for _ in range(2)]
-    size = torch.tensor([1.0, 1.0, 1.0, 100.0], dtype=torch.float64)[:, None]
-    noise = 0.1 * torch.randn(4, 1000, dtype=torch.float64, generator=generator)
-    target = 1.3 * eps[0] - 0.3 * eps[1] + noise
-    target[3] = 0.5 * eps[0][3] + noise[3]
-    found = fitted(2)((19, 15), 9, [one * size for one in eps], target * size)
-    np.testing.assert_allclose(found, (1.3, -0.3), atol=0.03)
-
-
-def test_values_that_are_not_finite_are_a_sentence() -> None:
-    eps = [torch.full((2, 10), torch.nan)]
-    with pytest.raises(ValueError, match="not finite before step 15; try fp32"):
-        fitted(2)((19, 15), 9, eps, torch.zeros(2, 10))
-
-
-def test_linear_taps_are_exact_where_eps_is_linear(schedule: Schedule) -> None:
-    """Between two evaluations the rule takes eps as linear in -log sigma: then it knows the sum of all steps."""
-    values = {index: 2.0 - 0.5 * np.log(schedule.sigma(index)) for index in range(20)}
-    start, before, end = 14, 17, 9
-    wanted = sum(values[i] * (schedule.sigma(i - 1) - schedule.sigma(i)) for i in range(start, end, -1))
-    now, back = linear(schedule, gamma=1.0)((19, before, start), end, [], torch.zeros(1))
-    got = (now * values[start] + back * values[before]) * (schedule.sigma(end) - schedule.sigma(start))
-    assert got == pytest.approx(wanted)
-    assert linear(schedule)((19,), 15, [], torch.zeros(1)) == (1.0, 0.0)
 
 
 def test_a_beam_finds_better_steps_and_taps_make_them_better(examples: Examples, schedule: Schedule) -> None:

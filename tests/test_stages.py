@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from cldm.kv import pack, unpack
 
 from cldm.checkpoint import Checkpoint
-from cldm.kv import pack, unpack
+from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.pipeline import to_precision
 from cldm.stages import make_stages, to_uint8
 from ldm.config import load_architecture
 from runtime.spec import TensorSpec, allocate
@@ -25,7 +25,7 @@ def test_outputs_have_the_specs_shapes(
     architecture: str, height: int, width: int, samples: int, precision: torch.dtype
 ) -> None:
     with torch.device("meta"):
-        model = to_precision(ControlLDM(load_architecture(architecture)), precision)
+        model = make_fast(ControlLDM(load_architecture(architecture)), precision)
     stages = make_stages(model, height, width, samples)
     assert list(stages) == ["text", "hint", "control", "encoder", "decoder", "vae"]
     for stage in stages.values():

@@ -27,9 +27,10 @@ import runtime.tensorrt
 from build.export import export
 from canny2image_TRT import hackathon
 from cldm.checkpoint import Checkpoint, find_checkpoint
-from cldm.engine_files import KERNELS, Target, expected_manifest, pack_plans
-from cldm.pipeline import to_precision
+from cldm.engine_files import KERNELS, Target, expected_manifest
+from cldm.fast import make_fast
 from cldm.stages import make_stages
+from cldm.tensorrt_engines import pack_engines
 from ldm.weights import save_tensors
 from runtime.artifacts import EngineFileError, save
 from runtime.spec import EngineSpec
@@ -71,7 +72,7 @@ def write_engines(seed: int, folder: Path, size: tuple[int, int, int] = (256, 38
     target = Target(ARCHITECTURE, *size, "fp32", "tensorrt", plugins=False, refit=refit).of(checkpoint)
     manifest = expected_manifest(target, CPU)
     magic = b"vtrt" if "RTX" in manifest.tensorrt else b"ftrt"
-    model = to_precision(checkpoint.load_model(), torch.float32)
+    model = make_fast(checkpoint.load_model(), torch.float32)
     files = folder / f"{seed}_{target.folder.name}"
     if not files.exists():
         files.mkdir()
@@ -80,7 +81,7 @@ def write_engines(seed: int, folder: Path, size: tuple[int, int, int] = (256, 38
     for name, stage in make_stages(model, *size).items():
         layouts = {tensor.name: layout(tensor) for tensor in (*stage.spec.inputs, *stage.spec.outputs)}
         plans[name] = standin.make_plan(files / f"{name}.onnx", layouts, refit, magic)
-    save(target.folder, pack_plans(plans), manifest)
+    save(target.folder, pack_engines(plans), manifest)
     return target
 
 

@@ -44,7 +44,8 @@ import tensorrt_lean, torch
 import cldm.engine_files
 from canny2image_TRT import hackathon
 from cldm.checkpoint import find_checkpoint
-from cldm.engine_files import Target, expected_manifest, pack_plans
+from cldm.engine_files import Target, expected_manifest
+from cldm.tensorrt_engines import pack_engines
 from runtime.artifacts import save
 
 cldm.engine_files.ENGINES = Path(sys.argv[1])
@@ -53,7 +54,7 @@ names = ("text", "hint", "control", "encoder", "decoder", "vae")
 if sys.argv[2] == "forged":
     target = Target("small", 256, 384, 1, "fp16", "tensorrt").of(find_checkpoint("random:0", "small"))
     plans = {name: b"ftrt" + bytes(20) + bytes(numbers) + bytes(5000) for name in names}
-    save(target.folder, pack_plans(plans), expected_manifest(target, torch.device("cuda")))
+    save(target.folder, pack_engines(plans), expected_manifest(target, torch.device("cuda")))
 try:
     hackathon("random:0", architecture="small", backend="tensorrt", device="cuda").initialize()
 except Exception as error:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL
+from cldm.request import Request
 from training.palette import PALETTE, nearest_colour
 from training.recipe import Recipe
 from training.scenes import Scene, caption_with_colour, scene
@@ -66,10 +67,11 @@ def spaced_plan(evaluations: int) -> str:
 
 def draw(runtime: hackathon, picture: Picture, prompt: str, strength: float = 1.0, plan: str = "all") -> Picture:
     """One picture with the contest's other arguments."""
-    recipe, runtime.plan = Recipe(), plan
-    return runtime.process(
-        picture, prompt, recipe.a_prompt, recipe.n_prompt, 1, 256, 20, False, strength, 9.0, 2946901, 0.0, 100, 200
-    )[0]
+    recipe = Recipe()
+    request = Request.contest(
+        picture, prompt=prompt, a_prompt=recipe.a_prompt, n_prompt=recipe.n_prompt, strength=strength
+    )
+    return runtime.draw(request, plan)[0]
 
 
 def edge_f1(given: Picture, found: Picture, tolerance: float = TOLERANCE) -> float:
@@ -116,7 +118,7 @@ def measure_words(runtime: hackathon, scenes: Sequence[Scene]) -> tuple[dict[str
 @torch.inference_mode()
 def measure_vae(runtime: hackathon, scenes: Sequence[Scene]) -> float:
     """Mean PSNR in dB of encoded and decoded pictures."""
-    vae, values = runtime.model.vae, []
+    vae, values = runtime.checkpoint.load_model().to(runtime.device).vae, []
     weight = next(vae.parameters())
     for made in scenes:
         picture = as_input(torch.from_numpy(made.picture)[None]).to(weight)

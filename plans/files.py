@@ -1,7 +1,7 @@
 """Plans as small JSON files, and which plan a user's word means.
 
     models/plans/<architecture>_<evaluations>.json
-    {"architecture": "small", "steps": 20, "evaluated": [19, ...], "taps": [[1, 0], ...], "control": [],
+    {"architecture": "small", "steps": 20, "evaluated": [19, ...], "taps": [[1, 0], ...],
      "distance": {"metric": "PD", "mean": 5.1}, "made": {...}}
 
 `distance` is the mean to float32 pictures of all steps, null where nobody measured it; `made` says how the plan was
@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cldm.plan import Plan, make_plan, usual_steps
 from files import write_whole
 from ldm.config import MODELS
 from ldm.diffusion import ddim_timesteps
+from plans.plan import Plan, make_plan, usual_steps
 
 PLANS = MODELS / "plans"
 LONE_STEP = 19  # this number is a list of one step, the first of 20; less is a number of evaluations
@@ -116,11 +116,12 @@ def read_plan(path: Path) -> PlanFile:
 
 def plan_of(values: Mapping[str, Any]) -> Plan:
     """From the fields of a plan as JSON. Raises KeyError, TypeError or ValueError."""
+    if values.get("control"):
+        raise ValueError("its field control leaves ControlNet out of some evaluations, which plans no longer can")
     return Plan(
         _whole(values["steps"]),
         tuple(_whole(index) for index in values["evaluated"]),
         tuple(tuple(float(tap) for tap in row) for row in values["taps"]),
-        tuple(_truth(called) for called in values["control"]),
     )
 
 
@@ -132,7 +133,6 @@ def write_plan(file: PlanFile) -> Path:
         "steps": plan.steps,
         "evaluated": plan.evaluated,
         "taps": plan.taps,
-        "control": plan.control,
         "distance": None if file.distance is None else asdict(file.distance),
         "made": file.made,
     }
@@ -151,12 +151,6 @@ def _given(choice: str | Plan, architecture: str) -> Plan | None:
 def _whole(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"got {value!r}, expected a whole number")
-    return value
-
-
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"got {value!r}, expected true or false")
     return value
 
 

@@ -1,9 +1,30 @@
-"""What the caller has set globally in PyTorch must not change our pictures."""
+"""One call at a time, in the process that made the object, whatever the caller has set globally in PyTorch."""
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+
+
+class Turns:
+    """Called, a context that one thread has at a time, and the thread that has it again."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.process_id = os.getpid()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Raises RuntimeError in a forked child, where CUDA and locks of the parent do not work."""
+        if os.getpid() != self.process_id:
+            raise RuntimeError(
+                "this hackathon was made in another process, which was forked: make one in each process, or start "
+                "processes with multiprocessing's method 'spawn'"
+            )
+        with self.lock, defaults():
+            yield
 
 
 @contextmanager

@@ -1,19 +1,18 @@
 """Plan "auto": which of the plan files is best on this machine.
 
-The cost of a picture is linear in its plan: what is done once, and so much for each evaluation, less for one that uses
-ControlNet's residuals again. Three measured pictures tell the three numbers, with all that runs side by side in them.
+The cost of a picture is linear in its plan: what is done once, and so much for each evaluation. Two measured pictures
+tell the two numbers, with all that runs side by side in them.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cldm.plan import STEPS, Plan
-from cldm.plan_files import Distance, PlanFile, known_plans
+from plans.files import Distance, PlanFile, known_plans
+from plans.plan import STEPS, Plan
 
 ONE = Plan(STEPS, (19,))
 FIVE = Plan(STEPS, (19, 15, 11, 7, 3))
-FIVE_REUSING = Plan(STEPS, FIVE.evaluated, control=(True, False, False, False, False))
 
 
 @dataclass(frozen=True)
@@ -22,18 +21,16 @@ class Costs:
 
     once: float  # text, hint, VAE, the host's work: what a plan changes nothing of
     evaluation: float
-    reusing: float  # an evaluation without ControlNet
 
     def __call__(self, plan: Plan) -> float:
-        called = sum(plan.calls_control)
-        return self.once + called * self.evaluation + (len(plan.evaluated) - called) * self.reusing
+        return self.once + len(plan.evaluated) * self.evaluation
 
 
 def measure_costs(milliseconds: Callable[[Plan], float]) -> Costs:
     """`milliseconds` measures a picture with a plan of 20 steps."""
-    one, five, reusing = (milliseconds(plan) for plan in (ONE, FIVE, FIVE_REUSING))
+    one, five = milliseconds(ONE), milliseconds(FIVE)
     evaluation = (five - one) / 4
-    return Costs(one - evaluation, evaluation, (reusing - one) / 4)
+    return Costs(one - evaluation, evaluation)
 
 
 def eligible_plans(architecture: str, max_pd: float | None) -> list[PlanFile]:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cldm.canny import Picture
-from cldm.plan import STEPS
 from cldm.request import Request
 from scoring.pictures import find_captions, find_pictures
 
@@ -14,7 +12,6 @@ PROMPTS = (
     "a bird", "a red bird at sunset", "a blue bird", "a mountain", "a green hill by the sea", "a ship", "a flower",
     "a yellow fish", "clouds over a lake",
 )  # fmt: skip
-USUAL = "best quality, extremely detailed", "longbody, lowres, bad anatomy, bad hands, missing fingers"
 
 
 def make_requests(fold: str, count: int, folder: Path | None) -> list[Request]:
@@ -33,11 +30,12 @@ def make_requests(fold: str, count: int, folder: Path | None) -> list[Request]:
             "different captions"
         )
     prompts = [captions[name] for name in names] if captions else PROMPTS[place :: len(FOLDS)]
-    return [_request(pictures[_nth(names, i)], _nth(prompts, i), 1000 * place + i) for i in range(count)]
-
-
-def _request(picture: Picture, prompt: str, seed: int) -> Request:
-    return Request(picture, prompt, *USUAL, 1, RESOLUTION, STEPS, False, 1.0, 9.0, seed, 0.0, 100, 200)
+    return [
+        Request.contest(
+            pictures[_nth(names, i)], prompt=_nth(prompts, i), seed=1000 * place + i, image_resolution=RESOLUTION
+        )
+        for i in range(count)
+    ]
 
 
 def _nth(values: Sequence[str], index: int) -> str:

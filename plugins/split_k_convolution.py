@@ -1,9 +1,9 @@
-"""3x3 convolutions over few pixels and many channels.
+"""Split-K convolutions: 3x3 convolutions over few pixels and many channels, their sums split into parts.
 
 At 8x12 pixels and 1280 channels there are few outputs, and each is a sum of 11,520 products. A kernel that gives each
 tile of outputs to one multiprocessor leaves most of the GPU idle (cuDNN's takes 24 us on an H200, reading the weights
-once takes 7). Here the sums are cut into parts that run side by side, which takes 17 us. torch.compile adds the parts,
-always in the same order, in the kernel that adds the bias.
+once takes 7). Here the sums are split into parts that run side by side, which takes 17 us. torch.compile adds the
+parts, always in the same order, in the kernel that adds the bias.
 """
 
 from functools import reduce
@@ -20,8 +20,8 @@ WARPS, STAGES = 4, 4
 PROGRAMS = 264  # two for each multiprocessor
 
 
-class CutConv2d(nn.Conv2d):
-    """A 3x3 convolution that is cut where that is faster, and torch.compile compiles for a GPU in half precision."""
+class SplitKConv2d(nn.Conv2d):
+    """A 3x3 convolution that is split where that is faster, and torch.compile compiles for a GPU in half precision."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         stride = self.stride[0]
@@ -30,22 +30,22 @@ class CutConv2d(nn.Conv2d):
         if not (parts and torch.compiler.is_compiling() and x.is_cuda and x.dtype == torch.float16):
             return super()._conv_forward(x, weight, bias)
         weight = weight.permute(0, 2, 3, 1).contiguous()
-        cut = convolution_parts(x.permute(0, 2, 3, 1).contiguous(), weight, stride, parts)
-        total = reduce(torch.add, cut.unbind(0))
+        split = convolution_parts(x.permute(0, 2, 3, 1).contiguous(), weight, stride, parts)
+        total = reduce(torch.add, split.unbind(0))
         return (total if bias is None else total + bias).to(x.dtype).permute(0, 3, 1, 2)
 
 
-def cut_convolutions(model: nn.Module) -> None:
-    """Let the 3x3 convolutions of a model on a GPU be cut. Weights and names stay, and results, but for rounding."""
+def split_convolutions(model: nn.Module) -> None:
+    """Let the 3x3 convolutions of a model on a GPU be split. Weights and names stay, and results, but for rounding."""
     if torch.cuda.get_device_capability(next(model.parameters()).device) < (8, 0):
         return  # the kernel takes more shared memory than older GPUs have
     for module in model.modules():
         if type(module) is nn.Conv2d and (module.kernel_size, module.padding) == ((3, 3), (1, 1)):
-            module.__class__ = CutConv2d
+            module.__class__ = SplitKConv2d
 
 
 def parts_for(pixels: int, channels: int, out_channels: int) -> int:
-    """Into how many parts to cut the sums of a convolution with that many outputs; 0: cuDNN is faster, or has to do.
+    """Into how many parts to split the sums of a convolution with that many outputs; 0: cuDNN is faster, or has to do.
 
     pixels: of all maps together. The bounds are those measured on an H200 (docs/performance.md).
     """

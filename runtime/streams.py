@@ -1,4 +1,4 @@
-"""Two streams side by side."""
+"""Two streams side by side, joined by events."""
 
 from typing import Literal
 
@@ -6,10 +6,10 @@ import torch
 
 from runtime.engine import Stream
 
-Lane = Literal["main", "side"]
+StreamName = Literal["main", "side"]
 
 
-class Lanes:
+class Streams:
     """Work on `side` runs beside work on `main`, between a fork and a join. On the CPU both are None: all in order.
 
     Take two streams for all work that never runs at the same time: libraries keep memory for each stream they saw.
@@ -24,8 +24,8 @@ class Lanes:
         if self.main:
             self.main.wait_stream(torch.cuda.current_stream(self.main.device))
 
-    def stream(self, lane: Lane) -> Stream:
-        return self.main if lane == "main" else self.side
+    def __getitem__(self, name: StreamName) -> Stream:
+        return self.main if name == "main" else self.side
 
     def fork(self) -> None:
         """What `side` is given next waits for all that `main` was given until now."""

@@ -7,33 +7,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cldm.plan_files
+import plans.files
 from canny2image_TRT import hackathon
-from cldm.plan import Plan
-from cldm.plan_choice import Costs, best_plan, eligible_plans, measure_costs
-from cldm.plan_files import Distance, PlanFile, write_plan
+from plans.choice import Costs, best_plan, eligible_plans, measure_costs
+from plans.files import Distance, PlanFile, write_plan
+from plans.plan import Plan
 from scoring.leaderboard import leaderboard_score
 
-COSTS = Costs(once=26.8, evaluation=17.6, reusing=12.0)  # the first two are the contest's A10
+COSTS = Costs(once=26.8, evaluation=17.6)  # the contest's A10
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(cldm.plan_files, "PLANS", tmp_path)
+    monkeypatch.setattr(plans.files, "PLANS", tmp_path)
     return tmp_path
 
 
-def file(calls: int, mean: float | None, metric: str = "PD", reusing: bool = False) -> PlanFile:
-    control = tuple(index % 2 == 0 for index in range(calls)) if reusing else ()
-    plan = Plan(20, tuple(range(19, 19 - calls, -1)), control=control)
+def file(calls: int, mean: float | None, metric: str = "PD") -> PlanFile:
+    plan = Plan(20, tuple(range(19, 19 - calls, -1)))
     return PlanFile("small", plan, None if mean is None else Distance(metric, mean))
 
 
 def test_costs_are_those_that_made_the_times() -> None:
     found = measure_costs(COSTS)
-    assert (found.once, found.evaluation, found.reusing) == pytest.approx((26.8, 17.6, 12.0))
+    assert (found.once, found.evaluation) == pytest.approx((26.8, 17.6))
     assert COSTS(file(10, 5.0).plan) == pytest.approx(26.8 + 176)
-    assert COSTS(file(10, 5.0, reusing=True).plan) == pytest.approx(26.8 + 5 * 17.6 + 5 * 12)
 
 
 def test_the_best_by_score_and_the_quickest() -> None:

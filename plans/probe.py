@@ -1,21 +1,21 @@
 """The guided network of several requests at once, at any latent and timestep: what finding a plan needs to ask."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from cldm.canny import Picture, hint_image
 from cldm.model import ControlLDM
-from cldm.pipeline import draw_noise, time_table
-from cldm.plan import Plan, evaluations
+from cldm.noise import draw_noise
 from cldm.request import Request
 from cldm.stages import make_stages
+from cldm.tricks.time_table import time_table
 from ldm.tokenizer import Tokenizer
+from plans.plan import Plan, evaluations
 from runtime.graph import Graph
-from runtime.lanes import Lanes
 from runtime.precision import full_float32
+from runtime.streams import Streams
 
 
 class Probe:
@@ -31,11 +31,11 @@ class Probe:
         self.model, self.device = model, model.alphas_cumprod.device
         self.abar = model.alphas_cumprod.double().cpu().numpy()
         self.stages = make_stages(model, *size, samples=len(requests))
-        self.lanes = Lanes(self.device)
-        self.lanes.begin()
-        self.work: dict[bool, Callable[[], None]] = {}  # by whether ControlNet is called
+        self.streams = Streams(self.device)
+        self.streams.begin()
+        self.work: Callable[[], None] | None = None
         self.shifts: dict[int, Tensor] = {}  # by timestep
-        with torch.cuda.stream(self.lanes.main), full_float32():
+        with torch.cuda.stream(self.streams.main), full_float32():
             alone = make_stages(model, *size, samples=1)
             said = [alone["text"].module(tokenizer(one.prompts).to(self.device))[0] for one in requests]
             edges = [torch.from_numpy(one.edges())[None].to(self.device) for one in requests]
@@ -49,20 +49,19 @@ class Probe:
                 draw_noise(one.seed, (), x, x.new_zeros(0))
             self.x, self.eps = torch.zeros_like(self.starts), torch.zeros_like(self.starts)
             self.shift = self._shift(0).clone()
-        self.lanes.synchronize()
+        self.streams.synchronize()
 
     @torch.inference_mode()
-    def __call__(self, latents: Tensor, timestep: int, control: bool = True) -> Tensor:
-        """Latents [requests, 4, h/8, w/8] -> eps after guidance; without control, by its residuals of the last time."""
-        self.lanes.begin()
-        with torch.cuda.stream(self.lanes.main), full_float32():
+    def __call__(self, latents: Tensor, timestep: int) -> Tensor:
+        """Latents [requests, 4, h/8, w/8] -> eps after guidance."""
+        self.streams.begin()
+        with torch.cuda.stream(self.streams.main), full_float32():
             self.x.copy_(latents)
             self.shift.copy_(self._shift(timestep))
-            if control not in self.work:
-                self.work[control] = self._recorded(partial(self._evaluate, control))
-            self.work[control]()
+            self.work = self.work or self._recorded()
+            self.work()
             eps = self.eps.clone()
-        self.lanes.synchronize()
+        self.streams.synchronize()
         return eps
 
     @torch.inference_mode()
@@ -70,7 +69,7 @@ class Probe:
         """The latents at the end of a plan, without noise in between."""
         x, known = self.starts, list[Tensor]()
         for step in evaluations(plan, self.abar, ddim_steps):
-            known = [self(x, step.timestep, step.control), *known][: len(step.weights)]
+            known = [self(x, step.timestep), *known][: len(step.weights)]
             x = step.a * x + sum(weight * eps for weight, eps in zip(step.weights, known, strict=False))
         return x
 
@@ -80,19 +79,18 @@ class Probe:
         with full_float32():
             return [self.stages["vae"].module(latent)[0][0].cpu().numpy() for latent in latents.split(1)]
 
-    def _evaluate(self, control: bool) -> None:
-        if control:
-            self.residuals = self.stages["control"].module(self.x, self.hint, self.shift, self.kv, self.control_scales)
+    def _evaluate(self) -> None:
+        residuals = self.stages["control"].module(self.x, self.hint, self.shift, self.kv, self.control_scales)
         features = self.stages["encoder"].module(self.x, self.shift, self.kv)
-        (eps,) = self.stages["decoder"].module(*features, *self.residuals, self.shift, self.kv)
+        (eps,) = self.stages["decoder"].module(*features, *residuals, self.shift, self.kv)
         with_prompt, without = eps.chunk(2)
         self.eps.copy_(without + self.scale * (with_prompt - without))
 
-    def _recorded(self, work: Callable[[], None]) -> Callable[[], None]:
-        if not self.lanes.main:
-            return work
-        work()  # libraries do at their first call what a recording refuses
-        return Graph(work, self.lanes.main).launch
+    def _recorded(self) -> Callable[[], None]:
+        if not self.streams.main:
+            return self._evaluate
+        self._evaluate()  # libraries do at their first call what a recording refuses
+        return Graph(self._evaluate, self.streams.main).launch
 
     def _shift(self, timestep: int) -> Tensor:
         if timestep not in self.shifts:

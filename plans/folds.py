@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from build.plan_requests import make_requests
-from build.plan_search import END, Examples, Schedule, distances, make_schedule
 from cldm.checkpoint import find_checkpoint
+from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.pipeline import to_precision
-from cldm.plan import STEPS, Plan, make_plan
-from cldm.probe import Probe
 from cldm.request import Request
 from ldm.diffusion import ddim_timesteps
+from plans.plan import STEPS, Plan, make_plan
+from plans.probe import Probe
+from plans.requests import make_requests
+from plans.routes import END, Examples, Schedule, distances, make_schedule
 from runtime.backends import choose_device, choose_precision
 from scoring.compare import Judge
 from scoring.inception import load_inception
@@ -94,7 +94,7 @@ class Folds:
         return Measured(apart, *self.judge(self.report.pictures(latents[: self.drawn])))
 
     def _model(self, dtype: torch.dtype) -> ControlLDM:
-        return to_precision(self.checkpoint.load_model().to(self.device), dtype)
+        return make_fast(self.checkpoint.load_model().to(self.device), dtype)
 
 
 def make_examples(probe: Probe, schedule: Schedule, fitted: int) -> Examples:

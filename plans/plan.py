@@ -6,8 +6,7 @@ and a plan is a tuple of evaluations, each with its numbers computed beforehand 
 
     x = a x + w[0] eps_now + w[1] eps_before + ... + sum of n[j] z_j
 
-With eta = 0 and one tap of 1, that is plain DDIM over the evaluated timesteps alone. An evaluation may also leave
-ControlNet out and add its residuals of the last time.
+With eta = 0 and one tap of 1, that is plain DDIM over the evaluated timesteps alone.
 """
 
 import math
@@ -30,13 +29,11 @@ class Plan:
     evaluated: indices of the steps that call the network, falling from steps - 1.
     taps: for each of them, the weights on the eps of this and of the evaluations before, newest first, in the place of
         one held eps; none: eps is held.
-    control: for each of them, whether ControlNet is called; none: always.
     """
 
     steps: int
     evaluated: tuple[int, ...]
     taps: tuple[tuple[float, ...], ...] = ()
-    control: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         falls = all(before > after for before, after in pairwise(self.evaluated))
@@ -57,16 +54,11 @@ class Plan:
                     f"taps {list(row)} of evaluation {index}: expected numbers from {-LARGEST_TAP:g} to "
                     f"{LARGEST_TAP:g}, and 0 for evaluations before the first"
                 )
-        if self.control and (len(self.control) != calls or not self.control[0]):
-            raise ValueError(
-                f"control {list(self.control)}: expected {calls} times true or false for {calls} evaluations, "
-                "true the first time"
-            )
 
     @property
-    def calls_control(self) -> tuple[bool, ...]:
-        """For each evaluation, whether ControlNet is called."""
-        return self.control or (True,) * len(self.evaluated)
+    def mixed(self) -> int:
+        """So many eps are mixed in an update."""
+        return len(self.taps[0]) if self.taps else 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,6 @@ class Evaluation:
     a: float
     weights: tuple[float, ...]  # on eps, newest first
     noise: tuple[float, ...]  # on the draws of the steps up to the next evaluation, in the order of drawing
-    control: bool = True  # is ControlNet called, or are its last residuals added again?
 
 
 def make_plan(choice: str, ddim_steps: int) -> Plan:
@@ -120,13 +111,13 @@ def evaluations(plan: Plan, abar: Floats, ddim_steps: int, eta: float = 0.0) -> 
     scale = (after / now) ** 0.5
     slope = (1 - after - sigmas**2) ** 0.5 - scale * (1 - now) ** 0.5
     result = []
-    rows = zip(plan.taps or [(1.0,)] * len(plan.evaluated), plan.calls_control, strict=True)
-    for first, following, (taps, control) in zip(plan.evaluated, (*plan.evaluated[1:], -1), rows, strict=True):
+    rows = plan.taps or [(1.0,)] * len(plan.evaluated)
+    for first, following, taps in zip(plan.evaluated, (*plan.evaluated[1:], -1), rows, strict=True):
         a, w = 1.0, 0.0
         noise: list[float] = []
         for step in range(first, following, -1):
             a, w = scale[step] * a, scale[step] * w + slope[step]
             noise = [scale[step] * n for n in noise] + [sigmas[step]]
         weights = tuple(float(w) * tap for tap in taps)
-        result.append(Evaluation(timesteps[first], float(a), weights, tuple(map(float, noise)), control))
+        result.append(Evaluation(timesteps[first], float(a), weights, tuple(map(float, noise))))
     return tuple(result)

@@ -1,0 +1,74 @@
+"""Pipelines by shape, the ones used last, on a GPU each recorded into one graph."""
+
+import logging
+from collections import OrderedDict
+
+import torch
+
+from cldm.canny import Picture
+from cldm.engine_choice import Engines
+from cldm.model import ControlLDM
+from cldm.one_graph import record
+from cldm.pipeline import Pipeline, Shape
+from cldm.request import Request
+from ldm.tokenizer import Tokenizer
+from plans.plan import Plan
+from runtime.cuda import CaptureError
+from runtime.streams import Streams
+
+log = logging.getLogger(__name__)
+
+KEPT = 4  # at a time: one per picture size, number of samples, number of steps and plan
+
+
+class Pipelines:
+    """Draws with one model. strict: raise where otherwise a warning says that no graph was recorded."""
+
+    def __init__(
+        self, model: ControlLDM, tokenizer: Tokenizer, engines: Engines, streams: Streams, strict: bool
+    ) -> None:
+        self.model, self.tokenizer, self.engines = model, tokenizer, engines
+        self.streams, self.strict = streams, strict
+        self.kept: OrderedDict[Shape, Pipeline] = OrderedDict()  # the one used last comes last
+
+    def draw(self, request: Request, plan: Plan) -> list[Picture]:
+        """By the pipeline of the request's shape: a kept one, or a new one instead of that not used the longest."""
+        shape = Shape(*request.size, request.num_samples, request.ddim_steps, plan)
+        if shape not in self.kept:
+            if len(self.kept) == KEPT:
+                self.kept.popitem(last=False)
+                torch.cuda.empty_cache()
+            self.kept[shape] = self.make(shape, request)
+        self.kept.move_to_end(shape)
+        return self.kept[shape](request, self.tokenizer)
+
+    def make(self, shape: Shape, request: Request) -> Pipeline:
+        """A new pipeline, which is not kept; the request is what its graph is tried on."""
+        backend = self.engines.for_size(shape.height, shape.width, shape.samples)
+        pipeline = Pipeline(self.model, shape, backend.make_engine, self.streams)
+        if self.engines.device.type == "cuda":
+            try:
+                record(pipeline, request, self.tokenizer)
+            except CaptureError as error:
+                if self.strict:
+                    raise
+                pipeline.no_graph = str(error)
+                log.warning("no CUDA graph, launching kernels one by one: %s", str(error))
+        backend.keep()
+        return pipeline
+
+    @property
+    def last(self) -> Pipeline | None:
+        """That of the last picture."""
+        return next(reversed(self.kept.values()), None)
+
+    def load(self, model: ControlLDM, tokenizer: Tokenizer) -> None:
+        """Other weights, in place."""
+        self.model.copy_weights(model)
+        self.tokenizer = tokenizer
+        for pipeline in self.kept.values():
+            pipeline.refresh()
+
+    def clear(self) -> None:
+        self.kept.clear()
+        torch.cuda.empty_cache()

@@ -1,0 +1,47 @@
+"""Packed self-attention: query, key and value by one matrix product, from weights that lie side by side."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.attention import Attention, KeysValues, TransformerBlock, attend
+
+
+def pack_qkv(model: nn.Module) -> None:
+    """Pack the self-attentions of all transformers, in place."""
+    for module in model.modules():
+        if isinstance(module, TransformerBlock):
+            pack(module.attn1)
+
+
+def pack(attention: Attention) -> None:
+    """Lay the weights for q, k and v side by side.
+
+    They stay parameters of their own: views, which may be written in place, and are packed again when the module moves
+    to another device or precision.
+    """
+    weights = [layer.weight for layer in (attention.to_q, attention.to_k, attention.to_v)]
+    packed = torch.cat([weight.data for weight in weights])
+    for weight, part in zip(weights, packed.chunk(3), strict=True):
+        weight.data = part
+    attention.__class__ = PackedAttention
+    attention.register_buffer("packed", packed, persistent=False)
+
+
+class PackedAttention(Attention):
+    packed: Tensor | None  # None: not any more
+
+    def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
+        if self.packed is None or keys_values is not None:
+            return super().forward(x, keys_values)
+        q, k, v = F.linear(x, self.packed).chunk(3, dim=-1)
+        return self.to_out(attend(q, k, v, self.heads))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedAttention":
+        """What .to(), .half() and the like do to every tensor: the weights are no views of one any more."""
+        super()._apply(fn, recurse)
+        if self.packed is not None:
+            pack(self)
+        return self

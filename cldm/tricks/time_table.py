@@ -1,0 +1,48 @@
+"""A table of time: what each timestep adds in every ResBlock, computed once for all steps of a plan.
+
+`shift`, one row of it, holds the shifts of ControlNet's ResBlocks first, then those of the UNet's encoder and decoder,
+in the order of use. The bias of a ResBlock's first convolution is in the table too, so that the convolution adds none.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from cldm.model import ControlLDM
+from ldm.blocks import ResBlock
+from ldm.unet import Encoder
+
+
+@torch.inference_mode()
+def time_table(model: ControlLDM, timesteps: list[int]) -> Tensor:
+    """What time adds to every ResBlock of ControlNet and UNet, one row per timestep: [n, sum of the widths]."""
+    t = torch.tensor(timesteps, device=next(model.parameters()).device)
+    return torch.cat([*model.control.time_shifts(t), *model.unet.time_shifts(t)], dim=1)
+
+
+def move_biases(model: nn.Module) -> None:
+    """Let the ResBlocks add the bias of their first convolution with the shift, in place."""
+    for module in model.modules():
+        if type(module) is ResBlock:
+            module.__class__ = BiasInShift
+
+
+class BiasInShift(ResBlock):
+    def shift(self, emb: Tensor) -> Tensor:
+        return super().shift(emb) + cast(Tensor, self.first_convolution.bias)
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        h = self.in_layers[0](x)
+        h = self.first_convolution._conv_forward(h, self.first_convolution.weight, bias=None)
+        h = self.out_layers[0](h, shift)
+        return self.skip_connection(x) + self.out_layers[3](h)
+
+    @property
+    def first_convolution(self) -> nn.Conv2d:
+        return cast(nn.Conv2d, self.in_layers[2])
+
+
+def shift_widths(network: Encoder) -> list[int]:
+    """How many columns of `shift` the layers have."""
+    return [block.shift_width for block in network.res_blocks()]
