@@ -162,7 +162,7 @@ class hackathon:
 
     @property
     def latent(self) -> Tensor:
-        """A copy of the last picture's latent after all steps, [num_samples, 4, h / 8, w / 8], float32, on the device."""
+        """The last picture's latent after all steps, a copy: float32 [num_samples, 4, h / 8, w / 8], on the device."""
         with self._turns():
             return self._last("latent").buffers["x"].clone()
 

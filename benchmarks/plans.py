@@ -1,7 +1,7 @@
 """python -m benchmarks.plans: how near ways to save evaluations come to the picture of all 20 steps, and how fast.
 
-On requests that no plan was fitted or chosen on. The aim is the 20-step DDIM run. Networks run in PyTorch; plans with two
-taps run on this machine's engines too, whose times count for all ways with as many evaluations.
+On requests that no plan was fitted or chosen on. The aim is the 20-step DDIM run. Networks run in PyTorch; plans with
+two taps run on this machine's engines too, whose times count for all ways with as many evaluations.
 A comparison that was stopped goes on where it was: the same command finds what is in --out (and knows of no change of
 the code in between).
 """

@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import ldm.config
+from canny2image_TRT import hackathon
+from cldm.checkpoint import SMALL_MODEL
 
 # torch.compile imports setuptools, which fails in Python 3.10 and 3.11 once a test has imported pip: so it comes first.
 with suppress(ImportError):
@@ -42,6 +44,21 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ldm.config, "MODELS", models)
 
 
+@pytest.fixture(scope="session")
+def runtime() -> hackathon:
+    made = hackathon("random:0", plan="19,4", device="cpu")
+    made.initialize()
+    return made
+
+
+@pytest.fixture(scope="session")
+def trained() -> hackathon:
+    """Of weights to which edges and words say something."""
+    made = hackathon(str(SMALL_MODEL), plan="19,4", device="cpu")
+    made.initialize()
+    return made
+
+
 # Pictures of the exported small model. Half precision is slow on the CPU; the lowest maps have 2x3 pixels.
 SIZES = {torch.float32: (256, 384, 1), torch.float16: (128, 192, 1)}
 Exported = Callable[[torch.dtype], tuple[Any, dict[str, Path]]]
@@ -54,7 +71,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
     from build.export import export
     from build.verify import prepare
-    from cldm.checkpoint import SMALL_MODEL, find_checkpoint
+    from cldm.checkpoint import find_checkpoint
 
     @cache
     def make(dtype: torch.dtype) -> tuple[Any, dict[str, Path]]:

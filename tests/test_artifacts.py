@@ -3,38 +3,30 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from runtime.artifacts import ARTIFACTS, MANIFEST, EngineFileError, Manifest, load, machine, read, save
+from runtime.artifacts import ARTIFACTS, MANIFEST, EngineFileError, Manifest, load, read, save
+from runtime.machine import machine
 
 DATA = b"kernels"
-EXPECTED = Manifest(
-    backend="inductor",
-    architecture="small",
-    architecture_digest="a",
-    height=256,
-    width=384,
-    samples=1,
-    precision="fp16",
-    specs_digest="b",
-    sources_digest="c",
-    device="A GPU",
-    capability="9.0",
-    torch="2.11.0",
-    cuda="13.0",
-    triton="3.6.0",
-    python="3.12",
-    tuning={"conv_1x1_as_mm": False, "max_autotune_gemm": False},
-)
-COMMAND = (
-    "; build them with python -m build --backend inductor --architecture small --height 256 --width 384 --samples 1 "
-    "--precision fp16"
-)
+COMMAND = "python -m build --backend inductor"
+FACTS = {
+    "backend": "inductor",
+    "height": 256,
+    "capability": ["9.0"],
+    "torch": "2.11.0",
+    "tuning.conv_1x1_as_mm": False,
+}
+EXPECTED = Manifest(FACTS, COMMAND, {"checkpoint": "a.pth"})
+
+
+def expecting(**facts: object) -> Manifest:
+    return replace(EXPECTED, facts={**FACTS, **facts})
 
 
 @pytest.fixture
@@ -52,8 +44,9 @@ def refusal(folder: Path, expected: Manifest = EXPECTED) -> str:
     assert message.isprintable()
     beginning = f"engine files {folder}: "
     assert message.startswith(beginning)
-    assert message.endswith(COMMAND)
-    return message[len(beginning) : -len(COMMAND)]
+    end = f"; build them with {COMMAND}"
+    assert message.endswith(end)
+    return message[len(beginning) : -len(end)]
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -90,7 +83,7 @@ def test_unreadable(folder: Path) -> None:
         (b'{"backend": "induc', "manifest.json is no JSON"),
         (b"\xff\xfe", "manifest.json is no JSON"),
         (b"[]", "manifest.json holds no object"),
-        (b"{}", "manifest.json lacks the field 'architecture'"),
+        (b"{}", "manifest.json lacks the field 'backend'"),
         (b'{"newer": 1}', "manifest.json has the unknown field 'newer'"),
     ],
 )
@@ -100,41 +93,40 @@ def test_damaged_manifest(folder: Path, content: bytes, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in asdict(EXPECTED) if name not in ("tuning", "size", "sha256", "checkpoint")]
+    ("name", "other"),
+    [
+        ("backend", "inductorx"),
+        ("height", 257),
+        ("height", "256"),
+        ("capability", ["8.9"]),
+        ("capability", "9.0"),
+        ("capability", None),
+        ("torch", "2.12.0"),
+        ("tuning.conv_1x1_as_mm", True),
+        ("tuning.conv_1x1_as_mm", 0),
+    ],
 )
-def test_each_field_that_differs_is_named(folder: Path, name: str) -> None:
-    value = getattr(EXPECTED, name)
-    other = value + 1 if isinstance(value, int) else f"{value}x"
+def test_each_fact_that_differs_is_named(folder: Path, name: str, other: object) -> None:
     rewrite(folder, lambda values: values.update({name: other}))
-    assert refusal(folder) == f"{name} is {other!r}, expected {value!r}"
+    assert refusal(folder) == f"{name} is {other!r}, expected {FACTS[name]!r}"
 
 
-def test_all_fields_that_differ_are_named(folder: Path) -> None:
+def test_all_facts_that_differ_are_named(folder: Path) -> None:
     rewrite(folder, lambda values: values.update(torch="2.12.0", height="256"))
     assert refusal(folder) == "height is '256', expected 256, torch is '2.12.0', expected '2.11.0'"
 
 
-@pytest.mark.parametrize(
-    ("tuning", "what"),
-    [
-        ({"conv_1x1_as_mm": True, "max_autotune_gemm": False}, "tuning.conv_1x1_as_mm is True, expected False"),
-        ({"conv_1x1_as_mm": 0, "max_autotune_gemm": False}, "tuning.conv_1x1_as_mm is 0, expected False"),
-        ({"conv_1x1_as_mm": False}, "tuning.max_autotune_gemm is None, expected False"),
-        (None, f"tuning is None, expected {EXPECTED.tuning}"),
-    ],
-)
-def test_other_tuning(folder: Path, tuning: object, what: str) -> None:
-    rewrite(folder, lambda values: values.update(tuning=tuning))
-    assert refusal(folder) == what
-
-
 @pytest.mark.parametrize("built", [True, False])
-def test_tuning_that_may_be_either(folder: Path, built: bool) -> None:
-    rewrite(folder, lambda values: values.update(tuning={"plugins": built}))
-    assert read(folder, replace(EXPECTED, tuning={"plugins": None})) == DATA
-    with pytest.raises(EngineFileError, match=f"tuning.plugins is {built}, expected {not built}; build .*") as error:
-        read(folder, replace(EXPECTED, tuning={"plugins": not built}))
-    assert (" --plugins" in str(error.value)) != built
+def test_a_fact_that_may_be_anything(folder: Path, built: bool) -> None:
+    rewrite(folder, lambda values: values.update({"tuning.conv_1x1_as_mm": built}))
+    assert read(folder, expecting(**{"tuning.conv_1x1_as_mm": None})) == DATA
+
+
+def test_made_for_several_gpus(folder: Path) -> None:
+    rewrite(folder, lambda values: values.update(capability=["8.9", "9.0"]))
+    assert read(folder, EXPECTED) == DATA
+    assert read(folder, expecting(capability=["8.9", "9.0"])) == DATA
+    assert "capability is" in refusal(folder, expecting(capability=["8.9", "12.0"]))
 
 
 @pytest.mark.parametrize(
@@ -170,13 +162,9 @@ def test_artifacts_that_torch_cannot_read(folder: Path) -> None:
         load(folder, EXPECTED)
 
 
-def test_the_command_names_the_cpu_and_the_checkpoint() -> None:
-    assert replace(EXPECTED, device="cpu").command.endswith("--precision fp16 --device cpu")
-    assert replace(EXPECTED, checkpoint="a.pth").command.endswith("--precision fp16 --checkpoint a.pth")
-
-
-def test_a_checkpoint_may_be_moved(folder: Path) -> None:
-    assert read(folder, replace(EXPECTED, checkpoint="elsewhere.pth")) == DATA
+def test_notes_are_for_readers(folder: Path) -> None:
+    assert json.loads((folder / MANIFEST).read_text())["checkpoint"] == "a.pth"
+    assert read(folder, replace(EXPECTED, notes={"checkpoint": "elsewhere.pth"})) == DATA
 
 
 def test_machine_is_part_of_a_manifest() -> None:
@@ -184,7 +172,8 @@ def test_machine_is_part_of_a_manifest() -> None:
     assert values["device"] == "cpu"
     assert values["torch"] == torch.__version__
     assert json.loads(json.dumps(values)) == values
-    assert all(type(value) is str and value for value in values.values())
+    assert values["capability"] == [torch.backends.cpu.get_cpu_capability()]
+    assert all(values.values())
 
 
 def test_save_replaces_and_cleans_up(folder: Path) -> None:

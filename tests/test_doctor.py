@@ -266,10 +266,10 @@ def test_a_graph_that_follows_every_request(recorded: Case) -> None:
 def test_a_graph_with_a_constant_in_it(recorded: Case, buffer: str, request_: str) -> None:
     pipeline = recorded.pipeline
     pipeline.write(recorded.requests["first"], recorded.tokenizer)
-    constant = pipeline.written[buffer].clone()
+    constant = pipeline.inputs.written[buffer].clone()
 
     def launch() -> None:
-        pipeline.written[buffer].copy_(constant)
+        pipeline.inputs.written[buffer].copy_(constant)
         pipeline.run()
 
     record(pipeline, launch)
@@ -281,7 +281,7 @@ def test_work_that_ignores_a_request(recorded: Case, monkeypatch: pytest.MonkeyP
     pipeline, run = recorded.pipeline, recorded.pipeline.run
 
     def deaf() -> None:
-        pipeline.written["scale"].fill_(9.0)
+        pipeline.inputs.written["scale"].fill_(9.0)
         run()
 
     monkeypatch.setattr(pipeline, "run", deaf)

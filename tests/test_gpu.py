@@ -14,13 +14,14 @@ from cldm.request import Request
 from plans.plan import Plan
 from plans.probe import Probe
 from scoring.pictures import DRAWN_BIRDS, find_pictures
+from tests.inside import pipelines_of
 
 pytestmark = pytest.mark.gpu
 
 
 def request() -> Request:
     picture = find_pictures(DRAWN_BIRDS)["bird_1"]
-    return Request(picture, "a bird", "best quality", "lowres", 1, 256, 20, False, 1, 9, 2946901, 0.7, 100, 200)
+    return Request.contest(picture, eta=0.7)
 
 
 def run(precision: str) -> tuple[hackathon, torch.Tensor, list[Picture]]:
@@ -28,13 +29,13 @@ def run(precision: str) -> tuple[hackathon, torch.Tensor, list[Picture]]:
     runtime = hackathon("random:0", plan="all", precision=precision, device="cuda")
     runtime.initialize()
     pictures = runtime.process(**vars(request()))
-    (pipeline,) = runtime.pipelines.values()
-    return runtime, pipeline.buffers["x"], pictures
+    return runtime, runtime.latent, pictures
 
 
 def test_full_precision_equals_the_reference() -> None:
     runtime, x, pictures = run("fp32")
-    expected = reference_latent(runtime.model, runtime.tokenizer, request())
+    model = runtime.checkpoint.load_model().cuda()
+    expected = reference_latent(model, runtime.checkpoint.load_tokenizer(), request())
     assert (x - expected).abs().max() < 1e-3
     assert pictures[0].shape == (256, 384, 3)
 
@@ -49,17 +50,17 @@ def test_half_precision_is_near_the_reference() -> None:
 
 
 def test_a_probe_s_graphs_come_to_the_latent_of_process() -> None:
-    """Every evaluation is a launch of one of two graphs, with ControlNet and on its residuals of the last time."""
-    plan = Plan(20, (19, 12, 4), ((1.0, 0.0), (1.3, -0.3), (0.9, 0.1)), control=(True, False, True))
+    """Every evaluation is a launch of one graph."""
+    plan = Plan(20, (19, 12, 4), ((1.0, 0.0), (1.3, -0.3), (0.9, 0.1)))
     asked = replace(request(), eta=0.0)
     runtime = hackathon(str(SMALL_MODEL), plan=plan, precision="fp32", device="cuda")
     runtime.initialize()
     runtime.process(**vars(asked))
-    (pipeline,) = runtime.pipelines.values()
-    probe = Probe(runtime.model, [replace(asked, seed=1), asked], runtime.tokenizer)
+    drawing = pipelines_of(runtime)
+    probe = Probe(drawing.model, [replace(asked, seed=1), asked], drawing.tokenizer)
     for _ in range(2):
         latents = probe.draw(plan, 20)
-        assert (latents[1] - pipeline.buffers["x"][0]).abs().max() < 1e-3
+        assert (latents[1] - runtime.latent[0]).abs().max() < 1e-3
         assert (latents[0] - latents[1]).abs().max() > 0.1
 
 

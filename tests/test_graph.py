@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL
+from cldm.request import Request
 from runtime.cuda import CaptureError
 from runtime.graph import Graph
 from scoring.pictures import DRAWN_BIRDS, find_pictures
+from tests.inside import last_of
 
 pytestmark = pytest.mark.gpu
 CALLS = 20
@@ -31,27 +33,23 @@ def runtime() -> hackathon:
 def arguments(call: int) -> dict[str, Any]:
     """Other pictures, prompts, seeds, scales, strengths and modes with every call."""
     pictures = list(find_pictures(DRAWN_BIRDS).values())
-    return {
-        "input_image": pictures[call % 8],
-        "prompt": ("a bird", "a red bird at sunset", "a blue fish")[call % 3],
-        "a_prompt": "best quality",
-        "n_prompt": ("lowres", "")[call % 2],
-        "num_samples": 1,
-        "image_resolution": 256,
-        "ddim_steps": 20,
-        "guess_mode": call % 4 == 3,
-        "strength": (1.0, 0.6, 0.0)[call % 3],
-        "scale": 9.0 - call % 5,
-        "seed": call,
-        "eta": (0.0, 0.0, 0.7)[call % 3],
-        "low_threshold": 100,
-        "high_threshold": 200,
-    }
+    return vars(
+        Request.contest(
+            pictures[call % 8],
+            prompt=("a bird", "a red bird at sunset", "a blue fish")[call % 3],
+            n_prompt=("lowres", "")[call % 2],
+            guess_mode=call % 4 == 3,
+            strength=(1.0, 0.6, 0.0)[call % 3],
+            scale=9.0 - call % 5,
+            seed=call,
+            eta=(0.0, 0.0, 0.7)[call % 3],
+        )
+    )
 
 
 def enqueued(runtime: hackathon, call: int) -> NDArray[np.uint8]:
     """The picture by kernels launched one by one, on the same engines and buffers."""
-    (pipeline,) = runtime.pipelines.values()
+    pipeline = last_of(runtime)
     graph, pipeline.graph = pipeline.graph, None
     try:
         return runtime.process(**arguments(call))[0]
@@ -60,7 +58,7 @@ def enqueued(runtime: hackathon, call: int) -> NDArray[np.uint8]:
 
 
 def test_replay_equals_enqueues(runtime: hackathon) -> None:
-    (pipeline,) = runtime.pipelines.values()
+    pipeline = last_of(runtime)
     assert pipeline.graph
     made = [runtime.process(**arguments(call))[0] for call in range(CALLS)]
     for call, picture in enumerate(made):
@@ -69,7 +67,7 @@ def test_replay_equals_enqueues(runtime: hackathon) -> None:
 
 
 def test_one_launch_per_call(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
-    (pipeline,) = runtime.pipelines.values()
+    pipeline = last_of(runtime)
     assert pipeline.graph
     launch = Mock(wraps=pipeline.graph.launch)
     monkeypatch.setattr(pipeline.graph, "launch", launch)
@@ -84,7 +82,7 @@ def test_one_launch_per_call(runtime: hackathon, monkeypatch: pytest.MonkeyPatch
 def test_two_thousand_calls(runtime: hackathon) -> None:
     """Nothing grows, no picture is lost, and the last call with the first one's arguments draws the first picture."""
     first, *_ = (runtime.process(**arguments(call))[0] for call in range(CALLS))
-    (pipeline,) = runtime.pipelines.values()
+    pipeline = last_of(runtime)
     gc.collect()
     on_gpu, on_host = torch.cuda.memory_reserved(), host_bytes()
     for call in range(2000):
@@ -102,7 +100,7 @@ def host_bytes() -> int:
 
 
 def test_other_weights_under_the_recorded_graph(runtime: hackathon) -> None:
-    (pipeline,) = runtime.pipelines.values()
+    pipeline = last_of(runtime)
     first, graph = runtime.process(**arguments(0))[0], pipeline.graph
     runtime.load_weights("random:3")
     fresh = hackathon("random:3", device="cuda")
@@ -114,7 +112,7 @@ def test_other_weights_under_the_recorded_graph(runtime: hackathon) -> None:
 
 
 def test_an_evicted_pipeline_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("canny2image_TRT.PIPELINES", 1)
+    monkeypatch.setattr("cldm.pipelines.KEPT", 1)
     runtime = hackathon(str(SMALL_MODEL), device="cuda")
     runtime.initialize()
     held = []
@@ -148,4 +146,5 @@ def test_without_a_graph_kernels_are_enqueued(
     runtime.initialize()
     assert "no CUDA graph, launching kernels one by one: operation not permitted" in caplog.text
     assert runtime.process(**arguments(0))[0].std() > 1
-    assert runtime.graph == "no graph: operation not permitted"
+    assert runtime.graph is None
+    assert runtime.settings["graph"] == "no graph: operation not permitted"

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cldm.engine_files import Compiled
+from runtime.channels_last import channels_last
 from runtime.eager import EagerEngine
-from runtime.inductor import InductorEngine, Tuning, channels_last
+from runtime.inductor import CompiledEngines, InductorEngine, Tuning
 from runtime.spec import EngineSpec, TensorSpec, allocate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +74,7 @@ def assert_equals_eager(engine: InductorEngine, buffers: dict[str, Tensor], seed
 
 @needs_compiler
 def test_further_pipelines_run_the_code_of_the_first() -> None:
-    make, module = Compiled(), toy()
+    make, module = CompiledEngines(), toy()
     first, second = make(SPEC, module), make(SPEC, module)
     own, others = allocate({"toy": SPEC}, CPU), allocate({"toy": SPEC}, CPU)
     first.bind(own)
@@ -186,13 +186,14 @@ from pathlib import Path
 import torch
 from torch._dynamo.utils import counters
 
-from runtime.artifacts import Manifest, load, machine, save
-from runtime.inductor import InductorEngine, Tuning
+from runtime.artifacts import Manifest, load, save
+from runtime.inductor import InductorEngine
+from runtime.machine import machine
 from runtime.spec import allocate
 from tests.test_inductor import CPU, SPEC, toy
 
 folder, task = Path(sys.argv[1]), sys.argv[2]
-manifest = Manifest("inductor", "toy", "", 8, 8, 1, "fp32", "", "", tuning=Tuning().options(), **machine(CPU))
+manifest = Manifest({"backend": "inductor", **machine(CPU)}, "python -m build")
 if task == "load":
     load(folder, manifest)
 engine = InductorEngine(SPEC, toy())

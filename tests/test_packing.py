@@ -6,15 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from cldm.tricks.packed_qkv import PackedAttention, pack
 from ldm.attention import Attention
 
 
-def made() -> tuple[Attention, Attention, Tensor]:
+def made() -> tuple[Attention, PackedAttention, Tensor]:
     """The same attention twice, the second packed, and tokens."""
     torch.manual_seed(0)
     plain = Attention(16, 16, 2).requires_grad_(False)
     packed = copy.deepcopy(plain)
-    packed.pack()
+    pack(packed)
+    assert isinstance(packed, PackedAttention)
     return plain, packed, torch.randn(1, 5, 16)
 
 

@@ -9,10 +9,12 @@ import pytest
 
 import plans.files
 from canny2image_TRT import hackathon
-from plans.choice import Costs, best_plan, eligible_plans, measure_costs
+from cldm.request import Request
+from plans.auto import Costs, best_plan, eligible_plans, measure_costs
 from plans.files import Distance, PlanFile, write_plan
 from plans.plan import Plan
 from scoring.leaderboard import leaderboard_score
+from tests.inside import last_of
 
 COSTS = Costs(once=26.8, evaluation=17.6)  # the contest's A10
 
@@ -70,14 +72,15 @@ def test_the_class_takes_the_plan_that_is_quickest_here(caplog: pytest.LogCaptur
     runtime = hackathon("random:0", architecture="tiny", device="cpu", plan="auto", max_pd=0.3)
     with caplog.at_level(logging.INFO):
         runtime.initialize()
-    assert runtime.auto == replace(file(3, 0.2, "PD*"), architecture="tiny")
+    assert runtime._plan.auto == replace(file(3, 0.2, "PD*"), architecture="tiny")
     assert "plan auto: tiny_3, about" in caplog.text
     assert "mean PD* 0.2" in caplog.text
-    black = np.zeros((64, 64, 3), np.uint8)
-    runtime.process(black, "", "", "", 1, 64, 20, False, 1.0, 9.0, 0, 0.0, 100, 200)
-    assert next(reversed(runtime.pipelines)).plan == file(3, 0.2).plan
-    runtime.process(black, "", "", "", 1, 64, 4, False, 1.0, 9.0, 0, 0.0, 100, 200)
-    assert len(next(reversed(runtime.pipelines)).plan.evaluated) == 4, "another number of steps: every one"
-    runtime.eligible = runtime.eligible[1:]
+    assert runtime.settings["plan"] == "auto: tiny_3"
+    request = Request.contest(np.zeros((64, 64, 3), np.uint8), image_resolution=64)
+    runtime.draw(request)
+    assert last_of(runtime).shape.plan == file(3, 0.2).plan
+    runtime.draw(replace(request, ddim_steps=4))
+    assert runtime.settings["evaluates"] == "4 of 4 steps", "another number of steps: every one"
+    runtime._plan.eligible = runtime._plan.eligible[1:]
     runtime.initialize()
-    assert next(reversed(runtime.pipelines)).plan == file(4, 0.1).plan, "chosen anew"
+    assert last_of(runtime).shape.plan == file(4, 0.1).plan, "chosen anew"

@@ -10,7 +10,7 @@ import plans.files
 from plans.files import Distance, PlanFile, choose_plan, known_plans, read_plan, usual_steps_of, write_plan
 from plans.plan import Plan, make_plan
 
-PLAN = Plan(20, (19, 11, 3), ((1.0, 0.0), (1.2, -0.2), (0.9, 0.1)), (True, False, True))
+PLAN = Plan(20, (19, 11, 3), ((1.0, 0.0), (1.2, -0.2), (0.9, 0.1)))
 FILE = PlanFile("small", PLAN, Distance("PD*", 0.25), {"pictures": 6})
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from cldm.kv import pack, unpack
 
-from cldm.checkpoint import Checkpoint
+from cldm.columns import Columns
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.stages import make_stages, to_uint8
+from cldm.tricks.text_once import pack, unpack
 from ldm.config import load_architecture
 from runtime.spec import TensorSpec, allocate
 
@@ -52,7 +52,7 @@ def test_pack_and_unpack() -> None:
     layers = [(torch.randn(2, 77, width), torch.randn(2, 77, width)) for width in (8, 16, 8)]
     bank = pack(layers)
     assert bank.shape == (2, 77, 64)
-    for (k, v), (k_again, v_again) in zip(layers, unpack(bank, (8, 16, 8)), strict=True):
+    for (k, v), (k_again, v_again) in zip(layers, unpack(bank, Columns(0, (8, 8, 16, 16, 8, 8))), strict=True):
         assert torch.equal(k, k_again)
         assert torch.equal(v, v_again)
 
@@ -61,15 +61,3 @@ def test_uint8_truncates() -> None:
     values = torch.tensor([-2.0, -1.0, 0.0, 0.9999 / 127.5, 1.0, 2.0])
     picture = values.view(1, 1, 1, -1).expand(1, 3, 1, -1)
     assert to_uint8(picture)[0, 0, :, 0].tolist() == [0, 0, 127, 128, 255, 255]
-
-
-def test_one_latent_for_several_texts_is_the_latent_repeated() -> None:
-    model = Checkpoint("random:0", "small", "given").load_model()
-    generator = torch.Generator().manual_seed(0)
-    x, hint = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(1, 32, 8, 8, generator=generator)
-    texts = model.control.keys_values(torch.randn(4, 77, 96, generator=generator))
-    shifts = model.control.time_shifts(torch.tensor([500]))
-    once, middle = model.control.encode(x, shifts, texts, hint)
-    repeated, same_middle = model.control.encode(torch.cat([x, x]), shifts, texts, hint)
-    torch.testing.assert_close([*once, middle], [*repeated, same_middle], rtol=1e-5, atol=1e-4)
-    assert not torch.allclose(middle[:2], middle[2:]), "the texts differ"

@@ -29,6 +29,7 @@ from canny2image_TRT import hackathon
 from cldm.checkpoint import Checkpoint, find_checkpoint
 from cldm.engine_files import KERNELS, Target, expected_manifest
 from cldm.fast import make_fast
+from cldm.request import Request
 from cldm.stages import make_stages
 from cldm.tensorrt_engines import pack_engines
 from ldm.weights import save_tensors
@@ -36,6 +37,7 @@ from runtime.artifacts import EngineFileError, save
 from runtime.spec import EngineSpec
 from runtime.tensorrt import layout
 from scoring.pictures import DRAWN_BIRDS, find_pictures
+from tests.inside import engines_of, pipelines_of
 from tests.standin import tensorrt as standin
 from tests.test_tensorrt import aligned
 
@@ -71,7 +73,7 @@ def write_engines(seed: int, folder: Path, size: tuple[int, int, int] = (256, 38
     checkpoint = find_checkpoint(f"random:{seed}", ARCHITECTURE)
     target = Target(ARCHITECTURE, *size, "fp32", "tensorrt", plugins=False, refit=refit).of(checkpoint)
     manifest = expected_manifest(target, CPU)
-    magic = b"vtrt" if "RTX" in manifest.tensorrt else b"ftrt"
+    magic = b"vtrt" if "RTX" in manifest.facts["tensorrt"] else b"ftrt"
     model = make_fast(checkpoint.load_model(), torch.float32)
     files = folder / f"{seed}_{target.folder.name}"
     if not files.exists():
@@ -100,24 +102,8 @@ def _standin(monkeypatch: pytest.MonkeyPatch, engines: Path, tiny: None) -> None
     use_standin(monkeypatch, engines)
 
 
-def draw(runtime: hackathon) -> Any:
-    arguments = (
-        find_pictures(DRAWN_BIRDS)["bird_2"],
-        "a bird",
-        "best",
-        "worst",
-        1,
-        256,
-        20,
-        False,
-        1.0,
-        9.0,
-        3,
-        0.0,
-        100,
-        200,
-    )
-    return runtime.process(*arguments)[0]
+def draw(runtime: hackathon, plan: str | None = None) -> Any:
+    return runtime.draw(Request.contest(find_pictures(DRAWN_BIRDS)["bird_2"], seed=1), plan)[0]
 
 
 def make(checkpoint: str, backend: str = "tensorrt", plan: str = "19,7") -> hackathon:
@@ -130,22 +116,18 @@ def test_from_engine_files_to_the_picture(files: Path) -> None:
     for runtime_ in (made, eager):
         runtime_.initialize()
     assert made.backend.name == "tensorrt"
-    (pipeline,) = made.pipelines.values()
-    assert {type(engine).__name__ for engine in pipeline.engines.values()} == {"TensorRTEngine"}
-    scratch = {name: engine.scratch.data_ptr() for name, engine in pipeline.engines.items()}  # type: ignore[attr-defined]
+    assert {type(engine).__name__ for engine in engines_of(made)} == {"TensorRTEngine"}
+    scratch = {engine.spec.name: engine.scratch.data_ptr() for engine in engines_of(made)}
     assert scratch["hint"] == scratch["control"]
     assert scratch["text"] == scratch["encoder"] == scratch["decoder"] == scratch["vae"]
     assert scratch["control"] != scratch["encoder"], "they run side by side"
     assert (np.abs(draw(made).astype(int) - draw(eager)) <= 1).mean() > 0.99
 
-    made.plan = eager.plan = "19,11,3"
-    assert (np.abs(draw(made).astype(int) - draw(eager)) <= 1).mean() > 0.99
-    one, other = made.pipelines.values()
-    read = [[weakref.ref(engine.engine) for engine in each.engines.values()] for each in (one, other)]  # type: ignore[attr-defined]
-    assert read[0] == read[1], "another plan reads no engine again"
-    made.pipelines.clear()
-    del pipeline, one, other
-    assert {engine() for engine in read[0]} == {None}, "what no pipeline runs takes no memory"
+    read = [weakref.ref(engine.engine) for engine in engines_of(made)]
+    assert (np.abs(draw(made, "19,11,3").astype(int) - draw(eager, "19,11,3")) <= 1).mean() > 0.99
+    assert [weakref.ref(engine.engine) for engine in engines_of(made)] == read, "another plan reads no engine again"
+    pipelines_of(made).clear()
+    assert {engine() for engine in read} == {None}, "what no pipeline runs takes no memory"
     assert draw(made).std() > 0, "and is read again when it is asked for"
 
     with pytest.raises(ValueError, match=r"load_weights\(\) got random:1, and TensorRT's engines hold the weights of"):
@@ -162,13 +144,13 @@ def test_auto_goes_on_where_a_plan_is_refused(
 ) -> None:
     write_engines(0, files)
     runtime_ = make("random:0", "auto", plan="19")
-    monkeypatch.setattr(runtime_, "backends", ("tensorrt", "eager"))  # what auto looks for on a GPU
+    monkeypatch.setattr(runtime_, "_backends", ("tensorrt", "eager"))  # what auto looks for on a GPU
     standin.fail_once("deserialize_cuda_engine")
     runtime_.initialize()
     assert runtime_.backend.name == "eager"
     assert "backend tensorrt unavailable (engine text: the plan cannot be deserialised" in caplog.text
     strict = hackathon("random:0", architecture=ARCHITECTURE, plan="19", device="cpu", strict=True)
-    monkeypatch.setattr(strict, "backends", ("tensorrt", "eager"))
+    monkeypatch.setattr(strict, "_backends", ("tensorrt", "eager"))
     standin.fail_once("deserialize_cuda_engine")
     with pytest.raises(ValueError, match="engine text: the plan cannot be deserialised"):
         strict.initialize()
@@ -192,17 +174,17 @@ def test_the_checkpoint_is_read_for_its_fingerprint_only_where_engines_are(
     tokenizer = find_checkpoint("random:0").load_tokenizer()
     monkeypatch.setattr(Checkpoint, "load_tokenizer", lambda self: tokenizer)
     runtime_ = make(str(checkpoint), "auto", plan="19")
-    monkeypatch.setattr(runtime_, "backends", ("tensorrt", "eager"))
+    monkeypatch.setattr(runtime_, "_backends", ("tensorrt", "eager"))
     runtime_.initialize()
     assert read == []
     target = Target(ARCHITECTURE, 256, 384, 1, "fp32", "tensorrt")
     for other in (target, replace(target, height=64), replace(target, width=64)):
         other.folder.mkdir(parents=True)
         for _ in range(2):
-            runtime_._find(other, ("tensorrt",))
+            runtime_._engines._find(other, ("tensorrt",))
     assert read == [checkpoint]
     checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
-    runtime_._find(target, ("tensorrt",))
+    runtime_._engines._find(target, ("tensorrt",))
     assert read == [checkpoint, checkpoint], "another file of that name"
 
 
@@ -218,8 +200,7 @@ def test_plans_of_rtx_keep_their_kernels_beside_them(
         runtime_ = make("random:0", plan="19")
         runtime_.initialize()
         assert kernels.read_bytes() == standin.IRuntimeCache.HEADER + 6 * starts * b".", "once for each engine"
-    (pipeline,) = runtime_.pipelines.values()
-    libraries = {engine.library.title for engine in pipeline.engines.values()}  # type: ignore[attr-defined]
+    libraries = {engine.library.title for engine in engines_of(runtime_)}
     assert libraries == {"TensorRT for RTX"}, "by the plans, though the other is installed too"
 
 

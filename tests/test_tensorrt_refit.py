@@ -17,11 +17,14 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
 from build.export import export, weight_names
 from canny2image_TRT import hackathon
 from cldm.checkpoint import find_checkpoint
+from cldm.fast import make_fast
+from cldm.pipelines import Pipelines
 from runtime.tensorrt import TensorRTEngine
 from runtime.tensorrt_calls import TensorRTError
 from runtime.tensorrt_refit import check_weights, refit
+from tests.arguments import GOOD, Picture
+from tests.inside import pipelines_of
 from tests.standin import tensorrt as standin
-from tests.test_hackathon import GOOD, Picture
 from tests.test_tensorrt import CPU, LAYOUTS, SPEC, Toy, assert_equals_eager, message, ready
 from tests.test_tensorrt import export as export_toy
 from tests.test_tensorrt_backend import ARCHITECTURE, files, use_standin, write_engines
@@ -132,10 +135,12 @@ def test_equal_weights_stay_apart(tmp_path: Path) -> None:
 def started(checkpoint: str, backend: str = "tensorrt") -> hackathon:
     """As initialize() leaves it, but for pictures of 64x64."""
     runtime = hackathon(checkpoint, architecture=ARCHITECTURE, backend=backend, plan="19,7", device="cpu")
-    runtime._load_model()
-    size = runtime._size(*SIZE)
-    runtime.backend = runtime._find(size, (backend,), or_fail=True)
-    runtime.found = {size: runtime.backend}
+    engines, model = runtime._engines, make_fast(runtime.checkpoint.load_model(), torch.float32)
+    size = engines._size(*SIZE)
+    engines.backend = engines._find(size, (backend,), needed=True)
+    engines.found = {size: engines.backend}
+    tokenizer = runtime.checkpoint.load_tokenizer()
+    runtime._pipelines = Pipelines(model, tokenizer, engines, runtime._streams, strict=False)
     return runtime
 
 
@@ -154,30 +159,32 @@ def test_pictures_after_loading_are_those_of_engines_built_from_these_weights(en
     runtime = started("random:0")
     before = drawn(runtime)
     assert np.abs(before.astype(int) - expected).mean() > 5
-    pipelines = list(runtime.pipelines.values())
+    pipelines = list(pipelines_of(runtime).kept.values())
     runtime.load_weights("random:1")
-    assert not runtime.pipelines, "to be recorded again"
+    assert not pipelines_of(runtime).kept, "to be recorded again"
     assert np.array_equal(drawn(runtime), expected)
-    assert set(runtime.pipelines.values()).isdisjoint(pipelines)
-    runtime.found.clear()  # as pictures of another size find their engines
-    runtime.pipelines.clear()
+    assert set(pipelines_of(runtime).kept.values()).isdisjoint(pipelines)
+    runtime._engines.found.clear()  # as pictures of another size find their engines
+    pipelines_of(runtime).clear()
     assert np.array_equal(drawn(runtime), expected)
     runtime.load_weights("random:0")
     assert np.array_equal(drawn(runtime), before)
 
     other = drawn(runtime, seed=6)
     for call in ("Refitter", "set_named_weights", "get_missing_weights", "refit_cuda_engine"):
-        kept = list(runtime.pipelines.values())
+        kept = list(pipelines_of(runtime).kept.values())
         standin.fail_once(call)
         with pytest.raises(ValueError, match=rf"load_weights\(\) got random:1, .* of random:0: .*{call} was .*another"):
             runtime.load_weights("random:1")
-        assert list(runtime.pipelines.values()) == kept
+        assert list(pipelines_of(runtime).kept.values()) == kept
         assert np.array_equal(drawn(runtime, seed=6), other), "nothing has changed"
 
     (manifest,) = engines.glob("*/manifest.json")
-    manifest.write_text(manifest.read_text().replace('"refit": true', '"refit": false'))
+    manifest.write_text(manifest.read_text().replace('"tuning.refit": true', '"tuning.refit": false'))
     runtime.load_weights("random:1")
-    runtime.found.clear()
-    runtime.pipelines.clear()
+    runtime._engines.found.clear()
+    pipelines_of(runtime).clear()
     assert np.abs(drawn(runtime).astype(int) - expected).max() <= 1
-    assert [backend.name for backend in runtime.found.values()] == ["eager"], "files without refit hold other weights"
+    assert [backend.name for backend in runtime._engines.found.values()] == ["eager"], (
+        "files without refit hold other weights"
+    )

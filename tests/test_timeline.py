@@ -12,6 +12,7 @@ import torch
 from canny2image_TRT import hackathon
 from runtime.timing import Span, Timeline
 from scoring.timeline import timeline_picture, totals
+from tests.inside import last_of
 
 EVALUATION = ["control", "encoder", "decoder", "update"]
 
@@ -31,14 +32,14 @@ def test_spans_are_measured_from_the_first() -> None:
 
 def test_every_stage_of_a_picture_is_there_and_the_run_changes_nothing() -> None:
     runtime = hackathon("random:0", plan="19,4", device="cpu")
-    with pytest.raises(RuntimeError, match=r"timeline\(\) was called before initialize\(\)"):
+    with pytest.raises(RuntimeError, match=r"timeline\(\) was asked for before initialize\(\)"):
         runtime.timeline()
     runtime.initialize()
-    (pipeline,) = runtime.pipelines.values()
+    pipeline = last_of(runtime)
     pictures = pipeline.pictures.clone()
     spans = runtime.timeline()
     assert [span.name for span in spans] == ["hint", "text", *EVALUATION, *EVALUATION, "vae", "copy"]
-    assert {span.name for span in spans if span.lane == "side"} == {"hint", "control"}
+    assert {span.name for span in spans if span.stream == "side"} == {"hint", "control"}
     assert all(after.start_ms >= before.end_ms for before, after in pairwise(spans))
     assert torch.equal(pipeline.pictures, pictures)
     assert pipeline.clock is None
@@ -58,8 +59,7 @@ def test_picture_and_totals(tmp_path: Path) -> None:
 def test_stages_of_a_graph_overlap() -> None:
     runtime = hackathon("random:0", plan="all", device="cuda")
     runtime.initialize()
-    (pipeline,) = runtime.pipelines.values()
-    assert pipeline.graph
+    assert runtime.graph
     spans = runtime.timeline()
     by_name = {name: [span for span in spans if span.name == name] for name in EVALUATION}
     assert [len(found) for found in by_name.values()] == [20] * 4

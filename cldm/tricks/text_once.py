@@ -1,7 +1,7 @@
 """The text once: the text encoder, and keys and values of every cross-attention, run once for a picture.
 
-They depend on the prompts alone. `kv` [2n, 77, K] holds them for all layers side by side: ControlNet's layers first, then
-those of the UNet's encoder and decoder, in the order of use.
+They depend on the prompts alone. `kv` [2n, 77, K] holds them for all layers side by side: ControlNet's layers first,
+then those of the UNet's encoder and decoder, in the order of use.
 """
 
 from collections.abc import Sequence

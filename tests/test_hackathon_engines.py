@@ -1,0 +1,152 @@
+"""Which engines and graphs a runtime takes, what it falls back to, and that it says so."""
+
+from collections import OrderedDict
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from canny2image_TRT import hackathon
+from cldm.engine_files import Target
+from runtime.artifacts import EngineFileError
+from runtime.backends import Backend
+from runtime.cuda import CaptureError, CudaError
+from runtime.eager import EagerEngine
+from tests.arguments import process
+from tests.inside import pipelines_of
+
+
+def test_engines_that_were_asked_for_and_not_built_are_an_error() -> None:
+    runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
+    with pytest.raises(
+        EngineFileError, match="build them with python -m build --backend inductor --architecture small"
+    ):
+        runtime.initialize()
+
+
+def test_auto_falls_back_to_eager_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime = hackathon("random:0", device="cpu", plan="19")
+    monkeypatch.setattr(runtime, "_backends", ("inductor", "eager"))  # what auto looks for on a GPU
+    caplog.set_level("INFO", "cldm.engine_choice")
+    runtime.initialize()
+    assert runtime.backend.name == "eager"
+    assert "backend inductor unavailable for 256x384, batch 1 (engine files " in caplog.text
+    assert "backend: eager on cpu" in caplog.text
+
+
+def test_sizes_without_engine_files_run_eagerly(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a stand-in for the compiled engines, whose files exist for the contest's size only."""
+
+    asked: list[Target] = []
+
+    def find(target: Target, device: torch.device, weights: object = None) -> Backend:
+        asked.append(target)
+        if (target.height, target.width, target.samples) != (256, 384, 1):
+            raise EngineFileError("no such folder")
+        return Backend(target.backend, compiled)
+
+    compiled = Mock(side_effect=EagerEngine)
+    monkeypatch.setattr("cldm.engine_choice.find_engines", find)
+    runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
+    runtime.initialize()
+    assert compiled.call_count == 6
+    process(runtime)
+    assert (runtime.backend.name, compiled.call_count) == ("inductor", 6)
+    assert "backend inductor unavailable for 64x64, batch 1 (no such folder); trying the next one" in caplog.text
+    assert len(asked) == len(set(asked)) == 2, "files are read once per size"
+
+
+def test_other_sizes_take_no_other_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model has the form of the backend that was chosen; another would change weights under a recorded graph."""
+    asked: list[tuple[str, int]] = []
+
+    def find(target: Target, device: torch.device, weights: object = None) -> Backend:
+        asked.append((target.backend, target.height))
+        if (target.backend, target.height) == ("inductor", 256):
+            raise EngineFileError("no such folder")
+        return Backend(target.backend, EagerEngine)
+
+    monkeypatch.setattr("cldm.engine_choice.find_engines", find)
+    runtime = hackathon("random:0", device="cpu", plan="19")
+    monkeypatch.setattr(runtime, "_backends", ("inductor", "eager"))
+    runtime.initialize()
+    process(runtime)
+    assert asked == [("inductor", 256), ("eager", 256), ("eager", 64)]
+
+
+def test_strict_takes_no_other_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of another size, though of the backend that was chosen, and files that are there and unfit."""
+
+    def find(target: Target, device: torch.device, weights: object = None) -> Backend:
+        if target.backend == "inductor" and target.height != 256:
+            raise EngineFileError("no such folder")
+        return Backend(target.backend, EagerEngine)
+
+    monkeypatch.setattr("cldm.engine_choice.find_engines", find)
+    runtime = hackathon("random:0", device="cpu", plan="19", strict=True)
+    monkeypatch.setattr(runtime, "_backends", ("inductor", "eager"))
+    runtime.initialize()
+    assert runtime.backend.name == "inductor"
+    with pytest.raises(EngineFileError, match="no such folder"):
+        process(runtime)
+
+
+@pytest.fixture
+def on_a_gpu(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> hackathon:
+    """The runtime, which takes its device for a GPU when it makes pipelines."""
+    monkeypatch.setattr(runtime._engines, "device", torch.device("cuda"))
+    monkeypatch.setattr(pipelines_of(runtime), "kept", OrderedDict())
+    return runtime
+
+
+def test_what_cannot_be_captured_runs_without_a_graph(
+    on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cldm.pipelines.record", Mock(side_effect=CaptureError("operation not permitted")))
+    assert process(on_a_gpu)[0].std() > 1
+    assert "no CUDA graph, launching kernels one by one: operation not permitted" in caplog.text
+    assert on_a_gpu.graph is None
+    assert on_a_gpu.settings["graph"] == "no graph: operation not permitted"
+    monkeypatch.setattr(pipelines_of(on_a_gpu), "strict", True)
+    with pytest.raises(CaptureError, match="operation not permitted"):
+        process(on_a_gpu, num_samples=2)
+
+
+@pytest.mark.parametrize(
+    "error", [CudaError("graph replay differs"), torch.OutOfMemoryError("2 GiB"), RuntimeError("illegal memory access")]
+)
+def test_other_errors_are_no_reason_to_go_on(
+    on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    monkeypatch.setattr("cldm.pipelines.record", Mock(side_effect=error))
+    with pytest.raises(type(error), match=str(error)):
+        process(on_a_gpu)
+    assert not pipelines_of(on_a_gpu).kept
+
+
+def test_how_a_picture_was_made_is_said(on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("graph", "settings", "latent"):
+        with pytest.raises(RuntimeError, match=f"{name} was asked for before initialize"):
+            getattr(on_a_gpu, name)
+    graph = Mock(nodes=7017)
+
+    def record(pipeline: Any, request: Any, tokenizer: Any) -> None:
+        pipeline.graph = graph
+        graph.launch.side_effect = pipeline.run
+
+    monkeypatch.setattr("cldm.pipelines.record", record)
+    process(on_a_gpu)
+    assert on_a_gpu.graph is graph
+    assert on_a_gpu.settings["graph"] == "one graph of 7017 nodes"
+    assert on_a_gpu.settings["evaluates"] == "2 of 20 steps"
+
+
+def test_on_the_cpu_there_is_no_graph(runtime: hackathon) -> None:
+    process(runtime)
+    assert runtime.graph is None
+    assert runtime.settings["graph"] == "no graph: the CPU has none"

@@ -1,0 +1,106 @@
+"""Calls take turns, whatever threads, processes and the caller's global state do."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+import torch
+
+from canny2image_TRT import hackathon
+from tests.arguments import process
+
+
+def test_threads_take_turns(runtime: hackathon) -> None:
+    calls: list[dict[str, Any]] = [{"seed": seed, "num_samples": 2 if seed == 3 else 1} for seed in range(6)]
+    expected = [process(runtime, **call) for call in calls]
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda call: process(runtime, **call), calls))
+    for one, other in zip(made, expected, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_objects_that_start_at_once() -> None:
+    """In a process of its own, in which transformers is not imported yet."""
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+from canny2image_TRT import hackathon
+
+runtimes = [hackathon("random:0", device="cpu", plan="19") for _ in range(3)]
+with ThreadPoolExecutor(6) as pool:
+    for done in [pool.submit(runtime.initialize) for runtime in [*runtimes, *runtimes]]:
+        done.result()
+    list(pool.map(lambda runtime: runtime.timeline(), runtimes))
+print("ok")
+"""
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout == "ok\n", done.stderr[-2000:]
+
+
+def test_timeline_waits_for_its_turn(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that is being made may put the last pipeline away."""
+    process(runtime)
+    with ThreadPoolExecutor(1) as pool:
+        with runtime._turns.lock:
+            spans = pool.submit(runtime.timeline)
+            time.sleep(0.05)
+            assert not spans.done()
+        assert spans.result()
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+        assert torch.get_default_dtype() == dtype, "the caller's again"
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        lambda: torch.device("meta"),
+        lambda: torch.device("cpu"),
+        lambda: default_dtype(torch.float64),
+    ],
+    ids=["autocast", "default device meta", "default device cpu", "default dtype"],
+)
+def test_the_callers_global_state_changes_nothing(runtime: hackathon, state: Any) -> None:
+    expected = process(runtime)[0]
+    with state():
+        assert np.array_equal(process(runtime)[0], expected)
+        fresh = hackathon("random:0", plan="19,4", device="cpu")
+        fresh.initialize()
+        assert np.array_equal(process(fresh)[0], expected)
+        runtime.load_weights("random:0")
+        assert runtime.timeline()
+        assert np.array_equal(process(runtime)[0], expected)
+
+
+def test_a_forked_child_is_told_so(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getpid", lambda: runtime._turns.process_id + 1)
+    calls = lambda: process(runtime), runtime.initialize, runtime.timeline, lambda: runtime.load_weights("random:1")
+    for call in calls:
+        with pytest.raises(RuntimeError, match=r"made in another process, which was forked: .* method 'spawn'"):
+            call()
+
+
+def test_initialize_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = MagicMock()
+    monkeypatch.setattr("canny2image_TRT.tqdm", shown)
+    hackathon("random:0", plan="19", device="cpu").initialize()
+    progress = shown.return_value.__enter__.return_value
+    said = [call.args[0] for call in progress.set_description.call_args_list]
+    assert said == ["reading weights", "reading engines", "drawing the first picture"]
+    assert progress.update.call_count == shown.call_args.kwargs["total"] == 3
