@@ -8,7 +8,7 @@ import torch
 
 from ldm.config import MODELS, load_architecture
 from ldm.tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from training.captions import VOCABULARY
+from training.scenes.captions import VOCABULARY
 from training.tokenizer import PROMPT_WORDS, write_tokenizer
 
 FOLDER = MODELS / "small" / "tokenizer"

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from training.curves import Points, ellipse, limb, points, smooth, turned
-from training.drawing import CREAM, INK, Drawing, Part, eye
+from training.scenes.curves import Points, ellipse, limb, points, smooth, turned
+from training.scenes.drawing import CREAM, INK, Drawing, Part, eye
 
 
 def fish(rng: np.random.Generator) -> Drawing:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from training.curves import ellipse, limb, lobed, points, smooth, turned
-from training.drawing import BARK, CREAM, LEAF, Drawing, Part
+from training.scenes.curves import ellipse, limb, lobed, points, smooth, turned
+from training.scenes.drawing import BARK, CREAM, LEAF, Drawing, Part
 
 
 def flower(rng: np.random.Generator) -> Drawing:

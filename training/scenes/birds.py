@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from training.curves import Points, bend, limb, points, smooth, turned
-from training.drawing import BEAK, CREAM, Drawing, Part, eye
-from training.ducks import duck
+from training.scenes.curves import Points, bend, limb, points, smooth, turned
+from training.scenes.drawing import BEAK, CREAM, Drawing, Part, eye
+from training.scenes.ducks import duck
 
 
 def bird(rng: np.random.Generator) -> Drawing:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from training.curves import limb, smooth
-from training.drawing import BEAK, CREAM, Drawing, Part, eye
+from training.scenes.curves import limb, smooth
+from training.scenes.drawing import BEAK, CREAM, Drawing, Part, eye
 
 
 def duck(rng: np.random.Generator) -> Drawing:
