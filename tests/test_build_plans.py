@@ -1,5 +1,6 @@
 """python -m build plans, on a network so small that it takes seconds."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from build.__main__ import main
 from build.plans import even, summary
 from plans.files import choose_plan, read_plan
 from plans.requests import FOLDS, make_requests
-from training.pictures import main as write_pictures
+from scoring.pictures import DRAWN_BIRDS
 
 COMMAND = "plans --checkpoint random:0 --architecture tiny --device cpu --beam 1".split()
 COMMAND += "--fitted 1 --judged 1 --reported 2".split()
@@ -25,6 +26,13 @@ def use_small_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 64x96 pixels, and a folder for plans that is empty."""
     monkeypatch.setattr(plans.files, "PLANS", tmp_path / "plans")
     monkeypatch.setattr(plans.requests, "RESOLUTION", 64)
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    """Birds with captions, as `python -m training.pictures` writes scenes."""
+    for i in range(count):
+        shutil.copy(DRAWN_BIRDS / f"bird_{i + 1}.png", folder / f"scene_{i}.png")
+        (folder / f"scene_{i}.txt").write_text(f"bird number {i}\n")
 
 
 def test_plans_are_found_written_and_kept(
@@ -66,7 +74,7 @@ def test_folds_share_neither_picture_nor_prompt_nor_seed() -> None:
 
 
 def test_pictures_bring_their_captions_and_those_with_one_share_a_fold(tmp_path: Path) -> None:
-    write_pictures(["--scenes", "3", "--out", str(tmp_path)])
+    write_pictures(tmp_path, 3)
     for fold, i in zip(FOLDS, range(3), strict=True):
         (asked,) = make_requests(fold, 1, tmp_path)
         assert asked.prompt == (tmp_path / f"scene_{i}.txt").read_text().strip()
@@ -81,7 +89,7 @@ def test_pictures_bring_their_captions_and_those_with_one_share_a_fold(tmp_path:
 
 
 def test_too_few_pictures_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_pictures(["--scenes", "2", "--out", str(tmp_path)])
+    write_pictures(tmp_path, 2)
     assert main([*COMMAND, "--calls", "2", "--pictures", str(tmp_path)]) == 1
     assert "plans: pictures: got 2, too few for 3 folds" in capsys.readouterr().err
 

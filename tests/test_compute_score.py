@@ -18,7 +18,6 @@ import compute_score
 from scoring import pictures
 from scoring.pictures import Picture, find_pictures
 from scoring.report import Report
-from training.pictures import birds
 
 ROOT = Path(compute_score.__file__).parent
 NAMES = ("bird_2", "bird_10")
@@ -264,9 +263,6 @@ def test_eight_drawn_birds_by_default() -> None:
     found = find_pictures()
     assert list(found) == [f"bird_{i}" for i in range(1, 9)]
     assert {(p.dtype, p.shape) for p in found.values()} == {(np.dtype(np.uint8), (256, 384, 3))}
-    for picture, made in zip(found.values(), birds(), strict=True):
-        difference = np.abs(picture[:, :, ::-1].astype(int) - made.picture)  # blue comes first
-        assert (difference <= 2).mean() > 0.99, "the files are what the training draws, but for OpenCV's versions"
 
 
 def test_the_contest_s_folder_comes_before_the_birds(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

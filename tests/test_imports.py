@@ -1,7 +1,9 @@
-"""The import arrows of the design: who may import whom, and no circles."""
+"""The import arrows of the design: who may import whom, no circles, and no `training` in tests of anything else."""
 
 import ast
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -28,6 +30,8 @@ ARROWS |= {
     "training": OURS - {"build", "training", "benchmarks", "tests"},
     "benchmarks": OURS - {"training", "benchmarks", "tests"},
 }
+# The package, and tests of it, whose names say so.
+OF_TRAINING = re.compile(r"(training|tests\.test_training\w*)(\.\w+)*")
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -40,7 +44,11 @@ def modules(root: Path) -> dict[str, Path]:
 def imported(name: str, file: Path) -> Iterator[str]:
     """Dotted names of all that a module imports, wherever in it; `from a import b` gives a and a.b."""
     package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
-    for node in ast.walk(ast.parse(file.read_text())):
+    yield from imported_by(ast.parse(file.read_text()), package)
+
+
+def imported_by(tree: ast.AST, package: list[str]) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -71,6 +79,28 @@ def circle(root: Path) -> list[str]:
     return []
 
 
+def told(file: Path) -> Iterator[str]:
+    """A module's strings, which may be names for `python -m`, and what they import where they are code."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+            with suppress(SyntaxError, ValueError):
+                yield from imported_by(ast.parse(node.value), [])
+
+
+def uses_of_training(root: Path) -> list[str]:
+    """One line per test that uses the training and whose file is not called test_training*.py."""
+    found = []
+    for file in sorted((root / "tests").rglob("*.py")):
+        if file.name.startswith("test_training"):
+            continue
+        name = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        strings = told(file) if file.name != Path(__file__).name else ()  # those here are planted
+        matches = [OF_TRAINING.fullmatch(target) for target in (*imported(name, file), *strings)]
+        found += [f"{name} uses {used}" for used in sorted({match[1] for match in matches if match})]
+    return found
+
+
 def plant(root: Path, file: str, text: str) -> None:
     (root / file).parent.mkdir(parents=True, exist_ok=True)
     (root / file).write_text(text)
@@ -83,6 +113,10 @@ def test_imports_run_one_way() -> None:
 
 def test_no_circles() -> None:
     assert circle(ROOT) == []
+
+
+def test_only_tests_of_the_training_use_it() -> None:
+    assert uses_of_training(ROOT) == []
 
 
 def test_every_package_has_its_arrows() -> None:
@@ -133,3 +167,22 @@ def test_a_planted_circle_is_found(tmp_path: Path, one: str, other: str) -> None
     assert circle(tmp_path) == []
     plant(tmp_path, "ldm/b.py", other)
     assert {"ldm.a", "ldm.b"} <= set(circle(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "found"),
+    [
+        ("tests/test_plan.py", "from training.scenes.scene import scene\n", ["tests.test_plan uses training"]),
+        ("tests/conftest.py", "def birds():\n    import os, training.pictures\n", ["tests.conftest uses training"]),
+        ("tests/deep/__init__.py", "import training\n", ["tests.deep uses training"]),
+        ("tests/test_plan.py", "CODE = 'import sys\\nfrom training import fit'\n", ["tests.test_plan uses training"]),
+        ("tests/test_plan.py", "run([python, '-m', 'training.pictures'])\n", ["tests.test_plan uses training"]),
+        ("tests/test_plan.py", "from tests import test_training_a\n", ["tests.test_plan uses tests.test_training_a"]),
+        ("tests/test_plan.py", "from .test_training_a import b\n", ["tests.test_plan uses tests.test_training_a"]),
+        ("tests/test_training_a.py", "import training\n", []),
+        ("tests/test_plan.py", "'training of plans, by python -m training'\nimport cldm\n", []),
+    ],
+)
+def test_a_planted_use_of_the_training_is_found(tmp_path: Path, file: str, text: str, found: list[str]) -> None:
+    plant(tmp_path, file, text)
+    assert uses_of_training(tmp_path) == found

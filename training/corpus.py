@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from files import write_whole
-from training.canvas import HEIGHT, WIDTH
 from training.photographs import photograph
 from training.recipe import Recipe
-from training.scenes import scene
+from training.scenes.canvas import HEIGHT, WIDTH
+from training.scenes.scene import scene
 
 CHUNK = 50  # pictures per task of a worker
 ARRAYS = {"pictures": (HEIGHT, WIDTH, 3), "edges": (HEIGHT, WIDTH), "half_edges": (HEIGHT // 2, WIDTH // 2)}

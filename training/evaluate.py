@@ -22,9 +22,9 @@ from tqdm import tqdm
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL
 from cldm.request import Request
-from training.palette import PALETTE, nearest_colour
 from training.recipe import Recipe
-from training.scenes import Scene, caption_with_colour, scene
+from training.scenes.palette import PALETTE, nearest_colour
+from training.scenes.scene import Scene, caption_with_colour, scene
 from training.vae import as_input
 
 Picture = NDArray[np.uint8]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.canvas import HEIGHT, WIDTH
+from training.scenes.canvas import HEIGHT, WIDTH
 
 TAG = 0xF070  # keeps these random numbers apart from those of the scenes
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from files import write_whole
 from scoring.pictures import DRAWN_BIRDS
 from training.recipe import Recipe
-from training.scenes import Scene, scene
+from training.scenes.scene import Scene, scene
 
 COUNT = 8
 

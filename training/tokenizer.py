@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers.pre_tokenizers import ByteLevel
 
 from cldm.checkpoint import SMALL_TOKENIZER
-from training.scenes import VOCABULARY
+from training.scenes.captions import VOCABULARY
 
 END_OF_WORD = "</w>"
 # What the contest's prompts add to the words of the training captions.

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.curves import Points
+from training.scenes.curves import Points
 
 HEIGHT, WIDTH = 256, 384
 

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from training.branches import branch
-from training.canvas import HEIGHT, WIDTH
-from training.curves import Pose, ellipse
-from training.drawing import Drawing
-from training.ground import Ground
-from training.palette import Colour, colour, tinted
-from training.scenery import Rng, tuft, wave
+from training.scenes.branches import branch
+from training.scenes.canvas import HEIGHT, WIDTH
+from training.scenes.curves import Pose, ellipse
+from training.scenes.drawing import Drawing
+from training.scenes.ground import Ground
+from training.scenes.palette import Colour, colour, tinted
+from training.scenes.scenery import Rng, tuft, wave
 
 
 @dataclass(frozen=True)

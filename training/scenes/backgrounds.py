@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from training.drawing import Stance
-from training.ground import Ground
-from training.landscapes import desert, field, forest, mountains, snow
-from training.rooms import plain, wall
-from training.scenery import Rng
-from training.skies import night, sky, sunset
-from training.waters import sea, underwater
+from training.scenes.drawing import Stance
+from training.scenes.ground import Ground
+from training.scenes.landscapes import desert, field, forest, mountains, snow
+from training.scenes.rooms import plain, wall
+from training.scenes.scenery import Rng
+from training.scenes.skies import night, sky, sunset
+from training.scenes.waters import sea, underwater
 
 BACKGROUNDS: Mapping[str, Callable[[Rng], Ground]] = MappingProxyType(
     {f.__name__: f for f in (plain, sky, field, forest, mountains, snow, desert, sea, underwater, sunset, night, wall)}

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from training.canvas import HEIGHT, WIDTH, Canvas, Picture
-from training.curves import Points, ellipse, limb, lobed, points, smooth
-from training.palette import Colour, colour
+from training.scenes.canvas import HEIGHT, WIDTH, Canvas, Picture
+from training.scenes.curves import Points, ellipse, limb, lobed, points, smooth
+from training.scenes.palette import Colour, colour
 
 Rng = np.random.Generator
 

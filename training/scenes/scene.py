@@ -7,20 +7,18 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from training.animals import butterfly, cat, fish
-from training.backgrounds import BACKGROUNDS, PLACES
-from training.birds import bird
-from training.canvas import HEIGHT, WIDTH
-from training.captions import TEMPLATES, VOCABULARY, named
-from training.composition import Room, put
-from training.drawing import Drawing
-from training.ground import Ground
-from training.palette import PALETTE, jittered, nearest_colour
-from training.plants import flower, mushroom, tree
-from training.things import balloon, cup, house
-from training.vehicles import boat, car
-
-__all__ = ["PALETTE", "VOCABULARY", "Scene", "caption_with_colour", "nearest_colour", "scene"]
+from training.scenes.animals import butterfly, cat, fish
+from training.scenes.backgrounds import BACKGROUNDS, PLACES
+from training.scenes.birds import bird
+from training.scenes.canvas import HEIGHT, WIDTH
+from training.scenes.captions import TEMPLATES, named
+from training.scenes.composition import Room, put
+from training.scenes.drawing import Drawing
+from training.scenes.ground import Ground
+from training.scenes.palette import PALETTE, jittered
+from training.scenes.plants import flower, mushroom, tree
+from training.scenes.things import balloon, cup, house
+from training.scenes.vehicles import boat, car
 
 TAG = 0x5CE7E  # keeps these random numbers apart from everybody else's
 

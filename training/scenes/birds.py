@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from training.curves import Points, bend, limb, points, smooth, turned
-from training.drawing import BEAK, CREAM, Drawing, Part, eye
-from training.ducks import duck
+from training.scenes.curves import Points, bend, limb, points, smooth, turned
+from training.scenes.drawing import BEAK, CREAM, Drawing, Part, eye
+from training.scenes.ducks import duck
 
 
 def bird(rng: np.random.Generator) -> Drawing:
@@ -22,21 +22,7 @@ def _songbird(rng: np.random.Generator) -> Drawing:
     lean, dip = rng.uniform(-0.25, 0.15), rng.uniform(-0.35, 0.45)
     beak_length, tail_length = rng.uniform(0.13, 0.26), rng.uniform(0.35, 0.7)
     hx, hy, r = 0.31, -0.31 - neck, 0.175 * head
-    body = smooth(
-        (hx + 0.92 * r, hy - 0.3 * r),
-        (hx + 0.5 * r, hy - 0.9 * r),
-        (hx - 0.25 * r, hy - 0.98 * r),
-        (hx - 0.9 * r, hy - 0.45 * r),
-        (0.03, -0.2),
-        (-0.2, -0.06),
-        (-0.42, 0.1),
-        (-0.4, 0.18),
-        (-0.2, 0.2 + 0.08 * plump),
-        (0.05, 0.17 + 0.12 * plump),
-        (0.24, 0.12 + 0.08 * plump),
-        (0.33 + 0.06 * plump, -0.04),
-        (hx + 0.8 * r, hy + 0.65 * r),
-    )
+    body = _songbird_body(hx, hy, r, plump)
     tail = turned(
         points(
             (0.05, -0.07), (-tail_length, -0.09), (-tail_length - 0.05, 0.0), (-tail_length + 0.02, 0.08), (0.05, 0.08)
@@ -65,6 +51,25 @@ def _songbird(rng: np.random.Generator) -> Drawing:
     feet_x = 0.08 - 0.1 * lean
     legs = [leg for x in (feet_x - 0.07, feet_x + 0.07) for leg in _leg(x, 0.2, 0.24 + 0.16 * plump + 0.04)]
     return Drawing([*legs, *tilted], "perch" if rng.random() < 0.6 else "stand")
+
+
+def _songbird_body(hx: float, hy: float, r: float, plump: float) -> Points:
+    """Body and head in one; the head is of radius `r` about (hx, hy)."""
+    return smooth(
+        (hx + 0.92 * r, hy - 0.3 * r),
+        (hx + 0.5 * r, hy - 0.9 * r),
+        (hx - 0.25 * r, hy - 0.98 * r),
+        (hx - 0.9 * r, hy - 0.45 * r),
+        (0.03, -0.2),
+        (-0.2, -0.06),
+        (-0.42, 0.1),
+        (-0.4, 0.18),
+        (-0.2, 0.2 + 0.08 * plump),
+        (0.05, 0.17 + 0.12 * plump),
+        (0.24, 0.12 + 0.08 * plump),
+        (0.33 + 0.06 * plump, -0.04),
+        (hx + 0.8 * r, hy + 0.65 * r),
+    )
 
 
 def _leg(x: float, top: float, bottom: float) -> list[Part]:

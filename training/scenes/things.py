@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from training.curves import Points, ellipse, limb, points, rounded, smooth
-from training.drawing import BARK, CREAM, GLASS, Drawing, Part
+from training.scenes.curves import Points, ellipse, limb, points, rounded, smooth
+from training.scenes.drawing import BARK, CREAM, GLASS, Drawing, Part
 
 
 def house(rng: np.random.Generator) -> Drawing:

@@ -1,10 +1,10 @@
 """Backgrounds that are mostly sky."""
 
-from training.canvas import HEIGHT, WIDTH
-from training.curves import ellipse
-from training.ground import Ground, air, blank, pick
-from training.palette import colour
-from training.scenery import Rng, clouds, ramp, ridge
+from training.scenes.canvas import HEIGHT, WIDTH
+from training.scenes.curves import ellipse
+from training.scenes.ground import Ground, air, blank, pick
+from training.scenes.palette import colour
+from training.scenes.scenery import Rng, clouds, ramp, ridge
 
 
 def sky(rng: Rng) -> Ground:

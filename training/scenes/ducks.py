@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from training.curves import limb, smooth
-from training.drawing import BEAK, CREAM, Drawing, Part, eye
+from training.scenes.curves import Points, limb, smooth
+from training.scenes.drawing import BEAK, CREAM, Drawing, Part, eye
 
 
 def duck(rng: np.random.Generator) -> Drawing:
@@ -11,24 +11,7 @@ def duck(rng: np.random.Generator) -> Drawing:
     long = rng.uniform(0.0, 0.22)  # of the neck: from a duck to a swan
     r = rng.uniform(0.13, 0.16)
     hx, hy = 0.4, -0.36 - long
-    body = smooth(
-        (hx + 0.95 * r, hy - 0.2 * r),
-        (hx + 0.4 * r, hy - r),
-        (hx - 0.5 * r, hy - 0.9 * r),
-        (hx - 1.0 * r, hy),
-        (0.24, -0.2),
-        (0.12, -0.1),
-        (-0.2, -0.13),
-        (-0.48, -0.12),
-        (-0.76, -0.24),
-        (-0.68, 0.02),
-        (-0.48, 0.2),
-        (0.0, 0.27),
-        (0.34, 0.2),
-        (0.5, 0.02),
-        (0.46, -0.16),
-        (hx + 0.5 * r, hy + 0.9 * r),
-    )
+    body = _body(hx, hy, r)
     wing = smooth((0.22, -0.03), (0.2, 0.1), (-0.1, 0.16), (-0.38, 0.08), (-0.62, -0.06), (-0.35, -0.06), (-0.05, -0.1))
     bill = smooth(
         (hx + 0.8 * r, hy - 0.15 * r),
@@ -48,3 +31,25 @@ def duck(rng: np.random.Generator) -> Drawing:
         *eye(hx + 0.3 * r, hy - 0.2 * r, 0.028),
     ]
     return Drawing(parts, "float")
+
+
+def _body(hx: float, hy: float, r: float) -> Points:
+    """Body, neck and head in one; the head is of radius `r` about (hx, hy)."""
+    return smooth(
+        (hx + 0.95 * r, hy - 0.2 * r),
+        (hx + 0.4 * r, hy - r),
+        (hx - 0.5 * r, hy - 0.9 * r),
+        (hx - 1.0 * r, hy),
+        (0.24, -0.2),
+        (0.12, -0.1),
+        (-0.2, -0.13),
+        (-0.48, -0.12),
+        (-0.76, -0.24),
+        (-0.68, 0.02),
+        (-0.48, 0.2),
+        (0.0, 0.27),
+        (0.34, 0.2),
+        (0.5, 0.02),
+        (0.46, -0.16),
+        (hx + 0.5 * r, hy + 0.9 * r),
+    )

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from training.curves import Points, ellipse, limb, points, smooth, turned
-from training.drawing import CREAM, INK, Drawing, Part, eye
+from training.scenes.curves import Points, ellipse, limb, points, smooth, turned
+from training.scenes.drawing import CREAM, INK, Drawing, Part, eye
 
 
 def fish(rng: np.random.Generator) -> Drawing:
@@ -55,6 +55,17 @@ def cat(rng: np.random.Generator) -> Drawing:
         (-0.1, -0.32),
     )
     tail = limb([(-0.16, 0.42), (-0.42, 0.42), (-0.52, wave - 0.2), (-0.4, wave - 0.42)], 0.13, 0.08)
+    face = _cat_face(rng, r)
+    chest = smooth((0.0, -0.2), (0.12, 0.0), (0.06, 0.2), (0.0, 0.26), (-0.06, 0.2), (-0.1, 0.0))
+    legs = [Part(limb([(x, 0.1), (x, 0.46)], 0.1, 0.13), 0.92, 0.25) for x in (-0.1, 0.1)]
+    paws = [Part(ellipse(x, 0.47, 0.095, 0.055), CREAM, 0.2) for x in (-0.1, 0.1)]
+    placed = [Part(turned(part.outline, tilt, hx, hy), part.paint, part.relief) for part in face]
+    bib = [Part(chest, CREAM, 0.1)] if rng.random() < 0.5 else []
+    return Drawing([Part(tail, 0.82), Part(body, 1.0, 0.4), *bib, *legs, *paws, *placed], "stand")
+
+
+def _cat_face(rng: np.random.Generator, r: float) -> list[Part]:
+    """A head of radius `r` about the origin, striped or not."""
     head = smooth(
         (0.0, -0.82 * r),
         (0.62 * r, -0.75 * r),
@@ -87,12 +98,7 @@ def cat(rng: np.random.Generator) -> Drawing:
             Part(limb([(x * r, -0.74 * r), (0.8 * x * r, -0.45 * r)], 0.04, 0.02), 0.65, 0.0)
             for x in (-0.28, 0.0, 0.28)
         ]
-    chest = smooth((0.0, -0.2), (0.12, 0.0), (0.06, 0.2), (0.0, 0.26), (-0.06, 0.2), (-0.1, 0.0))
-    legs = [Part(limb([(x, 0.1), (x, 0.46)], 0.1, 0.13), 0.92, 0.25) for x in (-0.1, 0.1)]
-    paws = [Part(ellipse(x, 0.47, 0.095, 0.055), CREAM, 0.2) for x in (-0.1, 0.1)]
-    placed = [Part(turned(part.outline, tilt, hx, hy), part.paint, part.relief) for part in face]
-    bib = [Part(chest, CREAM, 0.1)] if rng.random() < 0.5 else []
-    return Drawing([Part(tail, 0.82), Part(body, 1.0, 0.4), *bib, *legs, *paws, *placed], "stand")
+    return face
 
 
 def butterfly(rng: np.random.Generator) -> Drawing:

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from training.canvas import Canvas, Picture
-from training.palette import Colour, colour, jittered
-from training.scenery import Rng, clouds, ramp
+from training.scenes.canvas import Canvas, Picture
+from training.scenes.palette import Colour, colour, jittered
+from training.scenes.scenery import Rng, clouds, ramp
 
 GREEN, SUMMER = colour(96, 146, 72), colour(156, 196, 108)
 

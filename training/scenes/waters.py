@@ -1,10 +1,10 @@
 """Backgrounds with water: on it and in it."""
 
-from training.canvas import HEIGHT, WIDTH
-from training.curves import ellipse, limb, points
-from training.ground import GREEN, Ground, air, blank, pick
-from training.palette import WHITE, colour, jittered, mixed, tinted
-from training.scenery import Rng, level, puff, ramp, ridge, scattered, stone, wave
+from training.scenes.canvas import HEIGHT, WIDTH
+from training.scenes.curves import ellipse, limb, points
+from training.scenes.ground import GREEN, Ground, air, blank, pick
+from training.scenes.palette import WHITE, colour, jittered, mixed, tinted
+from training.scenes.scenery import Rng, level, puff, ramp, ridge, scattered, stone, wave
 
 
 def sea(rng: Rng) -> Ground:

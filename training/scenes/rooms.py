@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from training.canvas import WIDTH
-from training.curves import ellipse, points
-from training.ground import Ground, blank, pick
-from training.palette import NEUTRALS, PALETTE, WHITE, colour, jittered, mixed, tinted
-from training.scenery import (
+from training.scenes.canvas import WIDTH
+from training.scenes.curves import ellipse, points
+from training.scenes.ground import Ground, blank, pick
+from training.scenes.palette import NEUTRALS, PALETTE, WHITE, colour, jittered, mixed, tinted
+from training.scenes.scenery import (
     Rng,
     level,
     ramp,

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from training.canvas import Canvas
-from training.curves import Points, Pose, ellipse
-from training.palette import Colour, tinted
+from training.scenes.canvas import Canvas
+from training.scenes.curves import Points, Pose, ellipse
+from training.scenes.palette import Colour, tinted
 
 Stance = Literal["stand", "fly", "perch", "swim", "float"]
 

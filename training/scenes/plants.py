@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from training.curves import ellipse, limb, lobed, points, smooth, turned
-from training.drawing import BARK, CREAM, LEAF, Drawing, Part
+from training.scenes.curves import Points, ellipse, limb, lobed, points, smooth, turned
+from training.scenes.drawing import BARK, CREAM, LEAF, Drawing, Part
 
 
 def flower(rng: np.random.Generator) -> Drawing:
@@ -27,18 +27,7 @@ def mushroom(rng: np.random.Generator) -> Drawing:
     """A mushroom with a spotted cap of its colour."""
     wide, high, stem = rng.uniform(0.42, 0.58), rng.uniform(0.36, 0.5), rng.uniform(0.1, 0.16)
     tall = rng.uniform(0.4, 0.55)
-    cap = smooth(
-        (wide, 0.0),
-        (0.86 * wide, -0.55 * high),
-        (0.45 * wide, -0.93 * high),
-        (0.0, -high),
-        (-0.45 * wide, -0.93 * high),
-        (-0.86 * wide, -0.55 * high),
-        (-wide, 0.0),
-        (-0.6 * wide, 0.06),
-        (0.0, 0.08),
-        (0.6 * wide, 0.06),
-    )
+    cap = _cap(wide, high)
     gills = ellipse(0.0, 0.03, 0.7 * wide, 0.06)
     foot = smooth(
         (stem, 0.0),
@@ -73,6 +62,21 @@ def mushroom(rng: np.random.Generator) -> Drawing:
     size = rng.uniform(0.8, 1.15)
     parts += [Part(ellipse(x * wide, y * high, size * r, 0.8 * size * r), (250, 246, 236), 0.15) for x, y, r in spots]
     return Drawing(parts, "stand")
+
+
+def _cap(wide: float, high: float) -> Points:
+    return smooth(
+        (wide, 0.0),
+        (0.86 * wide, -0.55 * high),
+        (0.45 * wide, -0.93 * high),
+        (0.0, -high),
+        (-0.45 * wide, -0.93 * high),
+        (-0.86 * wide, -0.55 * high),
+        (-wide, 0.0),
+        (-0.6 * wide, 0.06),
+        (0.0, 0.08),
+        (0.6 * wide, 0.06),
+    )
 
 
 def tree(rng: np.random.Generator) -> Drawing:

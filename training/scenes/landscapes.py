@@ -1,10 +1,10 @@
 """Backgrounds on land."""
 
-from training.canvas import HEIGHT, WIDTH
-from training.curves import ellipse, limb, points
-from training.ground import GREEN, SUMMER, Ground, air, blank, pick
-from training.palette import colour, mixed, tinted
-from training.scenery import Rng, bush, daisy, mottled, peaks, ramp, ridge, scattered, stone, tuft
+from training.scenes.canvas import HEIGHT, WIDTH
+from training.scenes.curves import ellipse, limb, points
+from training.scenes.ground import GREEN, SUMMER, Ground, air, blank, pick
+from training.scenes.palette import colour, mixed, tinted
+from training.scenes.scenery import Rng, bush, daisy, mottled, peaks, ramp, ridge, scattered, stone, tuft
 
 
 def field(rng: Rng) -> Ground:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from training.curves import ellipse, limb, points, rounded, smooth
-from training.drawing import BARK, CREAM, GLASS, INK, Drawing, Part
+from training.scenes.curves import ellipse, limb, points, rounded, smooth
+from training.scenes.drawing import BARK, CREAM, GLASS, INK, Drawing, Part
 
 GREY = (150, 152, 158)
 

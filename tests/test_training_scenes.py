@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.backgrounds import BACKGROUNDS
 from training.photographs import photograph
-from training.scenes import DRAWINGS, PALETTE, VOCABULARY, Scene, caption_with_colour, nearest_colour, scene
+from training.scenes.backgrounds import BACKGROUNDS
+from training.scenes.captions import VOCABULARY
+from training.scenes.palette import PALETTE, nearest_colour
+from training.scenes.scene import DRAWINGS, Scene, caption_with_colour, scene
 
 DIGEST = """
 import hashlib
 from training.photographs import photograph
-from training.scenes import scene
+from training.scenes.scene import scene
 h = hashlib.sha256()
 for seed in range(12):
     h.update(scene(seed).picture.tobytes() + scene(seed).mask.tobytes() + scene(seed).caption.encode())

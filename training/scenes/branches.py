@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from training.canvas import WIDTH, Canvas
-from training.curves import ellipse, limb
-from training.palette import Colour, colour, tinted
-from training.scenery import Rng
+from training.scenes.canvas import WIDTH, Canvas
+from training.scenes.curves import ellipse, limb
+from training.scenes.palette import Colour, colour, tinted
+from training.scenes.scenery import Rng
 
 
 def branch(canvas: Canvas, rng: Rng, x: float, y: float, leaves: Colour) -> None:

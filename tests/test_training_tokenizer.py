@@ -1,0 +1,14 @@
+"""The tokenizer that ships is the one that the training's words make."""
+
+from pathlib import Path
+
+from cldm.checkpoint import SMALL_TOKENIZER
+from training.scenes.captions import VOCABULARY
+from training.tokenizer import PROMPT_WORDS, write_tokenizer
+
+
+def test_the_files_are_what_the_script_writes(tmp_path: Path) -> None:
+    """Byte for byte: the ids of the shipped tokenizer can be made again."""
+    write_tokenizer(tmp_path, [*PROMPT_WORDS, *VOCABULARY])
+    for file in ("vocab.json", "merges.txt"):
+        assert (tmp_path / file).read_bytes() == (SMALL_TOKENIZER / file).read_bytes()

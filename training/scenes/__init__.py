@@ -1,0 +1,1 @@
+"""How a training scene is drawn: an object of one colour before a background, with its caption."""
