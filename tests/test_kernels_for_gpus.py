@@ -1,0 +1,59 @@
+"""Our kernels build for GPUs that they have not run on. Needs NVRTC and Triton, which come with PyTorch for CUDA."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="comes with PyTorch for CUDA")
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from plugins import split_k_convolution as split_k
+from plugins.group_norm.compile import KernelError, choose_launch, compile_ptx
+
+PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+# Compute capability -> shared memory that a block may have, bytes (CUDA C++ Programming Guide, technical specifications).
+SHARED = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 120: 99 * 1024}
+MAPS = [(2, 320, 32 * 48, 32), (2, 2560, 4 * 6, 32), (1, 128, 256 * 384, 32)]
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("shape", MAPS)
+@pytest.mark.parametrize("capability", SHARED)
+def test_group_norm(capability: int, shape: tuple[int, int, int, int], channels_last: bool, tmp_path: Path) -> None:
+    clusters = capability >= 90
+    launch = choose_launch(*shape, 1e-5, silu=True, channels_last=channels_last, clusters=clusters, shift=channels_last)
+    try:
+        ptx = compile_ptx(launch.defines, capability)
+    except KernelError as error:
+        if "cannot be loaded" in str(error):
+            pytest.skip("NVRTC comes with PyTorch for CUDA")
+        raise
+    assert f".target sm_{capability}".encode() in ptx
+    (tmp_path / "kernel.ptx").write_bytes(ptx.rstrip(b"\0"))
+    command = [str(PTXAS), f"-arch=sm_{capability}", str(tmp_path / "kernel.ptx"), "-o", str(tmp_path / "kernel.cubin")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "kernel.cubin").stat().st_size > 0
+
+
+@pytest.mark.parametrize("capability", SHARED)
+def test_split_k_convolution(capability: int) -> None:
+    kernel = split_k._convolution
+    sizes = {"STRIDE": 1, "ROWS": split_k.ROWS, "COLUMNS": split_k.COLUMNS, "DEPTH": split_k.DEPTH}
+    pointers = {"x": "*fp16", "weight": "*fp16", "result": "*fp32"}
+    signature: dict[str, str] = {
+        name: "constexpr" if name in sizes else pointers.get(name, "i32") for name in kernel.arg_names
+    }
+    places: dict[Any, Any] = {(kernel.arg_names.index(name),): value for name, value in sizes.items()}
+    built = triton.compile(
+        ASTSource(kernel, signature, places),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": split_k.WARPS, "num_stages": split_k.STAGES},
+    )
+    assert built.asm["cubin"]
+    assert built.metadata.shared <= SHARED[capability]
