@@ -16,7 +16,7 @@ from cldm.plan import make_plan
 from cldm.request import Request
 from ldm.config import load_architecture
 from ldm.norm import GroupNorm
-from plugins.group_norm.compile import plan
+from plugins.group_norm.compile import choose_launch
 from runtime.eager import EagerEngine
 from runtime.lanes import Lanes
 from scoring.pictures import DRAWN_BIRDS, find_pictures
@@ -31,7 +31,6 @@ from onnx import helper, numpy_helper  # noqa: E402
 from build.onnx_engine import OnnxEngine  # noqa: E402
 
 CPU = torch.device("cpu")
-TINY = (64, 64, 1)
 TINY = (64, 64, 1)
 ATTENTIONS = {"text": 3, "control": 14, "encoder": 14, "decoder": 18, "vae": 1}
 
@@ -114,7 +113,9 @@ def test_with_plugins_every_group_norm_is_a_call(with_plugins: dict[str, Path]) 
             found.append((node.input[1], node.input[2], groups, pytest.approx(eps), bool(silu)))
             n, channels, h, w = (size.dim_value for size in shapes[node.output[0]])
             for channels_last in (True, False):
-                assert plan(n, channels, h * w, groups, eps, bool(silu), channels_last, clusters=True), "the kernel can"
+                assert choose_launch(n, channels, h * w, groups, eps, bool(silu), channels_last, clusters=True), (
+                    "the kernel can"
+                )
     parts = ("input_blocks", "middle_block", "first_stage_model.decoder")
     expected = [
         (f"{name}.weight", f"{name}.bias", module.num_groups, module.eps, module.silu)
