@@ -19,7 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from build.checks import CHECKS, Case, NeedsGPU, NotTried, Wrong
+from build.case import Case, NeedsGPU, NotTried, Wrong
+from build.checks import CHECKS
 from build.errors import BuildError
 from cldm.engine_files import ROOT, expected_manifest
 from runtime.artifacts import package_version
@@ -63,7 +64,7 @@ def examine(case: Case) -> bool:
     report["layers"] = {name: [layer.name for layer in one.layers] for name, one in case.reports.items()}
     REPORT.write_text(anonymous(json.dumps(report, indent=2)))
     if left := [one.check for one in findings if one.result == "needs GPU"]:
-        where = " or ".join(map(sm, case.builder.options.targets))
+        where = " or ".join(map(sm, case.builder.targets))
         print(f"left for a machine with {where}, by the same command there: {', '.join(left)}")
     print(f"the report is {REPORT.absolute()}: please attach it to an issue if a check failed")
     return all(one.result != "FAILED" for one in findings)

@@ -12,7 +12,8 @@ import build.inductor
 import cldm.engine_files
 from build.__main__ import main
 from build.errors import BuildError
-from build.verify import Measurement, check, relative_error, table
+from build.measurement import Measurement, check, table
+from build.verify import relative_error
 from cldm.engine_files import Target, expected_manifest, load_engine_files
 from runtime.artifacts import EngineFileError, read
 from runtime.eager import EagerEngine
@@ -27,7 +28,7 @@ GOOD = Measurement("vae", 1.0, 1e-6, 2e-6, 1e-5, None, None)
 
 
 def compiled_as(monkeypatch: pytest.MonkeyPatch, make_engine: Callable[[EngineSpec, nn.Module], Engine]) -> None:
-    monkeypatch.setattr(build.inductor, "InductorEngine", lambda spec, module, tuning: make_engine(spec, module))
+    monkeypatch.setattr(build.inductor, "InductorEngine", make_engine)
 
 
 @pytest.fixture(autouse=True)

@@ -25,9 +25,9 @@ import build.tensorrt
 import build.verify
 import cldm.engine_files
 from build.__main__ import main
-from build.compile import CompileOptions
+from build.compile import Builder
 from build.errors import BuildError
-from build.tensorrt import Builder, make_builder, register_plugin
+from build.tensorrt import make_builder, register_plugin
 from build.verify import Trial
 from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import Target, expected_manifest, find_engines, is_up_to_date
@@ -77,7 +77,7 @@ def test_from_a_checkpoint_to_engine_files(
     rows = {row.split()[0]: row.split() for row in printed.splitlines()}
     assert float(rows["decoder"][2]) < 2e-3, "the error of the ONNX file in onnxruntime"
     assert (
-        "the plans were not run, the errors are those of the ONNX files in onnxruntime; run python -m build"
+        "the engines were not run, the errors are those of the ONNX files in onnxruntime; run python -m build"
         in caplog.text
     )
     assert "--check on a machine with sm86 or sm89" in caplog.text
@@ -116,7 +116,7 @@ def test_a_damaged_manifest_is_a_sentence(engines: Path, damage: bytes, monkeypa
 
 def test_a_capability_that_is_not_a_text(engines: Path) -> None:
     expected = expected_manifest(target(targets=(89,)), CPU, library=RTX)
-    save(target().folder, b"plans", replace(expected, capability=[8, 9]))  # type: ignore[arg-type]
+    save(target().folder, b"engines", replace(expected, capability=[8, 9]))  # type: ignore[arg-type]
     with pytest.raises(EngineFileError, match=r"capability is \[8, 9\], expected '8\.9'"):
         read(target().folder, expected)
 
@@ -124,7 +124,8 @@ def test_a_capability_that_is_not_a_text(engines: Path) -> None:
 def test_a_stage_that_cannot_be_built_saves_nothing(
     engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(build.tensorrt, "compile_plan", Mock(side_effect=TensorRTError("engine text cannot be built")))
+    error = TensorRTError("engine text cannot be built")
+    monkeypatch.setattr(build.tensorrt, "compile_engine", Mock(side_effect=error))
     assert main(COMMAND) == 1
     assert "engines: engine text cannot be built" in capsys.readouterr().err
     assert not engines.exists()
@@ -145,7 +146,7 @@ def test_a_wrong_file_saves_nothing(
     [
         (["--backend", "tensorrt"], "TensorRT engines need a CUDA device: got cpu, .* --target sm89"),
         (["--target", "sm90"], "no library builds for sm90 on another machine: TensorRT for RTX does for sm75,"),
-        (["--target", "sm89", "--refit"], "TensorRT for RTX builds refittable plans on a machine with a GPU only"),
+        (["--target", "sm89", "--refit"], "TensorRT for RTX builds refittable engines on a machine with a GPU"),
         (["--target", "sm89", "--precision", "int8"], "precision 'int8': expected auto, fp32 or fp16"),
     ],
 )
@@ -168,7 +169,7 @@ def test_arguments_that_are_refused(options: list[str], capsys: pytest.CaptureFi
 def test_no_plugin_is_registered_with_a_library_that_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.tensorrt, "register", Mock(side_effect=AssertionError))
     with pytest.raises(BuildError, match="TensorRT for RTX takes no plugins: leave out --plugins"):
-        register_plugin(Builder(RTX, CPU, CompileOptions(targets=(89,))))
+        register_plugin(Builder(RTX, CPU, (89,)))
 
 
 @pytest.mark.usefixtures("hint_alone")
@@ -188,7 +189,7 @@ def test_where_plugins_fail_the_build_goes_on_without(
 
 def test_the_plugin_of_classic_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registered for the GPU that builds, once its kernel compiles there."""
-    builder, registered = Builder(CLASSIC, on_a_gpu(monkeypatch, 90), CompileOptions()), Mock()
+    builder, registered = Builder(CLASSIC, on_a_gpu(monkeypatch, 90)), Mock()
     monkeypatch.setattr(build.tensorrt, "register", registered)
     monkeypatch.setattr(build.tensorrt, "try_compiler", Mock(side_effect=KernelError("NVRTC cannot be loaded\n(no)")))
     sentence = r"cannot be registered \(KernelError: NVRTC cannot be loaded \(no\)\): leave out --plugins"
@@ -201,18 +202,18 @@ def test_the_plugin_of_classic_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_who_measures_what(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A portable library is told the GPU that is here; plans for another one are not run."""
+    """A portable library is told the GPU that is here; engines for another one are not run."""
     cuda = torch.device("cuda")
     on_a_gpu(monkeypatch, 89)
     monkeypatch.setattr(build.tensorrt, "library_that_builds", lambda device, targets: RTX)
     here, there = make_builder(target(), cuda), make_builder(target(targets=(120,)), cuda)
-    assert (here.options.targets, here.runs) == ((89,), True)
-    assert (there.options.targets, there.runs) == ((120,), False)
+    assert (here.targets, here.runs) == ((89,), True)
+    assert (there.targets, there.runs) == ((120,), False)
     assert not make_builder(target(targets=(89,)), CPU).runs
     monkeypatch.setattr(build.tensorrt, "library_that_builds", lambda device, targets: CLASSIC)
     classic = make_builder(target(refit=True), cuda)
-    assert (classic.options.targets, classic.runs, classic.options.refit) == ((), True, True)
-    assert classic.options.timing_cache == cldm.engine_files.ENGINES / "tensorrt.timing"
+    assert (classic.targets, classic.runs, classic.refit) == ((), True, True)
+    assert classic.timing_cache == cldm.engine_files.ENGINES / "tensorrt.timing"
 
 
 def test_without_any_library(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,40 +22,27 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
 
 import build.checks
 import build.doctor
+import build.plugin_checks
 import build.tensorrt
 import build.verify
 from build.__main__ import main
-from build.checks import (
-    CHECKS,
-    STAGES,
-    Case,
-    NeedsGPU,
-    NotTried,
-    Wrong,
-    check_attention,
-    check_graph,
-    check_parity,
-    check_plan_with_plugin,
-    check_plugin,
-    check_refit,
-    check_replay,
-    make_requests,
-)
-from build.compile import CompileOptions, compile_plan
+from build.case import STAGES, Case, NeedsGPU, NotTried, Wrong, make_requests
+from build.checks import CHECKS, check_attention, check_graph, check_parity, check_refit, check_replay
+from build.compile import Builder, compile_engine
 from build.doctor import anonymous
-from build.export import export
 from build.layers import Layer, Report
-from build.tensorrt import Builder
+from build.plugin_checks import check_engine_with_plugin, check_plugin
 from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import ROOT, Target
 from cldm.pipeline import Pipeline, Shape, to_precision
 from cldm.plan import make_plan
 from runtime.eager import EagerEngine
 from runtime.lanes import Lanes
+from runtime.spec import EngineSpec
 from runtime.tensorrt import layout
 from runtime.tensorrt_library import LIBRARIES
 from tests.standin import tensorrt as standin
-from tests.test_tensorrt import CPU
+from tests.tensorrt_toys import CPU
 from tests.test_tensorrt_backend import use_standin
 
 CLASSIC, _, RTX = LIBRARIES
@@ -65,14 +52,14 @@ ON_A_GPU = {
     *("driver", "GPU", "graph", "replay", "process()", "graph launch", "refit encoder"),
     *(f"parity {stage}" for stage in STAGES),
 }
-NOT_TRIED = {"plugin", "plugin in a plan"}
+NOT_TRIED = {"plugin", "plugin in engine"}
 
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: None) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     yield
-    assert not standin._to_fail, "a call that should have failed was not made"
+    assert not standin.to_fail, "a call that should have failed was not made"
 
 
 def results(printed: str) -> dict[str, str]:
@@ -125,9 +112,9 @@ def test_what_is_wrong_fails_and_the_rest_goes_on(
     def broken(path: Path, spec: Any, *rest: Any) -> Any:
         if spec.name == "hint":
             path.write_bytes(b"no ONNX")
-        return compile_plan(path, spec, *rest)
+        return compile_engine(path, spec, *rest)
 
-    monkeypatch.setattr(build.tensorrt, "compile_plan", broken)
+    monkeypatch.setattr(build.tensorrt, "compile_engine", broken)
     monkeypatch.setattr(build.verify.Trial, "error", lambda trial, engine: 0.5)
     assert main([*COMMAND, "--target", "sm89"]) == 1
     printed = capsys.readouterr().out
@@ -139,12 +126,12 @@ def test_what_is_wrong_fails_and_the_rest_goes_on(
     assert "hint.onnx cannot be parsed: " in check("build hint")["figures"]
     assert any("ERROR" in line or "INTERNAL_ERROR" in line for line in check("build hint")["tensorrt"])
     assert check("ONNX vae")["figures"].startswith("error 5.0e-01, bound ")
-    assert check("ONNX hint")["figures"] == "there is no plan"
+    assert check("ONNX hint")["figures"] == "there is no engine"
 
 
 def case_of(precision: str = "fp16", library: Any = CLASSIC, **changes: Any) -> Case:
     target = Target("tiny", 64, 64, 1, precision, "tensorrt", **changes)
-    return Case(target, find_checkpoint("random:0", "tiny"), Builder(library, CPU, CompileOptions()))
+    return Case(target, find_checkpoint("random:0", "tiny"), Builder(library, CPU))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +147,7 @@ def test_attentions_in_half_precision_have_to_be_fused(
     precision: str, attentions: tuple[Any, ...], wrong: bool
 ) -> None:
     case = case_of(precision)
-    case.plans["encoder"] = b""
+    case.engines["encoder"] = b""
     case.reports["encoder"] = Report(
         "encoder", 1.0, 2, 3, tuple(Layer("a", "b", (), one, "none") for one in attentions)
     )
@@ -172,23 +159,25 @@ def test_attentions_in_half_precision_have_to_be_fused(
 
 
 class Standin(Builder):
-    """Builds plans that the stand-in for TensorRT's run time reads, and takes the CPU for the GPU that runs them."""
+    """Takes the CPU for the GPU that runs its engines."""
 
     runs = True
 
-    def stages(self, model: Any, size: Any, folder: Path, plugins: bool = False, names: Any = None) -> Any:
-        for spec, path in export(model, size, folder, plugins, names):
-            layouts = {one.name: layout(one) for one in (*spec.inputs, *spec.outputs)}
-            plan = standin.make_plan(path, layouts, self.options.refit)
-            yield path, plan, Report(spec.name, 1.0, len(plan), 0, ())
+
+def compile_standin(path: Path, spec: EngineSpec, builder: Builder) -> tuple[bytes, Report]:
+    """An engine that the stand-in for TensorRT's run time reads."""
+    layouts = {one.name: layout(one) for one in (*spec.inputs, *spec.outputs)}
+    serialized = standin.serialize(path, layouts, builder.refit)
+    return serialized, Report(spec.name, 1.0, len(serialized), 0, ())
 
 
 def test_parity_and_refit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On the encoder, by the stand-in; then with a result that is wrong."""
     use_standin(monkeypatch, tmp_path / "engines")
+    monkeypatch.setattr(build.tensorrt, "compile_engine", compile_standin)
     case = case_of("fp32")
-    case.builder = Standin(CLASSIC, CPU, CompileOptions())
-    case.plans["encoder"], _ = case.compile(case.exported, "encoder", case.builder)
+    case.builder = Standin(CLASSIC, CPU)
+    case.engines["encoder"], _ = case.build(case.exported, "encoder", case.builder)
     assert check_parity("encoder", case).startswith("error ")
     figures = check_refit(case)
     assert float(figures.split("error is ")[1]) > 0.1, "other weights do make a difference"
@@ -239,7 +228,7 @@ def test_what_is_missing_is_said_and_nothing_is_written(
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Case:
     """Eager engines, the CPU in place of a GPU, and in place of a graph what it would be made of."""
     checkpoint = find_checkpoint("random:0", "tiny")
-    case = Case(Target("tiny", 64, 64, 1, "fp32", "tensorrt"), checkpoint, Standin(CLASSIC, CPU, CompileOptions()))
+    case = Case(Target("tiny", 64, 64, 1, "fp32", "tensorrt"), checkpoint, Standin(CLASSIC, CPU))
     case.requests = {name: one for name, one in case.requests.items() if name in ("first", *DIFFERENT)}
     shape = Shape(64, 64, 1, 20, make_plan("19", 20))
     case.pipeline = Pipeline(to_precision(case.model, torch.float32), shape, EagerEngine, Lanes(CPU))
@@ -303,35 +292,35 @@ def test_nothing_personal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert anonymous("/data/ada") == "/data/ada"
 
 
-def test_the_plugin_and_a_plan_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan is read by a process of its own, whose TensorRT is the stand-in too."""
+def test_the_plugin_and_an_engine_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is read by a process of its own, whose TensorRT is the stand-in too."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "standin"))
     for case in (case_of(), case_of("fp32", plugins=True)):
-        with pytest.raises(NotTried, match="only plans in half precision that are built with --plugins have it"):
+        with pytest.raises(NotTried, match="only engines in half precision that are built with --plugins have it"):
             check_plugin(case)
     case = case_of(plugins=True)
     with pytest.raises(NotTried, match="the plugin is not registered"):
-        check_plan_with_plugin(case)
-    monkeypatch.setattr(build.checks, "register_plugin", lambda builder: None)
+        check_engine_with_plugin(case)
+    monkeypatch.setattr(build.plugin_checks, "register_plugin", lambda builder: None)
     assert check_plugin(case) == "registered, its kernel compiles"
 
     version = bytes(int(number) for number in standin.__version__.split("."))
     content = {"tensors": {}, "model": ""}
-    case.plans["decoder"] = b"ftrt" + bytes(20) + version + json.dumps(content).encode()
+    case.engines["decoder"] = b"ftrt" + bytes(20) + version + json.dumps(content).encode()
     names = [("node_group_norm_3", "PluginV3"), ("conv_1", "Convolution")]
     layers = [Layer(name, kind, (), "none", "none") for name, kind in names]
     case.reports["decoder"] = Report("decoder", 1.0, 2, 3, tuple(layers))
-    assert check_plan_with_plugin(case).startswith("1 layers of the decoder's plan are calls of it, and another")
+    assert check_engine_with_plugin(case).startswith("1 layers of the decoder's engine are calls of it, and another")
     case.reports["decoder"] = Report("decoder", 1.0, 2, 3, tuple(layers[1:]))
     with pytest.raises(Wrong, match="no layer of it is called a plugin"):
-        check_plan_with_plugin(case)
-    case.plans["decoder"] = case.plans["decoder"][:40]
+        check_engine_with_plugin(case)
+    case.engines["decoder"] = case.engines["decoder"][:40]
     with pytest.raises(Wrong, match="another process cannot read it: no engine: Serialization assertion"):
-        check_plan_with_plugin(case)
+        check_engine_with_plugin(case)
 
 
-def test_plans_for_another_gpu_are_not_run() -> None:
+def test_engines_for_another_gpu_are_not_run() -> None:
     case = case_of()
-    case.builder = Builder(RTX, CPU, CompileOptions(targets=(86, 120)))
+    case.builder = Builder(RTX, CPU, (86, 120))
     with pytest.raises(NeedsGPU, match="needs a GPU of sm86 or sm120, and there is none here"):
         check_graph(case)

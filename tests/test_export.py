@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from build.export import OPSET, ExportError, export, spell_out
-from build.verify import Trial, check, prepare
+from build.export import OPSET, ExportError, export
+from build.forms import spell_out
+from build.measurement import check
+from build.verify import Trial, prepare
 from cldm.checkpoint import SMALL_MODEL, find_checkpoint
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape, to_precision

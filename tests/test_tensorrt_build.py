@@ -1,6 +1,6 @@
 """The real parser and builder, of TensorRT for RTX, which need no GPU: what we export builds, and what they refuse.
 
-Running the plans needs an RTX card and is not tested here.
+Running the engines needs an RTX card and is not tested here.
 """
 
 # ruff: noqa: E402
@@ -28,8 +28,9 @@ onnx = pytest.importorskip("onnx", reason="./preprocess.sh dev installs it")
 from onnx import TensorProto, helper
 
 import build.compile
+import build.progress
 import runtime.tensorrt
-from build.compile import CompileOptions, compile_plan
+from build.compile import Builder, compile_engine
 from build.layers import Report
 from runtime.spec import EngineSpec, TensorSpec
 from runtime.tensorrt import TensorRTEngine
@@ -37,10 +38,12 @@ from runtime.tensorrt_calls import TensorRTError, heard_log
 from runtime.tensorrt_library import LIBRARIES, library_that_builds
 from tests.conftest import Exported
 from tests.standin import tensorrt as standin
-from tests.test_tensorrt import CPU, LAYOUTS, SPEC, Toy, export, message
+from tests.tensorrt_toys import CPU, LAYOUTS, SPEC, message, toy, toy_file
+
+__all__ = ["toy", "toy_file"]  # fixtures
 
 RTX = next(library for library in LIBRARIES if library.portable)
-SM89 = CompileOptions(targets=(89,))
+SM89 = Builder(RTX, CPU, (89,))
 ATTENTIONS = {"text": 3, "hint": 0, "control": 14, "encoder": 14, "decoder": 18, "vae": 1}
 WORDS = {"LINEAR": "(kLINEAR)", "HWC": "channel-last", "HWC8": "(kHWC8)"}  # the builder's for a layout
 FLOAT, HALF = torch.float32, torch.float16
@@ -56,14 +59,8 @@ def heard(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == heard_log.name]
 
 
-@pytest.fixture(scope="module")
-def toy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    return export(Toy().eval().requires_grad_(False), SPEC, tmp_path_factory.mktemp("onnx") / "toy.onnx", 21)
-
-
-def build_toy(path: Path, spec: EngineSpec = SPEC, options: CompileOptions = SM89) -> tuple[bytes, Report]:
-    return compile_plan(path, spec, RTX, CPU, options)
+def build_toy(path: Path, spec: EngineSpec = SPEC, builder: Builder = SM89) -> tuple[bytes, Report]:
+    return compile_engine(path, spec, builder)
 
 
 @pytest.mark.parametrize("dtype", [HALF, FLOAT], ids=str)
@@ -71,8 +68,8 @@ def test_every_stage_builds(dtype: torch.dtype, exported: Exported, caplog: pyte
     trial, files = exported(dtype)
     reports = {}
     for name, path in files.items():
-        plan, reports[name] = compile_plan(path, trial.stages[name].spec, RTX, CPU, SM89)
-        assert plan.startswith(RTX.magic)
+        serialized, reports[name] = compile_engine(path, trial.stages[name].spec, SM89)
+        assert serialized.startswith(RTX.magic)
     assert heard(caplog) == []
     fused = {name: report.attentions("fused") for name, report in reports.items()}
     unfused = {name: report.attentions("unfused") for name, report in reports.items()}
@@ -86,7 +83,7 @@ def test_every_stage_builds(dtype: torch.dtype, exported: Exported, caplog: pyte
     assert all(report.scratch_bytes > 0 and report.layers for report in reports.values())
 
 
-def test_a_plan_reads_and_writes_in_our_layouts(
+def test_an_engine_reads_and_writes_in_our_layouts(
     exported: Exported, caplog: pytest.LogCaptureFixture, toy_file: Path
 ) -> None:
     """As the builder lists them: the toy has every layout, the stages have each of theirs."""
@@ -94,7 +91,7 @@ def test_a_plan_reads_and_writes_in_our_layouts(
     trial, files = exported(HALF)
     for spec, path in [(SPEC, toy_file), *((trial.stages[name].spec, files[name]) for name in ("hint", "vae"))]:
         caplog.clear()
-        compile_plan(path, spec, RTX, CPU, SM89)
+        compile_engine(path, spec, SM89)
         (listed,) = (text for text in caplog.messages if "\nI/O Tensors:\n" in text)
         found = re.findall(r"Name: (\w+), IOMode: (\w+), DataType: (\w+), .*Format: (.*?) }", listed)
         for mode, tensors in (("Input", spec.inputs), ("Output", spec.outputs)):
@@ -107,8 +104,8 @@ def test_a_plan_reads_and_writes_in_our_layouts(
 @pytest.mark.parametrize("targets", [*((one,) for one in RTX.capabilities), (86, 89, 120)])
 def test_every_target(targets: tuple[int, ...], exported: Exported, caplog: pytest.LogCaptureFixture) -> None:
     trial, files = exported(HALF)
-    plan, report = compile_plan(files["hint"], trial.stages["hint"].spec, RTX, CPU, CompileOptions(targets=targets))
-    assert plan.startswith(RTX.magic)
+    serialized, report = compile_engine(files["hint"], trial.stages["hint"].spec, Builder(RTX, CPU, targets))
+    assert serialized.startswith(RTX.magic)
     assert report.layers
     assert heard(caplog) == []
 
@@ -158,7 +155,7 @@ def compiled(model: Any, folder: Path) -> Report:
         )
         for values in (model.graph.input, model.graph.output)
     )
-    return compile_plan(path, EngineSpec("one", inputs, outputs), RTX, CPU, SM89)[1]
+    return compile_engine(path, EngineSpec("one", inputs, outputs), SM89)[1]
 
 
 UNFUSABLE = {
@@ -214,11 +211,11 @@ def test_an_unknown_operator_is_refused(tmp_path: Path) -> None:
         compiled(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path)
 
 
-def test_refittable_plans_need_a_driver(toy_file: Path) -> None:
+def test_refittable_engines_need_a_driver(toy_file: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is here")
     with pytest.raises(TensorRTError, match=r"toy\.onnx cannot be built \(TensorRT: "):
-        build_toy(toy_file, options=replace(SM89, refit=True))
+        build_toy(toy_file, builder=replace(SM89, refit=True))
 
 
 def test_a_file_that_is_not_onnx(tmp_path: Path) -> None:
@@ -291,8 +288,8 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     given: list[Any] = []
     configure = build.compile._configure
 
-    def spy(module: Any, config: Any, options: CompileOptions) -> None:
-        configure(module, config, options)
+    def spy(module: Any, config: Any, builder: Builder) -> None:
+        configure(module, config, builder)
         given.append(config)
 
     monkeypatch.setattr(build.compile, "_configure", spy)
@@ -300,11 +297,9 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_what_the_builder_is_told(toy_file: Path, configs: list[Any]) -> None:
-    options = CompileOptions(targets=(86, 120), optimization_level=5, workspace_bytes=1 << 26)
-    build_toy(toy_file, options=options)
+    build_toy(toy_file, builder=replace(SM89, targets=(86, 120)))
     (config,) = configs
-    assert config.builder_optimization_level == 5
-    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 26
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == build.compile.WORKSPACE
     assert config.max_aux_streams == 0
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert not config.get_flag(trt.BuilderFlag.REFIT)
@@ -324,7 +319,7 @@ def bars_with(monkeypatch: pytest.MonkeyPatch, **methods: Any) -> list[Any]:
 
     for name, method in methods.items():
         setattr(Bar, name, method)
-    monkeypatch.setattr(build.compile, "tqdm", Bar)
+    monkeypatch.setattr(build.progress, "tqdm", Bar)
     return bars
 
 
@@ -333,12 +328,6 @@ def test_progress_ends_full(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> 
     build_toy(toy_file)
     (bar,) = bars
     assert bar.n == bar.total > 1
-
-
-def test_interrupted(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bars_with(monkeypatch, update=Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        build_toy(toy_file)
 
 
 def test_ctrl_c_stops_a_build(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,7 +340,7 @@ def test_ctrl_c_stops_a_build(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_library_without_timing_cache_leaves_none(toy_file: Path, tmp_path: Path) -> None:
-    build_toy(toy_file, options=replace(SM89, timing_cache=tmp_path / "times"))
+    build_toy(toy_file, builder=replace(SM89, timing_cache=tmp_path / "times"))
     assert not [*tmp_path.iterdir()]
 
 
@@ -361,16 +350,16 @@ def test_timing_cache_is_kept_between_builds(tmp_path: Path, caplog: pytest.LogC
     path, logger = tmp_path / "new" / "times", Mock(heard=lambda: "its reason")
     config = Mock()
     config.get_timing_cache.return_value.serialize.return_value = b"times"
-    build.compile._load_timing_cache(config, path, logger)
+    build.compile._load_times(config, path, logger)
     config.create_timing_cache.assert_called_once_with(b"")
-    build.compile._save_timing_cache(config, path, logger)
+    build.compile._save_times(config, path, logger)
     assert [(one.name, one.read_bytes()) for one in path.parent.iterdir()] == [("times", b"times")]
-    build.compile._load_timing_cache(config, path, logger)
+    build.compile._load_times(config, path, logger)
     config.create_timing_cache.assert_called_with(b"times")
     assert not caplog.records
 
     config.set_timing_cache.side_effect = [False, True]
-    build.compile._load_timing_cache(config, path, logger)
+    build.compile._load_times(config, path, logger)
     assert "times is of another GPU or TensorRT, so it is replaced (its reason)" in caplog.text
     config.set_timing_cache.side_effect = None
     for call, failing in (
@@ -379,17 +368,17 @@ def test_timing_cache_is_kept_between_builds(tmp_path: Path, caplog: pytest.LogC
         ("get_timing_cache", "saved"),
     ):
         broken = Mock(**{f"{call}.return_value": None})
-        work = build.compile._save_timing_cache if failing == "saved" else build.compile._load_timing_cache
+        work = build.compile._save_times if failing == "saved" else build.compile._load_times
         with pytest.raises(TensorRTError, match=rf"cannot be {failing} \(TensorRT: its reason\)"):
             work(broken, tmp_path / "none", logger)
 
 
 def test_without_a_list_in_the_log_the_inspector_is_asked(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As classic TensorRT may need; the stand-in reads the plan."""
-    plan = standin.make_plan(toy_file, LAYOUTS)
+    """As classic TensorRT may need; the stand-in reads the engine."""
+    serialized = standin.serialize(toy_file, LAYOUTS)
     monkeypatch.setitem(sys.modules, "tensorrt", standin)
     monkeypatch.setattr(runtime.tensorrt, "check_device", lambda device, library=None: None)
-    monkeypatch.setattr(build.compile, "_build", lambda *arguments: plan)
+    monkeypatch.setattr(build.compile, "_build", lambda *arguments: serialized)
     report = build_toy(toy_file)[1]
     assert "Conv" in {layer.kind for layer in report.layers}
     assert report.scratch_bytes == standin.SCRATCH_BYTES
@@ -400,16 +389,16 @@ def test_without_a_list_in_the_log_the_inspector_is_asked(toy_file: Path, monkey
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_a_plan_without_a_gpu_is_a_sentence(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, _ = build_toy(toy_file)
+def test_an_engine_without_a_gpu_is_a_sentence(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serialized, _ = build_toy(toy_file)
     with pytest.raises(TensorRTError, match=r"TensorRT engines need a CUDA device: got cpu, .* use backend eager"):
-        TensorRTEngine(SPEC, plan, CPU)
+        TensorRTEngine(SPEC, serialized, CPU)
     monkeypatch.setattr(runtime.tensorrt, "check_device", lambda device, library=None: None)
     with pytest.raises(
-        TensorRTError, match=r"the plan cannot be deserialised; build it again .*TensorRT: .*CUDA driver"
+        TensorRTError, match=r"the serialized engine cannot be read; build it again .*TensorRT: .*CUDA driver"
     ):
-        TensorRTEngine(SPEC, plan, CPU)
-    other = plan[:24] + bytes([1, 2, 3, 4]) + plan[28:]
+        TensorRTEngine(SPEC, serialized, CPU)
+    other = serialized[:24] + bytes([1, 2, 3, 4]) + serialized[28:]
     sentence = rf"of TensorRT for RTX 1\.2\.3\.4, and {trt.__version__} is installed; .*install tensorrt-rtx-cu13==1\.2"
     with pytest.raises(TensorRTError, match=sentence):
         TensorRTEngine(SPEC, other, CPU)

@@ -83,14 +83,14 @@ def test_nobody_builds(
 def test_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     classic, rtx = (magic + bytes(24) for magic in (b"ftrt", b"vtrt"))
     machine(monkeypatch, 89, *NAMES)
-    assert [library_that_reads("vae", plan).module for plan in (classic, rtx)] == ["tensorrt", "tensorrt_rtx"]
+    assert [library_that_reads("vae", one).module for one in (classic, rtx)] == ["tensorrt", "tensorrt_rtx"]
     machine(monkeypatch, 89, "tensorrt_lean")
     assert library_that_reads("vae", classic).module == "tensorrt_lean"
     with pytest.raises(TensorRTError, match=r"cannot be imported \(tensorrt_rtx: .*\): install tensorrt-rtx-cu13, or"):
         library_that_reads("vae", rtx)
     for foreign in (b"", classic[:27], b"ftrt" + bytes([1]) * 24, b"PK\3\4" + bytes(100)):
         with pytest.raises(
-            TensorRTError, match=r"engine vae: \d+ bytes that .* are not a TensorRT plan, .* or b'vtrt'"
+            TensorRTError, match=r"engine vae: \d+ bytes that .* are no serialized TensorRT engine, .* or b'vtrt'"
         ):
             library_that_reads("vae", foreign)
 
