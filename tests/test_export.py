@@ -171,21 +171,8 @@ def test_whole_picture_by_onnxruntime(exported: Exported) -> None:
     shape = Shape(*SIZES[torch.float32], 20, make_plan("19,14,8,2", 20))
     bird = find_pictures(DRAWN_BIRDS)["bird_1"]
     asked = Request(
-        bird,
-        "a red bird",
-        "best quality",
-        "lowres",
-        1,
-        256,
-        20,
-        False,
-        1.0,
-        9.0,
-        1,
-        0.0,
-        100,
-        200,
-    )
+        bird, "a red bird", "best quality", "lowres", 1, 256, 20, False, 1.0, 9.0, 1, 0.0, 100, 200
+    )  # fmt: skip
     (expected,) = Pipeline(model, shape, EagerEngine, Lanes(CPU))(asked, tokenizer)
     _, files = exported(torch.float32)
     by_onnx = Pipeline(model, shape, lambda spec, module: OnnxEngine(spec, files[spec.name]), Lanes(CPU))
