@@ -127,6 +127,13 @@ class Case:
         if stage not in self.engines:
             raise NotTried("there is no engine")
 
+    def listed(self, stage: str) -> Report:
+        """The report of an engine whose layers are known."""
+        self.need_engine(stage)
+        if not self.reports[stage].layers:
+            raise NotTried("the layers of the engine are not known")
+        return self.reports[stage]
+
 
 def make_requests(height: int, width: int, samples: int) -> dict[str, Request]:
     """By what is different from the first. All of one shape."""

@@ -55,8 +55,7 @@ def check_build(stage: str, case: Case) -> str:
 
 
 def check_attention(stage: str, case: Case) -> str:
-    case.need_engine(stage)
-    report = case.reports[stage]
+    report = case.listed(stage)
     figures = f"{report.attentions('fused')} fused, {report.attentions('unfused')} unfused"
     expected = stage in FUSED and case.dtype == torch.float16
     if expected and (report.attentions("unfused") or not report.attentions("fused")):

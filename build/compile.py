@@ -54,21 +54,20 @@ def compile_engine(onnx: Path, spec: EngineSpec, builder: Builder) -> tuple[byte
     seconds = time.perf_counter() - start
     layers, scratch = heard.layers, heard.scratch_bytes
     if not layers:
-        engine = TensorRTEngine(spec, serialized, builder.device)
-        layers, scratch = inspect(engine), engine.scratch_bytes
+        layers, scratch = _inspect(spec, serialized, builder.device) or ((), scratch)
     return serialized, Report(spec.name, seconds, len(serialized), scratch, layers)
 
 
-def inspect(engine: TensorRTEngine) -> tuple[Layer, ...]:
-    """The layers of an engine that was built with detailed profiling verbosity. Raises TensorRTError otherwise."""
-    name, logger = engine.spec.name, engine.logger
-    inspector = checked(engine.engine.create_engine_inspector(), f"engine {name} cannot be inspected", logger)
+def _inspect(spec: EngineSpec, serialized: bytes, device: torch.device) -> tuple[tuple[Layer, ...], int] | None:
+    """Layers and scratch memory as the engine itself tells them, None where it cannot be asked; logs why not."""
     try:
-        return layers_of_json(inspector.get_engine_information(engine.trt.LayerInformationFormat.JSON))
-    except ValueError as error:
-        raise TensorRTError(
-            f"engine {name}: EngineInspector's text has {error}; build it again", logger.heard()
-        ) from error
+        engine = TensorRTEngine(spec, serialized, device)
+        inspector = checked(engine.engine.create_engine_inspector(), "it cannot be inspected", engine.logger)
+        text = inspector.get_engine_information(engine.trt.LayerInformationFormat.JSON)
+        return layers_of_json(text), engine.scratch_bytes
+    except (TensorRTError, ValueError) as error:
+        log.warning("engine %s: its layers are not known (%s)", spec.name, str(error))
+        return None
 
 
 def _build(onnx: Path, spec: EngineSpec, builder: Builder) -> bytes:

@@ -39,8 +39,7 @@ def check_engine_with_plugin(case: Case) -> str:
     """An engine holds the plugin's code: a process that never registered it reads the engine too."""
     if not case.plugins:
         raise NotTried("the plugin is not registered")
-    case.need_engine("decoder")
-    calls = sum(bool(PLUGIN.search(f"{layer.kind} {layer.name}")) for layer in case.reports["decoder"].layers)
+    calls = sum(bool(PLUGIN.search(f"{layer.kind} {layer.name}")) for layer in case.listed("decoder").layers)
     with tempfile.NamedTemporaryFile(suffix=".engine") as file:
         file.write(case.engines["decoder"])
         file.flush()

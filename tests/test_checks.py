@@ -4,6 +4,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ def case_of(precision: str = "fp16", library: Any = CLASSIC, **changes: Any) -> 
     return Case(target, find_checkpoint("random:0", "tiny"), Builder(library, CPU))
 
 
+def listed(*attentions: Any) -> Report:
+    return Report("encoder", 1.0, 2, 3, tuple(Layer("a", "b", (), one, "none") for one in attentions))
+
+
 @pytest.mark.parametrize(
     ("precision", "attentions", "wrong"),
     [
@@ -59,14 +64,22 @@ def test_attentions_in_half_precision_have_to_be_fused(
 ) -> None:
     case = case_of(precision)
     case.engines["encoder"] = b""
-    case.reports["encoder"] = Report(
-        "encoder", 1.0, 2, 3, tuple(Layer("a", "b", (), one, "none") for one in attentions)
-    )
+    case.reports["encoder"] = listed(*attentions)
     if wrong:
         with pytest.raises(Wrong, match="; expected some, and all of them fused"):
             check_attention("encoder", case)
     else:
         assert "unfused" in check_attention("encoder", case)
+
+
+def test_without_a_list_of_layers_nothing_is_said_of_them() -> None:
+    case = case_of(plugins=True)
+    case.engines = {"encoder": b"", "decoder": b""}
+    case.reports = {"encoder": listed(), "decoder": listed()}
+    case.plugins = True
+    for check in (partial(check_attention, "encoder"), check_engine_with_plugin):
+        with pytest.raises(NotTried, match="the layers of the engine are not known"):
+            check(case)
 
 
 class Standin(Builder):
