@@ -19,7 +19,7 @@ import build.plugin_checks
 import build.tensorrt
 import build.verify
 from build.case import Case, NeedsGPU, NotTried, Wrong
-from build.checks import check_attention, check_graph, check_parity, check_refit
+from build.checks import check_attention, check_build, check_graph, check_parity, check_refit
 from build.compile import Builder
 from build.layers import Layer, Report
 from build.plugin_checks import check_engine_with_plugin, check_plugin
@@ -51,25 +51,38 @@ def listed(*attentions: Any) -> Report:
 
 
 @pytest.mark.parametrize(
-    ("precision", "attentions", "wrong"),
+    ("precision", "attentions", "trivial", "wrong"),
     [
-        ("fp16", ("fused", "fused"), False),
-        ("fp16", ("fused", "unfused"), True),
-        ("fp16", ("none",), True),
-        ("fp32", ("unfused",), False),
+        ("fp16", ("fused", "fused"), 0, False),
+        ("fp16", ("fused", "unfused"), 0, True),
+        ("fp16", ("fused", "unfused"), 1, False),
+        ("fp16", ("fused", "unfused", "unfused"), 1, True),
+        ("fp16", ("unfused",), 1, True),
+        ("fp16", ("none",), 0, True),
+        ("fp32", ("unfused",), 0, False),
     ],
 )
 def test_attentions_in_half_precision_have_to_be_fused(
-    precision: str, attentions: tuple[Any, ...], wrong: bool
+    precision: str, attentions: tuple[Any, ...], trivial: int, wrong: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(build.checks, "single_tokens", lambda path: trivial)
     case = case_of(precision)
     case.engines["encoder"] = b""
     case.reports["encoder"] = listed(*attentions)
     if wrong:
-        with pytest.raises(Wrong, match="; expected some, and all of them fused"):
+        with pytest.raises(Wrong, match="; expected some fused, and all but those over a single token"):
             check_attention("encoder", case)
     else:
         assert "unfused" in check_attention("encoder", case)
+
+
+def test_an_attention_over_a_single_token_needs_no_fused_kernel() -> None:
+    """In pictures of 64x64 the lowest maps of four levels have one pixel."""
+    pytest.importorskip("tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it", exc_type=ImportError)
+    target = Target("small", 64, 64, 1, "fp16", "tensorrt")
+    case = Case(target, find_checkpoint("random:0", "small"), Builder(RTX, CPU, (89,)))
+    check_build("encoder", case)
+    assert check_attention("encoder", case) == "13 fused, 1 unfused, 1 over a single token"
 
 
 def test_without_a_list_of_layers_nothing_is_said_of_them() -> None:
