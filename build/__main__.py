@@ -57,20 +57,20 @@ def main(arguments: list[str] | None = None) -> int:
 def _check(options: argparse.Namespace) -> int:
     # Imported lazily: build-only dependencies.
     from build.case import Case
-    from build.doctor import examine, missing
+    from build.doctor import examine
+    from build.export import check_exporter
     from build.tensorrt import make_builder
     from cldm.checkpoint import find_checkpoint
 
-    if sentences := missing():
-        print("\n".join(f"check: {sentence}" for sentence in sentences), file=sys.stderr)
-        return 1
     device = choose_device(options.device)
     if device.type != "cuda" and not options.target:
         options.target = RTX
     target = _target(options, "tensorrt", device)
     checkpoint = find_checkpoint(options.checkpoint or "random:0", target.architecture)
     target = target.of(checkpoint)
-    return 0 if examine(Case(target, checkpoint, replace(make_builder(target, device), timing_cache=None))) else 1
+    builder = replace(make_builder(target, device), timing_cache=None)
+    check_exporter(builder.library.extra)
+    return 0 if examine(Case(target, checkpoint, builder)) else 1
 
 
 def _build(options: argparse.Namespace) -> int:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,12 +44,6 @@ class Finding:
     figures: str  # or the reason
     traceback: str  # of an error that nobody expects
     tensorrt: tuple[str, ...]  # warnings and errors that its logger was given
-
-
-def missing() -> list[str]:
-    """One sentence for each package that the checks need and that is not installed."""
-    lacking = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
-    return [f"the ONNX exporter needs {' and '.join(lacking)}: run ./preprocess.sh tensorrt"] if lacking else []
 
 
 def examine(case: Case) -> bool:

@@ -6,6 +6,7 @@ Weights have the checkpoint's names, so that engines can be refitted: `<key>` as
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ OPSET = 21
 
 class ExportError(BuildError):
     """A stage cannot be written as ONNX."""
+
+
+def check_exporter(extra: str) -> None:
+    """Raises ExportError if what the exporter needs is not installed. extra: of pyproject.toml, which installs it."""
+    if lacking := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        raise ExportError(f"the ONNX exporter needs {' and '.join(lacking)}: run ./preprocess.sh {extra}")
 
 
 def export(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from build.compile import Builder, compile_engine
 from build.errors import BuildError
-from build.export import export, weight_names
+from build.export import check_exporter, export, weight_names
 from build.layers import Report
 from build.measurement import Measurement, check
 from build.verify import Trial, prepare
@@ -59,6 +59,7 @@ def build(
     Where the target asks for plugins and building with them fails, builds without and logs why; strict: raises instead.
     Raises TensorRTError, ExportError or BuildError, and then saves nothing.
     """
+    check_exporter(builder.library.extra)
     target = replace(target, plugins=bool(target.plugins), refit=bool(target.refit))
     try:
         return _build(target, checkpoint, builder)

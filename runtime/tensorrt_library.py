@@ -114,7 +114,7 @@ def check_device(device: torch.device, library: Library | None = None) -> None:
     if library and not library.is_for([capability(device)]):
         raise TensorRTError(
             f"{library.title} is for GPUs of compute capability {', '.join(map(dotted, library.capabilities))}, and "
-            f"{device} has {dotted(capability(device))}: install {LIBRARIES[0].package} and build engines with it"
+            f"{device} has {dotted(capability(device))}: run ./preprocess.sh {LIBRARIES[0].extra} and build again"
         )
 
 
@@ -140,7 +140,8 @@ def _import(libraries: Sequence[Library]) -> tuple[Library, Any]:
             return library, import_module(library.module)
         except (ImportError, OSError) as error:  # OSError: one of its shared libraries is missing
             reasons.append(f"{library.module}: {error}")
+    scripts = " or ".join(dict.fromkeys(f"./preprocess.sh {library.extra}" for library in libraries))
     packages = " or ".join(library.package for library in libraries)
     raise TensorRTError(
-        f"TensorRT cannot be imported ({'; '.join(reasons)}): install {packages}, or use another backend"
+        f"TensorRT cannot be imported ({'; '.join(reasons)}): run {scripts}, install {packages}, or use another backend"
     )

@@ -216,8 +216,19 @@ def test_who_measures_what(monkeypatch: pytest.MonkeyPatch) -> None:
     assert classic.timing_cache == cldm.engine_files.ENGINES / "tensorrt.timing"
 
 
+def test_without_the_exporter_one_sentence_says_what_installs_it(
+    engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build.export, "find_spec", lambda name: None if name == "onnxscript" else object())
+    assert main(COMMAND) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "engines: the ONNX exporter needs onnxscript: run ./preprocess.sh tensorrt-rtx"
+
+
 def test_without_any_library(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for library in LIBRARIES:
         monkeypatch.setitem(sys.modules, library.module, None)
     assert main(COMMAND) == 1
-    assert "TensorRT cannot be imported (tensorrt_rtx: " in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert "TensorRT cannot be imported (tensorrt_rtx: " in line
+    assert "run ./preprocess.sh tensorrt-rtx, install" in line

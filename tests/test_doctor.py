@@ -14,6 +14,7 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
 
 import build.checks
 import build.doctor
+import build.export
 import build.plugin_checks
 import build.tensorrt
 import build.verify
@@ -24,6 +25,7 @@ from build.compile import compile_engine
 from build.doctor import anonymous
 from cldm.engine_files import ROOT
 from runtime.tensorrt_library import LIBRARIES
+from tests.standin import tensorrt as standin
 
 COMMAND = "--check --architecture tiny --height 64 --width 64 --device cpu".split()
 ON_A_GPU = {
@@ -128,10 +130,12 @@ def test_what_is_missing_is_said_and_nothing_is_written(
     assert main(COMMAND) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("check: TensorRT cannot be imported (tensorrt_rtx: ")
-    assert line.endswith("install tensorrt-rtx-cu13, or use another backend")
-    monkeypatch.setattr(build.doctor, "find_spec", lambda name: None)
+    assert line.endswith("run ./preprocess.sh tensorrt-rtx, install tensorrt-rtx-cu13, or use another backend")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", standin)
+    monkeypatch.setattr(build.export, "find_spec", lambda name: None)
     assert main(COMMAND) == 1
-    assert "check: the ONNX exporter needs onnx and onnxscript: run" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "check: the ONNX exporter needs onnx and onnxscript: run ./preprocess.sh tensorrt-rtx"
     with pytest.raises(SystemExit):
         main(["--check", "--backend", "inductor"])
 

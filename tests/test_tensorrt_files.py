@@ -121,7 +121,7 @@ def test_without_a_gpu_tensorrt_is_not_touched(serialized: bytes, monkeypatch: p
 def test_without_tensorrt(serialized: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorrt", "tensorrt_lean"):
         monkeypatch.setitem(sys.modules, name, None)
-    sentence = r"cannot be imported .*tensorrt_lean.*install tensorrt-cu13 or tensorrt-lean-cu13"
+    sentence = r"imported .*tensorrt_lean.*run ./preprocess.sh tensorrt, install tensorrt-cu13 or tensorrt-lean-cu13"
     with pytest.raises(TensorRTError, match=sentence) as error:
         TensorRTEngine(SPEC, serialized, CPU)
     message(error)
