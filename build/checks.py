@@ -125,7 +125,7 @@ def check_refit(case: Case) -> str:
     engine = make_engine(trial, REFITTED, serialized)
     before = trial.measure(engine)
     refit(engine, model.state_dict())
-    return f"{_within_bound(trial.measure(engine))}; with the weights of the build the error is {before.error:.1e}"
+    return f"{_within_bound(trial.measure(engine))}; with the weights of the build the error is {before.judged:.1e}"
 
 
 def check_process(case: Case) -> str:
@@ -166,7 +166,7 @@ CHECKS: tuple[tuple[str, Callable[[Case], str]], ...] = (
 
 
 def _within_bound(measurement: Measurement) -> str:
-    figures = f"error {measurement.error:.1e}, bound {measurement.bound:.1e}"
+    figures = f"error {measurement.judged:.1e}, bound {measurement.bound:.1e}"
     if measurement.milliseconds is not None:
         figures += f", {measurement.milliseconds:.3f} ms where eager takes {measurement.eager_milliseconds:.3f}"
     if not measurement.holds:

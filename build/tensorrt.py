@@ -144,7 +144,7 @@ def _measure(trial: Trial, name: str, builder: Builder, serialized: bytes, path:
     if not builder.runs:
         return by_onnx
     measurement = trial.measure(make_engine(trial, name, serialized))
-    return replace(measurement, onnx_error=by_onnx.error if by_onnx else None)
+    return replace(measurement, onnx_error=by_onnx.onnx_error if by_onnx else None)
 
 
 def _measure_onnx(trial: Trial, name: str, path: Path) -> Measurement | None:
@@ -154,7 +154,8 @@ def _measure_onnx(trial: Trial, name: str, path: Path) -> Measurement | None:
     from build.onnx_engine import OnnxEngine
 
     try:
-        return trial.measure(OnnxEngine(trial.stages[name].spec, path), timed=False)
+        measurement = trial.measure(OnnxEngine(trial.stages[name].spec, path), timed=False)
+        return replace(measurement, error=None, onnx_error=measurement.error)
     except Exception as error:  # an older onnxruntime may lack operators; the engine is judged without it
         log.warning("onnxruntime does not run stage %s (%s)", name, " ".join(str(error).split()))
         return None

@@ -41,6 +41,19 @@ def test_table_is_aligned() -> None:
     assert table([replace(GOOD, onnx_error=3e-6)]).split()[-3:] == ["3.0e-06", "-", "-"]
 
 
+def test_without_a_gpu_the_file_is_judged_and_named() -> None:
+    one = replace(GOOD, error=None, onnx_error=3e-6)
+    check([one])
+    assert table([one]).splitlines()[1].split() == ["vae", "1.0", "-", "1.0e-05", "2.0e-06", "3.0e-06", "-", "-"]
+    for onnx_error in (0.5, float("nan"), None):
+        with pytest.raises(BuildError, match="the ONNX file of stage vae has the relative error"):
+            check([replace(one, onnx_error=onnx_error)])
+
+
+def test_a_table_of_nothing_is_a_sentence() -> None:
+    assert table([]).startswith("errors: nothing was compared, because ")
+
+
 def test_an_output_of_zeros_is_held_against_zero() -> None:
     zeros, ones = torch.zeros(3), torch.ones(3)
 
