@@ -18,6 +18,7 @@ import torch
 
 from build.errors import BuildError
 from build.options import make_parser
+from files import check_writable
 from runtime.backends import choose_backends, choose_device, choose_precision
 from runtime.tensorrt_calls import TensorRTError
 
@@ -56,10 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     # Imported lazily: build-only dependencies.
+    from build.builder import make_builder
     from build.case import Case
     from build.doctor import examine
     from build.export import check_exporter
-    from build.tensorrt import make_builder
     from cldm.checkpoint import find_checkpoint
 
     device = choose_device(options.device)
@@ -112,14 +113,19 @@ def _build_one(options: argparse.Namespace, backend: str) -> None:
     target, builder = _target(options, backend, device), None
     if backend == "tensorrt":
         import build.tensorrt
+        from build.builder import make_builder, settle_plugins
         from build.layers import table as layers
 
         checkpoint = find_checkpoint(options.checkpoint, options.architecture)
         target = target.of(checkpoint)
-        builder = build.tensorrt.make_builder(target, device)
+        builder = make_builder(target, device)
+        target = settle_plugins(target, builder.library, options.strict)
     if not options.force and is_up_to_date(target, device, builder.library if builder else None):
         print(f"engines: up to date ({target.folder})")
         return
+    check_writable(target.folder.parent)
+    if target.folder.exists():  # it will be replaced
+        check_writable(target.folder)
     if builder:
         reports, measurements = build.tensorrt.build(target, checkpoint, builder, options.strict)
         print(layers(reports))

@@ -7,8 +7,8 @@ import tempfile
 
 import torch
 
+from build.builder import register_plugin
 from build.case import Case, NotTried, Wrong
-from build.tensorrt import register_plugin
 from cldm.engine_files import ROOT
 
 PLUGIN = re.compile("plugin|group_?norm", re.I)  # in the kinds and names of layers

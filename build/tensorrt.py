@@ -5,6 +5,7 @@ runs the ONNX files in their place, which leaves TensorRT's own arithmetic to `p
 machine.
 """
 
+import json
 import logging
 import tempfile
 from collections.abc import Collection, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from build.builder import register_plugin
 from build.compile import Builder, compile_engine
 from build.errors import BuildError
 from build.export import check_exporter, export, weight_names
@@ -26,29 +28,15 @@ from cldm.checkpoint import Checkpoint
 from cldm.engine_files import Target, expected_manifest, pack_plans
 from cldm.model import ControlLDM
 from cldm.pipeline import to_precision
-from plugins.group_norm.tensorrt_plugin import register, try_compiler
-from runtime.artifacts import save
+from runtime.artifacts import MANIFEST, save
 from runtime.backends import PRECISIONS
 from runtime.scratch import allocate_scratch
 from runtime.tensorrt import TensorRTEngine
 from runtime.tensorrt_calls import TensorRTError
-from runtime.tensorrt_library import capability, library_that_builds, sm
+from runtime.tensorrt_library import sm
 from runtime.tensorrt_refit import check_weights
 
 log = logging.getLogger(__name__)
-
-TIMES = "tensorrt.timing"  # beside the engines, for all of them
-
-
-def make_builder(target: Target, device: torch.device) -> Builder:
-    """What builds the target's engines here. Raises TensorRTError if nothing does, with what to install or to do."""
-    library = library_that_builds(device, target.targets)
-    targets = (target.targets or (capability(device),)) if library.portable else ()
-    if library.portable and target.refit and device.type != "cuda":
-        raise TensorRTError(
-            f"{library.title} builds refittable engines on a machine with a GPU only: leave out --refit"
-        )
-    return Builder(library, device, targets, bool(target.refit), target.folder.parent / TIMES)
 
 
 def build(
@@ -56,10 +44,12 @@ def build(
 ) -> tuple[list[Report], list[Measurement]]:
     """Build all engines and save them.
 
-    Where the target asks for plugins and building with them fails, builds without and logs why; strict: raises instead.
+    target: as `settle_plugins` leaves it. Where building with plugins fails, builds without and logs why; strict:
+    raises instead.
     Raises TensorRTError, ExportError or BuildError, and then saves nothing.
     """
     check_exporter(builder.library.extra)
+    _warn_of_replaced(target.folder, builder)
     target = replace(target, plugins=bool(target.plugins), refit=bool(target.refit))
     try:
         return _build(target, checkpoint, builder)
@@ -99,17 +89,19 @@ def make_engine(trial: Trial, name: str, serialized: bytes) -> TensorRTEngine:
     return engine
 
 
-def register_plugin(builder: Builder) -> None:
-    """Make GroupNorm's plugin known to TensorRT, for this GPU. Raises BuildError with the reason."""
-    if not builder.library.plugins:
-        raise BuildError(f"{builder.library.title} takes no plugins: leave out --plugins")
-    architecture = capability(builder.device)
+def _warn_of_replaced(folder: Path, builder: Builder) -> None:
+    """Engines for other GPUs lie in the same folder."""
     try:
-        try_compiler(architecture)
-        register(architecture)
-    except Exception as error:  # whatever TensorRT's registry raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise BuildError(f"the plugin for GroupNorm cannot be registered ({reason}): leave out --plugins") from error
+        capabilities = json.loads((folder / MANIFEST).read_bytes())["capability"].split(", ")
+        there = {int(capability.replace(".", "")) for capability in capabilities}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # nothing that could be used
+    if not builder.targets or there <= {*builder.targets}:
+        return
+    every = sorted({*there, *builder.targets})
+    old, new = (" and ".join(map(sm, some)) for some in (sorted(there), builder.targets))
+    hint = f": for all of them build with --target {' '.join(map(sm, every))}" if builder.library.is_for(every) else ""
+    log.warning("the engines for %s in %s are replaced by those for %s%s", old, folder, new, hint)
 
 
 def _build(target: Target, checkpoint: Checkpoint, builder: Builder) -> tuple[list[Report], list[Measurement]]:

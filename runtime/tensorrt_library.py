@@ -26,6 +26,7 @@ class Library:
     magic: bytes  # of its serialized engines
     builds: bool = False
     capabilities: tuple[int, ...] = ()  # of the GPUs that it is for; empty: any
+    half_only: tuple[int, ...] = ()  # of these, those on which it multiplies no float32 matrices
     portable: bool = False  # builds for GPUs that are not here, and for all models of a compute capability
     plugins: bool = False  # may be given ours; others end the process when a file asks for one
     timing_cache: bool = False  # measures kernels when it builds
@@ -51,7 +52,7 @@ LIBRARIES = (  # the first one that fits is taken
     Library("TensorRT", "tensorrt_lean", "tensorrt-lean-cu13", "tensorrt", b"ftrt"),
     Library(
         "TensorRT for RTX", "tensorrt_rtx", "tensorrt-rtx-cu13", "tensorrt-rtx", b"vtrt", builds=True,
-        capabilities=(75, 80, 86, 89, 120, 121), portable=True, runtime_cache=True,
+        capabilities=(75, 80, 86, 89, 120, 121), half_only=(75,), portable=True, runtime_cache=True,
     ),
 )  # fmt: skip
 

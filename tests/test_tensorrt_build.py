@@ -8,6 +8,7 @@ Running the engines needs an RTX card and is not tested here.
 import logging
 import re
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,15 @@ def test_every_target(targets: tuple[int, ...], exported: Exported, caplog: pyte
     assert serialized.startswith(RTX.magic)
     assert report.layers
     assert heard(caplog) == []
+
+
+@pytest.mark.parametrize("capability", RTX.half_only)
+def test_where_float32_matrices_are_not_multiplied(capability: int, exported: Exported) -> None:
+    for dtype in (HALF, FLOAT):
+        trial, files = exported(dtype)
+        for name in ("text", "vae"):
+            with nullcontext() if dtype == HALF else pytest.raises(TensorRTError, match="FP32 GEMM is not supported"):
+                compile_engine(files[name], trial.stages[name].spec, Builder(RTX, CPU, (capability,)))
 
 
 @pytest.mark.parametrize("targets", [(90,), (89, 90), (100,)])
