@@ -10,16 +10,22 @@ python -m build --check               tries all that TensorRT can do here, and w
 
 import argparse
 import logging
-import re
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from build.errors import BuildError
+from build.options import make_parser
+from files import check_writable
+from runtime.backends import choose_backends, choose_device, choose_precision
+from runtime.tensorrt_calls import TensorRTError
+
 if TYPE_CHECKING:
     from cldm.engine_files import Target
 
+ERRORS = (ValueError, OSError, torch.OutOfMemoryError, BuildError, TensorRTError)  # whose text says all
 RTX = (86, 89, 120)  # what is checked without a GPU: RTX cards of the last three generations
 
 
@@ -30,74 +36,64 @@ def main(arguments: list[str] | None = None) -> int:
         from build.plans import main as find_plans  # imported lazily: dependencies of the search only
 
         return find_plans(arguments[1:])
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args(arguments)
     if options.backend == "inductor" and (options.check or options.refit or options.plugins or options.target):
         parser.error("--check, --target, --plugins and --refit are for backend tensorrt: leave out --backend inductor")
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # each of the exporter's passes logs what it did
         logging.getLogger(name).setLevel(logging.ERROR)
-    if options.check:
-        return _check(options)
+    subject, nothing = ("check", "no report was written") if options.check else ("engines", "nothing was saved")
+    try:
+        return _check(options) if options.check else _build(options)
+    except ERRORS as error:
+        if options.debug:
+            raise
+        print(f"{subject}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{subject}: stopped, {nothing}", file=sys.stderr)
+        return 130
+
+
+def _check(options: argparse.Namespace) -> int:
+    # Imported lazily: build-only dependencies.
+    from build.builder import make_builder
+    from build.case import Case
+    from build.doctor import examine
+    from build.export import check_exporter
+    from cldm.checkpoint import find_checkpoint
+
+    device = choose_device(options.device)
+    if device.type != "cuda" and not options.target:
+        options.target = RTX
+    target = _target(options, "tensorrt", device)
+    checkpoint = find_checkpoint(options.checkpoint or "random:0", target.architecture)
+    target = target.of(checkpoint)
+    builder = replace(make_builder(target, device), timing_cache=None)
+    check_exporter(builder.library.extra)
+    return 0 if examine(Case(target, checkpoint, builder)) else 1
+
+
+def _build(options: argparse.Namespace) -> int:
+    """The best of the backends that can be built; an error where one was asked for."""
     if options.backend == "auto" and not options.target and not torch.cuda.is_available():
         print("engines: backend eager runs the PyTorch modules themselves; nothing to build (no CUDA device)")
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # Imported lazily: build-only dependencies.
-    from build.errors import BuildError
-    from runtime.tensorrt_calls import TensorRTError
-
-    try:
-        for backend in _backends(options):
-            try:
-                _build(options, backend)
-                return 0
-            except (ValueError, OSError, torch.OutOfMemoryError, BuildError, TensorRTError) as error:
-                if options.debug:
-                    raise
-                print(f"engines: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("engines: stopped, nothing was saved", file=sys.stderr)
-        return 130
-    if options.backend != "auto" or options.target:
-        return 1
+    for backend in _backends(options):
+        try:
+            _build_one(options, backend)
+            return 0
+        except ERRORS as error:
+            if options.backend != "auto" or options.target or options.debug:
+                raise
+            print(f"engines: {error}", file=sys.stderr)
     print("engines: none built; backend eager needs none")
     return 0
 
 
-def _check(options: argparse.Namespace) -> int:
-    from build.checks import Case
-    from build.compile import CompileOptions
-    from build.doctor import examine, missing
-    from build.tensorrt import make_builder
-    from cldm.checkpoint import find_checkpoint
-    from runtime.backends import choose_device
-    from runtime.tensorrt_calls import TensorRTError
-
-    try:
-        if sentences := missing():
-            print("\n".join(f"check: {sentence}" for sentence in sentences), file=sys.stderr)
-            return 1
-        device = choose_device(options.device)
-        if device.type != "cuda" and not options.target:
-            options.target = RTX
-        architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
-        checkpoint = find_checkpoint(options.checkpoint or "random:0", architecture)
-        target = replace(_target(options, "tensorrt", device, architecture), plugins=options.plugins).of(checkpoint)
-        return 0 if examine(Case(target, checkpoint, make_builder(target, device, CompileOptions()))) else 1
-    except (ValueError, OSError, TensorRTError) as error:
-        if options.debug:
-            raise
-        print(f"check: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("check: stopped, no report was written", file=sys.stderr)
-        return 130
-
-
 def _backends(options: argparse.Namespace) -> tuple[str, ...]:
     """What to try, one after another until one is built."""
-    from runtime.backends import choose_backends, choose_device
-
     if options.target:
         return ("tensorrt",)
     if options.backend != "auto":
@@ -106,29 +102,32 @@ def _backends(options: argparse.Namespace) -> tuple[str, ...]:
     return ("tensorrt", "inductor") if has_tensorrt else ("inductor",)
 
 
-def _build(options: argparse.Namespace, backend: str) -> None:
+def _build_one(options: argparse.Namespace, backend: str) -> None:
+    # Imported lazily: build-only dependencies.
     import build.inductor
-    from build.verify import table
+    from build.measurement import table
     from cldm.checkpoint import find_checkpoint
     from cldm.engine_files import is_up_to_date
-    from runtime.backends import choose_device
-    from runtime.tensorrt_library import library_that_builds
 
     device = choose_device(options.device)
-    architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
-    target, library = _target(options, backend, device, architecture), None
-    if backend == "tensorrt":
-        library = library_that_builds(device, target.targets)
-        checkpoint = find_checkpoint(options.checkpoint, options.architecture)
-        target = replace(target.of(checkpoint), plugins=options.plugins, refit=options.refit)
-    if not options.force and is_up_to_date(target, device, library):
-        print(f"engines: up to date ({target.folder})")
-        return
+    target, builder = _target(options, backend, device), None
     if backend == "tensorrt":
         import build.tensorrt
+        from build.builder import make_builder, settle_plugins
         from build.layers import table as layers
 
-        reports, measurements = build.tensorrt.build(target, checkpoint, device, strict=options.strict)
+        checkpoint = find_checkpoint(options.checkpoint, options.architecture)
+        target = target.of(checkpoint)
+        builder = make_builder(target, device)
+        target = settle_plugins(target, builder.library, options.strict)
+    if not options.force and is_up_to_date(target, device, builder.library if builder else None):
+        print(f"engines: up to date ({target.folder})")
+        return
+    check_writable(target.folder.parent)
+    if target.folder.exists():  # it will be replaced
+        check_writable(target.folder)
+    if builder:
+        reports, measurements = build.tensorrt.build(target, checkpoint, builder, options.strict)
         print(layers(reports))
     else:
         measurements = build.inductor.build(target, device)
@@ -136,82 +135,15 @@ def _build(options: argparse.Namespace, backend: str) -> None:
     print(f"engines: saved in {target.folder}")
 
 
-def _target(options: argparse.Namespace, backend: str, device: torch.device, architecture: str) -> "Target":
+def _target(options: argparse.Namespace, backend: str, device: torch.device) -> "Target":
+    from cldm.checkpoint import find_checkpoint
     from cldm.engine_files import Target
-    from runtime.backends import choose_precision
 
-    runs_on = torch.device("cuda") if options.target else device
-    precision = choose_precision(options.precision, runs_on).name
+    architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
+    precision = choose_precision(options.precision, torch.device("cuda") if options.target else device).name
     size = options.height, options.width, options.samples
-    return Target(architecture, *size, precision, backend, targets=tuple(options.target))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m build", description="Builds the engines for this machine.")
-    parser.add_argument(
-        "--backend",
-        choices=("auto", "inductor", "tensorrt"),
-        default="auto",
-        help="auto: the best for this GPU. Where onnxruntime is installed it runs tensorrt's ONNX files as well, for a "
-        "minute or two on the CPU",
-    )
-    parser.add_argument("--checkpoint", help="the weights; of them inductor takes the architecture alone")
-    parser.add_argument("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
-    parser.add_argument("--height", type=_multiple_of_64, default=256, help="of the pictures")
-    parser.add_argument("--width", type=_multiple_of_64, default=384, help="of the pictures")
-    parser.add_argument("--samples", type=_positive, default=1, help="pictures per call")
-    parser.add_argument("--precision", default="auto", help="auto, fp32 or fp16")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--target",
-        nargs="+",
-        type=_capability,
-        default=(),
-        metavar="smXY",
-        help="tensorrt: compute capabilities of GPUs that need not be here, such as sm86 (RTX 30), sm89 (RTX 40) and "
-        "sm120 (RTX 50); needs TensorRT for RTX, and no GPU",
-    )
-    parser.add_argument(
-        "--plugins",
-        action="store_const",
-        const=True,
-        help="tensorrt in fp16: GroupNorm by this project's kernel; where that fails, TensorRT's own layers",
-    )
-    parser.add_argument("--strict", action="store_true", help="stop where --plugins fails")
-    parser.add_argument(
-        "--refit",
-        action="store_const",
-        const=True,
-        help="tensorrt: engines that load_weights() can give other weights; may cost speed; kept until --force",
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="build nothing to keep, but try all that TensorRT can do here; by default with random weights. Without a "
-        "GPU for RTX cards of the last three generations",
-    )
-    parser.add_argument("--force", action="store_true", help="build even where engines are up to date")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def _capability(text: str) -> int:
-    found = re.fullmatch(r"(?:sm)?_?(\d+)\.?(\d)", text.lower())
-    if not found:
-        raise argparse.ArgumentTypeError(f"got {text}, expected a compute capability such as sm89")
-    return int("".join(found.groups()))
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text}, expected at least 1")
-    return int(text)
-
-
-def _multiple_of_64(text: str) -> int:
-    if int(text) % 64 or int(text) < 64:
-        raise argparse.ArgumentTypeError(f"got {text}, expected a multiple of 64")
-    return int(text)
+    target = Target(architecture, *size, precision, backend, targets=tuple(options.target))
+    return replace(target, plugins=options.plugins, refit=options.refit)
 
 
 if __name__ == "__main__":

@@ -1,115 +1,99 @@
-"""From an ONNX file to a TensorRT plan, by whichever library builds for the GPU in question."""
+"""From an ONNX file to a serialized TensorRT engine, by whichever library builds for the GPU in question."""
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from build.layers import BuildLog, Layer, Report, layers_of_json
+from build.progress import watched
 from files import write_whole
 from runtime.spec import EngineSpec
 from runtime.tensorrt import TensorRTEngine, check_tensors, describe, layout
 from runtime.tensorrt_calls import TensorRTError, checked, listening, logger_of, make, on
-from runtime.tensorrt_library import Library, sm
+from runtime.tensorrt_library import Library, capability, sm
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 log = logging.getLogger(__name__)
 
+WORKSPACE = 4 << 30  # bytes that a kernel may at most ask for
+
 
 @dataclass(frozen=True)
-class CompileOptions:
+class Builder:
+    """What builds engines, and for which GPUs."""
+
+    library: Library
+    device: torch.device  # the GPU whose kernels are measured; the CPU where a portable library builds for others
     targets: tuple[int, ...] = ()  # compute capabilities that a portable library builds for
-    optimization_level: int = 3  # 0 (builds fastest) to 5 (tries most kernels)
-    workspace_bytes: int = 4 << 30  # that a kernel may at most ask for
-    timing_cache: Path | None = None  # times of kernels, for later builds; of one GPU and one version of TensorRT
     refit: bool = False  # leave the weights open, for runtime.tensorrt_refit; kernels may be slower
+    timing_cache: Path | None = None  # times of kernels, for later builds; of one GPU and one version of TensorRT
+
+    @property
+    def runs(self) -> bool:
+        """Can this machine run the engines?"""
+        if self.device.type != "cuda":
+            return False
+        return not self.targets or capability(self.device) in self.targets
 
 
-def compile_plan(
-    onnx: Path, spec: EngineSpec, library: Library, device: torch.device, options: CompileOptions | None = None
-) -> tuple[bytes, Report]:
-    """The plan of an ONNX file with static shapes whose inputs and outputs are those of `spec`, and its report.
+def compile_engine(onnx: Path, spec: EngineSpec, builder: Builder) -> tuple[bytes, Report]:
+    """The serialized engine of an ONNX file with static shapes and the tensors of `spec`, and its report.
 
-    Strongly typed: precision is what the file says. device: where a library that is not portable measures kernels.
-    Raises TensorRTError with the reason, KeyboardInterrupt once TensorRT has stopped.
+    Strongly typed: precision is what the file says. Raises TensorRTError with the reason, KeyboardInterrupt once
+    TensorRT has stopped.
     """
     heard, start = BuildLog(), time.perf_counter()
-    with on(device), listening(logger_of(library.load()), heard):
-        plan = _build(onnx, spec, library, options or CompileOptions())
+    with on(builder.device), listening(logger_of(builder.library.load()), heard):
+        serialized = _build(onnx, spec, builder)
     seconds = time.perf_counter() - start
     layers, scratch = heard.layers, heard.scratch_bytes
     if not layers:
-        engine = TensorRTEngine(spec, plan, device)
-        layers, scratch = inspect(engine), engine.scratch_bytes
-    return plan, Report(spec.name, seconds, len(plan), scratch, layers)
+        layers, scratch = _inspect(spec, serialized, builder.device) or ((), scratch)
+    return serialized, Report(spec.name, seconds, len(serialized), scratch, layers)
 
 
-def inspect(engine: TensorRTEngine) -> tuple[Layer, ...]:
-    """The layers of an engine that was built with detailed profiling verbosity. Raises TensorRTError otherwise."""
-    name, logger = engine.spec.name, engine.logger
-    inspector = checked(engine.engine.create_engine_inspector(), f"engine {name} cannot be inspected", logger)
+def _inspect(spec: EngineSpec, serialized: bytes, device: torch.device) -> tuple[tuple[Layer, ...], int] | None:
+    """Layers and scratch memory as the engine itself tells them, None where it cannot be asked; logs why not."""
     try:
-        return layers_of_json(inspector.get_engine_information(engine.trt.LayerInformationFormat.JSON))
-    except ValueError as error:
-        raise TensorRTError(
-            f"engine {name}: EngineInspector's text has {error}; build it again", logger.heard()
-        ) from error
+        engine = TensorRTEngine(spec, serialized, device)
+        inspector = checked(engine.engine.create_engine_inspector(), "it cannot be inspected", engine.logger)
+        text = inspector.get_engine_information(engine.trt.LayerInformationFormat.JSON)
+        return layers_of_json(text), engine.scratch_bytes
+    except (TensorRTError, ValueError) as error:
+        log.warning("engine %s: its layers are not known (%s)", spec.name, str(error))
+        return None
 
 
-def _build(onnx: Path, spec: EngineSpec, library: Library, options: CompileOptions) -> bytes:
-    """Network, parser and configuration stay referenced here until the plan is made: they share memory."""
-    trt = library.load()
+def _build(onnx: Path, spec: EngineSpec, builder: Builder) -> bytes:
+    """Network, parser and configuration stay referenced here until the engine is made: they share memory."""
+    trt = builder.library.load()
     logger = logger_of(trt)
-    builder = make(lambda: trt.Builder(logger), "Builder", logger)
+    native = make(lambda: trt.Builder(logger), "Builder", logger)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = checked(builder.create_network(flags), f"engine {spec.name}: TensorRT makes no network", logger)
+    network = checked(native.create_network(flags), f"engine {spec.name}: TensorRT makes no network", logger)
     parser = make(lambda: trt.OnnxParser(network, logger), "OnnxParser", logger)
     if not parser.parse_from_file(str(onnx)):
         raise TensorRTError(f"engine {spec.name}: {onnx} cannot be parsed: {_parser_errors(parser)}", logger.heard())
     _set_formats(trt, network, spec)
-    config = checked(builder.create_builder_config(), f"engine {spec.name}: TensorRT makes no configuration", logger)
-    _configure(trt, config, options)
-    if library.portable:
-        _set_targets(trt, config, options.targets, logger)
-    times = options.timing_cache if library.timing_cache else None
-    _load_timing_cache(config, times, logger)
-    with tqdm(desc=f"building {spec.name}", unit="step") as progress:
-        monitor = make_monitor(trt, progress)
-        config.progress_monitor = monitor
-        with _interrupts_noted(monitor):
-            plan = builder.build_serialized_network(network, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
-    data = bytes(checked(plan, f"engine {spec.name}: {onnx} cannot be built", logger))
-    _save_timing_cache(config, times, logger)
+    config = checked(native.create_builder_config(), f"engine {spec.name}: TensorRT makes no configuration", logger)
+    _configure(trt, config, builder)
+    if builder.library.portable:
+        _set_targets(trt, config, builder.targets, logger)
+    times = builder.timing_cache if builder.library.timing_cache else None
+    if times:
+        _load_times(config, times, logger)
+    with watched(trt, config, spec.name):
+        serialized = native.build_serialized_network(network, config)
+    data = bytes(checked(serialized, f"engine {spec.name}: {onnx} cannot be built", logger))
+    if times:
+        _save_times(config, times, logger)
     return data
-
-
-@contextmanager
-def _interrupts_noted(monitor: Any) -> Iterator[None]:
-    """Let Ctrl-C stop the build at its next step: the bindings swallow an exception that is raised in a callback."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def note(number: int, frame: object) -> None:
-        monitor.interrupted = True
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _parser_errors(parser: "trt.OnnxParser") -> str:
@@ -118,27 +102,25 @@ def _parser_errors(parser: "trt.OnnxParser") -> str:
 
 
 def _set_formats(trt: Any, network: "trt.INetworkDefinition", spec: EngineSpec) -> None:
-    """Let the plan read and write buffers in their layouts. Raises TensorRTError if the file has other tensors."""
+    """Let the engine read and write buffers in their layouts. Raises TensorRTError if the file has other tensors."""
     layouts = {one.name: layout(one) for one in (*spec.inputs, *spec.outputs)}
-    tensors = {"INPUT": [network.get_input(i) for i in range(network.num_inputs)]}
-    tensors["OUTPUT"] = [network.get_output(i) for i in range(network.num_outputs)]
+    tensors = [("INPUT", network.get_input(i)) for i in range(network.num_inputs)]
+    tensors += [("OUTPUT", network.get_output(i)) for i in range(network.num_outputs)]
     found = {
         tensor.name: describe(mode, tensor.dtype.name, tensor.shape, layouts.get(tensor.name, "LINEAR"))
-        for mode, all_of_mode in tensors.items()
-        for tensor in all_of_mode
+        for mode, tensor in tensors
     }
     check_tensors(spec, found)
-    for tensor in (*tensors["INPUT"], *tensors["OUTPUT"]):
+    for _, tensor in tensors:
         tensor.allowed_formats = 1 << int(getattr(trt.TensorFormat, layouts[tensor.name]))
 
 
-def _configure(trt: Any, config: "trt.IBuilderConfig", options: CompileOptions) -> None:
-    config.builder_optimization_level = options.optimization_level
+def _configure(trt: Any, config: "trt.IBuilderConfig", builder: Builder) -> None:
     config.max_aux_streams = 0  # the caller has streams of its own, and a CUDA graph stays simple
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that log or inspector list the layers
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 is to be exact, as in the other backends
-    if options.refit:
+    if builder.refit:
         config.set_flag(trt.BuilderFlag.REFIT)
 
 
@@ -154,10 +136,8 @@ def _set_targets(trt: Any, config: Any, targets: tuple[int, ...], logger: Any) -
         )
 
 
-def _load_timing_cache(config: "trt.IBuilderConfig", path: Path | None, logger: Any) -> None:
+def _load_times(config: "trt.IBuilderConfig", path: Path, logger: Any) -> None:
     """Use the file's times, or an empty cache if there is no file or it is of another GPU or version."""
-    if path is None:
-        return
     if path.exists():
         old = config.create_timing_cache(path.read_bytes())
         if old is not None and config.set_timing_cache(old, ignore_mismatch=False):
@@ -168,51 +148,7 @@ def _load_timing_cache(config: "trt.IBuilderConfig", path: Path | None, logger: 
     checked(config.set_timing_cache(new, ignore_mismatch=False), sentence, logger)
 
 
-def _save_timing_cache(config: "trt.IBuilderConfig", path: Path | None, logger: Any) -> None:
-    if path is None:
-        return
+def _save_times(config: "trt.IBuilderConfig", path: Path, logger: Any) -> None:
     sentence = f"timing cache {path} cannot be saved"
     cache = checked(config.get_timing_cache(), sentence, logger)
     write_whole(path, bytes(checked(cache.serialize(), sentence, logger)))
-
-
-def make_monitor(trt: Any, progress: "tqdm[Any]") -> Any:
-    """An IProgressMonitor that moves the bar by one step of whatever phase, from several threads.
-
-    Phases lie in one another and are announced as they begin, so the total grows. No exception may leave a method,
-    the caller is C++: an interrupt is noted in `interrupted`, and stops the build at the next step.
-    """
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.interrupted = False
-            self.missing: dict[str, int] = {}  # steps, by phase
-            self.lock = threading.Lock()
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            try:
-                with self.lock:
-                    self.missing[phase_name] = num_steps
-                    progress.total = (progress.total or 0) + num_steps
-                    progress.set_postfix_str(phase_name)
-            except KeyboardInterrupt:
-                self.interrupted = True
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            try:
-                with self.lock:
-                    self.missing[phase_name] = self.missing.get(phase_name, 1) - 1
-                    progress.update()
-            except KeyboardInterrupt:
-                self.interrupted = True
-            return not self.interrupted
-
-        def phase_finish(self, phase_name: str) -> None:
-            try:
-                with self.lock:
-                    progress.update(self.missing.pop(phase_name, 0))  # steps that TensorRT left out
-            except KeyboardInterrupt:
-                self.interrupted = True
-
-    return Monitor()

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from build.checks import CHECKS, Case, NeedsGPU, NotTried, Wrong
+from build.case import Case, NeedsGPU, NotTried, Wrong
+from build.checks import CHECKS
 from build.errors import BuildError
 from cldm.engine_files import expected_manifest
 from runtime.cuda import CudaError
@@ -47,12 +47,6 @@ class Finding:
     tensorrt: tuple[str, ...]  # warnings and errors that its logger was given
 
 
-def missing() -> list[str]:
-    """One sentence for each package that the checks need and that is not installed."""
-    lacking = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
-    return [f"the ONNX exporter needs {' and '.join(lacking)}: run ./preprocess.sh tensorrt"] if lacking else []
-
-
 def examine(case: Case) -> bool:
     """Make all checks, print a line for each, and write the report. Did none fail?"""
     report, findings = _circumstances(case), []
@@ -64,7 +58,7 @@ def examine(case: Case) -> bool:
     report["layers"] = {name: [layer.name for layer in one.layers] for name, one in case.reports.items()}
     REPORT.write_text(anonymous(json.dumps(report, indent=2)))
     if left := [one.check for one in findings if one.result == "needs GPU"]:
-        where = " or ".join(map(sm, case.builder.options.targets))
+        where = " or ".join(map(sm, case.builder.targets))
         print(f"left for a machine with {where}, by the same command there: {', '.join(left)}")
     print(f"the report is {REPORT.absolute()}: please attach it to an issue if a check failed")
     return all(one.result != "FAILED" for one in findings)

@@ -9,22 +9,23 @@ import torch
 from tqdm import tqdm
 
 from build.errors import BuildError
-from build.verify import Measurement, Trial, check, prepare
+from build.measurement import Measurement, check
+from build.verify import Trial, prepare
 from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import Target, expected_manifest
 from cldm.stages import Stage
 from runtime.artifacts import save
 from runtime.backends import PRECISIONS
-from runtime.inductor import InductorEngine, Tuning
+from runtime.inductor import InductorEngine
 
 WEIGHTS = "random:0"
 
 
-def build(target: Target, device: torch.device, tuning: Tuning | None = None) -> list[Measurement]:
+def build(target: Target, device: torch.device) -> list[Measurement]:
     """Compile all stages and save the engine files. Raises BuildError, and saves nothing, if one is wrong."""
-    manifest = expected_manifest(target, device, tuning)  # of the sources as they are now, not after minutes
+    manifest = expected_manifest(target, device)  # of the sources as they are now, not after minutes
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        measurements = _compile_all(target, device, tuning)
+        measurements = _compile_all(target, device)
     check(measurements)
     artifacts = torch.compiler.save_cache_artifacts()
     if artifacts is None:
@@ -33,7 +34,7 @@ def build(target: Target, device: torch.device, tuning: Tuning | None = None) ->
     return measurements
 
 
-def _compile_all(target: Target, device: torch.device, tuning: Tuning | None) -> list[Measurement]:
+def _compile_all(target: Target, device: torch.device) -> list[Measurement]:
     model = find_checkpoint(WEIGHTS, target.architecture).load_model().to(device)
     size = (target.height, target.width, target.samples)
     trial = prepare(model, PRECISIONS[target.precision].dtype, size, device)
@@ -45,14 +46,14 @@ def _compile_all(target: Target, device: torch.device, tuning: Tuning | None) ->
     with tqdm(trial.stages.values(), unit="stage") as progress:
         for stage in progress:
             progress.set_description(f"compiling {stage.spec.name}")
-            measurements.append(_compile(stage, trial, tuning))
+            measurements.append(_compile(stage, trial))
             progress.set_postfix_str(f"{stage.spec.name} {measurements[-1].compile_seconds:.0f} s")
     return measurements
 
 
-def _compile(stage: Stage, trial: Trial, tuning: Tuning | None) -> Measurement:
+def _compile(stage: Stage, trial: Trial) -> Measurement:
     try:
-        return trial.measure(InductorEngine(stage.spec, stage.module, tuning))
+        return trial.measure(InductorEngine(stage.spec, stage.module))
     except RuntimeError as error:  # all errors of torch.compile are
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         raise BuildError(f"stage {stage.spec.name} cannot be compiled ({type(error).__name__}: {reason})") from error

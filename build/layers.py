@@ -1,15 +1,17 @@
-"""What a plan turned out to be: its compiled layers, from the builder's log or from EngineInspector's JSON.
+"""What an engine turned out to be: its compiled layers, from the builder's log or from EngineInspector's JSON.
 
-With detailed profiling verbosity the log lists them, one line a layer, and needs no GPU; the inspector reads a plan on
-the GPU that runs it. Both give the same fields under the same names.
+With detailed profiling verbosity the log lists them, one line a layer, and needs no GPU; the inspector reads an engine
+on the GPU that runs it. Both give the same fields under the same names.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from build.table import table as aligned
 
 # How TensorRT's compiler names its fused attention kernels, such as _gemm_mha_v2_myl0_4. Names of layers may also
 # repeat those of ONNX nodes, so there the whole stem is asked for.
@@ -35,11 +37,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Report:
-    """One engine's plan."""
+    """One engine."""
 
     engine: str
     seconds: float  # that the build took
-    plan_bytes: int
+    engine_bytes: int
     scratch_bytes: int
     layers: tuple[Layer, ...]
 
@@ -58,7 +60,7 @@ class Report:
 
 @dataclass
 class BuildLog:
-    """What of the builder's messages describes the plan."""
+    """What of the builder's messages describes the engine."""
 
     layers: tuple[Layer, ...] = ()  # none where the log does not list them
     scratch_bytes: int = 0
@@ -73,27 +75,23 @@ class BuildLog:
 
 
 def layers_of_json(text: str) -> tuple[Layer, ...]:
-    """EngineInspector's layers of a plan built with detailed verbosity. Raises ValueError if the text is none."""
+    """EngineInspector's layers of an engine built with detailed verbosity. Raises ValueError if the text is none."""
     try:
         return tuple(make_layer(one) for one in json.loads(text)["Layers"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no detailed layers ({type(error).__name__})") from error
 
 
-def table(reports: Iterable[Report]) -> str:
+def table(reports: Sequence[Report]) -> str:
     """One line per engine, to be printed."""
-    lines = [
-        "engine    build s   plan MiB   scratch MiB   layers   attentions fused   unfused   norms with SiLU   "
-        "output formats"
-    ]
+    header = "engine,build s,engine MiB,scratch MiB,layers,attentions fused,unfused,norms with SiLU,output formats"
+    rows = []
     for one in reports:
+        sizes = [f"{number / 2**20:.1f}" for number in (one.engine_bytes, one.scratch_bytes)]
+        counts = (len(one.layers), one.attentions("fused"), one.attentions("unfused"), one.silu_norms)
         formats = ", ".join(f"{name} {count}" for name, count in one.formats.most_common())
-        lines.append(
-            f"{one.engine:8s} {one.seconds:8.1f} {one.plan_bytes / 2**20:10.1f} {one.scratch_bytes / 2**20:13.1f} "
-            f"{len(one.layers):8d} {one.attentions('fused'):18d} {one.attentions('unfused'):9d} "
-            f"{one.silu_norms:17d}   {formats}"
-        )
-    return "\n".join(lines)
+        rows.append([one.engine, f"{one.seconds:.1f}", *sizes, *map(str, counts), formats])
+    return aligned(header.split(","), rows, left=(0, 8))
 
 
 def make_layer(information: Mapping[str, Any]) -> Layer:

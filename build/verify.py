@@ -11,8 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from build.errors import BuildError
-from cldm.fast import make_fast
+from build.measurement import Measurement
 from cldm.model import ControlLDM
 from cldm.stages import Stage, make_stages
 from runtime.eager import EagerEngine
@@ -27,28 +26,6 @@ HIGHER = {torch.float16: torch.float32, torch.float32: torch.float64}  # the pre
 # Below these, relative errors are rounding of the outputs themselves; of uint8, one grey level.
 FLOORS = {torch.float16: 1e-3, torch.float32: 1e-5, torch.uint8: 1 / 255}
 NOT_RUN = 2 * torch.finfo(torch.float16).eps  # of networks in half precision that PyTorch did not run to compare with
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One stage. Errors are relative to the next higher precision; times are None on the CPU."""
-
-    stage: str
-    compile_seconds: float
-    error: float
-    eager_error: float | None  # None where the module was not run in its own precision, which half precision is slow in
-    floor: float
-    milliseconds: float | None
-    eager_milliseconds: float | None
-    onnx_error: float | None = None  # of the stage's ONNX file in onnxruntime; None where that was not run
-
-    @property
-    def bound(self) -> float:
-        return max(2 * (self.eager_error or 0), self.floor)
-
-    @property
-    def holds(self) -> bool:
-        return self.error <= self.bound  # NaN does not
 
 
 @dataclass(frozen=True)
@@ -127,29 +104,6 @@ def prepare(
     exact = make_stages(higher, *size)
     truths = {name: _truth(stage, exact[name], buffers, device, eager) for name, stage in stages.items()}
     return Trial(stages, truths, buffers, device)
-
-
-def check(measurements: Sequence[Measurement]) -> None:
-    """Raises BuildError if a compiled stage errs more than twice as much as the eager one."""
-    for one in measurements:
-        if not one.holds:
-            raise BuildError(
-                f"the compiled stage {one.stage} has the relative error {one.error:.2e}, expected at most "
-                f"{one.bound:.2e}: nothing is saved; use backend eager"
-            )
-
-
-def table(measurements: Sequence[Measurement]) -> str:
-    """One line per stage, to be printed."""
-    lines = ["stage     compile s    error    bound   eager error   onnx error   compiled ms   eager ms"]
-    for one in measurements:
-        times = ["-" if ms is None else f"{ms:.3f}" for ms in (one.milliseconds, one.eager_milliseconds)]
-        eager_error, onnx_error = ("-" if e is None else f"{e:.1e}" for e in (one.eager_error, one.onnx_error))
-        lines.append(
-            f"{one.stage:8s} {one.compile_seconds:10.1f} {one.error:8.1e} {one.bound:8.1e} {eager_error:>13s} "
-            f"{onnx_error:>12s} {times[0]:>13s} {times[1]:>10s}"
-        )
-    return "\n".join(lines)
 
 
 def _randomize(buffers: Mapping[str, Tensor], stages: Mapping[str, Stage], vocabulary: int) -> None:

@@ -1,9 +1,10 @@
-"""The engine that TensorRT builds: a plan, run by the library whose magic it begins with, version 10.16 or later.
+"""The engine that TensorRT builds, read from its serialized form by the library whose magic that begins with.
 
-A plan fits one version of its library and one kind of GPU. It reads and writes each tensor in the layout that `layout`
-names, in which `runtime.spec.allocate` makes buffers on a GPU.
-No plan of ours has been executed by TensorRT yet: tests/standin covers the calls that are made here, and the plans that
-they would read are built by a real builder (tests/test_tensorrt_build.py).
+TensorRT's own documentation calls a serialized engine a plan. It fits one version of its library, 10.16 or later, and
+one kind of GPU. It reads and writes each tensor in the layout that `layout` names, in which `runtime.spec.allocate`
+makes buffers on a GPU.
+No engine of ours has been executed by TensorRT yet: tests/standin covers the calls that are made here, and what they
+would read is built by a real builder (tests/test_tensorrt_build.py).
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,19 +38,21 @@ DTYPES = {
 
 
 class TensorRTEngine(Engine):
-    """A deserialised plan with one context, whose scratch memory the caller gives.
+    """A deserialized engine with one context, whose scratch memory the caller gives.
 
     Contexts that never run at the same time may share it (`allocate_scratch`). Capture into a CUDA graph needs one run
     before, and buffers, scratch and engine alive as long as the graph.
     kernels: where a library that compiles kernels when it first runs finds and leaves them.
-    Raises TensorRTError if TensorRT cannot run the plan here, or if the plan's tensors are not those of `spec`.
+    Raises TensorRTError if TensorRT cannot run the engine here, or if its tensors are not those of `spec`.
     """
 
-    def __init__(self, spec: EngineSpec, plan: bytes, device: torch.device, kernels: KernelCache | None = None) -> None:
+    def __init__(
+        self, spec: EngineSpec, serialized: bytes, device: torch.device, kernels: KernelCache | None = None
+    ) -> None:
         check_device(device)
-        self.library = library_that_reads(spec.name, plan)
+        self.library = library_that_reads(spec.name, serialized)
         check_device(device, self.library)
-        check_version(spec.name, plan, self.library)
+        check_version(spec.name, serialized, self.library)
         self.spec, self.device, self.kernels = spec, device, kernels
         self.trt: Any = self.library.load()
         self.logger = logger_of(self.trt)
@@ -57,8 +60,8 @@ class TensorRTEngine(Engine):
         with on(device):
             self.runtime: trt.Runtime = make(lambda: self.trt.Runtime(self.logger), "Runtime", self.logger)
             self.engine: trt.ICudaEngine = checked(
-                self.runtime.deserialize_cuda_engine(plan),
-                f"engine {spec.name}: the plan cannot be deserialised; build it again with {BUILD}",
+                self.runtime.deserialize_cuda_engine(serialized),
+                f"engine {spec.name}: the serialized engine cannot be read; build it again with {BUILD}",
                 self.logger,
             )
             check_tensors(spec, _tensors(self.engine))
@@ -66,7 +69,7 @@ class TensorRTEngine(Engine):
         self._begin()
 
     def twin(self) -> "TensorRTEngine":
-        """One more engine of the same plan, whose weights the device holds once, with a context of its own.
+        """The same engine, whose weights the device holds once, with another context of its own.
 
         Raises TensorRTError if there is no memory for it.
         """
@@ -141,13 +144,13 @@ class TensorRTEngine(Engine):
             raise CaptureError(f"engine {self.spec.name} cannot be captured ({self.logger.heard()})")
 
 
-def check_version(name: str, plan: bytes, library: Library) -> None:
-    """Raises TensorRTError if another version of the library built the plan; `name` is the engine's."""
-    built = ".".join(str(number) for number in plan[24:28])
+def check_version(name: str, serialized: bytes, library: Library) -> None:
+    """Raises TensorRTError if another version of the library built the engine; `name` is the engine's."""
+    built = ".".join(str(number) for number in serialized[24:28])
     if built != library.version():
         raise TensorRTError(
-            f"engine {name}: the plan is of {library.title} {built}, and {library.version()} is installed; "
-            f"build it again with {BUILD}, or install {library.package}=={built}"
+            f"engine {name}: the serialized engine is of {library.title} {built}, and {library.version()} is "
+            f"installed; build it again with {BUILD}, or install {library.package}=={built}"
         )
 
 

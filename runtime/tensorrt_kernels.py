@@ -1,8 +1,8 @@
 """Kernels that TensorRT for RTX compiled on this machine, kept beside the engine files for the next start.
 
-The library compiles a plan's kernels when it first runs, or takes them from a runtime cache that fits: made by the same
-version of the library for the same GPU and driver. A cache that is lost costs seconds and nothing else, so that it is
-logged and no error. Not executed on an RTX card yet; tests/standin covers the calls.
+The library compiles an engine's kernels when it first runs, or takes them from a runtime cache that fits: made by the
+same version of the library for the same GPU and driver. A cache that is lost costs seconds and nothing else, so that it
+is logged and no error. Not executed on an RTX card yet; tests/standin covers the calls.
 """
 
 import logging

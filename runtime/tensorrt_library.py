@@ -1,7 +1,7 @@
-"""The libraries that build and run TensorRT plans, and what differs between them.
+"""The libraries that build and run TensorRT engines, and what differs between them.
 
-All have almost the same Python API; the table LIBRARIES holds the rest. A plan is read by the library whose magic it
-begins with, and built by the first installed library that builds for the GPU in question.
+All have almost the same Python API; the table LIBRARIES holds the rest. A serialized engine is read by the library
+whose magic it begins with, and built by the first installed library that builds for the GPU in question.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,13 +19,14 @@ from runtime.tensorrt_calls import TensorRTError
 class Library:
     """One library. Compute capabilities are integers, 89 for 8.9."""
 
-    title: str  # libraries of one title read each other's plans
+    title: str  # libraries of one title read each other's engines
     module: str  # as it is imported
     package: str  # as pip installs it
     extra: str  # of pyproject.toml that installs it
-    magic: bytes  # of its plans
+    magic: bytes  # of its serialized engines
     builds: bool = False
     capabilities: tuple[int, ...] = ()  # of the GPUs that it is for; empty: any
+    half_only: tuple[int, ...] = ()  # of these, those on which it multiplies no float32 matrices
     portable: bool = False  # builds for GPUs that are not here, and for all models of a compute capability
     plugins: bool = False  # may be given ours; others end the process when a file asks for one
     timing_cache: bool = False  # measures kernels when it builds
@@ -36,11 +37,11 @@ class Library:
         return _import((self,))[1]
 
     def version(self) -> str:
-        """As in its plans, "major.minor.patch.build". Raises TensorRTError if the library cannot be imported."""
+        """As in its engines, "major.minor.patch.build". Raises TensorRTError if the library cannot be imported."""
         return str(self.load().__version__)
 
     def is_for(self, capabilities: Iterable[int]) -> bool:
-        """Does it make and run plans for GPUs of all these compute capabilities?"""
+        """Does it make and run engines for GPUs of all these compute capabilities?"""
         return not self.capabilities or set(capabilities) <= set(self.capabilities)
 
 
@@ -51,7 +52,7 @@ LIBRARIES = (  # the first one that fits is taken
     Library("TensorRT", "tensorrt_lean", "tensorrt-lean-cu13", "tensorrt", b"ftrt"),
     Library(
         "TensorRT for RTX", "tensorrt_rtx", "tensorrt-rtx-cu13", "tensorrt-rtx", b"vtrt", builds=True,
-        capabilities=(75, 80, 86, 89, 120, 121), portable=True, runtime_cache=True,
+        capabilities=(75, 80, 86, 89, 120, 121), half_only=(75,), portable=True, runtime_cache=True,
     ),
 )  # fmt: skip
 
@@ -62,7 +63,7 @@ def installed() -> list[Library]:
 
 
 def library_that_builds(device: torch.device, targets: Sequence[int] = ()) -> Library:
-    """The library for plans for GPUs of the compute capabilities `targets`, by default for `device`.
+    """The library for engines for GPUs of the compute capabilities `targets`, by default for `device`.
 
     Raises TensorRTError if there is none, with what to install.
     """
@@ -79,14 +80,14 @@ def library_that_builds(device: torch.device, targets: Sequence[int] = ()) -> Li
     return _import(able)[0]
 
 
-def library_that_reads(name: str, plan: bytes) -> Library:
-    """The library for a plan, by its first bytes; `name` is the engine's. Raises TensorRTError if there is none."""
-    able = [one for one in LIBRARIES if len(plan) >= 28 and plan[:8] == one.magic + bytes(4)]
+def library_that_reads(name: str, serialized: bytes) -> Library:
+    """The library for an engine, by its first bytes; `name` is the engine's. Raises TensorRTError if there is none."""
+    able = [one for one in LIBRARIES if len(serialized) >= 28 and serialized[:8] == one.magic + bytes(4)]
     if not able:
         magics = " or ".join(str(magic) for magic in dict.fromkeys(one.magic for one in LIBRARIES))
         raise TensorRTError(
-            f"engine {name}: {len(plan)} bytes that begin with {plan[:8]!r} are not a TensorRT plan, expected at least "
-            f"28 that begin with {magics}; build it with python -m build --backend tensorrt"
+            f"engine {name}: {len(serialized)} bytes that begin with {serialized[:8]!r} are no serialized TensorRT "
+            f"engine, expected at least 28 that begin with {magics}; build it with python -m build --backend tensorrt"
         )
     return _import(able)[0]
 
@@ -103,7 +104,7 @@ def library_that_runs_on(device: torch.device, title: str = "") -> Library:
 def check_device(device: torch.device, library: Library | None = None) -> None:
     """Raises TensorRTError if there is no such CUDA device, or if it is not one that the library is for.
 
-    Must come before a Runtime is made: without a driver, tensorrt_lean ends the process when it reads a plan.
+    Must come before a Runtime is made: without a driver, tensorrt_lean ends the process when it reads an engine.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type != "cuda" or (device.index or 0) >= count:
@@ -114,7 +115,7 @@ def check_device(device: torch.device, library: Library | None = None) -> None:
     if library and not library.is_for([capability(device)]):
         raise TensorRTError(
             f"{library.title} is for GPUs of compute capability {', '.join(map(dotted, library.capabilities))}, and "
-            f"{device} has {dotted(capability(device))}: install {LIBRARIES[0].package} and build engines with it"
+            f"{device} has {dotted(capability(device))}: run ./preprocess.sh {LIBRARIES[0].extra} and build again"
         )
 
 
@@ -140,7 +141,8 @@ def _import(libraries: Sequence[Library]) -> tuple[Library, Any]:
             return library, import_module(library.module)
         except (ImportError, OSError) as error:  # OSError: one of its shared libraries is missing
             reasons.append(f"{library.module}: {error}")
+    scripts = " or ".join(dict.fromkeys(f"./preprocess.sh {library.extra}" for library in libraries))
     packages = " or ".join(library.package for library in libraries)
     raise TensorRTError(
-        f"TensorRT cannot be imported ({'; '.join(reasons)}): install {packages}, or use another backend"
+        f"TensorRT cannot be imported ({'; '.join(reasons)}): run {scripts}, install {packages}, or use another backend"
     )

@@ -1,8 +1,8 @@
-"""Other weights for a TensorRT engine whose plan leaves them open: one that was built with `--refit`.
+"""Other weights for a TensorRT engine that leaves them open: one that was built with `--refit`.
 
-The plan knows its weights by the checkpoint's keys: `<key>` as it is there, `<key>.T` transposed. What else it lists
+The engine knows its weights by the checkpoint's keys: `<key>` as it is there, `<key>.T` transposed. What else it lists
 are constants of the network, and they stay.
-Not executed by TensorRT yet; tests/standin covers the calls. TensorRT for RTX needs a GPU to build such a plan.
+Not executed by TensorRT yet; tests/standin covers the calls. TensorRT for RTX needs a GPU to build such an engine.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,9 +20,9 @@ FLOATS = {name: dtype for dtype, name in DTYPES.items() if dtype.is_floating_poi
 
 
 def refit(engine: TensorRTEngine, weights: Mapping[str, Tensor]) -> None:
-    """Let the engine compute with these weights from now on. Those that its plan does not know are passed over.
+    """Let the engine compute with these weights from now on. Those that it does not know are passed over.
 
-    weights: by key, on any device, in any floating type; the plan's type is what they are converted to.
+    weights: by key, on any device, in any floating type; the engine's type is what they are converted to.
     The engine must not be running. Raises TensorRTError; then it may hold some weights of each kind: throw it away.
     """
     with on(engine.device):
@@ -46,7 +46,7 @@ def refit(engine: TensorRTEngine, weights: Mapping[str, Tensor]) -> None:
 
 
 def check_weights(engine: TensorRTEngine, names: Collection[str]) -> None:
-    """Raises TensorRTError if the plan does not leave all these weights open, named as in the ONNX file."""
+    """Raises TensorRTError if the engine does not leave all these weights open, named as in the ONNX file."""
     with on(engine.device):
         if folded := sorted(set(names) - set(_refitter(engine).get_all_weights())):
             raise TensorRTError(
@@ -63,13 +63,13 @@ def _refitter(engine: TensorRTEngine) -> "trt.Refitter":
 
 
 def _give(refitter: "trt.Refitter", engine: TensorRTEngine, name: str, tensor: Tensor) -> Tensor:
-    """What TensorRT was given: the tensor in the plan's type, in memory of the host."""
+    """What TensorRT was given: the tensor in the engine's type, in memory of the host."""
     prototype = refitter.get_weights_prototype(name)
     got, wanted = f"{tensor.dtype}, {tensor.numel()} values", f"{prototype.dtype.name}, {prototype.size} values"
     if not tensor.is_floating_point() or prototype.dtype.name not in FLOATS or tensor.numel() != prototype.size:
         raise TensorRTError(
             f"engine {engine.spec.name}: the weights of {name!r} are {got}, expected {wanted}: give a checkpoint of "
-            "the architecture that the plan was built for"
+            "the architecture that the engine was built for"
         )
     tensor = tensor.detach().to("cpu", FLOATS[prototype.dtype.name]).contiguous()
     checked(

@@ -1,80 +1,43 @@
-"""`python -m build --check`: its lines and its report, by the real builder without a GPU; what is wrong is noticed.
-
-What needs a GPU is called check by check, with the stand-in for TensorRT's run time.
-"""
+"""`python -m build --check`: its lines and its report, by the real builder without a GPU; what is wrong is noticed."""
 
 # ruff: noqa: E402
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
 
 import build.checks
 import build.doctor
+import build.export
+import build.plugin_checks
 import build.tensorrt
 import build.verify
 from build.__main__ import main
-from build.checks import (
-    CHECKS,
-    STAGES,
-    Case,
-    NeedsGPU,
-    NotTried,
-    Wrong,
-    check_attention,
-    check_graph,
-    check_parity,
-    check_plan_with_plugin,
-    check_plugin,
-    check_refit,
-    check_replay,
-    make_requests,
-)
-from build.compile import CompileOptions, compile_plan
+from build.case import STAGES, Case
+from build.checks import CHECKS
+from build.compile import compile_engine
 from build.doctor import anonymous
-from build.export import export
-from build.layers import Layer, Report
-from build.tensorrt import Builder
-from cldm.checkpoint import find_checkpoint
-from cldm.engine_files import Target
-from cldm.fast import make_fast
-from cldm.pipeline import Pipeline, Shape
-from plans.plan import make_plan
-from runtime.eager import EagerEngine
-from runtime.sources import ROOT
-from runtime.streams import Streams
-from runtime.tensorrt import layout
+from cldm.engine_files import ROOT
 from runtime.tensorrt_library import LIBRARIES
 from tests.standin import tensorrt as standin
-from tests.test_tensorrt import CPU
-from tests.test_tensorrt_backend import use_standin
 
-CLASSIC, _, RTX = LIBRARIES
 COMMAND = "--check --architecture tiny --height 64 --width 64 --device cpu".split()
-DIFFERENT = ("other picture", "other scale")  # enough of the requests, to save time
 ON_A_GPU = {
     *("driver", "GPU", "graph", "replay", "process()", "graph launch", "refit encoder"),
     *(f"parity {stage}" for stage in STAGES),
 }
-NOT_TRIED = {"plugin", "plugin in a plan"}
+NOT_TRIED = {"plugin", "plugin in engine"}
 
 
 @pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: None) -> Iterator[None]:
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: None) -> None:
     monkeypatch.chdir(tmp_path)
-    yield
-    assert not standin._to_fail, "a call that should have failed was not made"
 
 
 def results(printed: str) -> dict[str, str]:
@@ -127,9 +90,9 @@ def test_what_is_wrong_fails_and_the_rest_goes_on(
     def broken(path: Path, spec: Any, *rest: Any) -> Any:
         if spec.name == "hint":
             path.write_bytes(b"no ONNX")
-        return compile_plan(path, spec, *rest)
+        return compile_engine(path, spec, *rest)
 
-    monkeypatch.setattr(build.tensorrt, "compile_plan", broken)
+    monkeypatch.setattr(build.tensorrt, "compile_engine", broken)
     monkeypatch.setattr(build.verify.Trial, "error", lambda trial, engine: 0.5)
     assert main([*COMMAND, "--target", "sm89"]) == 1
     printed = capsys.readouterr().out
@@ -141,69 +104,7 @@ def test_what_is_wrong_fails_and_the_rest_goes_on(
     assert "hint.onnx cannot be parsed: " in check("build hint")["figures"]
     assert any("ERROR" in line or "INTERNAL_ERROR" in line for line in check("build hint")["tensorrt"])
     assert check("ONNX vae")["figures"].startswith("error 5.0e-01, bound ")
-    assert check("ONNX hint")["figures"] == "there is no plan"
-
-
-def case_of(precision: str = "fp16", library: Any = CLASSIC, **changes: Any) -> Case:
-    target = Target("tiny", 64, 64, 1, precision, "tensorrt", **changes)
-    return Case(target, find_checkpoint("random:0", "tiny"), Builder(library, CPU, CompileOptions()))
-
-
-@pytest.mark.parametrize(
-    ("precision", "attentions", "wrong"),
-    [
-        ("fp16", ("fused", "fused"), False),
-        ("fp16", ("fused", "unfused"), True),
-        ("fp16", ("none",), True),
-        ("fp32", ("unfused",), False),
-    ],
-)
-def test_attentions_in_half_precision_have_to_be_fused(
-    precision: str, attentions: tuple[Any, ...], wrong: bool
-) -> None:
-    case = case_of(precision)
-    case.plans["encoder"] = b""
-    case.reports["encoder"] = Report(
-        "encoder", 1.0, 2, 3, tuple(Layer("a", "b", (), one, "none") for one in attentions)
-    )
-    if wrong:
-        with pytest.raises(Wrong, match="; expected some, and all of them fused"):
-            check_attention("encoder", case)
-    else:
-        assert "unfused" in check_attention("encoder", case)
-
-
-class Standin(Builder):
-    """Builds plans that the stand-in for TensorRT's run time reads, and takes the CPU for the GPU that runs them."""
-
-    runs = True
-
-    def stages(self, model: Any, size: Any, folder: Path, plugins: bool = False, names: Any = None) -> Any:
-        for spec, path in export(model, size, folder, plugins, names):
-            layouts = {one.name: layout(one) for one in (*spec.inputs, *spec.outputs)}
-            plan = standin.make_plan(path, layouts, self.options.refit)
-            yield path, plan, Report(spec.name, 1.0, len(plan), 0, ())
-
-
-def test_parity_and_refit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On the encoder, by the stand-in; then with a result that is wrong."""
-    use_standin(monkeypatch, tmp_path / "engines")
-    case = case_of("fp32")
-    case.builder = Standin(CLASSIC, CPU, CompileOptions())
-    case.plans["encoder"], _ = case.compile(case.exported, "encoder", case.builder)
-    assert check_parity("encoder", case).startswith("error ")
-    figures = check_refit(case)
-    assert float(figures.split("error is ")[1]) > 0.1, "other weights do make a difference"
-
-    def wrong(context: Any, stream_handle: int) -> bool:
-        done = execute(context, stream_handle)
-        context._memory("middle")[...] *= 1.01
-        return done
-
-    execute = standin.IExecutionContext.execute_async_v3
-    monkeypatch.setattr(standin.IExecutionContext, "execute_async_v3", wrong)
-    with pytest.raises(Wrong, match="error 1"):
-        check_parity("encoder", case)
+    assert check("ONNX hint")["figures"] == "there is no engine"
 
 
 def test_an_unknown_error_leaves_its_traceback(
@@ -229,72 +130,14 @@ def test_what_is_missing_is_said_and_nothing_is_written(
     assert main(COMMAND) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("check: TensorRT cannot be imported (tensorrt_rtx: ")
-    assert line.endswith("install tensorrt-rtx-cu13, or use another backend")
-    monkeypatch.setattr(build.doctor, "find_spec", lambda name: None)
+    assert line.endswith("run ./preprocess.sh tensorrt-rtx, install tensorrt-rtx-cu13, or use another backend")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", standin)
+    monkeypatch.setattr(build.export, "find_spec", lambda name: None)
     assert main(COMMAND) == 1
-    assert "check: the ONNX exporter needs onnx and onnxscript: run" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "check: the ONNX exporter needs onnx and onnxscript: run ./preprocess.sh tensorrt-rtx"
     with pytest.raises(SystemExit):
         main(["--check", "--backend", "inductor"])
-
-
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> Case:
-    """Eager engines, the CPU in place of a GPU, and in place of a graph what it would be made of."""
-    checkpoint = find_checkpoint("random:0", "tiny")
-    case = Case(Target("tiny", 64, 64, 1, "fp32", "tensorrt"), checkpoint, Standin(CLASSIC, CPU, CompileOptions()))
-    case.requests = {name: one for name, one in case.requests.items() if name in ("first", *DIFFERENT)}
-    shape = Shape(64, 64, 1, 20, make_plan("19", 20))
-    case.pipeline = Pipeline(make_fast(case.model, torch.float32), shape, EagerEngine, Streams(CPU))
-    monkeypatch.setattr(build.checks, "record", lambda pipeline, request, tokenizer: record(pipeline, pipeline.run))
-    return case
-
-
-def record(pipeline: Pipeline, launch: Callable[[], None]) -> None:
-    pipeline.graph = SimpleNamespace(nodes=7, kinds=Counter(Kernel=6, Memcpy=1), launch=launch)  # type: ignore[assignment]
-
-
-def test_a_graph_that_follows_every_request(recorded: Case) -> None:
-    with pytest.raises(NotTried, match="there is no graph"):
-        check_replay(recorded)
-    assert check_graph(recorded) == "one picture on two streams, 7 nodes: Kernel 6, Memcpy 1"
-    case = replace(recorded)
-    case.pipeline, case.requests = recorded.pipeline, make_requests(*case.size)
-    assert check_replay(case).startswith("equal bit for bit to 8 requests enqueued: first, other picture, ")
-
-
-@pytest.mark.parametrize(("buffer", "request_"), [("scale", "other scale"), ("edges", "other picture")])
-def test_a_graph_with_a_constant_in_it(recorded: Case, buffer: str, request_: str) -> None:
-    pipeline = recorded.pipeline
-    pipeline.write(recorded.requests["first"], recorded.tokenizer)
-    constant = pipeline.inputs.written[buffer].clone()
-
-    def launch() -> None:
-        pipeline.inputs.written[buffer].copy_(constant)
-        pipeline.run()
-
-    record(pipeline, launch)
-    with pytest.raises(Wrong, match=f"{request_}: the graph draws another picture than its work"):
-        check_replay(recorded)
-
-
-def test_work_that_ignores_a_request(recorded: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline, run = recorded.pipeline, recorded.pipeline.run
-
-    def deaf() -> None:
-        pipeline.inputs.written["scale"].fill_(9.0)
-        run()
-
-    monkeypatch.setattr(pipeline, "run", deaf)
-    record(pipeline, deaf)
-    with pytest.raises(Wrong, match="other scale: the graph draws a picture that it drew before"):
-        check_replay(recorded)
-
-
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (256, 384), (512, 320)])
-def test_requests_are_of_one_shape(height: int, width: int) -> None:
-    for request in make_requests(height, width, 2).values():
-        assert (*request.size, request.num_samples) == (height, width, 2)
-        assert request.edges().any()
 
 
 def test_nothing_personal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,37 +146,3 @@ def test_nothing_personal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert anonymous(text) == '"<project>/build/x.py", ~/engines, "/data/<user>", /data/adagio, /home/adagio'
     monkeypatch.setenv("HOME", "/")
     assert anonymous("/data/ada") == "/data/ada"
-
-
-def test_the_plugin_and_a_plan_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan is read by a process of its own, whose TensorRT is the stand-in too."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "standin"))
-    for case in (case_of(), case_of("fp32", plugins=True)):
-        with pytest.raises(NotTried, match="only plans in half precision that are built with --plugins have it"):
-            check_plugin(case)
-    case = case_of(plugins=True)
-    with pytest.raises(NotTried, match="the plugin is not registered"):
-        check_plan_with_plugin(case)
-    monkeypatch.setattr(build.checks, "register_plugin", lambda builder: None)
-    assert check_plugin(case) == "registered, its kernel compiles"
-
-    version = bytes(int(number) for number in standin.__version__.split("."))
-    content = {"tensors": {}, "model": ""}
-    case.plans["decoder"] = b"ftrt" + bytes(20) + version + json.dumps(content).encode()
-    names = [("node_group_norm_3", "PluginV3"), ("conv_1", "Convolution")]
-    layers = [Layer(name, kind, (), "none", "none") for name, kind in names]
-    case.reports["decoder"] = Report("decoder", 1.0, 2, 3, tuple(layers))
-    assert check_plan_with_plugin(case).startswith("1 layers of the decoder's plan are calls of it, and another")
-    case.reports["decoder"] = Report("decoder", 1.0, 2, 3, tuple(layers[1:]))
-    with pytest.raises(Wrong, match="no layer of it is called a plugin"):
-        check_plan_with_plugin(case)
-    case.plans["decoder"] = case.plans["decoder"][:40]
-    with pytest.raises(Wrong, match="another process cannot read it: no engine: Serialization assertion"):
-        check_plan_with_plugin(case)
-
-
-def test_plans_for_another_gpu_are_not_run() -> None:
-    case = case_of()
-    case.builder = Builder(RTX, CPU, CompileOptions(targets=(86, 120)))
-    with pytest.raises(NeedsGPU, match="needs a GPU of sm86 or sm120, and there is none here"):
-        check_graph(case)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from build.export import OPSET, ExportError, export, spell_out
-from build.verify import Trial, check, prepare
+from build.export import OPSET, ExportError, export
+from build.forms import spell_out
+from build.measurement import check
+from build.verify import Trial, prepare
 from cldm.checkpoint import SMALL_MODEL, find_checkpoint
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
@@ -16,8 +18,7 @@ from cldm.pipeline import Pipeline, Shape
 from cldm.request import Request
 from ldm.config import load_architecture
 from ldm.norm import GroupNorm
-from plans.plan import make_plan
-from plugins.group_norm.compile import plan
+from plugins.group_norm.compile import choose_launch
 from runtime.eager import EagerEngine
 from runtime.streams import Streams
 from scoring.pictures import DRAWN_BIRDS, find_pictures
@@ -32,7 +33,6 @@ from onnx import helper, numpy_helper  # noqa: E402
 from build.onnx_engine import OnnxEngine  # noqa: E402
 
 CPU = torch.device("cpu")
-TINY = (64, 64, 1)
 TINY = (64, 64, 1)
 ATTENTIONS = {"text": 3, "control": 14, "encoder": 14, "decoder": 18, "vae": 1}
 
@@ -115,7 +115,9 @@ def test_with_plugins_every_group_norm_is_a_call(with_plugins: dict[str, Path]) 
             found.append((node.input[1], node.input[2], groups, pytest.approx(eps), bool(silu)))
             n, channels, h, w = (size.dim_value for size in shapes[node.output[0]])
             for channels_last in (True, False):
-                assert plan(n, channels, h * w, groups, eps, bool(silu), channels_last, clusters=True), "the kernel can"
+                assert choose_launch(n, channels, h * w, groups, eps, bool(silu), channels_last, clusters=True), (
+                    "the kernel can"
+                )
     parts = ("input_blocks", "middle_block", "first_stage_model.decoder")
     expected = [
         (f"{name}.weight", f"{name}.bias", module.num_groups, module.eps, module.silu)
@@ -168,8 +170,10 @@ def test_whole_picture_by_onnxruntime(exported: Exported) -> None:
     model, tokenizer = make_fast(checkpoint.load_model(), torch.float32), checkpoint.load_tokenizer()
     shape = Shape(*SIZES[torch.float32], 20, make_plan("19,14,8,2", 20))
     bird = find_pictures(DRAWN_BIRDS)["bird_1"]
-    asked = Request.contest(bird, prompt="a red bird", seed=1)
-    (expected,) = Pipeline(model, shape, EagerEngine, Streams(CPU))(asked, tokenizer)
+    asked = Request(
+        bird, "a red bird", "best quality", "lowres", 1, 256, 20, False, 1.0, 9.0, 1, 0.0, 100, 200
+    )  # fmt: skip
+    (expected,) = Pipeline(model, shape, EagerEngine, Lanes(CPU))(asked, tokenizer)
     _, files = exported(torch.float32)
     by_onnx = Pipeline(model, shape, lambda spec, module: OnnxEngine(spec, files[spec.name]), Streams(CPU))
     (picture,) = by_onnx(asked, tokenizer)

@@ -1,4 +1,4 @@
-"""What log and inspector say of a plan, as layers of one form."""
+"""What log and inspector say of an engine, as layers of one form."""
 
 import json
 from dataclasses import replace

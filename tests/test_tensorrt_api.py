@@ -23,10 +23,16 @@ pytest.importorskip("onnxruntime")
 from tests.standin import tensorrt as standin
 
 ROOT = Path(__file__).resolve().parent.parent
-CALLERS = ("build/compile.py", "runtime/tensorrt.py", "runtime/tensorrt_calls.py", "runtime/tensorrt_refit.py")
+CALLERS = (
+    "build/compile.py",
+    "build/progress.py",
+    "runtime/tensorrt.py",
+    "runtime/tensorrt_calls.py",
+    "runtime/tensorrt_refit.py",
+)
 # What objects of the library are called in them.
 VARIABLES = {
-    "builder": "Builder",
+    "native": "Builder",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
     "config": "IBuilderConfig",
@@ -44,7 +50,7 @@ createInferBuilder_INTERNAL createInferRuntime_INTERNAL createInferRefitter_INTE
 createNvOnnxParserRefitter_INTERNAL getPluginRegistry getBuilderPluginRegistry initLibNvInferPlugins getInferLibVersion
 getNvOnnxParserVersion
 """.split()
-OURS = [kind for kind in vars(standin).values() if getattr(kind, "__module__", "") == standin.__name__]
+OURS = [kind for kind in vars(standin).values() if getattr(kind, "__module__", "").startswith("tests.standin.")]
 CLASSES = {kind.__qualname__: kind for kind in OURS if isinstance(kind, type) and kind.__name__[0] != "_"}
 CLASSES |= {"ILogger.Severity": standin.ILogger.Severity}
 # The stand-in's own; and what only TensorRT for RTX has.

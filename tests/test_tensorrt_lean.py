@@ -1,6 +1,6 @@
-"""The real lean runtime of TensorRT refuses what is no plan of its own: our sentence every time, and no crash.
+"""The real lean runtime of TensorRT refuses what is no engine of its own: our sentence every time, and no crash.
 
-A process of its own for each case, because a crash would end the tests. It builds nothing, so a good plan is not here.
+A process of its own for each case, because a crash would end the tests. It builds nothing: a good engine is not here.
 """
 
 import os
@@ -21,21 +21,21 @@ from runtime.tensorrt_calls import TensorRTError
 
 numbers = [int(number) for number in tensorrt_lean.__version__.split(".")]
 header = b"ftrt" + bytes(20)
-plan = {plan}
+serialized = {serialized}
 spec = EngineSpec("vae", (TensorSpec("x", (1, 4), torch.float32),), (TensorSpec("y", (1, 4), torch.float32),))
 try:
-    TensorRTEngine(spec, plan, torch.device("cuda"))
+    TensorRTEngine(spec, serialized, torch.device("cuda"))
 except TensorRTError as error:
     print(error)
 """
-PLANS = {
-    "b''": "engine vae: 0 bytes that begin with b'' are not a TensorRT plan",
+REFUSED = {
+    "b''": "engine vae: 0 bytes that begin with b'' are no serialized TensorRT engine",
     "header[:9]": "engine vae: 9 bytes that begin with b'ftrt",
     "bytes(5000)": "engine vae: 5000 bytes that begin with b'\\x00",
-    "header + bytes([10, 16, 1, 11]) + bytes(5000)": "engine vae: the plan is of TensorRT 10.16.1.11, and 1",
-    "header + bytes(numbers)": "engine vae: the plan cannot be deserialised; build it again with python -m build",
-    "header + bytes(numbers) + bytes(5000)": "engine vae: the plan cannot be deserialised; build it again with",
-    "header + bytes(numbers) + bytes(range(256)) * 400": "engine vae: the plan cannot be deserialised; build it again",
+    "header + bytes([10, 16, 1, 11]) + bytes(5000)": "engine vae: the serialized engine is of TensorRT 10.16.1.11, ",
+    "header + bytes(numbers)": "engine vae: the serialized engine cannot be read; build it again with python -m build",
+    "header + bytes(numbers) + bytes(5000)": "engine vae: the serialized engine cannot be read; build it again with",
+    "header + bytes(numbers) + bytes(range(256)) * 400": "engine vae: the serialized engine cannot be read; build",
 }
 BACKEND = """
 import sys
@@ -53,8 +53,8 @@ numbers = [int(number) for number in tensorrt_lean.__version__.split(".")]
 names = ("text", "hint", "control", "encoder", "decoder", "vae")
 if sys.argv[2] == "forged":
     target = Target("small", 256, 384, 1, "fp16", "tensorrt").of(find_checkpoint("random:0", "small"))
-    plans = {name: b"ftrt" + bytes(20) + bytes(numbers) + bytes(5000) for name in names}
-    save(target.folder, pack_engines(plans), expected_manifest(target, torch.device("cuda")))
+    engines = {name: b"ftrt" + bytes(20) + bytes(numbers) + bytes(5000) for name in names}
+    save(target.folder, pack_plans(engines), expected_manifest(target, torch.device("cuda")))
 try:
     hackathon("random:0", architecture="small", backend="tensorrt", device="cuda").initialize()
 except Exception as error:
@@ -79,19 +79,19 @@ def last_line(program: str, *arguments: str, **environment: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("plan", PLANS)
-def test_what_is_no_plan(plan: str) -> None:
-    assert last_line(ENGINE.format(plan=plan)).startswith(PLANS[plan])
+@pytest.mark.parametrize("serialized", REFUSED)
+def test_what_is_no_engine(serialized: str) -> None:
+    assert last_line(ENGINE.format(serialized=serialized)).startswith(REFUSED[serialized])
 
 
 def test_the_runtimes_own_words_are_told() -> None:
-    line = last_line(ENGINE.format(plan="header + bytes(numbers) + bytes(5000)"))
+    line = last_line(ENGINE.format(serialized="header + bytes(numbers) + bytes(5000)"))
     assert "(TensorRT: " in line
     assert "erializ" in line
 
 
 def test_without_a_gpu() -> None:
-    line = last_line(ENGINE.format(plan="header + bytes(numbers)"), CUDA_VISIBLE_DEVICES="")
+    line = last_line(ENGINE.format(serialized="header + bytes(numbers)"), CUDA_VISIBLE_DEVICES="")
     assert line.startswith("TensorRT engines need a CUDA device: got cuda, and PyTorch sees 0 of them")
 
 
@@ -99,7 +99,7 @@ def test_without_a_gpu() -> None:
     ("files", "expected"),
     [
         ("missing", "EngineFileError engine files .*: there is no such folder; build them with python -m build"),
-        ("forged", "ValueError engine text: the plan cannot be deserialised; build it again with python -m build"),
+        ("forged", "ValueError engine text: the serialized engine cannot be read; build it again with python -m build"),
     ],
 )
 def test_the_backend(files: str, expected: str, tmp_path: Path) -> None:

@@ -61,9 +61,25 @@ def test_who_builds(
     ("gpu", "targets", "there", "sentence"),
     [
         (None, (), NAMES, r"need a CUDA device: got cpu, .* or build for another machine with --target sm89$"),
-        (90, (), ["tensorrt_lean", "tensorrt_rtx"], r"cannot be imported \(tensorrt: .*\): install tensorrt-cu13, or"),
-        (89, (), [], r"cannot be imported \(.*\): install tensorrt-cu13 or tensorrt-rtx-cu13, or use another backend$"),
-        (None, (89,), ["tensorrt"], r"cannot be imported \(tensorrt_rtx: .*\): install tensorrt-rtx-cu13, or use"),
+        (
+            90,
+            (),
+            ["tensorrt_lean", "tensorrt_rtx"],
+            r"\(tensorrt: .*\): run ./preprocess.sh tensorrt, install tensorrt-cu13, or",
+        ),
+        (
+            89,
+            (),
+            [],
+            r"imported \(.*\): run ./preprocess.sh tensorrt or ./preprocess.sh tensorrt-rtx, install tensorrt-cu13 or "
+            "tensorrt-rtx-cu13, or use another backend$",
+        ),
+        (
+            None,
+            (89,),
+            ["tensorrt"],
+            r"\(tensorrt_rtx: .*\): run .* tensorrt-rtx, install tensorrt-rtx-cu13, or use",
+        ),
         (
             90,
             (89, 90),
@@ -83,14 +99,14 @@ def test_nobody_builds(
 def test_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     classic, rtx = (magic + bytes(24) for magic in (b"ftrt", b"vtrt"))
     machine(monkeypatch, 89, *NAMES)
-    assert [library_that_reads("vae", plan).module for plan in (classic, rtx)] == ["tensorrt", "tensorrt_rtx"]
+    assert [library_that_reads("vae", one).module for one in (classic, rtx)] == ["tensorrt", "tensorrt_rtx"]
     machine(monkeypatch, 89, "tensorrt_lean")
     assert library_that_reads("vae", classic).module == "tensorrt_lean"
-    with pytest.raises(TensorRTError, match=r"cannot be imported \(tensorrt_rtx: .*\): install tensorrt-rtx-cu13, or"):
+    with pytest.raises(TensorRTError, match=r"\(tensorrt_rtx: .*\): run .*, install tensorrt-rtx-cu13, or"):
         library_that_reads("vae", rtx)
     for foreign in (b"", classic[:27], b"ftrt" + bytes([1]) * 24, b"PK\3\4" + bytes(100)):
         with pytest.raises(
-            TensorRTError, match=r"engine vae: \d+ bytes that .* are not a TensorRT plan, .* or b'vtrt'"
+            TensorRTError, match=r"engine vae: \d+ bytes that .* are no serialized TensorRT engine, .* or b'vtrt'"
         ):
             library_that_reads("vae", foreign)
 
@@ -112,7 +128,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     classic, _, rtx = LIBRARIES
     check_device(CUDA, classic)
     with pytest.raises(
-        TensorRTError, match=r"for RTX is for GPUs of compute capability 7\.5, .*, and cuda has 9\.0: inst"
+        TensorRTError, match=r"for RTX is for GPUs of compute capability 7\.5, .*, and cuda has 9\.0: run ./p"
     ):
         check_device(CUDA, rtx)
     machine(monkeypatch, 89, *NAMES)

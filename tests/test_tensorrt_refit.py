@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
@@ -25,11 +24,11 @@ from runtime.tensorrt_refit import check_weights, refit
 from tests.arguments import GOOD, Picture
 from tests.inside import pipelines_of
 from tests.standin import tensorrt as standin
-from tests.test_tensorrt import CPU, LAYOUTS, SPEC, Toy, assert_equals_eager, message, ready
-from tests.test_tensorrt import export as export_toy
+from tests.tensorrt_toys import CPU, LAYOUTS, SPEC, assert_equals_eager, make_toy, message, ready, toy, toy_file
+from tests.test_hackathon import GOOD, Picture
 from tests.test_tensorrt_backend import ARCHITECTURE, files, use_standin, write_engines
 
-__all__ = ["files"]  # a fixture
+__all__ = ["files", "toy", "toy_file"]  # fixtures
 
 
 @pytest.fixture
@@ -41,37 +40,27 @@ def engines(tmp_path: Path) -> Path:
 def _standin(monkeypatch: pytest.MonkeyPatch, engines: Path) -> Iterator[None]:
     use_standin(monkeypatch, engines)
     yield
-    assert not standin._to_fail, "a call that should have failed was not made"
+    assert not standin.to_fail, "a call that should have failed was not made"
 
 
 SIZE = (64, 64, 1)
 
 
-def toy(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return Toy().eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_toy(toy(0), SPEC, tmp_path_factory.mktemp("onnx") / "toy.onnx", 21)
-
-
 @pytest.fixture
-def plan(onnx: Path) -> bytes:
-    return standin.make_plan(onnx, LAYOUTS, refit=True)
+def serialized(toy_file: Path) -> bytes:
+    return standin.serialize(toy_file, LAYOUTS, refit=True)
 
 
-def test_an_engine_with_other_weights_is_the_other_module(plan: bytes) -> None:
-    engine, buffers = ready(SPEC, plan)
+def test_an_engine_with_other_weights_is_the_other_module(serialized: bytes) -> None:
+    engine, buffers = ready(SPEC, serialized)
     for seed in (0, 1, 2):
-        refit(engine, {name: tensor.double() for name, tensor in toy(seed).state_dict().items()})
-        assert_equals_eager(engine, buffers, toy(seed))
+        refit(engine, {name: tensor.double() for name, tensor in make_toy(seed).state_dict().items()})
+        assert_equals_eager(engine, buffers, make_toy(seed))
 
 
-def test_a_plan_without_refit_keeps_its_weights(onnx: Path) -> None:
-    engine = TensorRTEngine(SPEC, standin.make_plan(onnx, LAYOUTS), CPU)
-    for ask in (lambda: refit(engine, toy(1).state_dict()), lambda: check_weights(engine, [])):
+def test_an_engine_without_refit_keeps_its_weights(toy_file: Path) -> None:
+    engine = TensorRTEngine(SPEC, standin.serialize(toy_file, LAYOUTS), CPU)
+    for ask in (lambda: refit(engine, make_toy(1).state_dict()), lambda: check_weights(engine, [])):
         with pytest.raises(TensorRTError, match=r"toy was built without refit; .* --backend tensorrt --refit") as error:
             ask()
         message(error)
@@ -88,10 +77,10 @@ def test_a_plan_without_refit_keeps_its_weights(onnx: Path) -> None:
         ("refit_cuda_engine", "engine toy cannot be refitted, and may hold some weights of each kind"),
     ],
 )
-def test_each_failure_is_an_error(plan: bytes, call: str, sentence: str) -> None:
-    engine, _ = ready(SPEC, plan)
+def test_each_failure_is_an_error(serialized: bytes, call: str, sentence: str) -> None:
+    engine, _ = ready(SPEC, serialized)
     standin.fail_once(call)
-    weights = {name: tensor for name, tensor in toy(1).state_dict().items() if name == "narrow.bias"}
+    weights = {name: tensor for name, tensor in make_toy(1).state_dict().items() if name == "narrow.bias"}
     with pytest.raises(TensorRTError) as error:
         refit(engine, weights)
     assert sentence in message(error)
@@ -106,16 +95,16 @@ def test_each_failure_is_an_error(plan: bytes, call: str, sentence: str) -> None
         ({"other": torch.zeros(3)}, "knows none of the weights"),
     ],
 )
-def test_weights_of_another_architecture(plan: bytes, weights: dict[str, torch.Tensor], wrong: str) -> None:
-    engine, buffers = ready(SPEC, plan)
+def test_weights_of_another_architecture(serialized: bytes, weights: dict[str, torch.Tensor], wrong: str) -> None:
+    engine, buffers = ready(SPEC, serialized)
     with pytest.raises(TensorRTError) as error:
         refit(engine, weights)
     assert wrong in message(error)
-    assert_equals_eager(engine, buffers, toy(0))
+    assert_equals_eager(engine, buffers, make_toy(0))
 
 
-def test_a_plan_that_folded_a_weight_is_told_at_its_build(plan: bytes) -> None:
-    engine = TensorRTEngine(SPEC, plan, CPU)
+def test_an_engine_that_folded_a_weight_is_told_at_its_build(serialized: bytes) -> None:
+    engine = TensorRTEngine(SPEC, serialized, CPU)
     check_weights(engine, ["wide.weight", "narrow.bias"])
     with pytest.raises(TensorRTError, match=r"TensorRT cannot change 1 of 2 weights any more, such as 'folded'; build"):
         check_weights(engine, ["wide.weight", "folded"])

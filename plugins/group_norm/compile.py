@@ -31,7 +31,7 @@ class Launch:
     threads: int
 
 
-def plan(
+def choose_launch(
     images: int,
     channels: int,
     pixels: int,
@@ -46,6 +46,26 @@ def plan(
 
     Raises ValueError for sizes that the kernel cannot do.
     """
+    vector, span = _cut_channels(images, channels, pixels, groups, channels_last, shift)
+    cluster = _count_blocks(images * channels // span, pixels * span // vector) if clusters else 1
+    width = span // vector if channels_last else 1  # vectors of a pixel
+    per_block = -(-(pixels * span // vector) // width // cluster) * width
+    threads = min(max(_warps(per_block // 2), _warps(width), 128), MAX_THREADS)
+    per_thread = -(-per_block // (threads // width * width or threads))
+    chunks = -(-per_thread // MAX_HOLD)
+    constants = {
+        "CHANNELS": channels, "GROUPS": groups, "CHANNELS_LAST": int(channels_last), "SHIFT": int(shift),
+        "SILU": int(silu), "EPS": eps, "VECTOR": vector, "SPAN": span, "CLUSTER": cluster, "THREADS": threads,
+        "HOLD": -(-per_thread // chunks),
+    }  # fmt: skip
+    defines = tuple((name, str(value)) for name, value in constants.items())
+    return Launch(defines, (cluster, channels // span, images), threads)
+
+
+def _cut_channels(
+    images: int, channels: int, pixels: int, groups: int, channels_last: bool, shift: bool
+) -> tuple[int, int]:
+    """Values of one load, and channels of the span that a cluster of blocks works on. Raises ValueError."""
     if min(images, channels, pixels, groups) < 1 or channels % groups or images * channels * pixels >= 2**30:
         raise ValueError(
             f"group_norm got {images} images of {channels} channels and {pixels} pixels in {groups} groups, expected "
@@ -63,24 +83,15 @@ def plan(
             f"group_norm got a shift for groups of {group} channels, channels-last: {channels_last}, expected "
             f"channels-last maps and groups of at most {MAX_THREADS} loads: add the shift beforehand"
         )
-    vectors = pixels * span // vector
+    return vector, span
+
+
+def _count_blocks(spans: int, vectors: int) -> int:
+    """Blocks that share a span of so many vectors: enough to fill the GPU, while there is work for each."""
     cluster = 1
-    while clusters and cluster < MAX_CLUSTER and images * channels // span * cluster < BLOCKS:
-        if vectors < 2 * cluster * WORTH_A_BLOCK:
-            break
+    while cluster < MAX_CLUSTER and spans * cluster < BLOCKS and vectors >= 2 * cluster * WORTH_A_BLOCK:
         cluster *= 2
-    width = span // vector if channels_last else 1  # vectors of a pixel
-    per_block = -(-vectors // width // cluster) * width
-    threads = min(max(_warps(per_block // 2), _warps(width), 128), MAX_THREADS)
-    per_thread = -(-per_block // (threads // width * width or threads))
-    chunks = -(-per_thread // MAX_HOLD)
-    constants = {
-        "CHANNELS": channels, "GROUPS": groups, "CHANNELS_LAST": int(channels_last), "SHIFT": int(shift),
-        "SILU": int(silu), "EPS": eps, "VECTOR": vector, "SPAN": span, "CLUSTER": cluster, "THREADS": threads,
-        "HOLD": -(-per_thread // chunks),
-    }  # fmt: skip
-    defines = tuple((name, str(value)) for name, value in constants.items())
-    return Launch(defines, (cluster, channels // span, images), threads)
+    return cluster
 
 
 def _widest(channels: int, group: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugins.group_norm.compile import NAME, Launch, call, compile_ptx, plan
+from plugins.group_norm.compile import NAME, Launch, call, choose_launch, compile_ptx
 
 
 def reference(
@@ -40,7 +40,8 @@ def group_norm(
     channels_last = _check(x, weight, bias, shift)
     n, channels, h, w = x.shape
     major, minor = torch.cuda.get_device_capability(x.device)
-    launch = plan(n, channels, h * w, groups, eps, silu, channels_last, clusters=major >= 9, shift=shift is not None)
+    sizes = n, channels, h * w, groups, eps, silu, channels_last
+    launch = choose_launch(*sizes, clusters=major >= 9, shift=shift is not None)
     y = torch.empty_like(x)
     with torch.cuda.device(x.device):
         stream = torch.cuda.current_stream().cuda_stream

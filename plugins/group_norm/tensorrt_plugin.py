@@ -9,9 +9,11 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from plugins.group_norm.compile import NAME, Launch, compile_ptx, plan
+from plugins.group_norm.compile import NAME, Launch, choose_launch, compile_ptx
 
 PLUGIN = "canny2image::group_norm"
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 
 
 @cache
@@ -25,28 +27,19 @@ def register(architecture: int, lazy: bool = False) -> None:
     """
     import tensorrt as trt
     import tensorrt.plugin as trtp
+    from tensorrt.plugin import TensorDesc
 
     @trtp.register(PLUGIN, lazy_register=lazy)
     def describe(
-        x: trtp.TensorDesc,
-        weight: trtp.TensorDesc,
-        bias: trtp.TensorDesc,
-        groups: npt.NDArray[np.int32],
-        eps: npt.NDArray[np.float32],
-        silu: npt.NDArray[np.int32],
-    ) -> trtp.TensorDesc:
+        x: TensorDesc, weight: TensorDesc, bias: TensorDesc, groups: Ints, eps: Floats, silu: Ints
+    ) -> TensorDesc:
         return x.like()
 
     @trtp.autotune(PLUGIN)
     def formats(
-        x: trtp.TensorDesc,
-        weight: trtp.TensorDesc,
-        bias: trtp.TensorDesc,
-        groups: npt.NDArray[np.int32],
-        eps: npt.NDArray[np.float32],
-        silu: npt.NDArray[np.int32],
-        outputs: tuple[trtp.TensorDesc],
-    ) -> list[trtp.AutoTuneCombination]:
+        x: TensorDesc, weight: TensorDesc, bias: TensorDesc, groups: Ints, eps: Floats, silu: Ints,
+        outputs: tuple[TensorDesc],
+    ) -> list[trtp.AutoTuneCombination]:  # fmt: skip
         # HWC8 pads channels to a multiple of 8, and the kernel knows no padding.
         layouts = ["LINEAR", "HWC8"] if x.shape[1] % 8 == 0 else ["LINEAR"]
         types = "FP16, FP16, FP16, FP16"
@@ -54,35 +47,23 @@ def register(architecture: int, lazy: bool = False) -> None:
 
     @trtp.aot_impl(PLUGIN)
     def kernel(
-        x: trtp.TensorDesc,
-        weight: trtp.TensorDesc,
-        bias: trtp.TensorDesc,
-        groups: npt.NDArray[np.int32],
-        eps: npt.NDArray[np.float32],
-        silu: npt.NDArray[np.int32],
-        outputs: tuple[trtp.TensorDesc],
-        tactic: int,
-    ) -> tuple[str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymExprs]:
+        x: TensorDesc, weight: TensorDesc, bias: TensorDesc, groups: Ints, eps: Floats, silu: Ints,
+        outputs: tuple[TensorDesc], tactic: int,
+    ) -> tuple[str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymExprs]:  # fmt: skip
         channels_last = x.format == trt.TensorFormat.HWC8
         pixels, launch = _launch(tuple(x.shape), groups, eps, silu, channels_last, architecture)
-        grid_x, grid_y, grid_z = launch.grid
-        parameters = trtp.KernelLaunchParams(grid_x, grid_y, grid_z, block_x=launch.threads)
+        parameters = trtp.KernelLaunchParams(*launch.grid, block_x=launch.threads)
         arguments = trtp.SymIntExprs.from_tuple((trtp.SymInt32(pixels),))
         return NAME, compile_ptx(launch.defines, architecture).rstrip(b"\0"), parameters, arguments
 
 
 def try_compiler(architecture: int) -> None:
     """Compile one kernel: once TensorRT asks for one, an error can no longer be told. Raises KernelError."""
-    compile_ptx(plan(1, 8, 8, 1, 1e-5, silu=True, channels_last=True, clusters=False).defines, architecture)
+    compile_ptx(choose_launch(1, 8, 8, 1, 1e-5, silu=True, channels_last=True, clusters=False).defines, architecture)
 
 
 def _launch(
-    shape: tuple[int, ...],
-    groups: npt.NDArray[np.int32],
-    eps: npt.NDArray[np.float32],
-    silu: npt.NDArray[np.int32],
-    channels_last: bool,
-    architecture: int,
+    shape: tuple[int, ...], groups: Ints, eps: Floats, silu: Ints, channels_last: bool, architecture: int
 ) -> tuple[int, Launch]:
     """Pixels of a map, and how the kernel is launched."""
     if len(shape) != 4 or min(shape) < 1:
@@ -92,4 +73,4 @@ def _launch(
         )
     n, channels, h, w = shape
     sizes = n, channels, h * w, int(groups[0]), float(eps[0]), bool(silu[0])
-    return h * w, plan(*sizes, channels_last=channels_last, clusters=architecture >= 90)
+    return h * w, choose_launch(*sizes, channels_last=channels_last, clusters=architecture >= 90)

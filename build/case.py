@@ -1,0 +1,159 @@
+"""What `python -m build --check` examines, and what the checks until now have made of it."""
+
+import tempfile
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from build.compile import Builder
+from build.layers import Report
+from build.tensorrt import build_stages, prepare_trial
+from build.verify import Trial
+from cldm.checkpoint import Checkpoint
+from cldm.engine_files import Plans, Target
+from cldm.model import ControlLDM
+from cldm.pipeline import Pipeline, Shape, to_precision
+from cldm.plan import make_plan
+from cldm.request import Request
+from ldm.tokenizer import Tokenizer
+from runtime.backends import PRECISIONS
+from runtime.graph import Graph
+from runtime.lanes import Lanes
+from runtime.tensorrt_library import sm
+
+STAGES = ("text", "hint", "control", "encoder", "decoder", "vae")
+
+
+class NotTried(Exception):
+    """Why a check cannot be made."""
+
+
+class NeedsGPU(NotTried):
+    """What a check needs is a GPU that runs the engines."""
+
+
+class Wrong(Exception):
+    """The figures of a check that failed, and what was expected."""
+
+
+@dataclass
+class Case:
+    """Engines stay in memory, engine files are left alone."""
+
+    target: Target
+    checkpoint: Checkpoint
+    builder: Builder
+    engines: dict[str, bytes] = field(default_factory=dict)  # serialized, by stage
+    reports: dict[str, Report] = field(default_factory=dict)
+    plugins: bool = False  # is GroupNorm's registered?
+
+    @property
+    def device(self) -> torch.device:
+        return self.builder.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.target.precision].dtype
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return self.target.height, self.target.width, self.target.samples
+
+    @cached_property
+    def model(self) -> ControlLDM:
+        """On the device, in float32 until there is a trial."""
+        return self.checkpoint.load_model().to(self.device)
+
+    @cached_property
+    def exported(self) -> ControlLDM:
+        return to_precision(deepcopy(self.model).cpu(), self.dtype)
+
+    @cached_property
+    def trial(self) -> Trial:
+        return prepare_trial(self.model, self.dtype, self.size, self.device)
+
+    @cached_property
+    def folder(self) -> "tempfile.TemporaryDirectory[str]":
+        """Of the ONNX files, until the case goes."""
+        return tempfile.TemporaryDirectory()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return self.checkpoint.load_tokenizer()
+
+    @cached_property
+    def requests(self) -> dict[str, Request]:
+        return make_requests(*self.size)
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        if missing := [name for name in STAGES if name not in self.engines]:
+            raise NotTried(f"there is no engine of {', '.join(missing)}")
+        shape = Shape(*self.size, 20, make_plan("ten", 20))
+        engines = Plans(self.engines, self.device)
+        return Pipeline(to_precision(self.model, self.dtype), shape, engines, Lanes(self.device))
+
+    @property
+    def graph(self) -> Graph:
+        self.need_gpu()
+        if self.pipeline.graph is None:
+            raise NotTried("there is no graph")
+        return self.pipeline.graph
+
+    def onnx(self, stage: str) -> Path:
+        return Path(self.folder.name) / f"{stage}.onnx"
+
+    def build(self, model: ControlLDM, stage: str, builder: Builder) -> tuple[bytes, Report]:
+        ((_, serialized, report),) = build_stages(
+            builder, model, self.size, Path(self.folder.name), self.plugins, [stage]
+        )
+        return serialized, report
+
+    def need_cuda(self) -> None:
+        if self.device.type != "cuda":
+            raise NeedsGPU(f"needs a CUDA device, and the device is {self.device}")
+
+    def need_gpu(self) -> None:
+        """One that runs the engines."""
+        if not self.builder.runs:
+            raise NeedsGPU(f"needs a GPU of {' or '.join(map(sm, self.builder.targets))}, and there is none here")
+
+    def need_engine(self, stage: str) -> None:
+        if stage not in self.engines:
+            raise NotTried("there is no engine")
+
+    def listed(self, stage: str) -> Report:
+        """The report of an engine whose layers are known."""
+        self.need_engine(stage)
+        if not self.reports[stage].layers:
+            raise NotTried("the layers of the engine are not known")
+        return self.reports[stage]
+
+
+def make_requests(height: int, width: int, samples: int) -> dict[str, Request]:
+    """By what is different from the first. All of one shape."""
+
+    def picture(seed: int) -> Any:
+        fields = np.random.default_rng(seed).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+        return fields.repeat(16, axis=0).repeat(16, axis=1)
+
+    first = Request(
+        picture(0), "a bird", "best quality", "lowres", samples, min(height, width), 20, False, 1.0, 9.0, 1, 0.0,
+        100, 200,
+    )  # fmt: skip
+    changes: dict[str, dict[str, Any]] = {
+        "first": {},
+        "other picture": {"input_image": picture(1)},
+        "other prompt": {"prompt": "a red flower"},
+        "other seed": {"seed": 2},
+        "other scale": {"scale": 4.5},
+        "other strength": {"strength": 0.5},
+        "guess mode": {"guess_mode": True},
+        "noise of eta": {"eta": 0.5},
+    }
+    return {name: replace(first, **change) for name, change in changes.items()}

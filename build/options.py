@@ -1,0 +1,77 @@
+"""The options of `python -m build`."""
+
+import argparse
+import re
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m build", description="Builds the engines for this machine.")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "inductor", "tensorrt"),
+        default="auto",
+        help="auto: the best for this GPU. Where onnxruntime is installed it runs tensorrt's ONNX files as well, for a "
+        "minute or two on the CPU",
+    )
+    parser.add_argument("--checkpoint", help="the weights; of them inductor takes the architecture alone")
+    parser.add_argument("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
+    parser.add_argument("--height", type=_multiple_of_64, default=256, help="of the pictures")
+    parser.add_argument("--width", type=_multiple_of_64, default=384, help="of the pictures")
+    parser.add_argument("--samples", type=_positive, default=1, help="pictures per call")
+    parser.add_argument("--precision", default="auto", help="auto, fp32 or fp16")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--force", action="store_true", help="build even where engines are up to date")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    _add_tensorrt(parser)
+    return parser
+
+
+def _add_tensorrt(parser: argparse.ArgumentParser) -> None:
+    """What only TensorRT's engines have."""
+    parser.add_argument(
+        "--target",
+        nargs="+",
+        type=_capability,
+        default=(),
+        metavar="smXY",
+        help="tensorrt: compute capabilities of GPUs that need not be here, such as sm86 (RTX 30), sm89 (RTX 40) and "
+        "sm120 (RTX 50); needs TensorRT for RTX, and no GPU",
+    )
+    parser.add_argument(
+        "--plugins",
+        action="store_const",
+        const=True,
+        help="tensorrt in fp16: GroupNorm by this project's kernel; where that fails, TensorRT's own layers",
+    )
+    parser.add_argument("--strict", action="store_true", help="stop where --plugins fails")
+    parser.add_argument(
+        "--refit",
+        action="store_const",
+        const=True,
+        help="tensorrt: engines that load_weights() can give other weights; may cost speed; kept until --force",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="build nothing to keep, but try all that TensorRT can do here; by default with random weights. Without a "
+        "GPU for RTX cards of the last three generations",
+    )
+
+
+def _capability(text: str) -> int:
+    found = re.fullmatch(r"(?:sm)?_?(\d+)\.?(\d)", text.lower())
+    if not found:
+        raise argparse.ArgumentTypeError(f"got {text}, expected a compute capability such as sm89")
+    return int("".join(found.groups()))
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected at least 1")
+    return int(text)
+
+
+def _multiple_of_64(text: str) -> int:
+    if int(text) % 64 or int(text) < 64:
+        raise argparse.ArgumentTypeError(f"got {text}, expected a multiple of 64")
+    return int(text)

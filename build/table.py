@@ -1,0 +1,11 @@
+"""Tables to be printed."""
+
+from collections.abc import Collection, Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
+    """One line per row, columns as wide as they need, those in `left` aligned to the left."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = ["<" if index in left else ">" for index in range(len(header))]
+    return "\n".join("   ".join(map("{:{}{}}".format, line, sides, widths)).rstrip() for line in lines)

@@ -1,0 +1,164 @@
+"""What `python -m build --check` tries, check by check: what needs a GPU with the stand-in for TensorRT's run time."""
+
+# ruff: noqa: E402
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+for package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+
+import build.checks
+import build.doctor
+import build.plugin_checks
+import build.tensorrt
+import build.verify
+from build.case import Case, NeedsGPU, NotTried, Wrong
+from build.checks import check_attention, check_build, check_graph, check_parity, check_refit
+from build.compile import Builder
+from build.layers import Layer, Report
+from build.plugin_checks import check_engine_with_plugin, check_plugin
+from cldm.checkpoint import find_checkpoint
+from cldm.engine_files import ROOT, Target
+from runtime.spec import EngineSpec
+from runtime.tensorrt import layout
+from runtime.tensorrt_library import LIBRARIES
+from tests.standin import tensorrt as standin
+from tests.tensorrt_toys import CPU
+from tests.test_tensorrt_backend import use_standin
+
+CLASSIC, _, RTX = LIBRARIES
+
+
+@pytest.fixture(autouse=True)
+def _all_calls_made(tiny: None) -> Iterator[None]:
+    yield
+    assert not standin.to_fail, "a call that should have failed was not made"
+
+
+def case_of(precision: str = "fp16", library: Any = CLASSIC, **changes: Any) -> Case:
+    target = Target("tiny", 64, 64, 1, precision, "tensorrt", **changes)
+    return Case(target, find_checkpoint("random:0", "tiny"), Builder(library, CPU))
+
+
+def listed(*attentions: Any) -> Report:
+    return Report("encoder", 1.0, 2, 3, tuple(Layer("a", "b", (), one, "none") for one in attentions))
+
+
+@pytest.mark.parametrize(
+    ("precision", "attentions", "trivial", "wrong"),
+    [
+        ("fp16", ("fused", "fused"), 0, False),
+        ("fp16", ("fused", "unfused"), 0, True),
+        ("fp16", ("fused", "unfused"), 1, False),
+        ("fp16", ("fused", "unfused", "unfused"), 1, True),
+        ("fp16", ("unfused",), 1, True),
+        ("fp16", ("none",), 0, True),
+        ("fp32", ("unfused",), 0, False),
+    ],
+)
+def test_attentions_in_half_precision_have_to_be_fused(
+    precision: str, attentions: tuple[Any, ...], trivial: int, wrong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build.checks, "single_tokens", lambda path: trivial)
+    case = case_of(precision)
+    case.engines["encoder"] = b""
+    case.reports["encoder"] = listed(*attentions)
+    if wrong:
+        with pytest.raises(Wrong, match="; expected some fused, and all but those over a single token"):
+            check_attention("encoder", case)
+    else:
+        assert "unfused" in check_attention("encoder", case)
+
+
+def test_an_attention_over_a_single_token_needs_no_fused_kernel() -> None:
+    """In pictures of 64x64 the lowest maps of four levels have one pixel."""
+    pytest.importorskip("tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it", exc_type=ImportError)
+    target = Target("small", 64, 64, 1, "fp16", "tensorrt")
+    case = Case(target, find_checkpoint("random:0", "small"), Builder(RTX, CPU, (89,)))
+    check_build("encoder", case)
+    assert check_attention("encoder", case) == "13 fused, 1 unfused, 1 over a single token"
+
+
+def test_without_a_list_of_layers_nothing_is_said_of_them() -> None:
+    case = case_of(plugins=True)
+    case.engines = {"encoder": b"", "decoder": b""}
+    case.reports = {"encoder": listed(), "decoder": listed()}
+    case.plugins = True
+    for check in (partial(check_attention, "encoder"), check_engine_with_plugin):
+        with pytest.raises(NotTried, match="the layers of the engine are not known"):
+            check(case)
+
+
+class Standin(Builder):
+    """Takes the CPU for the GPU that runs its engines."""
+
+    runs = True
+
+
+def compile_standin(path: Path, spec: EngineSpec, builder: Builder) -> tuple[bytes, Report]:
+    """An engine that the stand-in for TensorRT's run time reads."""
+    layouts = {one.name: layout(one) for one in (*spec.inputs, *spec.outputs)}
+    serialized = standin.serialize(path, layouts, builder.refit)
+    return serialized, Report(spec.name, 1.0, len(serialized), 0, ())
+
+
+def test_parity_and_refit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On the encoder, by the stand-in; then with a result that is wrong."""
+    use_standin(monkeypatch, tmp_path / "engines")
+    monkeypatch.setattr(build.tensorrt, "compile_engine", compile_standin)
+    case = case_of("fp32")
+    case.builder = Standin(CLASSIC, CPU)
+    case.engines["encoder"], _ = case.build(case.exported, "encoder", case.builder)
+    assert check_parity("encoder", case).startswith("error ")
+    figures = check_refit(case)
+    assert float(figures.split("error is ")[1]) > 0.1, "other weights do make a difference"
+
+    def wrong(context: Any, stream_handle: int) -> bool:
+        done = execute(context, stream_handle)
+        context._memory("middle")[...] *= 1.01
+        return done
+
+    execute = standin.IExecutionContext.execute_async_v3
+    monkeypatch.setattr(standin.IExecutionContext, "execute_async_v3", wrong)
+    with pytest.raises(Wrong, match="error 1"):
+        check_parity("encoder", case)
+
+
+def test_the_plugin_and_an_engine_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is read by a process of its own, whose TensorRT is the stand-in too."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "standin"))
+    for case in (case_of(), case_of("fp32", plugins=True)):
+        with pytest.raises(NotTried, match="only engines in half precision that are built with --plugins have it"):
+            check_plugin(case)
+    case = case_of(plugins=True)
+    with pytest.raises(NotTried, match="the plugin is not registered"):
+        check_engine_with_plugin(case)
+    monkeypatch.setattr(build.plugin_checks, "register_plugin", lambda builder: None)
+    assert check_plugin(case) == "registered, its kernel compiles"
+
+    version = bytes(int(number) for number in standin.__version__.split("."))
+    content = {"tensors": {}, "model": ""}
+    case.engines["decoder"] = b"ftrt" + bytes(20) + version + json.dumps(content).encode()
+    names = [("node_group_norm_3", "PluginV3"), ("conv_1", "Convolution")]
+    layers = [Layer(name, kind, (), "none", "none") for name, kind in names]
+    case.reports["decoder"] = Report("decoder", 1.0, 2, 3, tuple(layers))
+    assert check_engine_with_plugin(case).startswith("1 layers of the decoder's engine are calls of it, and another")
+    case.reports["decoder"] = Report("decoder", 1.0, 2, 3, tuple(layers[1:]))
+    with pytest.raises(Wrong, match="no layer of it is called a plugin"):
+        check_engine_with_plugin(case)
+    case.engines["decoder"] = case.engines["decoder"][:40]
+    with pytest.raises(Wrong, match="another process cannot read it: no engine: Serialization assertion"):
+        check_engine_with_plugin(case)
+
+
+def test_engines_for_another_gpu_are_not_run() -> None:
+    case = case_of()
+    case.builder = Builder(RTX, CPU, (86, 120))
+    with pytest.raises(NeedsGPU, match="needs a GPU of sm86 or sm120, and there is none here"):
+        check_graph(case)

@@ -1,0 +1,97 @@
+"""GroupNorm's kernel against PyTorch, on a GPU."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.group_norm import SHAPES
+from ldm.norm import GroupNorm
+from plugins.group_norm.layer import fuse_norms
+from plugins.group_norm.op import group_norm
+from tests.norm_maps import EPS, FORMATS, ODD, SHIFTED, error, tensors, torchs
+
+
+def on_gpu(shape: tuple[int, int, int, int, int], memory: torch.memory_format, mean: float = 0.0) -> list[Tensor]:
+    return [tensor.cuda() for tensor in tensors(*shape[:4], memory, mean)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize("shape", [*SHAPES, *ODD], ids=str)
+def test_the_kernel(shape: tuple[int, int, int, int, int], memory: torch.memory_format, silu: bool) -> None:
+    x, weight, bias = on_gpu(shape, memory)
+    options = shape[4], EPS, silu
+    true = torchs(x.double(), weight.double(), bias.double(), *options)
+    got = group_norm(x, weight, bias, *options)
+    assert got.stride() == x.stride()
+    assert error(got, true) <= 2 * error(torchs(x, weight, bias, *options), true)
+    assert torch.equal(got, group_norm(x, weight, bias, *options)), "the same in every run"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHIFTED, ids=str)
+def test_a_shift(shape: tuple[int, int, int, int, int]) -> None:
+    x, weight, bias = on_gpu(shape, torch.channels_last)
+    options = shape[4], EPS, True
+    shift = (3 * torch.randn(1, x.shape[1] + 8, generator=torch.Generator().manual_seed(0))).half().cuda()[:, 8:]
+    true = torchs(x.double(), weight.double(), bias.double(), *options, shift.double())
+    got = group_norm(x, weight, bias, *options, shift)
+    assert error(got, true) <= 2 * error(torchs(x, weight, bias, *options, shift), true)
+
+
+@pytest.mark.gpu
+def test_a_compiled_layer_is_one_kernel() -> None:
+    layer = GroupNorm(32, 320, EPS, silu=True).cuda().half().requires_grad_(False)
+    x, shift = (tensor.cuda() for tensor in tensors(2, 320, 32, 48, torch.channels_last)[::2])
+    half = layer(x, shift[None])
+    true = deepcopy(layer).double()(x.double(), shift[None].double())
+    fuse_norms(layer)
+    assert torch.equal(layer(x, shift[None]), half), "as it was, where nothing is compiled"
+    compiled = torch.compile(layer, fullgraph=True)
+    assert error(compiled(x, shift[None]), true) <= 2 * error(half, true)
+    with torch.profiler.profile() as profile:
+        compiled(x, shift[None])
+        torch.cuda.synchronize()
+    kernels = [event.name for event in profile.events() if event.device_type.name == "CUDA"]
+    assert kernels == ["group_norm"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize("shape", [(2, 320, 32, 48, 32), (1, 128, 256, 384, 32)])
+def test_large_means(shape: tuple[int, int, int, int, int], memory: torch.memory_format) -> None:
+    x, weight, bias = on_gpu(shape, memory, mean=100.0)
+    options = shape[4], EPS, True
+    true = torchs(x.double(), weight.double(), bias.double(), *options)
+    got = group_norm(x, weight, bias, *options)
+    assert error(got, true) <= 2 * error(torchs(x, weight, bias, *options), true)
+    assert error(got, true) < 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory", FORMATS)
+def test_a_recorded_kernel_sees_new_values(memory: torch.memory_format) -> None:
+    x, weight, bias = on_gpu((2, 320, 32, 48, 32), memory)
+    group_norm(x, weight, bias, 32, EPS, True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = group_norm(x, weight, bias, 32, EPS, True)
+    x.copy_(2 + x.flip(1))
+    graph.replay()
+    assert torch.equal(y, group_norm(x, weight, bias, 32, EPS, True))
+
+
+@pytest.mark.gpu
+def test_a_gpus_refusals() -> None:
+    x, weight, bias = on_gpu((2, 64, 4, 4, 8), torch.channels_last)
+    with pytest.raises(ValueError, match=r"shift as .* \[64\] .*, expected contiguous torch.float16 \[1, 64\]"):
+        group_norm(x, weight, bias, 8, EPS, True, bias)
+    with pytest.raises(ValueError, match=r"weight as torch\.float32"):
+        group_norm(x, weight.float(), bias, 8, EPS, True)
+    with pytest.raises(ValueError, match="expected channels-last or contiguous maps"):
+        group_norm(x.transpose(2, 3)[:, :, ::2], weight, bias, 8, EPS, True)
+    with pytest.raises(ValueError, match="64 channels and 16 pixels in 7 groups"):
+        group_norm(x, weight, bias, 7, EPS, True)

@@ -1,0 +1,34 @@
+"""Manifest and folder of the engine files that a target asks for."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cldm.engine_files import Target, expected_manifest
+from runtime.inductor import Tuning
+
+CPU = torch.device("cpu")
+TARGET = Target("small", 64, 64, 1, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "differing"),
+    [
+        ("architecture", "sd15", {"architecture", "architecture_digest", "specs_digest"}),
+        ("height", 128, {"height", "specs_digest"}),
+        ("width", 128, {"width", "specs_digest"}),
+        ("samples", 2, {"samples", "specs_digest"}),
+        ("precision", "fp16", {"precision", "specs_digest"}),
+    ],
+)
+def test_manifest_and_folder_of_another_target_differ(field: str, value: object, differing: set[str]) -> None:
+    other = replace(TARGET, **{field: value})  # type: ignore[arg-type]
+    assert other.folder != TARGET.folder
+    one, another = vars(expected_manifest(TARGET, CPU)), vars(expected_manifest(other, CPU))
+    assert {name for name in one if one[name] != another[name]} == differing
+
+
+def test_tuning_is_part_of_the_manifest() -> None:
+    assert expected_manifest(TARGET, CPU, Tuning(max_autotune_gemm=True)).tuning["max_autotune_gemm"] is True
+    assert expected_manifest(TARGET, CPU).tuning == Tuning().options()
