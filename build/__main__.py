@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from build.errors import BuildError
-from build.options import make_parser
+from build.options import ignored, make_parser
 from files import check_writable
 from runtime.backends import choose_backends, choose_device, choose_precision
 from runtime.tensorrt_calls import TensorRTError
@@ -38,13 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
         return find_plans(arguments[1:])
     parser = make_parser()
     options = parser.parse_args(arguments)
-    if options.backend == "inductor" and (options.check or options.refit or options.plugins or options.target):
-        parser.error("--check, --target, --plugins and --refit are for backend tensorrt: leave out --backend inductor")
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # each of the exporter's passes logs what it did
         logging.getLogger(name).setLevel(logging.ERROR)
     subject, nothing = ("check", "no report was written") if options.check else ("engines", "nothing was saved")
     try:
-        return _check(options) if options.check else _build(options)
+        backends = _backends(options)
+        if sentence := ignored(options, backends):
+            parser.error(sentence)
+        return _check(options) if options.check else _build(options, backends)
     except ERRORS as error:
         if options.debug:
             raise
@@ -74,13 +75,25 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if examine(Case(target, checkpoint, builder)) else 1
 
 
-def _build(options: argparse.Namespace) -> int:
-    """The best of the backends that can be built; an error where one was asked for."""
-    if options.backend == "auto" and not options.target and not torch.cuda.is_available():
+def _backends(options: argparse.Namespace) -> tuple[str, ...]:
+    """What to try, one after another until one is built; nothing where eager is all there is."""
+    if options.backend != "auto":
+        return (options.backend,)
+    if options.target or options.check:
+        return ("tensorrt",)
+    if not torch.cuda.is_available():
+        return ()
+    has_tensorrt = "tensorrt" in choose_backends("auto", choose_device(options.device))
+    return ("tensorrt", "inductor") if has_tensorrt else ("inductor",)
+
+
+def _build(options: argparse.Namespace, backends: tuple[str, ...]) -> int:
+    """The first of the backends that can be built; an error where one was asked for."""
+    if not backends:
         print("engines: backend eager runs the PyTorch modules themselves; nothing to build (no CUDA device)")
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for backend in _backends(options):
+    for backend in backends:
         try:
             _build_one(options, backend)
             return 0
@@ -90,16 +103,6 @@ def _build(options: argparse.Namespace) -> int:
             print(f"engines: {error}", file=sys.stderr)
     print("engines: none built; backend eager needs none")
     return 0
-
-
-def _backends(options: argparse.Namespace) -> tuple[str, ...]:
-    """What to try, one after another until one is built."""
-    if options.target:
-        return ("tensorrt",)
-    if options.backend != "auto":
-        return (options.backend,)
-    has_tensorrt = "tensorrt" in choose_backends("auto", choose_device(options.device))
-    return ("tensorrt", "inductor") if has_tensorrt else ("inductor",)
 
 
 def _build_one(options: argparse.Namespace, backend: str) -> None:

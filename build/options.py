@@ -1,7 +1,8 @@
-"""The options of `python -m build`."""
+"""The options of `python -m build`, and which of them go together."""
 
 import argparse
 import re
+from collections.abc import Sequence
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,6 +25,22 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     _add_tensorrt(parser)
     return parser
+
+
+def ignored(options: argparse.Namespace, backends: Sequence[str]) -> str:
+    """A sentence if some of the options would change nothing where these backends are built, else ""."""
+
+    def given(*names: str) -> str:
+        return " and ".join(f"--{name}" for name in names if getattr(options, name))
+
+    if "tensorrt" not in backends and (useless := given("check", "target", "plugins", "refit")):
+        built = " or ".join(backends) or "eager"
+        return f"{useless}: for backend tensorrt only, and this builds backend {built}: leave out {useless}"
+    if options.check and (useless := given("force", "refit", "strict")):
+        return f"--check with {useless}: it builds nothing to keep, and tries all it can: leave out {useless}"
+    if options.strict and not options.plugins:
+        return "--strict without --plugins: it is for plugins that fail: leave it out, or add --plugins"
+    return ""
 
 
 def _add_tensorrt(parser: argparse.ArgumentParser) -> None:

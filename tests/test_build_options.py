@@ -1,6 +1,9 @@
 """What `python -m build` refuses of its command line."""
 
+import re
+
 import pytest
+import torch
 
 from build.__main__ import main
 
@@ -37,3 +40,39 @@ def test_bad_choices(option: str, value: str, message: str, capsys: pytest.Captu
     assert main([*COMMAND, option, value]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"engines: {message}")
+
+
+ON_A_GPU = "--architecture small --height 64 --width 64 --device cpu".split()  # where auto takes inductor
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--check", "--refit"], "--check with --refit: it builds nothing to keep, .*: leave out --refit"),
+        (["--check", "--strict"], "--check with --strict: it builds nothing to keep, .*: leave out --strict"),
+        (["--check", "--force", "--refit"], "leave out --force and --refit"),
+        (["--check", "--backend", "inductor"], "--check: for backend tensorrt only, and this builds backend inductor"),
+        (["--strict", "--backend", "tensorrt"], "--strict without --plugins: .*: leave it out, or add --plugins"),
+        (["--plugins", "--backend", "inductor"], "--plugins: for backend tensorrt only, and this builds backend ind"),
+        (["--target", "sm89", "--backend", "inductor"], "--target: for backend tensorrt only, and this builds"),
+        (["--plugins", *ON_A_GPU], "--plugins: for backend tensorrt only, and this builds backend inductor: leave out"),
+        (["--plugins", "--refit", *ON_A_GPU], "--plugins and --refit: for backend tensorrt only"),
+    ],
+)
+def test_options_that_would_be_ignored(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(SystemExit) as caught:
+        main(options)
+    assert caught.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_without_a_gpu_nothing_would_be_refitted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        main(["--refit"])
+    assert "--refit: for backend tensorrt only, and this builds backend eager" in capsys.readouterr().err
