@@ -15,15 +15,17 @@ from build.layers import Report
 from build.tensorrt import build_stages, prepare_trial
 from build.verify import Trial
 from cldm.checkpoint import Checkpoint
-from cldm.engine_files import Plans, Target
+from cldm.engine_files import Target
+from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.pipeline import Pipeline, Shape, to_precision
-from cldm.plan import make_plan
+from cldm.pipeline import Pipeline, Shape
 from cldm.request import Request
+from cldm.tensorrt_engines import TensorRTEngines
 from ldm.tokenizer import Tokenizer
+from plans.plan import make_plan
 from runtime.backends import PRECISIONS
 from runtime.graph import Graph
-from runtime.lanes import Lanes
+from runtime.streams import Streams
 from runtime.tensorrt_library import sm
 
 STAGES = ("text", "hint", "control", "encoder", "decoder", "vae")
@@ -71,7 +73,7 @@ class Case:
 
     @cached_property
     def exported(self) -> ControlLDM:
-        return to_precision(deepcopy(self.model).cpu(), self.dtype)
+        return make_fast(deepcopy(self.model).cpu(), self.dtype)
 
     @cached_property
     def trial(self) -> Trial:
@@ -95,8 +97,8 @@ class Case:
         if missing := [name for name in STAGES if name not in self.engines]:
             raise NotTried(f"there is no engine of {', '.join(missing)}")
         shape = Shape(*self.size, 20, make_plan("ten", 20))
-        engines = Plans(self.engines, self.device)
-        return Pipeline(to_precision(self.model, self.dtype), shape, engines, Lanes(self.device))
+        engines = TensorRTEngines(self.engines, self.device)
+        return Pipeline(make_fast(self.model, self.dtype), shape, engines, Streams(self.device))
 
     @property
     def graph(self) -> Graph:

@@ -18,8 +18,8 @@ from build.plugin_checks import check_engine_with_plugin, check_plugin
 from build.tensorrt import make_engine, prepare_trial
 from build.verify import RUNS, median_milliseconds
 from cldm.checkpoint import find_checkpoint
-from cldm.pipeline import to_precision
-from cldm.record import outcome, record, same
+from cldm.fast import make_fast
+from cldm.one_graph import outcome, record, same
 from runtime.cuda import call, cudart
 from runtime.tensorrt_library import sm
 from runtime.tensorrt_refit import refit
@@ -119,7 +119,7 @@ def check_refit(case: Case) -> str:
     case.need_gpu()
     built, given = (find_checkpoint(f"random:{seed}", case.target.architecture) for seed in (0, 1))
     builder = replace(case.builder, refit=True)
-    serialized, _ = case.build(to_precision(built.load_model(), case.dtype), REFITTED, builder)
+    serialized, _ = case.build(make_fast(built.load_model(), case.dtype), REFITTED, builder)
     model = given.load_model()
     trial = prepare_trial(model, case.dtype, case.size, case.device)
     engine = make_engine(trial, REFITTED, serialized)

@@ -94,4 +94,4 @@ def spell_out(model: ControlLDM, plugins: bool) -> None:
         elif plugins and type(module) is GroupNorm and module.weight.dtype == torch.float16:
             module.__class__ = PluginGroupNorm
     for transformer in (*model.control.transformers(), *model.unet.transformers()):
-        transformer.self_attention.packed = None
+        transformer.block.attn1.packed = None  # type: ignore[assignment]

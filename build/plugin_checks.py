@@ -9,7 +9,7 @@ import torch
 
 from build.builder import register_plugin
 from build.case import Case, NotTried, Wrong
-from cldm.engine_files import ROOT
+from runtime.sources import ROOT
 
 PLUGIN = re.compile("plugin|group_?norm", re.I)  # in the kinds and names of layers
 # In a process of its own: reads a serialized engine, and knows no plugin.

@@ -28,7 +28,7 @@ from cldm.checkpoint import Checkpoint
 from cldm.engine_files import Target, expected_manifest
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.pipeline import to_precision
+from cldm.tensorrt_engines import pack_engines
 from runtime.artifacts import MANIFEST, save
 from runtime.backends import PRECISIONS
 from runtime.scratch import allocate_scratch
@@ -115,7 +115,7 @@ def _build(target: Target, checkpoint: Checkpoint, builder: Builder) -> tuple[li
     model = checkpoint.load_model()
     files, engines, reports = {}, {}, []
     with tempfile.TemporaryDirectory() as folder:
-        converted = to_precision(deepcopy(model), dtype)
+        converted = make_fast(deepcopy(model), dtype)
         for path, serialized, report in build_stages(builder, converted, size, Path(folder), plugins):
             files[report.engine], engines[report.engine] = path, serialized
             reports.append(report)
@@ -127,7 +127,7 @@ def _build(target: Target, checkpoint: Checkpoint, builder: Builder) -> tuple[li
         where = " or ".join(map(sm, builder.targets))
         errors = "the errors are those of the ONNX files in onnxruntime" if measurements else "nothing was compared"
         log.warning("the engines were not run, %s; run python -m build --check on a machine with %s", errors, where)
-    save(target.folder, pack_plans(engines), manifest)
+    save(target.folder, pack_engines(engines), manifest)
     return reports, measurements
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from build.measurement import Measurement
+from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.stages import Stage, make_stages
 from runtime.eager import EagerEngine

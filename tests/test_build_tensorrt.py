@@ -61,7 +61,7 @@ def test_from_a_checkpoint_to_engine_files(
 
     for capability in (86, 89):
         assert find_engines(target(), on_a_gpu(monkeypatch, capability)).name == "tensorrt"
-    with pytest.raises(EngineFileError, match=r"capability is '8\.6, 8\.9', expected '12\.0'; build .*--target sm120"):
+    with pytest.raises(EngineFileError, match=r"capability is \['8\.6', '8\.9'\], expected \['12\.0'\]; build "):
         find_engines(target(), on_a_gpu(monkeypatch, 120))
     monkeypatch.setattr(trt, "__version__", "1.8.0.1")
     with pytest.raises(
@@ -81,8 +81,8 @@ def test_a_damaged_manifest_is_a_sentence(engines: Path, damage: bytes, monkeypa
 
 def test_a_capability_that_is_no_list(engines: Path) -> None:
     expected = expected_manifest(target(targets=(89,)), CPU, library=RTX)
-    save(target().folder, b"engines", replace(expected, capability=[8, 9]))  # type: ignore[arg-type]
-    with pytest.raises(EngineFileError, match=r"capability is \[8, 9\], expected '8\.9'"):
+    save(target().folder, b"engines", replace(expected, facts={**expected.facts, "capability": 8.9}))
+    with pytest.raises(EngineFileError, match=r"capability is 8.9, expected \['8\.9'\]"):
         read(target().folder, expected)
 
 

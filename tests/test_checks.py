@@ -24,7 +24,8 @@ from build.compile import Builder
 from build.layers import Layer, Report
 from build.plugin_checks import check_engine_with_plugin, check_plugin
 from cldm.checkpoint import find_checkpoint
-from cldm.engine_files import ROOT, Target
+from cldm.engine_files import Target
+from runtime.sources import ROOT
 from runtime.spec import EngineSpec
 from runtime.tensorrt import layout
 from runtime.tensorrt_library import LIBRARIES

@@ -23,10 +23,11 @@ from build.checks import check_graph, check_replay
 from build.compile import Builder
 from cldm.checkpoint import find_checkpoint
 from cldm.engine_files import Target
-from cldm.pipeline import Pipeline, Shape, to_precision
-from cldm.plan import make_plan
+from cldm.fast import make_fast
+from cldm.pipeline import Pipeline, Shape
+from plans.plan import make_plan
 from runtime.eager import EagerEngine
-from runtime.lanes import Lanes
+from runtime.streams import Streams
 from runtime.tensorrt_library import LIBRARIES
 from tests.tensorrt_toys import CPU
 
@@ -42,7 +43,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tiny: None) -> Case:
     case = Case(Target("tiny", 64, 64, 1, "fp32", "tensorrt"), checkpoint, Builder(CLASSIC, CPU))
     case.requests = {name: one for name, one in case.requests.items() if name in ("first", *DIFFERENT)}
     shape = Shape(64, 64, 1, 20, make_plan("19", 20))
-    case.pipeline = Pipeline(to_precision(case.model, torch.float32), shape, EagerEngine, Lanes(CPU))
+    case.pipeline = Pipeline(make_fast(case.model, torch.float32), shape, EagerEngine, Streams(CPU))
     monkeypatch.setattr(build.checks, "record", lambda pipeline, request, tokenizer: record(pipeline, pipeline.run))
     return case
 
@@ -64,10 +65,10 @@ def test_a_graph_that_follows_every_request(recorded: Case) -> None:
 def test_a_graph_with_a_constant_in_it(recorded: Case, buffer: str, request_: str) -> None:
     pipeline = recorded.pipeline
     pipeline.write(recorded.requests["first"], recorded.tokenizer)
-    constant = pipeline.written[buffer].clone()
+    constant = pipeline.inputs.written[buffer].clone()
 
     def launch() -> None:
-        pipeline.written[buffer].copy_(constant)
+        pipeline.inputs.written[buffer].copy_(constant)
         pipeline.run()
 
     record(pipeline, launch)
@@ -79,7 +80,7 @@ def test_work_that_ignores_a_request(recorded: Case, monkeypatch: pytest.MonkeyP
     pipeline, run = recorded.pipeline, recorded.pipeline.run
 
     def deaf() -> None:
-        pipeline.written["scale"].fill_(9.0)
+        pipeline.inputs.written["scale"].fill_(9.0)
         run()
 
     monkeypatch.setattr(pipeline, "run", deaf)

@@ -23,7 +23,7 @@ from build.case import STAGES, Case
 from build.checks import CHECKS
 from build.compile import compile_engine
 from build.doctor import anonymous
-from cldm.engine_files import ROOT
+from runtime.sources import ROOT
 from runtime.tensorrt_library import LIBRARIES
 from tests.standin import tensorrt as standin
 

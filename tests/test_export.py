@@ -18,6 +18,7 @@ from cldm.pipeline import Pipeline, Shape
 from cldm.request import Request
 from ldm.config import load_architecture
 from ldm.norm import GroupNorm
+from plans.plan import make_plan
 from plugins.group_norm.compile import choose_launch
 from runtime.eager import EagerEngine
 from runtime.streams import Streams
@@ -173,7 +174,7 @@ def test_whole_picture_by_onnxruntime(exported: Exported) -> None:
     asked = Request(
         bird, "a red bird", "best quality", "lowres", 1, 256, 20, False, 1.0, 9.0, 1, 0.0, 100, 200
     )  # fmt: skip
-    (expected,) = Pipeline(model, shape, EagerEngine, Lanes(CPU))(asked, tokenizer)
+    (expected,) = Pipeline(model, shape, EagerEngine, Streams(CPU))(asked, tokenizer)
     _, files = exported(torch.float32)
     by_onnx = Pipeline(model, shape, lambda spec, module: OnnxEngine(spec, files[spec.name]), Streams(CPU))
     (picture,) = by_onnx(asked, tokenizer)

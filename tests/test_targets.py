@@ -25,10 +25,12 @@ TARGET = Target("small", 64, 64, 1, "fp32")
 def test_manifest_and_folder_of_another_target_differ(field: str, value: object, differing: set[str]) -> None:
     other = replace(TARGET, **{field: value})  # type: ignore[arg-type]
     assert other.folder != TARGET.folder
-    one, another = vars(expected_manifest(TARGET, CPU)), vars(expected_manifest(other, CPU))
+    one, another = expected_manifest(TARGET, CPU).facts, expected_manifest(other, CPU).facts
     assert {name for name in one if one[name] != another[name]} == differing
 
 
 def test_tuning_is_part_of_the_manifest() -> None:
-    assert expected_manifest(TARGET, CPU, Tuning(max_autotune_gemm=True)).tuning["max_autotune_gemm"] is True
-    assert expected_manifest(TARGET, CPU).tuning == Tuning().options()
+    tuned = expected_manifest(TARGET, CPU, Tuning(max_autotune_gemm=True)).facts
+    usual = expected_manifest(TARGET, CPU).facts
+    assert tuned["tuning.max_autotune_gemm"] is True
+    assert {name: usual[f"tuning.{name}"] for name in Tuning().options()} == Tuning().options()

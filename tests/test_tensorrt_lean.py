@@ -54,7 +54,7 @@ names = ("text", "hint", "control", "encoder", "decoder", "vae")
 if sys.argv[2] == "forged":
     target = Target("small", 256, 384, 1, "fp16", "tensorrt").of(find_checkpoint("random:0", "small"))
     engines = {name: b"ftrt" + bytes(20) + bytes(numbers) + bytes(5000) for name in names}
-    save(target.folder, pack_plans(engines), expected_manifest(target, torch.device("cuda")))
+    save(target.folder, pack_engines(engines), expected_manifest(target, torch.device("cuda")))
 try:
     hackathon("random:0", architecture="small", backend="tensorrt", device="cuda").initialize()
 except Exception as error:

@@ -25,7 +25,6 @@ from tests.arguments import GOOD, Picture
 from tests.inside import pipelines_of
 from tests.standin import tensorrt as standin
 from tests.tensorrt_toys import CPU, LAYOUTS, SPEC, assert_equals_eager, make_toy, message, ready, toy, toy_file
-from tests.test_hackathon import GOOD, Picture
 from tests.test_tensorrt_backend import ARCHITECTURE, files, use_standin, write_engines
 
 __all__ = ["files", "toy", "toy_file"]  # fixtures
