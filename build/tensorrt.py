@@ -93,7 +93,7 @@ def make_engine(trial: Trial, name: str, serialized: bytes) -> TensorRTEngine:
 def _warn_of_replaced(folder: Path, builder: Builder) -> None:
     """Engines for other GPUs lie in the same folder."""
     try:
-        capabilities = json.loads((folder / MANIFEST).read_bytes())["capability"].split(", ")
+        capabilities = json.loads((folder / MANIFEST).read_bytes())["capability"]
         there = {int(capability.replace(".", "")) for capability in capabilities}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # nothing that could be used

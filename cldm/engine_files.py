@@ -22,7 +22,7 @@ from runtime.inductor import CompiledEngines, Tuning
 from runtime.machine import NONE, machine, tensorrt_machine
 from runtime.sources import fingerprint
 from runtime.tensorrt_kernels import KernelCache
-from runtime.tensorrt_library import Library, check_device, library_that_runs_on, sm
+from runtime.tensorrt_library import Library, capability, check_device, library_that_runs_on, sm
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,8 @@ def expected_manifest(
     specs = [stage.spec for stage in make_stages(model, target.height, target.width, target.samples).values()]
     if target.backend == "tensorrt":
         library = library or library_that_runs_on(device, _title(target.folder))
+        if library.portable and not target.targets:
+            target = replace(target, targets=(capability(device),))
         here = tensorrt_machine(device, library, target.targets) | {"weights": target.weights}
         options = {"refit": target.refit, **({"plugins": target.plugins} if target.precision == "fp16" else {})}
     else:
