@@ -80,7 +80,7 @@ def check_onnx(stage: str, case: Case) -> str:
     """What TensorRT was given, run by another: its errors are the file's, or the precision's."""
     case.need_engine(stage)
     if find_spec("onnxruntime") is None:
-        raise NotTried("onnxruntime is not installed: run ./preprocess.sh tensorrt")
+        raise NotTried(f"onnxruntime is not installed: run ./preprocess.sh {case.builder.library.extra}")
     from build.onnx_engine import OnnxEngine
 
     engine = OnnxEngine(case.trial.stages[stage].spec, case.onnx(stage))

@@ -8,13 +8,15 @@ import logging
 import os
 import platform
 import re
+import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,24 +91,19 @@ def _make(name: str, check: Callable[[], str]) -> Finding:
             figures = str(error)
         except Exception as error:  # a doctor goes on whatever is wrong
             figures, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
-    return Finding(name, result, " ".join(figures.split()), trace, tuple(heard[-LINES:]))
+    words = tuple(record.getMessage().strip() for record in heard[-LINES:])
+    return Finding(name, result, " ".join(figures.split()), trace, words)
 
 
 @contextmanager
-def _listening() -> Iterator[list[str]]:
+def _listening() -> Iterator[list[logging.LogRecord]]:
     """What TensorRT warns of meanwhile, and its errors."""
-    lines: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage().strip())
-
-    handler, level, propagate = Collector(), heard_log.level, heard_log.propagate
+    handler, level, propagate = BufferingHandler(sys.maxsize), heard_log.level, heard_log.propagate
     heard_log.addHandler(handler)
     heard_log.setLevel(logging.DEBUG)
     heard_log.propagate = False  # into the report, not between the lines that are printed
     try:
-        yield lines
+        yield handler.buffer
     finally:
         heard_log.removeHandler(handler)
         heard_log.setLevel(level)
@@ -115,13 +112,11 @@ def _listening() -> Iterator[list[str]]:
 
 def _circumstances(case: Case) -> dict[str, Any]:
     """Environment information, anonymised."""
+    manifest = expected_manifest(case.target, case.device, library=case.builder.library)
     return {
         "made": time.strftime("%Y-%m-%d"),
         "versions": {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}},
         "platform": platform.platform(),
         "weights": Path(case.checkpoint.name).name,
-        "manifest": {
-            **asdict(expected_manifest(case.target, case.device, library=case.builder.library)),
-            "checkpoint": "",
-        },
+        "manifest": asdict(replace(manifest, checkpoint="")),
     }

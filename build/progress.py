@@ -20,8 +20,9 @@ def watched(trt: Any, config: "trt.IBuilderConfig", name: str) -> Iterator[None]
         config.progress_monitor = monitor
         with _interrupts_noted(monitor):
             yield
-    if monitor.interrupted:
-        raise KeyboardInterrupt
+        if monitor.interrupted:
+            raise KeyboardInterrupt
+        progress.update((progress.total or 0) - progress.n)  # steps that TensorRT left out
 
 
 def make_monitor(trt: Any, progress: "tqdm[Any]") -> Any:
@@ -35,24 +36,20 @@ def make_monitor(trt: Any, progress: "tqdm[Any]") -> Any:
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.interrupted = False
-            self.missing: dict[str, int] = {}  # steps, by phase
             self.lock = threading.Lock()
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with self.lock:
-                self.missing[phase_name] = num_steps
                 progress.total = (progress.total or 0) + num_steps
                 progress.set_postfix_str(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             with self.lock:
-                self.missing[phase_name] = self.missing.get(phase_name, 1) - 1
                 progress.update()
             return not self.interrupted
 
         def phase_finish(self, phase_name: str) -> None:
-            with self.lock:
-                progress.update(self.missing.pop(phase_name, 0))  # steps that TensorRT left out
+            """Must be there."""
 
     return Monitor()
 

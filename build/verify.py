@@ -68,7 +68,8 @@ class Trial:
             milliseconds=median_milliseconds(partial(engine.enqueue, None), self.device) if timed else None,
             eager_milliseconds=truth.eager_milliseconds,
         )
-        self._restore(engine)
+        for output, eager in zip(engine.spec.pick(self.buffers)[1], truth.eager_outputs, strict=True):
+            output.copy_(eager)  # the next stage shall read what its truth was computed from
         return measurement
 
     def error(self, engine: Engine) -> float:
@@ -80,15 +81,7 @@ class Trial:
         engine.enqueue(None)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        error = relative_error(outputs, self.truths[engine.spec.name].outputs)
-        self._restore(engine)
-        return error
-
-    def _restore(self, engine: Engine) -> None:
-        """The next stage shall read what its truth was computed from."""
-        _, outputs = engine.spec.pick(self.buffers)
-        for output, eager in zip(outputs, self.truths[engine.spec.name].eager_outputs, strict=True):
-            output.copy_(eager)
+        return relative_error(outputs, self.truths[engine.spec.name].outputs)
 
 
 def prepare(

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-import build.builder
 import build.export
-import build.tensorrt
 import build.verify
 import cldm.engine_files
 from cldm.checkpoint import find_checkpoint

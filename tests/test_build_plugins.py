@@ -9,16 +9,13 @@ from unittest.mock import Mock
 
 import pytest
 
-trt = pytest.importorskip(
+pytest.importorskip(
     "tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it on Linux x86-64", exc_type=ImportError
 )
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
 
 import build.builder
-import build.export
-import build.tensorrt
-import build.verify
 from build.__main__ import main
 from build.builder import register_plugin
 from build.compile import Builder

@@ -16,10 +16,7 @@ trt = pytest.importorskip(
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
 
-import build.builder
-import build.export
 import build.tensorrt
-import build.verify
 from build.__main__ import main
 from build.verify import Trial
 from cldm.engine_files import expected_manifest, find_engines, is_up_to_date

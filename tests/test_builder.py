@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-trt = pytest.importorskip(
+pytest.importorskip(
     "tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it on Linux x86-64", exc_type=ImportError
 )
 for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -17,8 +17,6 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
 
 import build.builder
 import build.export
-import build.tensorrt
-import build.verify
 import cldm.engine_files
 from build.__main__ import main
 from build.builder import make_builder

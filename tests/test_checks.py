@@ -14,10 +14,8 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
 
 import build.checks
-import build.doctor
 import build.plugin_checks
 import build.tensorrt
-import build.verify
 from build.case import Case, NeedsGPU, NotTried, Wrong
 from build.checks import check_attention, check_build, check_graph, check_parity, check_refit
 from build.compile import Builder

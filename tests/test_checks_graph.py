@@ -14,10 +14,6 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
 
 import build.checks
-import build.doctor
-import build.plugin_checks
-import build.tensorrt
-import build.verify
 from build.case import Case, NotTried, Wrong, make_requests
 from build.checks import check_graph, check_replay
 from build.compile import Builder

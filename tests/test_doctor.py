@@ -12,10 +12,8 @@ import pytest
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
 
-import build.checks
 import build.doctor
 import build.export
-import build.plugin_checks
 import build.tensorrt
 import build.verify
 from build.__main__ import main

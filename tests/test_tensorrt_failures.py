@@ -15,7 +15,7 @@ import torch
 trt = pytest.importorskip(
     "tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it on Linux x86-64", exc_type=ImportError
 )
-onnx = pytest.importorskip("onnx", reason="./preprocess.sh dev installs it")
+pytest.importorskip("onnx", reason="./preprocess.sh dev installs it")
 
 
 import runtime.tensorrt

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-trt = pytest.importorskip(
+pytest.importorskip(
     "tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it on Linux x86-64", exc_type=ImportError
 )
 onnx = pytest.importorskip("onnx", reason="./preprocess.sh dev installs it")

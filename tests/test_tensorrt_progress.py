@@ -1,7 +1,5 @@
 """A build's bar, Ctrl-C in it, and the times of kernels that it leaves."""
 
-# ruff: noqa: E402
-
 import logging
 import os
 import signal
@@ -13,10 +11,10 @@ from unittest.mock import Mock
 import pytest
 from tqdm import tqdm
 
-trt = pytest.importorskip(
+pytest.importorskip(
     "tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it on Linux x86-64", exc_type=ImportError
 )
-onnx = pytest.importorskip("onnx", reason="./preprocess.sh dev installs it")
+pytest.importorskip("onnx", reason="./preprocess.sh dev installs it")
 
 
 import build.compile
