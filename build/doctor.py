@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from logging.handlers import BufferingHandler
 from pathlib import Path
@@ -118,5 +118,5 @@ def _circumstances(case: Case) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}},
         "platform": platform.platform(),
         "weights": Path(case.checkpoint.name).name,
-        "manifest": asdict(replace(manifest, checkpoint="")),
+        "manifest": dict(manifest.facts),
     }

@@ -58,7 +58,9 @@ def test_from_a_checkpoint_to_engine_files(
 
     for capability in (86, 89):
         assert find_engines(target(), on_a_gpu(monkeypatch, capability)).name == "tensorrt"
-    with pytest.raises(EngineFileError, match=r"capability is \['8\.6', '8\.9'\], expected \['12\.0'\]; build .*--target sm120"):
+    with pytest.raises(
+        EngineFileError, match=r"capability is \['8\.6', '8\.9'\], expected \['12\.0'\]; build .*--target sm120"
+    ):
         find_engines(target(), on_a_gpu(monkeypatch, 120))
     monkeypatch.setattr(trt, "__version__", "1.8.0.1")
     with pytest.raises(

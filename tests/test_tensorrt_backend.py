@@ -148,11 +148,11 @@ def test_auto_goes_on_where_a_plan_is_refused(
     standin.fail_once("deserialize_cuda_engine")
     runtime_.initialize()
     assert runtime_.backend.name == "eager"
-    assert "backend tensorrt unavailable (engine text: the plan cannot be deserialised" in caplog.text
+    assert "backend tensorrt unavailable (engine text: the serialized engine cannot be read" in caplog.text
     strict = hackathon("random:0", architecture=ARCHITECTURE, plan="19", device="cpu", strict=True)
     monkeypatch.setattr(strict, "_backends", ("tensorrt", "eager"))
     standin.fail_once("deserialize_cuda_engine")
-    with pytest.raises(ValueError, match="engine text: the plan cannot be deserialised"):
+    with pytest.raises(ValueError, match="engine text: the serialized engine cannot be read"):
         strict.initialize()
     assert draw(runtime_).std() > 0
 
