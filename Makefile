@@ -9,7 +9,7 @@ score:
 
 test:
 	./preprocess.sh dev train tensorrt-rtx
-	$(python) -m pytest $(ARGS)
+	$(python) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint:
 	./preprocess.sh dev train tensorrt-rtx

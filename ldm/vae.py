@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.attention import attend
+from ldm.blocks import Upsample
 from ldm.config import VAEConfig
 from ldm.norm import GroupNorm
 
@@ -57,51 +58,23 @@ class Downsample(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))  # the original pads right and below only
 
 
-class Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
 class Level(nn.Module):
-    """One resolution: residual blocks, then a change of scale (none at the level that comes last)."""
+    """One resolution: residual blocks, then a change of scale under its key; none at the level that comes last."""
 
-    def __init__(self, channels: int, out_channels: int, blocks: int, groups: int) -> None:
+    def __init__(self, channels: int, out_channels: int, blocks: int, groups: int, **change: nn.Module) -> None:
         super().__init__()
         widths = [channels] + [out_channels] * blocks
         self.block = nn.ModuleList(ResnetBlock(a, b, groups) for a, b in pairwise(widths))
+        self.changes = [*change]
+        for key, module in change.items():
+            self.add_module(key, module)
 
     def forward(self, h: Tensor) -> Tensor:
         for block in self.block:
             h = block(h)
+        for key in self.changes:
+            h = getattr(self, key)(h)
         return h
-
-
-class DownLevel(Level):
-    def __init__(self, channels: int, out_channels: int, blocks: int, groups: int, last: bool) -> None:
-        super().__init__(channels, out_channels, blocks, groups)
-        self.last = last
-        if not last:
-            self.downsample = Downsample(out_channels)
-
-    def forward(self, h: Tensor) -> Tensor:
-        h = super().forward(h)
-        return h if self.last else self.downsample(h)
-
-
-class UpLevel(Level):
-    def __init__(self, channels: int, out_channels: int, blocks: int, groups: int, last: bool) -> None:
-        super().__init__(channels, out_channels, blocks, groups)
-        self.last = last
-        if not last:
-            self.upsample = Upsample(out_channels)
-
-    def forward(self, h: Tensor) -> Tensor:
-        h = super().forward(h)
-        return h if self.last else self.upsample(h)
 
 
 class Middle(nn.Module):
@@ -121,10 +94,10 @@ class VAEEncoder(nn.Module):
         widths = [config.channels * mult for mult in (1, *config.channel_mult)]
         lowest = len(config.channel_mult) - 1
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(
-            DownLevel(widths[i], widths[i + 1], config.res_blocks, config.groups, last=i == lowest)
-            for i in range(lowest + 1)
-        )
+        self.down = nn.ModuleList()
+        for i, (width, wider) in enumerate(pairwise(widths)):
+            change = {"downsample": Downsample(wider)} if i < lowest else {}
+            self.down.append(Level(width, wider, config.res_blocks, config.groups, **change))
         self.mid = Middle(widths[-1], config.groups)
         self.norm_out = GroupNorm(config.groups, widths[-1], EPS, silu=True)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
@@ -143,10 +116,10 @@ class VAEDecoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], config.groups)
         # up[i] works at scale i and is used from the coarsest, the highest i, to the finest, up[0].
-        self.up = nn.ModuleList(
-            UpLevel(widths[i + 1], widths[i], config.res_blocks + 1, config.groups, last=i == 0)
-            for i in range(len(config.channel_mult))
-        )
+        self.up = nn.ModuleList()
+        for i, (width, wider) in enumerate(pairwise(widths)):
+            change = {"upsample": Upsample(width)} if i > 0 else {}
+            self.up.append(Level(wider, width, config.res_blocks + 1, config.groups, **change))
         self.norm_out = GroupNorm(config.groups, widths[0], EPS, silu=True)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 

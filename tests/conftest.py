@@ -1,5 +1,6 @@
 """Tests marked `gpu` are skipped, with the reason, where there is no CUDA device; and what several tests use."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -22,12 +23,19 @@ with suppress(ImportError):
     import setuptools  # noqa: F401
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes, a core each: more threads would wait for one another
+        os.environ["OMP_NUM_THREADS"] = "1"  # of commands that tests run
+        torch.set_num_threads(1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
     for item in items:
-        if "gpu" in item.keywords:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and PyTorch sees none here"))
+        # Of several processes (make test), one takes a whole file, and one all that needs the exported model.
+        needed = getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("exported" if "exported" in needed else item.path.name))
 
 
 @pytest.fixture
@@ -59,8 +67,11 @@ def trained() -> hackathon:
     return made
 
 
-# Pictures of the exported small model. Half precision is slow on the CPU; the lowest maps have 2x3 pixels.
-SIZES = {torch.float32: (256, 384, 1), torch.float16: (128, 192, 1)}
+SIZE = (
+    128,
+    192,
+    1,
+)  # of the exported small model's pictures: quick in half precision, and the lowest maps are 2x3 pixels
 Exported = Callable[[torch.dtype], tuple[Any, dict[str, Path]]]
 
 
@@ -75,7 +86,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
     @cache
     def make(dtype: torch.dtype) -> tuple[Any, dict[str, Path]]:
-        model, size = find_checkpoint(str(SMALL_MODEL)).load_model(), SIZES[dtype]
+        model, size = find_checkpoint(str(SMALL_MODEL)).load_model(), SIZE
         trial = prepare(model, dtype, size, torch.device("cpu"))
         return trial, {spec.name: path for spec, path in export(model, size, tmp_path_factory.mktemp("onnx"))}
 

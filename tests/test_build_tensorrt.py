@@ -107,7 +107,7 @@ def test_engines_for_other_gpus_that_are_replaced_are_named(engines: Path, caplo
     caplog.clear()
     assert main([*command, "sm86", "sm89", *SIZE]) == 0
     assert "replaced" not in caplog.text
-    (target().folder / "manifest.json").write_text('{"capability": "9.0"}')
+    (target().folder / "manifest.json").write_text('{"capability": ["9.0"]}')
     assert main([*command, "sm86", *SIZE]) == 0
     assert f"the engines for sm90 in {target().folder} are replaced by those for sm86" in caplog.messages
     (target().folder / "manifest.json").write_text("no JSON")

@@ -87,7 +87,7 @@ def checkout(tmp_path: Path) -> Path:
     """What preprocess.sh needs of the project, and an interpreter in .venv that notes its calls in the file calls."""
     root = tmp_path / "checkout"
     shutil.copytree(ROOT / "build", root / "build", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("preprocess.sh", "pyproject.toml"):
+    for name in ("preprocess.sh", "pyproject.toml", "files.py"):
         shutil.copy(ROOT / name, root / name)
     python = root / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)

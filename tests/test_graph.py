@@ -79,18 +79,18 @@ def test_one_launch_per_call(runtime: hackathon, monkeypatch: pytest.MonkeyPatch
     assert set(pipeline.graph.kinds) <= {"Kernel", "Memcpy", "Memset", "Empty"}
 
 
-def test_two_thousand_calls(runtime: hackathon) -> None:
+def test_many_calls(runtime: hackathon) -> None:
     """Nothing grows, no picture is lost, and the last call with the first one's arguments draws the first picture."""
     first, *_ = (runtime.process(**arguments(call))[0] for call in range(CALLS))
     pipeline = last_of(runtime)
     gc.collect()
     on_gpu, on_host = torch.cuda.memory_reserved(), host_bytes()
-    for call in range(2000):
+    for call in range(500):
         assert runtime.process(**arguments(call % 100))[0].std() > 1
         assert pipeline.buffers["x"].isfinite().all()
     assert np.array_equal(runtime.process(**arguments(0))[0], first)
     assert torch.cuda.memory_reserved() <= on_gpu
-    assert host_bytes() - on_host < 2**25, "less than a picture of 16 KiB per call"
+    assert host_bytes() - on_host < 2**23, "less than 16 KiB per call"
 
 
 def host_bytes() -> int:
