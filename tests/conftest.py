@@ -67,11 +67,7 @@ def trained() -> hackathon:
     return made
 
 
-SIZE = (
-    128,
-    192,
-    1,
-)  # of the exported small model's pictures: quick in half precision, and the lowest maps are 2x3 pixels
+SIZE = (128, 192, 1)  # of the exported small model: quick in half precision, and the lowest maps have 2x3 pixels
 Exported = Callable[[torch.dtype], tuple[Any, dict[str, Path]]]
 
 

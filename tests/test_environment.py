@@ -86,7 +86,8 @@ def test_the_versions_are_those_of_pyproject() -> None:
 def checkout(tmp_path: Path) -> Path:
     """What preprocess.sh needs of the project, and an interpreter in .venv that notes its calls in the file calls."""
     root = tmp_path / "checkout"
-    shutil.copytree(ROOT / "build", root / "build", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("build", "runtime"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("preprocess.sh", "pyproject.toml", "files.py"):
         shutil.copy(ROOT / name, root / name)
     python = root / ".venv" / "bin" / "python"
