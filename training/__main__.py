@@ -30,11 +30,11 @@ log = logging.getLogger("training")
 SMOKE = {
     "scenes": 12,
     "photographs": 4,
-    "vae_minutes": 0.05,
+    "vae_minutes": 0.02,
     "vae_batch": 2,
-    "half_minutes": 0.05,
+    "half_minutes": 0.02,
     "half_batch": 2,
-    "full_minutes": 0.05,
+    "full_minutes": 0.02,
     "full_batch": 2,
 }
 
