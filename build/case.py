@@ -144,10 +144,7 @@ def make_requests(height: int, width: int, samples: int) -> dict[str, Request]:
         fields = np.random.default_rng(seed).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
         return fields.repeat(16, axis=0).repeat(16, axis=1)
 
-    first = Request(
-        picture(0), "a bird", "best quality", "lowres", samples, min(height, width), 20, False, 1.0, 9.0, 1, 0.0,
-        100, 200,
-    )  # fmt: skip
+    first = Request.contest(picture(0), num_samples=samples, image_resolution=min(height, width), seed=1)
     changes: dict[str, dict[str, Any]] = {
         "first": {},
         "other picture": {"input_image": picture(1)},

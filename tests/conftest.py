@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
@@ -67,7 +68,8 @@ def trained() -> hackathon:
     return made
 
 
-SIZE = (128, 192, 1)  # of the exported small model: quick in half precision, and the lowest maps have 2x3 pixels
+# Pictures of the exported small model. Half precision is slow on the CPU; the lowest maps have 2x3 pixels.
+SIZES = {torch.float32: (256, 384, 1), torch.float16: (128, 192, 1)}
 Exported = Callable[[torch.dtype], tuple[Any, dict[str, Path]]]
 
 
@@ -82,7 +84,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
     @cache
     def make(dtype: torch.dtype) -> tuple[Any, dict[str, Path]]:
-        model, size = find_checkpoint(str(SMALL_MODEL)).load_model(), SIZE
+        model, size = find_checkpoint(str(SMALL_MODEL)).load_model(), SIZES[dtype]
         trial = prepare(model, dtype, size, torch.device("cpu"))
         return trial, {spec.name: path for spec, path in export(model, size, tmp_path_factory.mktemp("onnx"))}
 

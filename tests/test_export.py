@@ -23,7 +23,7 @@ from plugins.group_norm.compile import choose_launch
 from runtime.eager import EagerEngine
 from runtime.streams import Streams
 from scoring.pictures import DRAWN_BIRDS, find_pictures
-from tests.conftest import SIZE, Exported
+from tests.conftest import SIZES, Exported
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
@@ -38,7 +38,7 @@ TINY = (64, 64, 1)
 ATTENTIONS = {"text": 3, "control": 14, "encoder": 14, "decoder": 18, "vae": 1}
 
 
-@pytest.fixture(params=[torch.float32, torch.float16], ids=str)
+@pytest.fixture(params=list(SIZES), ids=str)
 def trial(request: pytest.FixtureRequest, exported: Exported) -> tuple[Trial, dict[str, Path]]:
     return exported(request.param)
 
@@ -169,9 +169,9 @@ def test_weights_bear_the_names_of_the_checkpoint(trial: tuple[Trial, dict[str, 
 def test_whole_picture_by_onnxruntime(exported: Exported) -> None:
     checkpoint = find_checkpoint(str(SMALL_MODEL))
     model, tokenizer = make_fast(checkpoint.load_model(), torch.float32), checkpoint.load_tokenizer()
-    shape = Shape(*SIZE, 20, make_plan("19,14,8,2", 20))
+    shape = Shape(*SIZES[torch.float32], 20, make_plan("19,14,8,2", 20))
     bird = find_pictures(DRAWN_BIRDS)["bird_1"]
-    asked = Request.contest(bird, prompt="a red bird", seed=1, image_resolution=128)
+    asked = Request.contest(bird, prompt="a red bird", seed=1)
     (expected,) = Pipeline(model, shape, EagerEngine, Streams(CPU))(asked, tokenizer)
     _, files = exported(torch.float32)
     by_onnx = Pipeline(model, shape, lambda spec, module: OnnxEngine(spec, files[spec.name]), Streams(CPU))
