@@ -23,6 +23,9 @@ with suppress(ImportError):
     import setuptools  # noqa: F401
 
 
+LONGEST = ("exported", "test_training.py", "test_tensorrt_refit.py", "test_tensorrt_backend.py")  # groups of tests
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # one of several processes, a core each: more threads would wait for one another
         os.environ["OMP_NUM_THREADS"] = "1"  # of commands that tests run
@@ -37,6 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         # Of several processes (make test), one takes a whole file, and one all that needs the exported model.
         needed = getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("exported" if "exported" in needed else item.path.name))
+    # What takes longest comes first, so that no process waits for it at the end.
+    items.sort(key=lambda item: next(item.iter_markers("xdist_group")).args[0] not in LONGEST)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def make_pipeline(model: ControlLDM, asked: Request, plan: str | Plan) -> Pipeli
         {"strength": 0.5},
         {"eta": 0.7},
         {"num_samples": 2, "eta": 0.7, "guess_mode": True},
-        {"image_resolution": 512, "picture": find_pictures(DRAWN_BIRDS)["bird_1"][:, :256], "ddim_steps": 4},
+        {"image_resolution": 512, "picture": find_pictures(DRAWN_BIRDS)["bird_1"][:, :256], "ddim_steps": 2},
         {"scale": 1.0, "seed": 0, "ddim_steps": 12},
     ],
     ids=lambda changes: ",".join(f"{name}={changes[name]}" for name in changes if name != "picture"),

@@ -1,5 +1,6 @@
 """The pieces of the training that a wrong sign would spoil silently, and a run of a few seconds."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from training.evaluate import edge_f1, spaced_plan
 from training.fit import average_momentum
 from training.recipe import Recipe
 from training.vae import as_input, normalize_latents
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_normalized_latents_keep_the_reconstruction() -> None:
@@ -58,22 +61,30 @@ def test_spaced_plans_are_even() -> None:
     assert spaced_plan(20) == ",".join(map(str, range(19, -1, -1)))
 
 
+RUNS = """
+import sys
+from training.__main__ import main
+
+NOTHING = "--vae-minutes 0 --half-minutes 0 --full-minutes 0".split()
+runs = ("state", "first"), ("state", "again"), ("other", "begun", "--start", "first.safetensors", *NOTHING)
+for state, out, *more in runs:
+    sys.argv = ["training", "--smoke", "--state", state, "--out", out + ".safetensors", *more]
+    main()
+"""
+
+
 def test_a_run_of_seconds_goes_on_and_loads(tmp_path: Path) -> None:
-    state, out = tmp_path / "state", tmp_path / "model.safetensors"
-    command = [sys.executable, "-m", "training", "--smoke", "--state", str(state), "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
-    assert out.stat().st_size <= 20 * 2**20
-    model = Checkpoint(str(out), "small", "given").load_model()
+    """Three runs, in one process of their own: training sets PyTorch's global state."""
+    subprocess.run([sys.executable, "-c", RUNS], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    first, again, begun = (tmp_path / f"{name}.safetensors" for name in ("first", "again", "begun"))
+    assert first.stat().st_size <= 20 * 2**20
+    model = Checkpoint(str(first), "small", "given").load_model()
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert model.alphas_cumprod[0] == pytest.approx(0.99915, abs=1e-6), "the schedule is not rounded to half precision"
-    made = (state / "corpus" / "pictures.npy").stat().st_mtime_ns
-    first = out.read_bytes()
-    subprocess.run(command, check=True, capture_output=True)
-    assert (state / "corpus" / "pictures.npy").stat().st_mtime_ns == made, "the pictures are made once"
-    assert out.read_bytes() == first, "a finished run is not trained further"
-    begun = [*command, "--start", str(out), "--vae-minutes", "0", "--half-minutes", "0", "--state"]
-    subprocess.run([*begun, str(tmp_path / "other"), "--full-minutes", "0"], check=True, capture_output=True)
-    assert out.read_bytes() == first, "begun with these weights and not trained, they stay"
+    made = (tmp_path / "state" / "corpus" / "pictures.npy").stat().st_mtime_ns
+    assert made < first.stat().st_mtime_ns, "the pictures are made once"
+    assert again.read_bytes() == first.read_bytes(), "a finished run is not trained further"
+    assert begun.read_bytes() == first.read_bytes(), "begun with these weights and not trained, they stay"
 
 
 def test_corpus_of_another_recipe_is_made_anew(tmp_path: Path) -> None:
