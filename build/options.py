@@ -7,23 +7,29 @@ from collections.abc import Sequence
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m build", description="Builds the engines for this machine.")
-    parser.add_argument(
-        "--backend",
-        choices=("auto", "inductor", "tensorrt"),
-        default="auto",
-        help="auto: the best for this GPU. Where onnxruntime is installed it runs tensorrt's ONNX files as well, for a "
-        "minute or two on the CPU",
-    )
-    parser.add_argument("--checkpoint", help="the weights; of them inductor takes the architecture alone")
-    parser.add_argument("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
-    parser.add_argument("--height", type=_multiple_of_64, default=256, help="of the pictures")
-    parser.add_argument("--width", type=_multiple_of_64, default=384, help="of the pictures")
-    parser.add_argument("--samples", type=_positive, default=1, help="pictures per call")
-    parser.add_argument("--precision", default="auto", help="auto, fp32 or fp16")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--force", action="store_true", help="build even where engines are up to date")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    _add_tensorrt(parser)
+    add = parser.add_argument
+    add("--backend", choices=("auto", "inductor", "tensorrt"), default="auto", help="auto: the best for this GPU. "
+        "Where onnxruntime is installed it runs tensorrt's ONNX files as well, for a minute or two on the CPU")  # fmt: skip
+    add("--checkpoint", help="the weights; of them inductor takes the architecture alone")
+    add("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
+    add("--height", type=_multiple_of_64, default=256, help="of the pictures")
+    add("--width", type=_multiple_of_64, default=384, help="of the pictures")
+    add("--samples", type=_positive, default=1, help="pictures per call")
+    add("--precision", default="auto", help="auto, fp32 or fp16")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--force", action="store_true", help="build even where engines are up to date")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    # What only TensorRT's engines have.
+    add("--target", nargs="+", type=_capability, default=(), metavar="smXY", help="tensorrt: compute capabilities of "
+        "GPUs that need not be here, such as sm86 (RTX 30), sm89 (RTX 40) and sm120 (RTX 50); needs TensorRT for RTX, "
+        "and no GPU")  # fmt: skip
+    add("--plugins", action="store_const", const=True, help="tensorrt in fp16: GroupNorm by this project's kernel; "
+        "where that fails, TensorRT's own layers")  # fmt: skip
+    add("--strict", action="store_true", help="stop where --plugins fails")
+    add("--refit", action="store_const", const=True, help="tensorrt: engines that load_weights() can give other "
+        "weights; may cost speed; kept until --force")  # fmt: skip
+    add("--check", action="store_true", help="build nothing to keep, but try all that TensorRT can do here; by default "
+        "with random weights. Without a GPU for RTX cards of the last three generations")  # fmt: skip
     return parser
 
 
@@ -41,38 +47,6 @@ def ignored(options: argparse.Namespace, backends: Sequence[str]) -> str:
     if options.strict and not options.plugins:
         return "--strict without --plugins: it is for plugins that fail: leave it out, or add --plugins"
     return ""
-
-
-def _add_tensorrt(parser: argparse.ArgumentParser) -> None:
-    """What only TensorRT's engines have."""
-    parser.add_argument(
-        "--target",
-        nargs="+",
-        type=_capability,
-        default=(),
-        metavar="smXY",
-        help="tensorrt: compute capabilities of GPUs that need not be here, such as sm86 (RTX 30), sm89 (RTX 40) and "
-        "sm120 (RTX 50); needs TensorRT for RTX, and no GPU",
-    )
-    parser.add_argument(
-        "--plugins",
-        action="store_const",
-        const=True,
-        help="tensorrt in fp16: GroupNorm by this project's kernel; where that fails, TensorRT's own layers",
-    )
-    parser.add_argument("--strict", action="store_true", help="stop where --plugins fails")
-    parser.add_argument(
-        "--refit",
-        action="store_const",
-        const=True,
-        help="tensorrt: engines that load_weights() can give other weights; may cost speed; kept until --force",
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="build nothing to keep, but try all that TensorRT can do here; by default with random weights. Without a "
-        "GPU for RTX cards of the last three generations",
-    )
 
 
 def _capability(text: str) -> int:
