@@ -9,7 +9,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m build", description="Builds the engines for this machine.")
     add = parser.add_argument
     add("--backend", choices=("auto", "inductor", "tensorrt"), default="auto", help="auto: the best for this GPU. "
-        "Where onnxruntime is installed it runs tensorrt's ONNX files as well, for a minute or two on the CPU")  # fmt: skip
+        "Where onnxruntime is installed it runs tensorrt's ONNX files too, for a minute or two on the CPU")  # fmt: skip
     add("--checkpoint", help="the weights; of them inductor takes the architecture alone")
     add("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
     add("--height", type=_multiple_of_64, default=256, help="of the pictures")

@@ -7,22 +7,7 @@ import pytest
 
 from cldm.request import Request
 
-GOOD: dict[str, Any] = {
-    "input_image": np.zeros((70, 90, 3), np.uint8),
-    "prompt": "a bird",
-    "a_prompt": "best quality",
-    "n_prompt": "lowres",
-    "num_samples": 1,
-    "image_resolution": 64,
-    "ddim_steps": 20,
-    "guess_mode": False,
-    "strength": 1.0,
-    "scale": 9.0,
-    "seed": 0,
-    "eta": 0.0,
-    "low_threshold": 100,
-    "high_threshold": 200,
-}
+GOOD = vars(Request.contest(np.zeros((70, 90, 3), np.uint8), image_resolution=64))
 WHOLE = ("num_samples", "image_resolution", "ddim_steps", "seed")
 REAL = ("strength", "scale", "eta", "low_threshold", "high_threshold")
 
