@@ -7,7 +7,11 @@ import pytest
 
 from cldm.request import Request
 
-GOOD = vars(Request.contest(np.zeros((70, 90, 3), np.uint8), image_resolution=64))
+GOOD = vars(
+    Request.contest(
+        np.zeros((70, 90, 3), np.uint8), a_prompt="best quality", n_prompt="lowres", image_resolution=64, seed=0
+    )
+)
 WHOLE = ("num_samples", "image_resolution", "ddim_steps", "seed")
 REAL = ("strength", "scale", "eta", "low_threshold", "high_threshold")
 
