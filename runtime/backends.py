@@ -10,7 +10,8 @@ from runtime.eager import EagerEngine
 from runtime.engine import Engine
 from runtime.inductor import InductorEngine
 from runtime.spec import EngineSpec
-from runtime.tensorrt_library import capability, installed
+from runtime.tensorrt_calls import TensorRTError
+from runtime.tensorrt_library import capability, check_device, installed
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 def choose_backends(name: str, device: torch.device) -> tuple[str, ...]:
     """Names of the backends to look for, the fastest first: of "auto" all that the device could run, else one.
 
-    Raises ValueError for another choice.
+    Raises ValueError for another choice, and for TensorRT without a GPU.
     """
     if name == "auto":
         if device.type != "cuda":
@@ -74,4 +75,9 @@ def choose_backends(name: str, device: torch.device) -> tuple[str, ...]:
         return ("tensorrt", "inductor", "eager") if has_tensorrt else ("inductor", "eager")
     if name not in NAMES:
         raise ValueError(f"backend {name!r}: expected auto, {', '.join(NAMES[:-1])} or {NAMES[-1]}")
+    if name == "tensorrt":
+        try:
+            check_device(device)
+        except TensorRTError as error:
+            raise ValueError(str(error)) from error
     return (name,)

@@ -36,6 +36,7 @@ class Scaler(nn.Module):
             lambda: choose_precision("fp16", CPU),
             "precision 'fp16' needs a CUDA device, and the device is cpu: use fp32",
         ),
+        (lambda: choose_backends("tensorrt", CPU), "TensorRT engines need a CUDA device: got cpu"),
         (lambda: choose_backends("fast", CPU), "backend 'fast': expected auto, eager, inductor or tensorrt"),
     ],
 )
@@ -85,7 +86,8 @@ def test_auto_takes_the_fastest_of_the_device(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr("runtime.backends.capability", lambda device, gpu=gpu: gpu)
         assert choose_backends("auto", CPU) == ("eager",)
         assert choose_backends("auto", cuda) == (*(["tensorrt"] if is_first else []), "inductor", "eager")
-        assert choose_backends("tensorrt", cuda) == ("tensorrt",)
+    monkeypatch.setattr("runtime.backends.check_device", lambda device: None)
+    assert choose_backends("tensorrt", cuda) == ("tensorrt",)
 
 
 def test_pick_is_in_the_order_of_the_spec() -> None:

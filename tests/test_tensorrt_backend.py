@@ -23,6 +23,7 @@ import build.verify
 import cldm.engine_files
 import cldm.pipeline
 import files as project_files
+import runtime.backends
 import runtime.tensorrt
 from build.export import export
 from canny2image_TRT import hackathon
@@ -56,7 +57,7 @@ def use_standin(monkeypatch: pytest.MonkeyPatch, engines: Path, modules: tuple[s
     for name in ("tensorrt", "tensorrt_lean", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, standin if name in modules else None)
     monkeypatch.setattr(cldm.engine_files, "ENGINES", engines)
-    for module in (runtime.tensorrt, cldm.engine_files):
+    for module in (runtime.tensorrt, runtime.backends, cldm.engine_files):
         monkeypatch.setattr(module, "check_device", lambda device, library=None: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Mock(cuda_stream=1))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU of the tests")
@@ -207,4 +208,4 @@ def test_plans_of_rtx_keep_their_kernels_beside_them(
 def test_where_tensorrt_cannot_run_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"TensorRT engines need a CUDA device: got cpu, .*; use backend eager"):
-        hackathon("random:0", backend="tensorrt", device="cpu").initialize()
+        hackathon("random:0", backend="tensorrt", device="cpu")
