@@ -10,18 +10,18 @@ from cldm.checkpoint import find_checkpoint
 from cldm.engine_choice import Engines
 from cldm.fast import make_fast
 from cldm.pipeline import Pipeline
-from cldm.pipelines import Pipelines
+from cldm.pipeline_cache import Pipelines
 from cldm.request import Request, drawn
 from cldm.start import start
 from plans.choice import PlanChoice
 from plans.plan import Plan
 from runtime.backends import Backend, choose_backends, choose_device, choose_precision
+from runtime.call_lock import Turns, defaults
 from runtime.cuda import CaptureError
 from runtime.graph import Graph
 from runtime.streams import Streams
 from runtime.tensorrt_calls import TensorRTError
 from runtime.timing import Span
-from runtime.turns import Turns, defaults
 
 
 class hackathon:

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from cldm.model import ControlLDM
 from cldm.pipeline import Shape
-from cldm.pipelines import Pipelines
+from cldm.pipeline_cache import Pipelines
 from cldm.request import Request
 from plans.choice import PlanChoice
 from plans.plan import Plan

@@ -4,7 +4,7 @@ from typing import Any
 
 from canny2image_TRT import hackathon
 from cldm.pipeline import Pipeline
-from cldm.pipelines import Pipelines
+from cldm.pipeline_cache import Pipelines
 
 
 def pipelines_of(runtime: hackathon) -> Pipelines:

@@ -112,7 +112,7 @@ def test_other_weights_under_the_recorded_graph(runtime: hackathon) -> None:
 
 
 def test_an_evicted_pipeline_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cldm.pipelines.KEPT", 1)
+    monkeypatch.setattr("cldm.pipeline_cache.KEPT", 1)
     runtime = hackathon(str(SMALL_MODEL), device="cuda")
     runtime.initialize()
     held = []

@@ -107,7 +107,7 @@ def on_a_gpu(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> hackathon:
 def test_what_cannot_be_captured_runs_without_a_graph(
     on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cldm.pipelines.record", Mock(side_effect=CaptureError("operation not permitted")))
+    monkeypatch.setattr("cldm.pipeline_cache.record", Mock(side_effect=CaptureError("operation not permitted")))
     assert process(on_a_gpu)[0].std() > 1
     assert "no CUDA graph, launching kernels one by one: operation not permitted" in caplog.text
     assert on_a_gpu.graph is None
@@ -123,7 +123,7 @@ def test_what_cannot_be_captured_runs_without_a_graph(
 def test_other_errors_are_no_reason_to_go_on(
     on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
-    monkeypatch.setattr("cldm.pipelines.record", Mock(side_effect=error))
+    monkeypatch.setattr("cldm.pipeline_cache.record", Mock(side_effect=error))
     with pytest.raises(type(error), match=str(error)):
         process(on_a_gpu)
     assert not pipelines_of(on_a_gpu).kept
@@ -139,7 +139,7 @@ def test_how_a_picture_was_made_is_said(on_a_gpu: hackathon, monkeypatch: pytest
         pipeline.graph = graph
         graph.launch.side_effect = pipeline.run
 
-    monkeypatch.setattr("cldm.pipelines.record", record)
+    monkeypatch.setattr("cldm.pipeline_cache.record", record)
     process(on_a_gpu)
     assert on_a_gpu.graph is graph
     assert on_a_gpu.settings["graph"] == "one graph of 7017 nodes"

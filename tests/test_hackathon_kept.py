@@ -68,7 +68,7 @@ def test_a_log_that_keeps_its_records_keeps_no_pipeline(
         return Backend(target.backend, EagerEngine)
 
     monkeypatch.setattr("cldm.engine_choice.find_engines", find)
-    monkeypatch.setattr("cldm.pipelines.KEPT", 1)
+    monkeypatch.setattr("cldm.pipeline_cache.KEPT", 1)
     runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
     runtime.initialize()
     process(runtime, num_samples=2)
@@ -79,7 +79,7 @@ def test_a_log_that_keeps_its_records_keeps_no_pipeline(
 
 
 def test_few_pipelines_are_kept_the_last_used_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cldm.pipelines.KEPT", 2)
+    monkeypatch.setattr("cldm.pipeline_cache.KEPT", 2)
     runtime = hackathon("random:0", plan="19", device="cpu")
     runtime.initialize()
     first = process(runtime)[0]

@@ -17,7 +17,7 @@ from build.export import export, weight_names
 from canny2image_TRT import hackathon
 from cldm.checkpoint import find_checkpoint
 from cldm.fast import make_fast
-from cldm.pipelines import Pipelines
+from cldm.pipeline_cache import Pipelines
 from runtime.tensorrt import TensorRTEngine
 from runtime.tensorrt_calls import TensorRTError
 from runtime.tensorrt_refit import check_weights, refit
