@@ -124,7 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--plan", nargs="+", default=["all", "ten"], help="all, ten or step indices, one or more; default: all ten")
     add("--peers", nargs="*", choices=list(KINDS), help="default: every one on a GPU, eager on the CPU")
     add("--device", default="auto", help="cpu, cuda or cuda:N")
-    add("--runs", type=_positive, default=10, help="timed pictures of each; default: 10")
+    add("--runs", type=positive, default=10, help="timed pictures of each; default: 10")
     add("--out", type=Path, help="file for the results as JSON")
     add("--debug", action="store_true", help="show the traceback of an error")
 
@@ -148,7 +148,7 @@ def save_report(path: Path | None, options: argparse.Namespace, device: torch.de
     write_whole(path, (json.dumps(about | results, indent=2) + "\n").encode())
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"got {number}, expected 1 or more")

@@ -1,0 +1,160 @@
+"""The picture with one trick left out, for each trick that can be left out.
+
+Tricks change the model or the pipeline from outside, so they can be left out from outside: by a patch that is active
+while the pipeline is created and run, or by a pipeline that repeats the work that the trick avoids.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from cldm.controlnet import ControlNet
+from cldm.model import ControlLDM
+from cldm.pipeline import MakeEngine, Pipeline, Shape
+from cldm.request import Request
+from cldm.tricks.guidance_batch import batch_guidance
+from cldm.tricks.text_once import Text, pack
+from ldm.tokenizer import Tokenizer
+from ldm.unet import UNet
+from runtime.inductor import Tuning
+from runtime.spec import EngineSpec, TensorSpec, allocate
+from runtime.streams import Streams
+
+
+class OneStream(Pipeline):
+    """Every stage on one stream."""
+
+    def __init__(self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, streams: Streams) -> None:
+        one = Streams(streams.device)
+        one.side = one.main
+        super().__init__(model, shape, make_engine, one)
+
+
+class HintInEachEvaluation(Pipeline):
+    def evaluate(self, shift: Tensor) -> None:
+        self.streams.fork()
+        self._enqueue("hint", "side")
+        super().evaluate(shift)
+
+
+class TextInEachEvaluation(Pipeline):
+    """Keys and values of all cross-attentions in each evaluation. The text encoder runs once, as in the original."""
+
+    def __init__(self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, streams: Streams) -> None:
+        super().__init__(model, shape, make_engine, streams)
+        (kv,) = self.engines["text"].spec.outputs
+        context = TensorSpec("context", (2, kv.shape[1], model.architecture.text.width), kv.dtype)
+        spec = EngineSpec("keys_values", (context,), (kv,))
+        _add_engine(self, spec, _KeysValues(model, shape.samples), make_engine)
+
+    def write(self, request: Request, tokenizer: Tokenizer) -> None:
+        super().write(request, tokenizer)
+        tokens = tokenizer(request.prompts).to(self.device)
+        with torch.cuda.stream(self.streams.main):  # not in the graph, which has the text encoder already
+            self.buffers["context"].copy_(self.model.text(tokens))
+
+    def evaluate(self, shift: Tensor) -> None:
+        self._enqueue("keys_values")
+        super().evaluate(shift)
+
+
+class TimeInEachEvaluation(Pipeline):
+    """Time embeddings and the shifts of all ResBlocks in each evaluation."""
+
+    def __init__(self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, streams: Streams) -> None:
+        super().__init__(model, shape, make_engine, streams)
+        shift = next(spec for spec in self.engines["encoder"].spec.inputs if spec.name == "shift")
+        t = TensorSpec("t", (1,), torch.int64)
+        _add_engine(self, EngineSpec("time", (t,), (shift,)), _TimeShifts(model), make_engine)
+        steps = self._evaluations(eta=0.0)
+        self.timesteps = torch.tensor([[step.timestep] for step in steps], device=self.device)
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.remaining = iter(self.timesteps)
+
+    def evaluate(self, shift: Tensor) -> None:
+        self.buffers["t"].copy_(next(self.remaining))
+        self._enqueue("time")
+        self._side_by_side("encoder", "control")
+        self._enqueue("decoder")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """patch: active while a pipeline of the class `pipeline` is created, run and captured."""
+
+    pipeline: type[Pipeline] = Pipeline
+    patch: Callable[[], AbstractContextManager[Any]] = nullcontext
+    compiled: bool = False  # a trick of compiled engines on a GPU
+
+
+def _without(name: str, replacement: Any, compiled: bool = True) -> LeftOut:
+    return LeftOut(patch=lambda: patch(name, replacement), compiled=compiled)
+
+
+def _nothing(model: nn.Module) -> None:
+    """Instead of a function that changes the model."""
+
+
+def _batch_guidance_from_the_start(model: ControlLDM) -> None:
+    """One batch for both prompts, without the saving in the layers before the first cross-attention."""
+    batch_guidance(model)
+    model.control.__class__, model.unet.__class__ = _ControlOfBoth, _UNetOfBoth
+
+
+NOTHING = "nothing"
+LEFT_OUT = {
+    NOTHING: LeftOut(),
+    "two streams": LeftOut(OneStream),
+    "guidance_batch": _without("cldm.fast.batch_guidance", _batch_guidance_from_the_start, compiled=False),
+    "hint_once": LeftOut(HintInEachEvaluation),
+    "text_once": LeftOut(TextInEachEvaluation),
+    "time_table": LeftOut(TimeInEachEvaluation),
+    "packed_qkv": _without("cldm.fast.pack_qkv", _nothing, compiled=False),
+    "fused_attention": _without("runtime.inductor.fused_attention", nullcontext),
+    "1x1 convolutions as products": _without("runtime.inductor.Tuning", partial(Tuning, conv_1x1_as_mm=False)),
+    "group_norm": _without("plugins.layers.fuse_norms", _nothing),
+    "split_k_convolution": _without("plugins.layers.split_convolutions", _nothing),
+}
+
+
+class _ControlOfBoth(ControlNet):
+    def encode(self, x: Tensor, *rest: Any) -> tuple[list[Tensor], Tensor]:
+        return super().encode(torch.cat([x, x]), *rest)
+
+
+class _UNetOfBoth(UNet):
+    def encode(self, x: Tensor, *rest: Any) -> tuple[list[Tensor], Tensor]:
+        return super().encode(torch.cat([x, x]), *rest)
+
+
+class _KeysValues(nn.Module):
+    def __init__(self, model: ControlLDM, samples: int) -> None:
+        super().__init__()
+        self.samples, self.layers = samples, Text(model, samples).cross_attentions
+
+    def forward(self, context: Tensor) -> tuple[Tensor]:
+        kv = pack([layer.keys_values(context) for layer in self.layers])  # type: ignore[operator]
+        return (kv.repeat_interleave(self.samples, dim=0),)
+
+
+class _TimeShifts(nn.Module):
+    def __init__(self, model: ControlLDM) -> None:
+        super().__init__()
+        self.control, self.unet = model.control, model.unet
+
+    def forward(self, t: Tensor) -> tuple[Tensor]:
+        return (torch.cat([*self.control.time_shifts(t), *self.unet.time_shifts(t)], dim=1),)
+
+
+def _add_engine(pipeline: Pipeline, spec: EngineSpec, module: nn.Module, make_engine: MakeEngine) -> None:
+    pipeline.buffers = allocate({spec.name: spec}, pipeline.device) | pipeline.buffers
+    pipeline.engines[spec.name] = make_engine(spec, module)
+    pipeline.engines[spec.name].bind(pipeline.buffers)
