@@ -13,7 +13,7 @@ def noise(*shape: int) -> Picture:
 
 
 def waves(height: int, width: int) -> Picture:
-    """Three smooth channels that differ, with edges of every strength."""
+    """Return three different smooth channels with edges of many strengths."""
     rows, columns = np.mgrid[:height, :width]
     channels = [np.sin(rows * columns / 300), np.cos(columns / 7), np.sin((rows + columns) / 4)]
     return (127 + 120 * np.stack(channels, axis=-1)).astype(np.uint8)
@@ -26,13 +26,13 @@ def test_grey_becomes_three_equal_channels() -> None:
         assert np.array_equal(hwc3(picture), np.stack([grey] * 3, axis=-1))
 
 
-def test_colour_stays() -> None:
+def test_colour_is_unchanged() -> None:
     picture = noise(5, 7, 3)
     assert np.array_equal(hwc3(picture), picture)
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(255, (200, 100, 0)), (0, (255, 255, 255)), (51, (244, 224, 204))])
-def test_alpha_is_laid_over_white(alpha: int, expected: tuple[int, ...]) -> None:
+def test_alpha_is_blended_over_white(alpha: int, expected: tuple[int, ...]) -> None:
     picture = np.array([[[200, 100, 0, alpha]]], dtype=np.uint8)
     assert hwc3(picture).tolist() == [[list(expected)]]
     assert hwc3(picture).dtype == np.uint8
@@ -41,7 +41,7 @@ def test_alpha_is_laid_over_white(alpha: int, expected: tuple[int, ...]) -> None
 @pytest.mark.parametrize("resolution", [64, 96, 256, 400])
 @pytest.mark.parametrize("size", SIZES)
 def test_resize_is_the_original_formula(size: tuple[int, int], resolution: int) -> None:
-    """k = resolution / min(H, W); both sides k-scaled, to multiples of 64; LANCZOS4 if k > 1, else AREA."""
+    """Scale both sides by k = resolution / min(H, W), to multiples of 64; LANCZOS4 if k > 1, else AREA."""
     height, width = size
     k = float(resolution) / min(height, width)
     expected = int(np.round(height * k / 64.0)) * 64, int(np.round(width * k / 64.0)) * 64
@@ -54,7 +54,7 @@ def test_resize_is_the_original_formula(size: tuple[int, int], resolution: int) 
 
 
 @pytest.mark.parametrize(("low", "high"), [(100, 200), (10, 20), (99.5, 300.25), (200, 100)])
-def test_canny_is_of_the_colour_picture(low: float, high: float) -> None:
+def test_canny_runs_on_the_colour_picture(low: float, high: float) -> None:
     picture = waves(64, 96)
     edges = canny(picture, low, high)
     assert np.array_equal(edges, cv2.Canny(picture, low, high))
@@ -63,7 +63,7 @@ def test_canny_is_of_the_colour_picture(low: float, high: float) -> None:
     assert set(np.unique(edges)) == {0, 255}
 
 
-def test_canny_sees_an_edge_of_colour_alone() -> None:
+def test_canny_finds_edges_of_colour_alone() -> None:
     picture = np.full((32, 32, 3), (200, 40, 40), np.uint8)
     picture[:, 16:] = 40, 40, 200
     assert canny(picture, 100, 200).any()

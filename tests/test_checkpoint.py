@@ -13,7 +13,7 @@ from ldm.weights import CheckpointError
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Two usual places, both empty, and no variable."""
+    """Unset the environment variable and return two default paths, both without a file."""
     monkeypatch.delenv("CANNY2IMAGE_CHECKPOINT", raising=False)
     found = tmp_path / "models.pth", tmp_path / "contest.pth"
     monkeypatch.setattr("cldm.checkpoint.USUAL_PLACES", found)
@@ -71,13 +71,13 @@ def test_missing_file(tmp_path: Path, use: str) -> None:
         getattr(find_checkpoint(tmp_path / "absent.pth", "small"), use)()
 
 
-def test_missing_folder_of_diffusers(tmp_path: Path) -> None:
+def test_missing_diffusers_folder(tmp_path: Path) -> None:
     pair = f"{tmp_path / 'sd15'}{os.pathsep}{tmp_path / 'controlnet'}"
     with pytest.raises(CheckpointError, match=rf"no weights in {tmp_path}/sd15/unet: expected one of .*safetensors"):
         find_checkpoint(pair, "small").load_model()
 
 
-def test_fingerprint_of_a_file_is_of_its_bytes(tmp_path: Path) -> None:
+def test_fingerprint_of_a_file_depends_on_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(bytes(1 << 20))
     before = find_checkpoint(path).fingerprint()
@@ -88,7 +88,7 @@ def test_fingerprint_of_a_file_is_of_its_bytes(tmp_path: Path) -> None:
     assert find_checkpoint(path).fingerprint() != before
 
 
-def test_fingerprint_of_diffusers_folders_is_of_the_files_that_are_read(tmp_path: Path) -> None:
+def test_fingerprint_of_diffusers_folders_depends_on_the_files_read(tmp_path: Path) -> None:
     for folder in ("sd15/unet", "sd15/vae", "sd15/text_encoder", "controlnet"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "model.safetensors").write_text(folder)
@@ -108,14 +108,14 @@ def test_fingerprint_of_random_weights_depends_on_seed_and_architecture() -> Non
 
 
 def test_fingerprint_of_a_file_depends_on_the_architecture(tmp_path: Path) -> None:
-    """Heads and groups change what its weights draw, and no tensor's shape."""
+    """The numbers of heads and groups change the pictures but no tensor's shape."""
     (tmp_path / "weights.pth").write_text("weights")
     small, large = (find_checkpoint(tmp_path / "weights.pth", name) for name in ("small", "sd15"))
     assert small.fingerprint() != large.fingerprint()
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_saved_model_comes_back(tmp_path: Path, suffix: str) -> None:
+def test_saved_model_loads_unchanged(tmp_path: Path, suffix: str) -> None:
     torch.manual_seed(1)
     model = Checkpoint("random:5", "small", "test").load_model()
     state = model.state_dict()
@@ -131,7 +131,7 @@ def test_a_saved_model_comes_back(tmp_path: Path, suffix: str) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-def test_wrong_architecture_is_counted(tmp_path: Path) -> None:
+def test_wrong_architecture_reports_counts(tmp_path: Path) -> None:
     state = Checkpoint("random:0", "small", "test").load_model().state_dict()
     torch.save(state, tmp_path / "small.pth")
     message = (

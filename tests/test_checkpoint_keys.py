@@ -7,7 +7,7 @@ import torch
 from cldm.model import ControlLDM
 from ldm.config import load_architecture
 
-# sha256 over the sorted lines "name AxBxC", each ended by a newline, of the published checkpoint.
+# sha256 of the published checkpoint's tensors as sorted lines "name AxBxC", each ending in a newline.
 LISTING = "206dd1ba11496e8c4d7158853b5e128d755956521a34e622393b002903441a9f"
 
 
@@ -35,7 +35,7 @@ def test_full_size_parameters() -> None:
 
 
 def test_small_model_has_the_same_blocks() -> None:
-    """Text layers and VAE blocks may be fewer; UNet and ControlNet are numbered alike."""
+    """UNet and ControlNet have identical tensor names; the text encoder and the VAE may have fewer layers."""
     prefixes = ("model.diffusion_model.", "control_model.")
     small, full = (
         {name for name in build(architecture).state_dict() if name.startswith(prefixes)}

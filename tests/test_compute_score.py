@@ -29,7 +29,7 @@ FILES = [
 
 
 class ReferenceAsked(Exception):
-    """A base picture was not in the cache."""
+    """Raised for a base picture that is not in the cache."""
 
 
 def ask(*_: object) -> list[Picture]:
@@ -37,7 +37,7 @@ def ask(*_: object) -> list[Picture]:
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
-    """A short run over `folder`/pictures into `folder`/out; what is given later wins."""
+    """Return the arguments of a short run from `folder`/pictures to `folder`/out; `more` overrides them."""
     return [
         *("--pictures", str(folder / "pictures"), "--out", str(folder / "out"), "--weights", "random:0"),
         *("--image-resolution", "64", "--plan", "19,4", "--ddim-steps", "20", "--device", "cpu", *more),
@@ -59,13 +59,13 @@ def write_pictures(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Report]]:
-    """The folder of one whole run, and its report. The cache of base pictures stays in there for the module."""
+    """Yield the folder and the report of one complete run; the folder also has the cache of base pictures."""
     folder = tmp_path_factory.mktemp("score")
     write_pictures(folder)
     with pytest.MonkeyPatch.context() as patch:
         cached = partial(cldm.base_pictures.base_pictures, cache=folder / "cache")
         patch.setattr(compute_score, "base_pictures", cached)
-        patch.setattr("scoring.inception.MODELS", folder)  # seeded weights, also where the real ones are
+        patch.setattr("scoring.inception.MODELS", folder)  # seeded weights even if the real ones are installed
         patch.setattr("torch.hub.get_dir", lambda: str(folder))
         yield folder, run(folder)
 
@@ -80,7 +80,7 @@ def inputs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_all_files_are_there(finished: tuple[Path, Report]) -> None:
+def test_all_files_are_written(finished: tuple[Path, Report]) -> None:
     out = finished[0] / "out"
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == sorted(FILES)
     for name in FILES[1:]:
@@ -88,7 +88,7 @@ def test_all_files_are_there(finished: tuple[Path, Report]) -> None:
             assert picture.size == (64, 64) or name == "contact_sheet.png"
 
 
-def test_json_says_it_all(finished: tuple[Path, Report]) -> None:
+def test_json_is_complete(finished: tuple[Path, Report]) -> None:
     data = json.loads((finished[0] / "out" / "score.json").read_text())
     assert data["metric"] == "PD*"
     assert "leaderboard_score" not in data
@@ -96,15 +96,15 @@ def test_json_says_it_all(finished: tuple[Path, Report]) -> None:
     numbers = {"PD*", "ssim", "psnr_db", "latency_ms"}
     assert all(set(picture) == {"name", *numbers} for picture in data["pictures"])
     assert set(data["means"]) == numbers
-    assert data["means"]["PD*"] > 0, "two evaluations are not twenty"
+    assert data["means"]["PD*"] > 0, "two evaluations gave the same pictures as twenty"
     settings = {"weights": "random:0", "architecture": "small", "plan": "19,4", "ddim_steps": 20, "prompt": "a bird"}
     assert data["settings"].items() >= settings.items()
     assert data["device"].startswith("CPU")
     assert data == finished[1].as_json()
 
 
-def test_contest_s_files_are_swapped_and_shown_ones_are_not(finished: tuple[Path, Report]) -> None:
-    """RGB data written by cv2.imwrite: what a viewer calls red is the model's blue."""
+def test_contest_files_have_red_and_blue_swapped_and_shown_files_do_not(finished: tuple[Path, Report]) -> None:
+    """cv2.imwrite expects BGR, so a viewer shows the contest's RGB data with red and blue swapped."""
     for jpeg, shown in (("bird_2.jpg", "bird_2_candidate.png"), ("base/bird_2.jpg", "bird_2_base.png")):
         with Image.open(finished[0] / "out" / jpeg) as one, Image.open(finished[0] / "out" / "shown" / shown) as other:
             swapped, straight = np.array(one, np.int16), np.array(other, np.int16)
@@ -122,7 +122,7 @@ def test_base_pictures_come_from_the_cache(finished: tuple[Path, Report], monkey
     assert again.mean_pd == report.mean_pd
 
 
-def test_a_drawn_seed_is_one_for_bases_and_candidates(
+def test_random_seed_is_the_same_for_bases_and_candidates(
     finished: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = finished
@@ -131,7 +131,7 @@ def test_a_drawn_seed_is_one_for_bases_and_candidates(
     )
     report = run(folder, "--seed", "-1", "--plan", "all", "--ddim-steps", "2", "--out", str(folder / "drawn"))
     assert 0 <= report.settings["seed"] <= 65535
-    assert report.mean_psnr > 40, "another seed's picture is another picture"
+    assert report.mean_psnr > 40, "base and candidate used different seeds"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monk
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_bad_input_is_one_sentence(
+def test_bad_input_prints_one_sentence(
     inputs: Path,
     change: tuple[str, ...],
     message: str,
@@ -215,7 +215,7 @@ def test_bad_input_is_one_sentence(
         monkeypatch.setattr(compute_score, "load_inception", lambda *_: None)
     assert compute_score.main() == 2
     captured = capfd.readouterr()
-    (line,) = [line for line in captured.err.splitlines() if line and "base pictures:" not in line]  # tqdm's bar
+    (line,) = [line for line in captured.err.splitlines() if line and "base pictures:" not in line]  # not tqdm's bar
     assert line.startswith("compute_score.py: ")
     assert message.format(inputs) in line
     assert captured.out == ""
@@ -243,7 +243,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "bird_2" in done.stdout
     assert f"Results in {tmp_path / 'out'}: score.json, contact_sheet.png" in done.stdout
     assert json.loads((tmp_path / "out" / "score.json").read_text())["pictures"][0]["name"] == "bird_2"
-    assert done.stderr.count("weights: random:0 (small, given)") == 1, "one log line says which weights"
+    assert done.stderr.count("weights: random:0 (small, given)") == 1, "expected one log line on the weights"
 
 
 def test_the_command_fails_with_one_sentence(tmp_path: Path) -> None:
@@ -265,25 +265,25 @@ def test_eight_drawn_birds_by_default() -> None:
     assert {(p.dtype, p.shape) for p in found.values()} == {(np.dtype(np.uint8), (256, 384, 3))}
 
 
-def test_the_contest_s_folder_comes_before_the_birds(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contest_folder_is_preferred_to_the_birds(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "CONTEST_FOLDER", inputs / "pictures")
     assert list(find_pictures()) == list(NAMES)
 
 
-def test_a_folder_is_read_in_the_order_of_its_numbers(inputs: Path) -> None:
+def test_pictures_are_sorted_by_number(inputs: Path) -> None:
     for name in ("bird_1.JPG", "bird²_3.png", "notes.txt"):
         shutil.copy(inputs / "pictures" / "bird_2.png", inputs / "pictures" / name)
     assert list(find_pictures(inputs / "pictures")) == ["bird_1", "bird_2", "bird²_3", "bird_10"]
 
 
-def test_pictures_of_one_name_are_refused(inputs: Path) -> None:
+def test_two_pictures_with_the_same_name_are_rejected(inputs: Path) -> None:
     picture: Any = cv2.imread(str(inputs / "pictures" / "bird_2.png"))
     cv2.imwrite(str(inputs / "pictures" / "bird_2.jpg"), picture)
     with pytest.raises(ValueError, match=r"bird_2"):
         find_pictures(inputs / "pictures")
 
 
-def test_the_settings_say_how_pictures_were_made(finished: tuple[Path, Report]) -> None:
+def test_settings_include_graph_and_evaluations(finished: tuple[Path, Report]) -> None:
     settings = json.loads((finished[0] / "out" / "score.json").read_text())["settings"]
     assert settings["graph"] == "no graph: the CPU has none"
     assert settings["evaluates"] == "2 of 20 steps"

@@ -28,16 +28,16 @@ def with_field(place: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["sd15", "small"])
-def test_shipped_files_load_with_their_numbers(name: str) -> None:
+def test_shipped_files_load_with_their_values(name: str) -> None:
     text = yaml.safe_load((ldm.config.MODELS / f"{name}.yaml").read_text())
     architecture = load_architecture(name)
     assert architecture.unet.channel_mult == tuple(text["unet"]["channel_mult"])
     assert architecture.vae.scale_factor == text["vae"]["scale_factor"]
     assert architecture.text.vocabulary == text["text"]["vocabulary"]
-    assert hash(architecture) == hash(load_architecture(name)), "an architecture is a value"
+    assert hash(architecture) == hash(load_architecture(name)), "equal architectures have different hashes"
 
 
-def test_unknown_name_lists_the_known(models: Path) -> None:
+def test_error_of_an_unknown_name_lists_the_known_ones(models: Path) -> None:
     (models / "odd.yaml").write_text("")
     (models / "even.yaml").write_text("")
     with pytest.raises(ValueError, match=r"'sd16': expected one of even, odd"):
@@ -61,14 +61,14 @@ def test_unknown_name_lists_the_known(models: Path) -> None:
         ("text", 3, r"odd\.yaml: text: got 3, expected a mapping with the fields of TextConfig"),
     ],
 )
-def test_a_wrong_field_is_named(models: Path, place: str, value: Any, message: str) -> None:
+def test_error_names_a_wrong_field(models: Path, place: str, value: Any, message: str) -> None:
     (models / "odd.yaml").write_text(yaml.safe_dump(with_field(place, value)))
     with pytest.raises(ValueError, match=message):
         load_architecture("odd")
 
 
 @pytest.mark.parametrize("text", ["", "- unet\n", "unet", "unet: [1, 2", "unet: {\x00}"])
-def test_a_file_that_is_no_mapping_is_named(models: Path, text: str) -> None:
+def test_error_names_a_file_that_is_not_a_mapping(models: Path, text: str) -> None:
     (models / "odd.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"odd\.yaml"):
         load_architecture("odd")

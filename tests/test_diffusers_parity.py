@@ -1,4 +1,4 @@
-"""Our networks equal those of diffusers and transformers on the same random weights, and their folders load."""
+"""Our networks match diffusers and transformers on the same random weights, and diffusers folders load."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from ldm.config import load_architecture
 from ldm.diffusers_layout import OLD_VAE
 from ldm.weights import CheckpointError, randomize
 
-pytest.importorskip("diffusers", reason="diffusers is what the networks are compared with")
+pytest.importorskip("diffusers", reason="the networks are compared with diffusers")
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as convert
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -53,7 +53,7 @@ def unet_settings() -> dict[str, Any]:
         "block_out_channels": [config.model_channels * mult for mult in config.channel_mult],
         "layers_per_block": config.res_blocks,
         "cross_attention_dim": config.context_width,
-        "attention_head_dim": config.heads,  # diffusers calls the number of heads so
+        "attention_head_dim": config.heads,  # diffusers' name for the number of heads
         "norm_num_groups": config.groups,
         "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends],
     }
@@ -104,7 +104,7 @@ def transformers_text(model: ControlLDM) -> Any:
     )
     tensors = convert.convert_ldm_clip_checkpoint(model.state_dict())
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
-    # Since version 5 of transformers the model's keys have no prefix; its files have one still.
+    # Since transformers 5, the model's keys have no prefix, but the keys in its files still have one.
     if not any(name.startswith("text_model.") for name in text.state_dict()):
         tensors = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
     text.load_state_dict(tensors, strict=False)
@@ -124,7 +124,7 @@ def test_unet_and_controlnet(model: ControlLDM, inputs: dict[str, Tensor]) -> No
         assert max_error([model.unet(x, t, context, ours)], [eps]) < TOLERANCE
         without = model.unet(x, t, context, [0.0] * len(ours))
         assert max_error([without], [diffusers_unet(model)(x, t, context).sample]) < TOLERANCE
-    assert (without - eps).abs().max() > 0.01, "control has no effect, so the comparison says nothing about it"
+    assert (without - eps).abs().max() > 0.01, "control has no effect, so the comparison does not cover it"
 
 
 def test_vae(model: ControlLDM, inputs: dict[str, Tensor]) -> None:
@@ -171,7 +171,7 @@ def test_old_attention_names_load_too(model: ControlLDM, folders: tuple[Path, Pa
     assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_foreign_folder_is_named(folders: tuple[Path, Path]) -> None:
+def test_error_names_a_folder_that_does_not_fit(folders: tuple[Path, Path]) -> None:
     file = folders[1] / "diffusion_pytorch_model.safetensors"
     tensors = safetensors.torch.load_file(file)
     tensors["foreign"] = tensors.pop("controlnet_mid_block.weight")

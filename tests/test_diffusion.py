@@ -1,4 +1,4 @@
-"""The schedule has the published numbers, and step counts that would leave it are refused."""
+"""The noise schedule has the published values, and step counts that would leave it are rejected."""
 
 import numpy as np
 import pytest

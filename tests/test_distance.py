@@ -14,7 +14,7 @@ from scoring.inception_v3 import InceptionV3
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """On shared cores, threads that wait for each other take ten times as long as one."""
+    """Use one thread: on shared cores, several threads wait for each other and take ten times as long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -34,7 +34,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def picture(side: int = 64) -> np.ndarray:
-    """Three waves of different colour. uint8 [side, side, 3]"""
+    """Return a different wave in each channel: uint8 [side, side, 3]."""
     rows, columns = np.mgrid[:side, :side]
     waves = [np.sin(rows / 5), np.cos(columns / 7), np.sin((rows + columns) / 9)]
     return (127 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
@@ -52,7 +52,7 @@ def test_identical_pictures(base: Path, inception: Inception) -> None:
     assert psnr(base, base) == math.inf
 
 
-def test_distance_is_the_norm_of_the_features_difference(base: Path, tmp_path: Path, inception: Inception) -> None:
+def test_distance_is_the_norm_of_the_feature_difference(base: Path, tmp_path: Path, inception: Inception) -> None:
     other = save(picture()[:, ::-1], tmp_path / "other.jpg")
     pixels = [torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in (base, other)]
     features = inception(torch.stack(pixels)).double()
@@ -61,7 +61,7 @@ def test_distance_is_the_norm_of_the_features_difference(base: Path, tmp_path: P
     assert perceptual_distance(base, other, inception) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_worse_picture_is_farther(base: Path, tmp_path: Path, inception: Inception) -> None:
+def test_worse_picture_has_a_larger_distance(base: Path, tmp_path: Path, inception: Inception) -> None:
     good, bad = (save(picture(), tmp_path / f"{quality}.jpg", quality) for quality in (80, 5))
     assert 0 < perceptual_distance(base, good, inception) < perceptual_distance(base, bad, inception)
     assert 1 > ssim(base, good) > ssim(base, bad)
@@ -81,14 +81,14 @@ def test_channels_are_red_green_blue(tmp_path: Path) -> None:
     assert read_picture(save(red[..., 0], tmp_path / "grey.png")).tolist() == np.full((8, 8, 3), 200).tolist()
 
 
-def test_pictures_of_different_size_are_refused(base: Path, tmp_path: Path, inception: Inception) -> None:
+def test_pictures_of_different_sizes_are_rejected(base: Path, tmp_path: Path, inception: Inception) -> None:
     small = save(picture(32), tmp_path / "small.jpg")
     for compare in (ssim, psnr, lambda a, b: perceptual_distance(a, b, inception)):
         with pytest.raises(ValueError, match=r"base\.jpg is 64x64 and .*small\.jpg is 32x32"):
             compare(base, small)
 
 
-def test_unreadable_files_are_named(base: Path, tmp_path: Path) -> None:
+def test_error_names_an_unreadable_file(base: Path, tmp_path: Path) -> None:
     text, torn = tmp_path / "text.jpg", tmp_path / "torn.jpg"
     text.write_text("not a picture")
     torn.write_bytes(base.read_bytes()[:600])

@@ -1,4 +1,4 @@
-"""On a CUDA device: the drop-in class in both precisions against the float32 reference."""
+"""The drop-in class on a CUDA device, in both precisions, compared with the float32 reference."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def request() -> Request:
 
 
 def run(precision: str) -> tuple[hackathon, torch.Tensor, list[Picture]]:
-    """The runtime, its last latent and its pictures, with every step evaluated."""
+    """Evaluate every step; return the runtime, its last latent and its pictures."""
     runtime = hackathon("random:0", plan="all", precision=precision, device="cuda")
     runtime.initialize()
     pictures = runtime.process(**vars(request()))
@@ -41,7 +41,7 @@ def test_full_precision_equals_the_reference() -> None:
 
 
 def test_half_precision_is_near_the_reference() -> None:
-    """The sampler adds nothing to the networks' rounding: 20 steps stay within 1 % of the latent's size."""
+    """The sampler does not amplify the networks' rounding: after 20 steps the latents differ by less than 1 %."""
     _, expected, full = run("fp32")
     _, x, half = run("fp16")
     assert x.isfinite().all()
@@ -49,8 +49,8 @@ def test_half_precision_is_near_the_reference() -> None:
     assert np.abs(half[0].astype(int) - full[0].astype(int)).mean() < 3
 
 
-def test_a_probe_s_graphs_come_to_the_latent_of_process() -> None:
-    """Every evaluation is a launch of one graph."""
+def test_probe_graph_gives_the_same_latent_as_process() -> None:
+    """Each of the probe's evaluations launches one graph."""
     plan = Plan(20, (19, 12, 4), ((1.0, 0.0), (1.3, -0.3), (0.9, 0.1)))
     asked = replace(request(), eta=0.0)
     runtime = hackathon(str(SMALL_MODEL), plan=plan, precision="fp32", device="cuda")
@@ -64,7 +64,7 @@ def test_a_probe_s_graphs_come_to_the_latent_of_process() -> None:
         assert (latents[0] - latents[1]).abs().max() > 0.1
 
 
-def test_auto_takes_the_gpu_in_half_precision() -> None:
+def test_auto_chooses_the_gpu_in_half_precision() -> None:
     runtime = hackathon("random:0")
     assert (runtime.device.type, runtime.precision.name) == ("cuda", "fp16")
 

@@ -1,4 +1,4 @@
-"""The contract: signatures, and what every argument does."""
+"""The contest's interface: signatures, and the effect of every argument."""
 
 import inspect
 from typing import Any
@@ -19,7 +19,7 @@ CONTRACT = [
 ]  # fmt: skip
 
 
-def test_signatures_are_the_contest_s() -> None:
+def test_signatures_match_the_contest() -> None:
     assert hackathon.__name__ == "hackathon"
     assert list(inspect.signature(hackathon.initialize).parameters) == ["self"]
     parameters = inspect.signature(hackathon.process).parameters
@@ -34,12 +34,12 @@ def test_constructor_needs_no_argument() -> None:
 
 
 @pytest.mark.parametrize("plan", ["", "two", "4,19", "19,4,4", "19,-1", "20,4", "19,", "19;4", "19,4.0"])
-def test_bad_plan_is_an_error_of_the_constructor(plan: str) -> None:
+def test_constructor_rejects_a_bad_plan(plan: str) -> None:
     with pytest.raises(ValueError, match=r"plan .*(expected (all, ten or )?step indices|no ddim_steps makes 21 steps)"):
         hackathon("random:0", plan=plan)
 
 
-def test_a_plan_of_another_step_count_is_a_choice() -> None:
+def test_constructor_accepts_a_plan_for_another_step_count() -> None:
     hackathon("random:0", plan="9,5,2")  # the constructor cannot know ddim_steps
 
 
@@ -54,7 +54,7 @@ def test_a_plan_of_another_step_count_is_a_choice() -> None:
         ({"plan": "auto", "max_pd": -1.0}, "max_pd: got -1.0, expected a finite distance above 0"),
     ],
 )
-def test_bad_choice_is_an_error_of_the_constructor(choice: dict[str, Any], message: str) -> None:
+def test_constructor_rejects_a_bad_choice(choice: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         hackathon("random:0", **choice)
 
@@ -69,7 +69,7 @@ def test_one_picture_per_sample(runtime: hackathon, samples: int) -> None:
     assert all(p.std() > 1 for p in pictures)
 
 
-def test_by_position_as_the_contest_calls_it(runtime: hackathon) -> None:
+def test_positional_arguments_as_the_contest_passes_them(runtime: hackathon) -> None:
     by_name = process(runtime)[0]
     assert np.array_equal(runtime.process(*GOOD.values())[0], by_name)
 
@@ -130,7 +130,7 @@ def test_seed_minus_one_draws_a_seed(runtime: hackathon) -> None:
         ("high_threshold", np.int16(200)),
     ],
 )
-def test_numpy_numbers_are_fine(runtime: hackathon, name: str, value: Any) -> None:
+def test_numpy_numbers_are_accepted(runtime: hackathon, name: str, value: Any) -> None:
     assert np.array_equal(process(runtime, **{name: value})[0], process(runtime)[0])
 
 
@@ -156,7 +156,7 @@ def test_unusable_step_counts(runtime: hackathon, steps: int, message: str) -> N
         process(runtime, ddim_steps=steps)
 
 
-def test_twelve_steps_are_thirteen(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twelve_ddim_steps_give_thirteen_evaluations(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
     request = Request(**{**GOOD, "ddim_steps": 12})
     runtime.draw(request, "all")
     decoder = Mock(wraps=last_of(runtime).engines["decoder"])
@@ -165,7 +165,7 @@ def test_twelve_steps_are_thirteen(runtime: hackathon, monkeypatch: pytest.Monke
     assert decoder.enqueue.call_count == 13
 
 
-def test_bad_arguments_reach_the_caller_before_any_work(runtime: hackathon) -> None:
+def test_bad_arguments_raise_before_any_work(runtime: hackathon) -> None:
     with pytest.raises(ValueError, match="seed: got -2, expected -1"):
         process(runtime, seed=-2)
     with pytest.raises(TypeError, match=r"seed: got -1\.0, expected a whole number"):
@@ -176,7 +176,7 @@ def test_bad_arguments_reach_the_caller_before_any_work(runtime: hackathon) -> N
 def test_numbers_that_half_precision_cannot_hold(
     runtime: hackathon, monkeypatch: pytest.MonkeyPatch, strength: float
 ) -> None:
-    assert process(runtime, strength=strength)[0].shape == (64, 64, 3), "float32 can"
+    assert process(runtime, strength=strength)[0].shape == (64, 64, 3), "float32 can hold this strength"
     monkeypatch.setattr(runtime, "precision", PRECISIONS["fp16"])
     with pytest.raises(ValueError, match=rf"strength: got {strength:g}, expected at most 65504, .* precision fp32"):
         process(runtime, strength=strength)

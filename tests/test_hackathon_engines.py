@@ -1,4 +1,4 @@
-"""Which engines and graphs a runtime takes, what it falls back to, and that it says so."""
+"""Which engines and graphs a runtime uses, its fallbacks, and what it logs about them."""
 
 from collections import OrderedDict
 from typing import Any
@@ -17,7 +17,7 @@ from tests.arguments import process
 from tests.inside import pipelines_of
 
 
-def test_engines_that_were_asked_for_and_not_built_are_an_error() -> None:
+def test_chosen_backend_without_engine_files_raises() -> None:
     runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
     with pytest.raises(
         EngineFileError, match="build them with python -m build --backend inductor --architecture small"
@@ -25,11 +25,11 @@ def test_engines_that_were_asked_for_and_not_built_are_an_error() -> None:
         runtime.initialize()
 
 
-def test_auto_falls_back_to_eager_and_says_why(
+def test_auto_falls_back_to_eager_and_logs_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     runtime = hackathon("random:0", device="cpu", plan="19")
-    monkeypatch.setattr(runtime, "_backends", ("inductor", "eager"))  # what auto looks for on a GPU
+    monkeypatch.setattr(runtime, "_backends", ("inductor", "eager"))  # what auto tries on a GPU
     caplog.set_level("INFO", "cldm.engine_choice")
     runtime.initialize()
     assert runtime.backend.name == "eager"
@@ -40,7 +40,7 @@ def test_auto_falls_back_to_eager_and_says_why(
 def test_sizes_without_engine_files_run_eagerly(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With a stand-in for the compiled engines, whose files exist for the contest's size only."""
+    """A mock replaces the compiled engines; engine files exist for the contest's size only."""
 
     asked: list[Target] = []
 
@@ -58,11 +58,11 @@ def test_sizes_without_engine_files_run_eagerly(
     process(runtime)
     assert (runtime.backend.name, compiled.call_count) == ("inductor", 6)
     assert "backend inductor unavailable for 64x64, batch 1 (no such folder); trying the next one" in caplog.text
-    assert len(asked) == len(set(asked)) == 2, "files are read once per size"
+    assert len(asked) == len(set(asked)) == 2, "files were not read exactly once per size"
 
 
-def test_other_sizes_take_no_other_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model has the form of the backend that was chosen; another would change weights under a recorded graph."""
+def test_other_sizes_use_the_chosen_backend_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines of another backend would change the weights' memory format under a captured graph."""
     asked: list[tuple[str, int]] = []
 
     def find(target: Target, device: torch.device, weights: object = None) -> Backend:
@@ -79,8 +79,8 @@ def test_other_sizes_take_no_other_backend(monkeypatch: pytest.MonkeyPatch) -> N
     assert asked == [("inductor", 256), ("eager", 256), ("eager", 64)]
 
 
-def test_strict_takes_no_other_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of another size, though of the backend that was chosen, and files that are there and unfit."""
+def test_strict_does_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With strict, a picture size without engine files of the chosen backend raises."""
 
     def find(target: Target, device: torch.device, weights: object = None) -> Backend:
         if target.backend == "inductor" and target.height != 256:
@@ -98,13 +98,13 @@ def test_strict_takes_no_other_engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def on_a_gpu(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> hackathon:
-    """The runtime, which takes its device for a GPU when it makes pipelines."""
+    """Return the runtime set up so that it treats its device as a GPU when it creates pipelines."""
     monkeypatch.setattr(runtime._engines, "device", torch.device("cuda"))
     monkeypatch.setattr(pipelines_of(runtime), "kept", OrderedDict())
     return runtime
 
 
-def test_what_cannot_be_captured_runs_without_a_graph(
+def test_runs_without_a_graph_if_capture_fails(
     on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("cldm.pipeline_cache.record", Mock(side_effect=CaptureError("operation not permitted")))
@@ -120,16 +120,14 @@ def test_what_cannot_be_captured_runs_without_a_graph(
 @pytest.mark.parametrize(
     "error", [CudaError("graph replay differs"), torch.OutOfMemoryError("2 GiB"), RuntimeError("illegal memory access")]
 )
-def test_other_errors_are_no_reason_to_go_on(
-    on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
-) -> None:
+def test_other_errors_propagate(on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
     monkeypatch.setattr("cldm.pipeline_cache.record", Mock(side_effect=error))
     with pytest.raises(type(error), match=str(error)):
         process(on_a_gpu)
     assert not pipelines_of(on_a_gpu).kept
 
 
-def test_how_a_picture_was_made_is_said(on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_properties_describe_the_last_picture(on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("graph", "settings", "latent"):
         with pytest.raises(RuntimeError, match=f"{name} was asked for before initialize"):
             getattr(on_a_gpu, name)

@@ -1,4 +1,4 @@
-"""What a runtime keeps from call to call: plans, pipelines, weights."""
+"""What a runtime keeps between calls: plans, pipelines, weights."""
 
 import weakref
 from pathlib import Path
@@ -30,26 +30,26 @@ def test_a_plan_file_is_read_once(runtime: hackathon, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("plan", "warns"), [("ten", True), ("all", False), ("12,3", False)])
-def test_a_plan_for_another_number_of_steps_says_that_it_evaluates_all(
+def test_plan_for_another_step_count_evaluates_all_steps_and_warns_once(
     runtime: hackathon, caplog: pytest.LogCaptureFixture, plan: str, warns: bool
 ) -> None:
     for _ in range(2):
         runtime.draw(Request(**{**GOOD, "ddim_steps": 12}), plan)
     sentence = "plan ten: no such plan for 13 steps, evaluating all of them"
-    assert caplog.messages.count(sentence) == int(warns), "once"
+    assert caplog.messages.count(sentence) == int(warns), "expected one warning for plan ten, else none"
     assert runtime.settings["evaluates"] == ("2 of 13 steps" if plan == "12,3" else "13 of 13 steps")
 
 
-def test_a_picture_is_the_caller_s(runtime: hackathon) -> None:
+def test_returned_picture_belongs_to_the_caller(runtime: hackathon) -> None:
     mine = runtime.process(**GOOD)[0]
     copy = mine.copy()
     runtime.process(**{**GOOD, "seed": 6})
     assert np.array_equal(mine, copy), "the next call overwrote it"
-    mine[:] = 0  # writable, too
+    mine[:] = 0  # also writable
     assert np.array_equal(process(runtime)[0], copy)
 
 
-def test_initialize_again_starts_anew() -> None:
+def test_initialize_again_starts_over() -> None:
     runtime = hackathon("random:0", device="cpu", plan="19")
     for _ in range(2):
         runtime.initialize()
@@ -57,10 +57,10 @@ def test_initialize_again_starts_anew() -> None:
         assert [pipeline.model for pipeline in drawing.kept.values()] == [drawing.model]
 
 
-def test_a_log_that_keeps_its_records_keeps_no_pipeline(
+def test_log_records_do_not_keep_pipelines_alive(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception holds the frames that it came through, and they what was made there: records are of words."""
+    """Log records hold strings: an exception in a record would keep its frames alive, and with them pipelines."""
 
     def find(target: Target, device: torch.device, weights: object = None) -> Backend:
         if target.samples != 1:
@@ -78,24 +78,24 @@ def test_a_log_that_keeps_its_records_keeps_no_pipeline(
     assert evicted() is None
 
 
-def test_few_pipelines_are_kept_the_last_used_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_last_used_pipelines_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cldm.pipeline_cache.KEPT", 2)
     runtime = hackathon("random:0", plan="19", device="cpu")
     runtime.initialize()
     first = process(runtime)[0]
     one = weakref.ref(last_of(runtime))
     process(runtime, num_samples=2)
-    assert len(pipelines_of(runtime).kept) == 2, "that of initialize() has gone"
+    assert len(pipelines_of(runtime).kept) == 2, "the pipeline of initialize() was not evicted"
     two = weakref.ref(last_of(runtime))
     process(runtime)
-    assert last_of(runtime) is one(), "kept, and used again"
+    assert last_of(runtime) is one(), "the kept pipeline was not reused"
     process(runtime, image_resolution=128)
     assert one() is not None
-    assert two() is None, "the one not used longest is freed"
+    assert two() is None, "the least recently used pipeline was not freed"
     assert np.array_equal(process(runtime)[0], first)
 
 
-def test_other_weights_under_the_same_pipelines() -> None:
+def test_load_weights_keeps_the_pipelines() -> None:
     runtime = hackathon("random:0", plan="19,4", device="cpu")
     runtime.initialize()
     calls: list[dict[str, Any]] = [{}, {"num_samples": 2, "eta": 0.5}]
@@ -107,7 +107,7 @@ def test_other_weights_under_the_same_pipelines() -> None:
         fresh = hackathon(weights, plan="19,4", device="cpu")
         fresh.initialize()
         for call in calls:
-            assert np.array_equal(process(runtime, **call), process(fresh, **call)), "bit for bit as if built with them"
+            assert np.array_equal(process(runtime, **call), process(fresh, **call)), "differs from a new runtime"
     assert runtime.checkpoint.name == "random:0"
     assert np.array_equal(process(runtime, **calls[1]), before[1])
     assert set(drawing.kept.values()) == set(pipelines)

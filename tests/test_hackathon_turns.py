@@ -1,4 +1,4 @@
-"""Calls take turns, whatever threads, processes and the caller's global state do."""
+"""Calls run one at a time, and neither threads, processes nor the caller's global state affect them."""
 
 import subprocess
 import sys
@@ -27,8 +27,8 @@ def test_threads_take_turns(runtime: hackathon) -> None:
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_objects_that_start_at_once() -> None:
-    """In a process of its own, in which transformers is not imported yet."""
+def test_concurrent_initialization() -> None:
+    """Several objects initialize concurrently, in a new process that has not imported transformers yet."""
     code = """
 from concurrent.futures import ThreadPoolExecutor
 from canny2image_TRT import hackathon
@@ -46,7 +46,7 @@ print("ok")
 
 
 def test_timeline_waits_for_its_turn(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture that is being made may put the last pipeline away."""
+    """A concurrent process() call may evict the last pipeline."""
     process(runtime)
     with ThreadPoolExecutor(1) as pool:
         with runtime._turns.lock:
@@ -61,7 +61,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     torch.set_default_dtype(dtype)
     try:
         yield
-        assert torch.get_default_dtype() == dtype, "the caller's again"
+        assert torch.get_default_dtype() == dtype, "the caller's default dtype was not restored"
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -76,7 +76,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     ],
     ids=["autocast", "default device meta", "default device cpu", "default dtype"],
 )
-def test_the_callers_global_state_changes_nothing(runtime: hackathon, state: Any) -> None:
+def test_global_state_of_the_caller_has_no_effect(runtime: hackathon, state: Any) -> None:
     expected = process(runtime)[0]
     with state():
         assert np.array_equal(process(runtime)[0], expected)
@@ -88,7 +88,7 @@ def test_the_callers_global_state_changes_nothing(runtime: hackathon, state: Any
         assert np.array_equal(process(runtime)[0], expected)
 
 
-def test_a_forked_child_is_told_so(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_in_a_forked_child_raise(runtime: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getpid", lambda: runtime._turns.process_id + 1)
     calls = lambda: process(runtime), runtime.initialize, runtime.timeline, lambda: runtime.load_weights("random:1")
     for call in calls:

@@ -1,4 +1,4 @@
-"""The import arrows of the design: who may import whom, no circles, and no `training` in tests of anything else."""
+"""Import rules: which package may import which, no import cycles, and `training` only in its own tests."""
 
 import ast
 import re
@@ -16,8 +16,8 @@ ARROWS = {
     "plugins": {"ldm"},
     "runtime": set[str](),
     "scoring": set[str](),
-    "plans": {"cldm", "ldm", "runtime", "scoring"},  # cldm's networks are what plans are found for
-    "cldm": {"ldm", "plans", "plugins", "runtime"},  # a pipeline runs a plan; no module is in a circle
+    "plans": {"cldm", "ldm", "runtime", "scoring"},  # plans are searched on cldm's networks
+    "cldm": {"ldm", "plans", "plugins", "runtime"},  # a pipeline runs a plan; the modules form no cycle
     "canny2image_TRT": {"cldm", "plans", "runtime"},
     "compute_score": {"canny2image_TRT", "cldm", "scoring"},
     "build": {"canny2image_TRT", "cldm", "ldm", "plans", "plugins", "runtime", "scoring"},
@@ -25,24 +25,24 @@ ARROWS = {
 OURS = {*ARROWS, "training", "benchmarks", "tests"}
 for name in ARROWS.keys() - {"files"}:
     ARROWS[name].add("files")
-# Nobody imports these, nor they each other; benchmarks try what build finds.
+# No package above imports these two, and they do not import each other; benchmarks may import build.
 ARROWS |= {
     "training": OURS - {"build", "training", "benchmarks", "tests"},
     "benchmarks": OURS - {"training", "benchmarks", "tests"},
 }
-# The package, and tests of it, whose names say so.
+# The package training and the test modules named test_training*.
 OF_TRAINING = re.compile(r"(training|tests\.test_training\w*)(\.\w+)*")
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Dotted name -> file, of everything that the arrows speak of and that is there."""
+    """Return dotted name -> file for every existing module and package in ARROWS."""
     files = [file for name in ARROWS for file in (root / f"{name}.py", *sorted((root / name).rglob("*.py")))]
     names = {file: ".".join(file.relative_to(root).with_suffix("").parts) for file in files if file.is_file()}
     return {name.removesuffix(".__init__"): file for file, name in names.items()}
 
 
 def imported(name: str, file: Path) -> Iterator[str]:
-    """Dotted names of all that a module imports, wherever in it; `from a import b` gives a and a.b."""
+    """Yield the dotted names that a module imports, at any nesting level; `from a import b` gives a and a.b."""
     package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     yield from imported_by(ast.parse(file.read_text()), package)
 
@@ -59,7 +59,7 @@ def imported_by(tree: ast.AST, package: list[str]) -> Iterator[str]:
 
 
 def violations(root: Path) -> list[str]:
-    """One line per import that the arrows forbid."""
+    """Return one line per import that ARROWS forbids."""
     found = []
     for name, file in modules(root).items():
         owner = name.split(".")[0]
@@ -69,7 +69,7 @@ def violations(root: Path) -> list[str]:
 
 
 def circle(root: Path) -> list[str]:
-    """The modules of one import cycle, or nothing."""
+    """Return the modules of one import cycle, or an empty list."""
     known = modules(root)
     graph = {name: {t for t in imported(name, file) if t in known and t != name} for name, file in known.items()}
     try:
@@ -80,7 +80,7 @@ def circle(root: Path) -> list[str]:
 
 
 def told(file: Path) -> Iterator[str]:
-    """A module's strings, which may be names for `python -m`, and what they import where they are code."""
+    """Yield a module's strings, which may be names for `python -m`, and the imports in strings that are code."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
@@ -89,13 +89,13 @@ def told(file: Path) -> Iterator[str]:
 
 
 def uses_of_training(root: Path) -> list[str]:
-    """One line per test that uses the training and whose file is not called test_training*.py."""
+    """Return one line per use of the training package in a test file not named test_training*.py."""
     found = []
     for file in sorted((root / "tests").rglob("*.py")):
         if file.name.startswith("test_training"):
             continue
         name = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        strings = told(file) if file.name != Path(__file__).name else ()  # those here are planted
+        strings = told(file) if file.name != Path(__file__).name else ()  # this file's strings are planted violations
         matches = [OF_TRAINING.fullmatch(target) for target in (*imported(name, file), *strings)]
         found += [f"{name} uses {used}" for used in sorted({match[1] for match in matches if match})]
     return found
@@ -106,12 +106,12 @@ def plant(root: Path, file: str, text: str) -> None:
     (root / file).write_text(text)
 
 
-def test_imports_run_one_way() -> None:
+def test_imports_follow_the_rules() -> None:
     assert {"ldm.unet", "cldm.pipeline", "runtime.eager", "compute_score", "build.__main__"} <= modules(ROOT).keys()
     assert violations(ROOT) == []
 
 
-def test_no_circles() -> None:
+def test_no_import_cycles() -> None:
     assert circle(ROOT) == []
 
 
@@ -119,7 +119,7 @@ def test_only_tests_of_the_training_use_it() -> None:
     assert uses_of_training(ROOT) == []
 
 
-def test_every_package_has_its_arrows() -> None:
+def test_every_package_has_import_rules() -> None:
     packages = {file.parent.name for file in ROOT.glob("*/__init__.py")}
     scripts = {file.stem for file in ROOT.glob("*.py")}
     assert packages | scripts <= OURS
@@ -161,7 +161,7 @@ def test_a_planted_violation_is_found(tmp_path: Path, file: str, text: str, foun
         ("from . import b\n", "def f():\n    from .a import x\n"),
     ],
 )
-def test_a_planted_circle_is_found(tmp_path: Path, one: str, other: str) -> None:
+def test_a_planted_cycle_is_found(tmp_path: Path, one: str, other: str) -> None:
     plant(tmp_path, "ldm/a.py", one)
     plant(tmp_path, "ldm/b.py", "import torch\n")
     assert circle(tmp_path) == []

@@ -15,7 +15,7 @@ from scoring.inception_v3 import InceptionV3
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """On shared cores, threads that wait for each other take ten times as long as one."""
+    """Use one thread: on shared cores, several threads wait for each other and take ten times as long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -24,7 +24,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a real file on this machine nor an earlier warning may change what a test sees."""
+    """Hide real weight files of this machine, and let the warning appear again."""
     monkeypatch.setattr(inception, "MODELS", tmp_path / "models")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     inception._say_where_to_put_the_file.cache_clear()
@@ -37,7 +37,7 @@ def state() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def pictures() -> Tensor:
-    """One of noise, one smooth. uint8 [2, 3, 64, 96]"""
+    """Return a noise picture and a smooth picture: uint8 [2, 3, 64, 96]."""
     noise = torch.randint(0, 256, (3, 64, 96), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     rows, columns = torch.meshgrid(torch.arange(64), torch.arange(96), indexing="ij")
     return torch.stack([noise, torch.stack([rows * 3, columns * 2, rows + columns]).to(torch.uint8)])
@@ -53,9 +53,9 @@ def call_it_real(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inception, "SHA256_PREFIX", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
 
 
-def test_tensors_are_those_of_the_real_file(state: dict[str, Tensor]) -> None:
+def test_tensors_match_the_real_file(state: dict[str, Tensor]) -> None:
     shapes = {key: tuple(value.shape) for key, value in state.items()}
-    assert len(shapes) == 566  # 94 convolutions of 6 tensors, and fc
+    assert len(shapes) == 566  # 94 convolutions with 6 tensors each, and 2 of fc
     assert sum(value.numel() for value in state.values()) == 23_885_486
     assert not any(key.startswith("AuxLogits") for key in shapes)
     expected: dict[str, tuple[int, ...]] = {
@@ -82,11 +82,11 @@ def test_without_a_file_the_weights_are_seeded(
     before = torch.get_rng_state()
     with caplog.at_level(logging.WARNING):
         first = load_inception()
-    assert torch.equal(torch.get_rng_state(), before), "loading moved torch's generator"
+    assert torch.equal(torch.get_rng_state(), before), "loading changed the state of torch's generator"
     torch.manual_seed(2)
     second = load_inception()
     assert (first.metric_name, first.real, first.weights) == ("PD*", False, None)
-    assert [FILE_NAME in record.getMessage() for record in caplog.records] == [True], "said not once"
+    assert [FILE_NAME in record.getMessage() for record in caplog.records] == [True], "expected one warning"
     features = first(pictures)
     assert torch.equal(features, second(pictures))
     assert features.dtype == torch.float32
@@ -102,7 +102,7 @@ def test_seeded_features_neither_vanish_nor_blow_up(pictures: Tensor) -> None:
 
 
 @pytest.mark.parametrize("place", ["models", "hub/checkpoints"])
-def test_the_real_file_is_found_where_it_belongs(
+def test_real_file_is_found_in_the_usual_places(
     place: str, tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(state, tmp_path / place / FILE_NAME)
@@ -112,24 +112,24 @@ def test_the_real_file_is_found_where_it_belongs(
     assert all(torch.equal(value, state[key]) for key, value in found.network.state_dict().items())
 
 
-def test_another_file_may_be_used_but_not_called_pd(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_other_weights_give_pd_star(tmp_path: Path, state: dict[str, Tensor]) -> None:
     halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     other = load_inception(save(halved, tmp_path / "other.pth"))
     assert other.metric_name == "PD*"
     assert other.network.fc.weight.dtype == torch.float32
 
 
-def test_the_real_name_with_another_content_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_real_name_with_other_content_is_rejected(tmp_path: Path, state: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="its sha256 starts with"):
         load_inception(save(state, tmp_path / FILE_NAME))
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_missing_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.pth: no such file"):
         load_inception(tmp_path / "absent.pth")
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_file_that_is_not_a_checkpoint_is_rejected(tmp_path: Path, state: dict[str, Tensor]) -> None:
     text, torn = tmp_path / "text.pth", save(state["fc.weight"], tmp_path / "torn.pth")
     text.write_text("not a checkpoint")
     torn.write_bytes(torn.read_bytes()[:-200])
@@ -140,7 +140,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, state: dict[str
         load_inception(save([1, 2], tmp_path / "list.pth"))
 
 
-def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_tensors_that_do_not_fit_are_rejected(tmp_path: Path, state: dict[str, Tensor]) -> None:
     missing = {key: value for key, value in state.items() if key != "Mixed_6a.branch3x3.conv.weight"}
     wrong = {
         "Mixed_6a.branch3x3.conv.weight is missing and should be": missing,
@@ -154,15 +154,15 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, state: dict[str, Te
 
 
 @pytest.mark.parametrize("pictures", [torch.zeros(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)])
-def test_other_pictures_are_refused(pictures: Tensor) -> None:
+def test_pictures_of_other_dtypes_or_shapes_are_rejected(pictures: Tensor) -> None:
     with pytest.raises(ValueError, match=r"expected uint8 \[n, 3, h, w\]"):
         InceptionV3()(pictures)
 
 
-def test_features_are_those_of_pytorch_fid(pictures: Tensor, state: dict[str, Tensor]) -> None:
-    pytest.importorskip("torchvision", reason="pytorch-fid builds its network from torchvision's")
-    theirs = pytest.importorskip("pytorch_fid.inception", reason="pytorch-fid is the definition of PD")
-    lively = dict(state)  # batch norms that a network would notice the lack of
+def test_features_match_pytorch_fid(pictures: Tensor, state: dict[str, Tensor]) -> None:
+    pytest.importorskip("torchvision", reason="pytorch-fid builds its network from torchvision")
+    theirs = pytest.importorskip("pytorch_fid.inception", reason="pytorch-fid defines PD")
+    lively = dict(state)  # non-trivial batch norms, so that a missing one changes the features
     generator = torch.Generator().manual_seed(3)
     for key, value in state.items():
         if key.endswith(("bn.bias", "bn.running_mean")):

@@ -1,4 +1,4 @@
-"""The limit is counted, not guessed; the command measures what it says."""
+"""The roofline limit computed from counted work, and the latency command."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,17 @@ from benchmarks.latency import main
 from benchmarks.limit import PER_EVALUATION, Rates, Work, count_work, limit_ms
 
 
-def test_work_of_the_real_size() -> None:
-    """Beside counts made in another way, of the original: its text and hint are computed anew in every evaluation."""
+def test_counted_work_at_the_real_size() -> None:
+    """Compare with independent counts of the original, which recomputes text and hint in every evaluation."""
     work = count_work("sd15", 256, 384, torch.float16)
     unet, control = work["encoder"].flops + work["decoder"].flops, work["control"].flops + work["hint"].flops
-    assert 0.96 < unet / 0.5488e12 < 1, "less the text's keys and values, and what is computed once for both halves"
-    assert 0.89 < control / 0.1912e12 < 0.96, "less these, and one of the two hints"
+    assert 0.96 < unet / 0.5488e12 < 1, "without text keys and values, and shared work counted once"
+    assert 0.89 < control / 0.1912e12 < 0.96, "as above, and one hint instead of two"
     assert work["vae"].flops == pytest.approx(0.9349e12, rel=1e-3)
     assert sum(work[name].bytes for name in PER_EVALUATION) == pytest.approx(2.44e9, rel=0.04)
 
 
-def test_each_stage_takes_as_long_as_the_slower_of_its_needs() -> None:
+def test_limit_of_a_stage_is_the_slower_of_compute_and_memory() -> None:
     work = {"control": Work(flops=100, bytes=10), "vae": Work(flops=10, bytes=500)}
     assert limit_ms(work, Rates(flops_per_s=100, bytes_per_s=100), 3) == 1000 * (3 * 1 + 5)
 

@@ -18,31 +18,31 @@ from scoring.leaderboard import leaderboard_score
     ],
 )
 def test_published_reports_are_reproduced(pd: float, latency_ms: float, points: float) -> None:
-    """The reports print PD to 4 digits and ms to 3: the true score lies between those of the rounding's two ends."""
+    """Reports round PD to 4 decimals and ms to 3: the score is between those at both ends of the rounding interval."""
     lowest = leaderboard_score(latency_ms + 0.5e-3, pd + 0.5e-4)
     highest = leaderboard_score(latency_ms - 0.5e-3, pd - 0.5e-4)
     assert highest - lowest < 0.25
     assert lowest <= points <= highest
 
 
-def test_both_branches_meet_at_eight_and_end_at_twelve() -> None:
+def test_both_branches_meet_at_pd_8_and_reach_zero_at_pd_12() -> None:
     assert leaderboard_score(200, 8) == pytest.approx(leaderboard_score(200, 8 + 1e-12))
     assert leaderboard_score(200, 11.99) > 0
     assert leaderboard_score(200, 12) == leaderboard_score(200, 12.01) == leaderboard_score(200, 40) == 0
 
 
-def test_latency_of_zero_points() -> None:
+def test_latency_that_scores_zero() -> None:
     assert leaderboard_score(693.3322, 5) == 0
     assert leaderboard_score(700, 5) < 0
 
 
 @pytest.mark.parametrize("latency_ms", [0.0, -1.0, math.nan, math.inf])
-def test_impossible_latency_is_refused(latency_ms: float) -> None:
+def test_impossible_latency_is_rejected(latency_ms: float) -> None:
     with pytest.raises(ValueError, match="latency_ms: got"):
         leaderboard_score(latency_ms, 5)
 
 
 @pytest.mark.parametrize("pd", [-0.1, math.nan, math.inf])
-def test_impossible_distance_is_refused(pd: float) -> None:
+def test_impossible_distance_is_rejected(pd: float) -> None:
     with pytest.raises(ValueError, match="pd: got"):
         leaderboard_score(200, pd)

@@ -1,4 +1,4 @@
-"""What is measured beside this project makes the same picture, and can be recorded."""
+"""The peers generate the same picture as this project, and their work can be captured into a graph."""
 
 import json
 import sys
@@ -26,10 +26,10 @@ from plans.plan import make_plan
 from runtime.eager import EagerEngine
 from runtime.streams import Streams
 
-BRIGHT = 100  # times as much as random weights see of edges
+BRIGHT = 100  # factor on the first hint convolution, so that edges affect the picture with random weights
 CPU, SMALL = torch.device("cpu"), Checkpoint("random:0", "small", "given")
 HAS_DIFFUSERS = pytest.mark.skipif(
-    find_spec("diffusers") is None, reason="diffusers, which the peers are made of, is not installed"
+    find_spec("diffusers") is None, reason="the peers need diffusers, which is not installed"
 )
 
 
@@ -44,7 +44,7 @@ def loaded() -> tuple[ControlLDM, Tokenizer]:
 def drawn(
     loaded: tuple[ControlLDM, Tokenizer], names: Sequence[str], plans: Sequence[str], device: torch.device, half: bool
 ) -> dict[tuple[str, str], Picture]:
-    """Name and plan -> picture, in half or full precision."""
+    """Return (name, plan) -> picture, in half or full precision."""
     model, tokenizer = loaded
     inputs = inputs_for(contest_request(), tokenizer, device)
     dtype = torch.float16 if half else torch.float32
@@ -52,7 +52,7 @@ def drawn(
 
 
 @HAS_DIFFUSERS
-def test_eager_peer_makes_our_picture(loaded: tuple[ControlLDM, Tokenizer]) -> None:
+def test_eager_peer_generates_our_picture(loaded: tuple[ControlLDM, Tokenizer]) -> None:
     theirs = drawn(loaded, ["eager"], ["all", "ten"], CPU, half=False)
     assert not np.array_equal(theirs["eager", "all"], theirs["eager", "ten"])
     for plan in ("all", "ten"):
@@ -65,7 +65,7 @@ def test_eager_peer_makes_our_picture(loaded: tuple[ControlLDM, Tokenizer]) -> N
 
 @HAS_DIFFUSERS
 @pytest.mark.parametrize("name", ["small", "sd15"])
-def test_drawing_can_be_recorded(name: str, nothing_from_the_host: TorchDispatchMode) -> None:
+def test_drawing_can_be_captured(name: str, nothing_from_the_host: TorchDispatchMode) -> None:
     architecture, meta = load_architecture(name), torch.device("meta")
     with meta:
         model = ControlLDM(architecture)
@@ -81,7 +81,7 @@ def test_drawing_can_be_recorded(name: str, nothing_from_the_host: TorchDispatch
 @pytest.mark.gpu
 @HAS_DIFFUSERS
 def test_all_peers_agree_on_a_gpu(loaded: tuple[ControlLDM, Tokenizer]) -> None:
-    """Graphs are recorded on other inputs than those drawn here, so this also says that they read their buffers."""
+    """Graphs are captured on zeros, not on these inputs, so this also verifies that they read their buffers."""
     device = torch.device("cuda")
     base = drawn(loaded, ["eager"], ["ten"], device, half=False)["eager", "ten"].astype(int)
     pictures = drawn(loaded, list(KINDS), ["ten"], device, half=True)
@@ -101,7 +101,7 @@ def test_command_writes_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "eager (fp32)" in capsys.readouterr().out
 
 
-def test_bad_choices_say_why(loaded: tuple[ControlLDM, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_choices_raise(loaded: tuple[ControlLDM, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = loaded
     for names, plans, message in (
         (["eagre"], ["all"], "peer 'eagre': expected one of eager;"),

@@ -1,4 +1,4 @@
-"""The fast pipeline makes the reference's pictures, whatever the arguments."""
+"""The fast pipeline generates the same pictures as the reference, for all arguments."""
 
 import copy
 from typing import Any
@@ -45,7 +45,7 @@ def request(picture: Picture, **changes: Any) -> Request:
 
 
 def fast(model: ControlLDM) -> ControlLDM:
-    """A copy with all tricks; the model itself stays what the reference runs."""
+    """Return a copy with all tricks applied; the reference runs the model itself, which stays unchanged."""
     return make_fast(copy.deepcopy(model), torch.float32)
 
 
@@ -82,7 +82,7 @@ def test_all_steps_equal_the_reference(
 
 
 def test_control_and_prompt_matter(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
-    """Else the comparisons with the reference would say nothing about them."""
+    """The comparisons with the reference cover an argument only if it changes the latent."""
     model, tokenizer = loaded
     base = request(picture, image_resolution=64, ddim_steps=2)
     pipeline = make_pipeline(model, base, "all")
@@ -94,13 +94,13 @@ def test_control_and_prompt_matter(loaded: tuple[ControlLDM, Tokenizer], picture
 
 
 def test_skipped_steps_hold_eps(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
-    """The plan of ten against the loop of twenty updates that uses the last eps again."""
+    """Compare plan "ten" with a loop of 20 updates that reuses the last eps on skipped steps."""
     model, tokenizer = loaded
     asked = request(picture, eta=0.3)
     pipeline = make_pipeline(model, asked, "ten")
     pipeline(asked, tokenizer)
     drawn = pipeline.buffers["x"].clone()
-    pipeline.write(asked, tokenizer)  # the same noise and text again
+    pipeline.write(asked, tokenizer)  # reset to the same noise and text
     for name in ("text", "hint"):
         pipeline.engines[name].enqueue(None)
     one_by_one = evaluations(make_plan("all", 20), pipeline.abar, 20, asked.eta)
@@ -121,21 +121,21 @@ def test_skipped_steps_hold_eps(loaded: tuple[ControlLDM, Tokenizer], picture: P
 
 
 @pytest.mark.parametrize(("architecture", "samples"), [("small", 2), ("sd15", 1)])
-def test_run_can_be_recorded(architecture: str, samples: int, nothing_from_the_host: TorchDispatchMode) -> None:
-    """As far as that shows without a GPU: a whole run takes nothing from the host and reads nothing back."""
+def test_run_can_be_captured(architecture: str, samples: int, nothing_from_the_host: TorchDispatchMode) -> None:
+    """Check without a GPU what capture requires: a run uses no host tensors and reads no values back."""
     meta = torch.device("meta")
     with meta:
         model = make_fast(ControlLDM(load_architecture(architecture)), torch.float16)
     model.alphas_cumprod = torch.linspace(0.99, 0.01, 1000)
     pipeline = Pipeline(model, Shape(256, 384, samples, 20, make_plan("19,9", 20)), EagerEngine, Streams(meta))
-    pipeline.pictures = pipeline.pictures.to(meta)  # pinned host memory on a GPU, as what is written
+    pipeline.pictures = pipeline.pictures.to(meta)  # on a GPU, this and inputs.written are in pinned host memory
     pipeline.inputs.written = {name: buffer.to(meta) for name, buffer in pipeline.inputs.written.items()}
     with nothing_from_the_host:
         pipeline.run()
 
 
 class Known:
-    """An engine that writes one known eps after another."""
+    """An engine that writes the next of a list of known eps at each call."""
 
     def __init__(self, eps: Tensor, values: Tensor) -> None:
         self.eps, self.values = eps, iter(values)
@@ -147,7 +147,7 @@ class Known:
 
 
 def test_weights_on_earlier_eps(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
-    """An update with two weights uses the guided eps of this evaluation and of the one before, where there is one."""
+    """An update with two weights mixes the guided eps of this evaluation and of the previous one, if any."""
     model, tokenizer = loaded
     asked = request(picture, image_resolution=64)
     pipeline = make_pipeline(model, asked, Plan(20, (19, 10, 4), ((1.0, 0.0),) * 3))
@@ -167,7 +167,7 @@ def test_weights_on_earlier_eps(loaded: tuple[ControlLDM, Tokenizer], picture: P
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is asked of PyTorch, views left out."""
+    """Counts PyTorch operations, except views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,8 +178,8 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_taps_cost_no_operation(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
-    """A run with three taps is as many operations as one that holds eps over the same evaluations."""
+def test_taps_add_no_operations(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
+    """A run with three taps has as many operations as one that holds eps, with the same evaluations."""
     model, tokenizer = loaded
     asked = request(picture, image_resolution=64)
     taps = ((1.0, 0.0, 0.0), (1.2, -0.2, 0.0), (1.5, -0.6, 0.1))
@@ -193,10 +193,8 @@ def test_taps_cost_no_operation(loaded: tuple[ControlLDM, Tokenizer], picture: P
     assert counts[0] == counts[1] > 100
 
 
-def test_a_probe_asks_the_network_that_the_pipeline_runs(
-    loaded: tuple[ControlLDM, Tokenizer], picture: Picture
-) -> None:
-    """Two requests as one batch come to the latents of a pipeline each."""
+def test_probe_gives_the_same_pictures_as_the_pipeline(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
+    """A batch of two requests gives the same latents as the pipeline run for each request."""
     model, tokenizer = loaded
     asked = [
         request(picture, image_resolution=64),
@@ -213,7 +211,7 @@ def test_a_probe_asks_the_network_that_the_pipeline_runs(
         assert grey_levels_apart([picture_], [drawn]) > 0.999
 
 
-def test_requests_of_one_probe_have_one_shape(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
+def test_probe_rejects_requests_of_different_shapes(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
     model, tokenizer = loaded
     for change in ({"strength": 0.5}, {"guess_mode": True}, {"image_resolution": 128}, {"num_samples": 2}):
         asked = [request(picture, image_resolution=64), request(picture, **{"image_resolution": 64} | change)]
@@ -221,12 +219,12 @@ def test_requests_of_one_probe_have_one_shape(loaded: tuple[ControlLDM, Tokenize
             Probe(fast(model), asked, tokenizer)
 
 
-def test_noise_is_what_seeding_the_global_generator_gives() -> None:
+def test_noise_equals_that_of_the_seeded_global_generator() -> None:
     steps = evaluations(make_plan("all", 20), np.linspace(0.99, 0.01, 1000), 20, 0.7)
     x, noise = torch.empty(1, 4, 8, 8), torch.empty(20, 1, 4, 8, 8)
     state = torch.random.get_rng_state()
     draw_noise(7, steps, x, noise)
-    assert torch.equal(torch.random.get_rng_state(), state), "the global generator is left alone"
+    assert torch.equal(torch.random.get_rng_state(), state), "the global generator's state changed"
     with torch.random.fork_rng():
         torch.manual_seed(7)
         assert torch.equal(x, torch.randn(x.shape))
@@ -234,7 +232,7 @@ def test_noise_is_what_seeding_the_global_generator_gives() -> None:
             torch.testing.assert_close(total, step.noise[0] * torch.randn(x.shape))
 
 
-def test_precision_leaves_time_layers_alone() -> None:
+def test_precision_keeps_time_layers_in_float32() -> None:
     model = make_fast(Checkpoint("random:0", "small", "given").load_model(), torch.float16)
     kept = {name.split(".")[0] for name, p in model.named_parameters() if p.dtype == torch.float32}
     assert kept == {"model", "control_model"}
@@ -244,6 +242,6 @@ def test_precision_leaves_time_layers_alone() -> None:
 
 
 def grey_levels_apart(ours: list[Picture], theirs: list[Picture]) -> float:
-    """The share of values that differ by at most one grey level."""
+    """Return the share of values that differ by at most one grey level."""
     apart = np.abs(np.stack(ours).astype(int) - np.stack(theirs).astype(int))
     return float((apart <= 1).mean())

@@ -1,4 +1,4 @@
-"""A plan's updates are the original loop's, with eps held on the steps that do not call the network."""
+"""A plan's updates equal the original loop with eps held on the steps that do not call the network."""
 
 import numpy as np
 import pytest
@@ -12,12 +12,12 @@ PLANS = [TEN, tuple(range(20))[::-1], (19, 0), (19,), (19, 17, 11, 3, 1)]
 
 
 def network(x: Floats, timestep: int) -> Floats:
-    """Stands for the guided network: any smooth function of latent and time."""
+    """Stand-in for the guided network: a smooth function of latent and time."""
     return np.tanh(1.3 * x + timestep / 700) + 0.2 * np.sin(3 * x)
 
 
 def loop(x: Floats, evaluated: tuple[int, ...], eta: float, noise: Floats) -> Floats:
-    """All 20 updates one by one as the original writes them; skipped steps use the last eps."""
+    """Run all 20 updates one by one, as the original does; skipped steps reuse the last eps."""
     timesteps = ddim_timesteps(20)
     now, after = ddim_alphas(ABAR, timesteps)
     sigmas = ddim_sigmas(now, after, eta)
@@ -36,7 +36,7 @@ def run(x: Floats, steps: tuple[Evaluation, ...], noise: Floats) -> Floats:
     for step in steps:
         eps = network(x, step.timestep)
         x = step.a * x + step.weights[0] * eps + sum(weight * next(draws) for weight in step.noise)
-    assert next(draws, None) is None, "every draw of the original is used"
+    assert next(draws, None) is None, "not every noise draw of the original was used"
     return x
 
 
@@ -51,7 +51,7 @@ def test_plan_equals_the_loop(evaluated: tuple[int, ...], eta: float) -> None:
 
 @pytest.mark.parametrize("evaluated", PLANS)
 def test_held_eps_is_ddim_over_the_evaluated_timesteps(evaluated: tuple[int, ...]) -> None:
-    """Euler steps of y = x / sqrt(abar) in sigma, over the evaluated timesteps alone, ending at abar[0]."""
+    """Compare with Euler steps of y = x / sqrt(abar) in sigma over the evaluated timesteps, ending at abar[0]."""
     x = np.random.default_rng(1).standard_normal(64)
     ends = [*(ABAR[1 + 50 * i] for i in evaluated), ABAR[0]]
     euler = x
@@ -67,11 +67,11 @@ def test_choices() -> None:
     assert make_plan("ten", 20).evaluated == (19, 18, 17, 16, 15, 14, 13, 11, 8, 4)
     assert make_plan("all", 20).evaluated == tuple(range(19, -1, -1))
     assert make_plan("19,4", 20).evaluated == (19, 4)
-    assert make_plan("ten", 12).evaluated == tuple(range(12, -1, -1)), "12 steps are really 13, and all are evaluated"
+    assert make_plan("ten", 12).evaluated == tuple(range(12, -1, -1)), "ddim_steps 12 gives 13 steps, all evaluated"
 
 
 @pytest.mark.parametrize("choice", ["", "eleven", "19,,4", "18,4", "19,4,4", "4,19", "19,-1", "20,19", "19;4"])
-def test_bad_choice_is_a_sentence(choice: str) -> None:
+def test_bad_choice_raises(choice: str) -> None:
     with pytest.raises(ValueError, match=r"plan .*: expected (all, ten or )?step indices"):
         make_plan(choice, 20)
 
@@ -79,6 +79,6 @@ def test_bad_choice_is_a_sentence(choice: str) -> None:
 def test_usual_steps() -> None:
     assert usual_steps("ten") == usual_steps("all") == usual_steps("19,4") == 20
     assert usual_steps("9,5,2") == 10
-    assert usual_steps("12,0") == 12, "12 steps are really 13"
+    assert usual_steps("12,0") == 12, "ddim_steps 12 gives 13 steps"
     with pytest.raises(ValueError, match="no ddim_steps makes 700 steps"):
         usual_steps("699,1")

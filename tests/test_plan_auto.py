@@ -1,4 +1,4 @@
-"""Plan "auto": costs from three measured pictures, and the best of the plan files by them."""
+"""Plan "auto": costs from two measured pictures, and the best plan file at these costs."""
 
 import logging
 from dataclasses import replace
@@ -16,7 +16,7 @@ from plans.plan import Plan
 from scoring.leaderboard import leaderboard_score
 from tests.inside import last_of
 
-COSTS = Costs(once=26.8, evaluation=17.6)  # the contest's A10
+COSTS = Costs(once=26.8, evaluation=17.6)  # on the contest's A10
 
 
 @pytest.fixture(autouse=True)
@@ -30,22 +30,22 @@ def file(calls: int, mean: float | None, metric: str = "PD") -> PlanFile:
     return PlanFile("small", plan, None if mean is None else Distance(metric, mean))
 
 
-def test_costs_are_those_that_made_the_times() -> None:
+def test_costs_are_recovered_from_times() -> None:
     found = measure_costs(COSTS)
     assert (found.once, found.evaluation) == pytest.approx((26.8, 17.6))
     assert COSTS(file(10, 5.0).plan) == pytest.approx(26.8 + 176)
 
 
-def test_the_best_by_score_and_the_quickest() -> None:
-    """Up to a PD of 8 an evaluation costs more than a little distance, beyond it the score falls."""
+def test_best_plan_by_score_or_by_time() -> None:
+    """Up to PD 8, saving an evaluation gains more score than the added distance loses; above, the score drops."""
     files = [file(6, 9.5), file(8, 6.8), file(10, 5.4), file(20, 3.2)]
     assert best_plan(files, COSTS, leaderboard_score) == files[1]
     assert best_plan(files, COSTS) == files[0]
     equal = [file(8, 6.8), file(8, 6.1), file(8, 7.0)]
-    assert best_plan(equal, COSTS) == equal[1], "as quick, and nearer"
+    assert best_plan(equal, COSTS) == equal[1], "plans with equal time: the smallest distance wins"
 
 
-def test_which_are_eligible() -> None:
+def test_eligible_plans() -> None:
     with pytest.raises(ValueError, match="of small there is no plan in models/plans that says how far"):
         eligible_plans("small", 5.0)
     files = [write_plan(one) and one for one in (file(6, 0.3, "PD*"), file(8, 0.2, "PD*"), file(10, None))]
@@ -60,13 +60,13 @@ def test_which_are_eligible() -> None:
         eligible_plans("small", 0.1)
     contest = file(12, 4.5)
     write_plan(contest)
-    assert eligible_plans("small", None) == [contest], "PD* is no measure beside PD"
+    assert eligible_plans("small", None) == [contest], "PD* plans are eligible although there is a PD plan"
     with pytest.raises(ValueError, match="max_pd: got nan"):
         eligible_plans("small", float("nan"))
 
 
-def test_the_class_takes_the_plan_that_is_quickest_here(caplog: pytest.LogCaptureFixture, tiny: None) -> None:
-    """By times measured on this machine: four evaluations take longer than two, within the bound or not."""
+def test_runtime_chooses_the_quickest_plan_within_max_pd(caplog: pytest.LogCaptureFixture, tiny: None) -> None:
+    """The runtime times pictures on this machine and chooses the quickest plan whose distance is within max_pd."""
     for calls, mean in ((2, 0.4), (3, 0.2), (4, 0.1)):
         write_plan(replace(file(calls, mean, "PD*"), architecture="tiny"))
     runtime = hackathon("random:0", architecture="tiny", device="cpu", plan="auto", max_pd=0.3)
@@ -80,7 +80,7 @@ def test_the_class_takes_the_plan_that_is_quickest_here(caplog: pytest.LogCaptur
     runtime.draw(request)
     assert last_of(runtime).shape.plan == file(3, 0.2).plan
     runtime.draw(replace(request, ddim_steps=4))
-    assert runtime.settings["evaluates"] == "4 of 4 steps", "another number of steps: every one"
+    assert runtime.settings["evaluates"] == "4 of 4 steps", "another number of steps evaluates every step"
     runtime._plan.eligible = runtime._plan.eligible[1:]
     runtime.initialize()
-    assert last_of(runtime).shape.plan == file(4, 0.1).plan, "chosen anew"
+    assert last_of(runtime).shape.plan == file(4, 0.1).plan, "initialize() did not choose again"

@@ -1,4 +1,4 @@
-"""python -m benchmarks.plans, on a network so small that it takes seconds."""
+"""python -m benchmarks.plans, on a network small enough to take seconds."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def test_all_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     found = json.loads((tmp_path / "plans.json").read_text())
     errors = {(one["method"], one["calls"]): one for one in found["results"]}
     names = {name for name, _ in errors}
-    assert names == METHODS, "the published list has ten evaluations"
+    assert names == METHODS, "no published plan: it has ten evaluations, and this run has 2 and 4"
     for one in found["results"]:
         assert len(one["measured"]["latent"]) == 2
         assert len(one["measured"]["pd"]) == len(one["measured"]["ssim"]) == 1
@@ -51,7 +51,7 @@ def test_all_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_comparison_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
 
     def ways(*arguments: object) -> dict[str, Callable[[int], Plan]]:
@@ -72,10 +72,10 @@ def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pyte
     assert asked == [("first", 2), (TWO_TAPS, 2), ("third", 2), ("third", 2)]
     found = json.loads((tmp_path / "plans.json").read_text())
     assert [one["method"] for one in found["results"]] == ["first", TWO_TAPS, "third", ON_ENGINES]
-    assert load(tmp_path / "plans.json", found["asked"]) == [], "it is whole: the same command measures anew"
+    assert load(tmp_path / "plans.json", found["asked"]) == [], "a complete comparison was resumed"
 
 
-def test_only_results_of_the_same_question_are_taken(tmp_path: Path) -> None:
+def test_only_results_of_the_same_settings_are_reused(tmp_path: Path) -> None:
     file = tmp_path / "plans.json"
     results = [Result("one", 2, Measured([0.1], [1.0], [0.9]), TWO), Result("two", 2, NONE)]
     assert load(file, {}) == []
@@ -107,15 +107,13 @@ def test_tables() -> None:
     assert not any(line.startswith("| 5 evaluations") for line in lines)
 
 
-def test_a_wrong_choice_is_a_sentence(tmp_path: Path) -> None:
+def test_wrong_choice_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="error: device 'tpu'"):
         main([*COMMAND[:4], "--device", "tpu", "--out", str(tmp_path)])
 
 
 @pytest.mark.parametrize("metric", ["PD", "PD*"])
-def test_only_the_contest_s_distance_has_contours_of_its_score(
-    metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_score_contours_are_drawn_for_pd_only(metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = Mock(wraps=leaderboard_score)
     monkeypatch.setattr("scoring.plan_figures.leaderboard_score", scores)
     distances_by_time({"one": [(180.0, 7.5), (260.0, 4.8)]}, metric, tmp_path / "times.png")

@@ -1,4 +1,4 @@
-"""Plans as files: written and read, chosen by name, and refused in one sentence."""
+"""Plan files: writing, reading, choosing by name, and error messages of one sentence."""
 
 import json
 from pathlib import Path
@@ -19,10 +19,10 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans.files, "PLANS", tmp_path)
 
 
-def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_plan_reads_back_as_written(tmp_path: Path) -> None:
     path = write_plan(FILE)
     assert path == tmp_path / "small_3.json"
-    assert [file.name for file in tmp_path.iterdir()] == ["small_3.json"], "no temporary file is left"
+    assert [file.name for file in tmp_path.iterdir()] == ["small_3.json"], "a temporary file was left"
     assert read_plan(path) == FILE
     unmeasured = PlanFile("small", Plan(20, (19, 4)))
     assert read_plan(write_plan(unmeasured)) == unmeasured
@@ -35,7 +35,7 @@ def test_choices() -> None:
     for choice in ("small_3", "3", str(path), PLAN):
         assert choose_plan(choice, 20, "small") == PLAN
         assert usual_steps_of(choice, "small") == 20
-    assert choose_plan("19", 20, "small") == Plan(20, (19,)), "no file has 19 evaluations: a step index"
+    assert choose_plan("19", 20, "small") == Plan(20, (19,)), "no plan file has 19 evaluations, so 19 is a step index"
     with pytest.raises(ValueError, match=r"plan 7: of small there are plans of 3 evaluations in .* --calls 7"):
         choose_plan("7", 20, "small")
     for choice in ("all", "ten", "19,4"):
@@ -68,14 +68,14 @@ def test_choices() -> None:
         ({"distance": {"metric": "PD", "mean": -1}}, "got -1, expected a distance of 0 or more"),
     ],
 )
-def test_a_wrong_plan_is_a_sentence(change: dict[str, Any], what: str) -> None:
+def test_wrong_plan_raises(change: dict[str, Any], what: str) -> None:
     path = write_plan(FILE)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=rf"plan .*small_3.json: .*{what}.*; write it again with python -m"):
         read_plan(path)
 
 
-def test_a_damaged_plan_is_a_sentence(tmp_path: Path) -> None:
+def test_damaged_plan_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.json cannot be read"):
         choose_plan(str(tmp_path / "none.json"), 20, "small")
     path = write_plan(FILE)

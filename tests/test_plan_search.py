@@ -1,4 +1,4 @@
-"""The search for plans, on a small network that is a known function: routes, beam, elimination, neighbours."""
+"""The search for plans, with a known function as the network: routes, beam search, elimination, climbing."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -25,7 +25,7 @@ def schedule() -> Schedule:
 
 
 def network(x: Tensor, step: int) -> Tensor:
-    """The eps of data that are 2 or -2 with some spread, times a wave: far from constant."""
+    """Return eps of data around 2 or -2 with some spread, plus a wave: far from constant."""
     power = torch.tensor(ABAR[1 + 50 * step])
     spread = 0.05 * power + 1 - power
     centre = 2 * power.sqrt() * torch.tanh(2 * power.sqrt() * x / spread)
@@ -34,7 +34,7 @@ def network(x: Tensor, step: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def examples(schedule: Schedule) -> Examples:
-    """Four to fit on, and four to judge."""
+    """Return eight examples: four to fit taps on, and four to judge plans by."""
     x = torch.randn(8, 256, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     whole = {19: x}
     for index in ALL:
@@ -49,7 +49,7 @@ def go(examples: Examples, schedule: Schedule) -> Callable[..., Route]:
 
 
 @pytest.mark.parametrize("evaluated", [ALL, TEN, (19, 0), (19,)])
-def test_holding_along_a_path_is_what_the_pipeline_computes(
+def test_route_with_held_eps_matches_the_pipeline_updates(
     evaluated: tuple[int, ...], examples: Examples, go: Callable[..., Route]
 ) -> None:
     route = go(evaluated, hold, 1)
@@ -61,7 +61,7 @@ def test_holding_along_a_path_is_what_the_pipeline_computes(
         assert max(distances(route.x, examples.whole[END])) < 1e-12
 
 
-def test_taps_along_a_path_are_what_the_pipeline_computes(examples: Examples, go: Callable[..., Route]) -> None:
+def test_route_with_taps_matches_the_pipeline_updates(examples: Examples, go: Callable[..., Route]) -> None:
     route = go(TEN, fitted(3), 3)
     x, known = examples.whole[19], list[Tensor]()
     for index, step in zip(TEN, evaluations(to_plan(route, 20), ABAR, 20), strict=True):
@@ -70,7 +70,7 @@ def test_taps_along_a_path_are_what_the_pipeline_computes(examples: Examples, go
     torch.testing.assert_close(route.x, x, rtol=0, atol=1e-12)
 
 
-def test_what_paths_share_is_computed_once(examples: Examples, schedule: Schedule) -> None:
+def test_shared_start_of_routes_is_computed_once(examples: Examples, schedule: Schedule) -> None:
     asked: list[int] = []
 
     def counted(x: Tensor, step: int) -> Tensor:
@@ -87,7 +87,7 @@ def test_what_paths_share_is_computed_once(examples: Examples, schedule: Schedul
     assert other.taps == alone.taps
 
 
-def test_taps_are_fitted_on_the_first_examples_and_the_others_judge(examples: Examples, schedule: Schedule) -> None:
+def test_taps_are_fitted_on_the_first_examples_and_judged_on_the_others(examples: Examples, schedule: Schedule) -> None:
     def changed(part: slice) -> Route:
         whole = {index: x.clone() for index, x in examples.whole.items()}
         for x in whole.values():
@@ -102,7 +102,7 @@ def test_taps_are_fitted_on_the_first_examples_and_the_others_judge(examples: Ex
     assert routes.error(usual) == pytest.approx(float(np.prod(judged)) ** (1 / 4))
 
 
-def test_a_beam_finds_better_steps_and_taps_make_them_better(examples: Examples, schedule: Schedule) -> None:
+def test_beam_search_improves_the_steps_and_taps_improve_them_further(examples: Examples, schedule: Schedule) -> None:
     told: list[int] = []
     holding, mixing = Routes(examples, schedule, hold, 1), Routes(examples, schedule, fitted(2), 2)
     held = beam_search(holding, most=10, width=3, tell=lambda: told.append(1))
@@ -124,7 +124,7 @@ def test_a_beam_finds_better_steps_and_taps_make_them_better(examples: Examples,
 
 
 @pytest.mark.parametrize(("rule", "keep"), [(hold, 1), (fitted(2), 2)])
-def test_elimination_keeps_what_costs_most(examples: Examples, schedule: Schedule, rule: Rule, keep: int) -> None:
+def test_elimination_keeps_the_most_useful_steps(examples: Examples, schedule: Schedule, rule: Rule, keep: int) -> None:
     worth = {19: 0.0, 18: 9.0, 17: 1.0, 11: 5.0, 3: 7.0}
     found = eliminate(20, 4, lambda steps: -sum(worth.get(step, 0.5) for step in steps))
     assert found[4] == (19, 18, 11, 3)
@@ -135,7 +135,7 @@ def test_elimination_keeps_what_costs_most(examples: Examples, schedule: Schedul
     assert routes.error(routes.go(lists[10])) < 0.7 * routes.error(routes.go(TEN))
 
 
-def test_climbing_ends_where_no_neighbour_is_better() -> None:
+def test_climbing_ends_when_no_neighbour_is_better() -> None:
     goal = (19, 15, 9, 4, 0)
     tries: list[int] = []
     found = climb(

@@ -17,7 +17,7 @@ COLOURS = {"input": (200, 40, 40), "canny": (40, 200, 40), "base": (40, 40, 200)
 
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
-    """Three pictures; the first call is slow, the second picture is identical to its base."""
+    """Return a report on three pictures: the first call is slow, the second picture is identical to its base."""
     paths: dict[str, Any] = {f"{name}_path": tmp_path / f"{name}.png" for name in COLOURS}
     for name, colour in COLOURS.items():
         Image.new("RGB", (384, 256), colour).save(tmp_path / f"{name}.png")
@@ -34,7 +34,7 @@ def strict_json(path: Path) -> Any:
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
-def test_means_leave_out_the_first_call_of_latency_only(report: Report) -> None:
+def test_only_the_mean_latency_excludes_the_first_call(report: Report) -> None:
     assert report.mean_latency_ms == 200
     assert report.mean_pd == 4
     assert report.mean_ssim == pytest.approx(0.7)
@@ -98,7 +98,7 @@ def test_a_failed_write_keeps_the_old_file(report: Report, tmp_path: Path, monke
     assert [file.name for file in path.parent.iterdir()] == ["report.json"], "a temporary file was left"
 
 
-def test_a_folder_that_cannot_be_written_is_named(report: Report, tmp_path: Path) -> None:
+def test_error_names_a_folder_that_cannot_be_written(report: Report, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for write in (report.save_json, lambda path: contact_sheet(report, path)):
         with pytest.raises(OSError, match=r"file/out cannot be written .*; choose a folder"):
@@ -132,7 +132,7 @@ def test_contact_sheet_fits_a_picture_of_another_shape(report: Report, tmp_path:
     assert found.sum() == len(report.scores) * 64 * 256
 
 
-def test_contact_sheet_says_whether_the_distance_is_real(report: Report, tmp_path: Path) -> None:
+def test_contact_sheet_shows_whether_the_distance_is_real(report: Report, tmp_path: Path) -> None:
     sheets = []
     for metric_name in ("PD", "PD*"):
         contact_sheet(replace(report, metric_name=metric_name), tmp_path / "sheet.png", 0.5)
@@ -144,6 +144,6 @@ def test_contact_sheet_says_whether_the_distance_is_real(report: Report, tmp_pat
     assert differs[height - margin - 30 :].any(), "no note in the footer"
 
 
-def test_contact_sheet_refuses_an_absurd_scale(report: Report, tmp_path: Path) -> None:
+def test_contact_sheet_rejects_an_absurd_scale(report: Report, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="scale: got 10, expected"):
         contact_sheet(report, tmp_path / "sheet.png", 10)

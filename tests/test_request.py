@@ -75,7 +75,7 @@ def test_not_finite(name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("value", ["no", "", None, 0.5, [True]])
-def test_guess_mode_is_yes_or_no(value: Any) -> None:
+def test_guess_mode_must_be_a_boolean(value: Any) -> None:
     with pytest.raises(TypeError, match=rf"guess_mode: got {re.escape(repr(value))}, expected"):
         request(guess_mode=value)
 
@@ -108,11 +108,11 @@ def test_good_pictures(shape: tuple[int, ...]) -> None:
     ("name", "value"),
     [("seed", 2**32 - 1), ("eta", 1), ("strength", 0), ("scale", -2.5), ("prompt", ""), ("guess_mode", np.bool_(True))],
 )
-def test_limits_are_allowed(name: str, value: Any) -> None:
+def test_limits_are_accepted(name: str, value: Any) -> None:
     assert getattr(request(**{name: value}), name) == value
 
 
-def test_numpy_numbers_are_numbers() -> None:
+def test_numpy_numbers_are_accepted() -> None:
     numbers = {name: np.float32(GOOD[name]) for name in REAL} | {name: np.int64(GOOD[name]) for name in WHOLE}
     made, plain = request(**numbers), request()
     assert made.size == plain.size

@@ -1,4 +1,4 @@
-"""The small model that ships: its size, a golden picture, and that it obeys edges and words."""
+"""The small model that ships: its size, a golden picture, and the effect of edges and prompt."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from cldm.checkpoint import SMALL_MODEL, SMALL_TOKENIZER
 from scoring.pictures import DRAWN_BIRDS, find_pictures
 
 GOLDEN = Path(__file__).parent / "golden" / "bird.png"
-TOLERANCE = 2  # grey levels, in 99 % of the values: other processors and versions round and sum differently
+TOLERANCE = 2  # grey levels, for 99 % of the values: rounding and order of summation differ between CPUs and versions
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +41,16 @@ def test_golden_picture(runtime: hackathon) -> None:
     assert (difference <= TOLERANCE).mean() > 0.99
 
 
-def test_words_choose_the_colour(runtime: hackathon) -> None:
+def test_prompt_sets_the_colour(runtime: hackathon) -> None:
     red, blue = (draw(runtime, f"a {colour} bird in the mountains") for colour in ("red", "blue"))
     change = blue.astype(float) - red
     bird = np.abs(change).max(axis=2) > 80
-    assert 0.03 < bird.mean() < 0.4, "the bird changes, the rest does not"
-    assert change[bird].mean(axis=0)[0] < -40, "less red"
-    assert change[bird].mean(axis=0)[2] > 40, "more blue"
+    assert 0.03 < bird.mean() < 0.4, "expected only the bird to change"
+    assert change[bird].mean(axis=0)[0] < -40, "the bird is not less red"
+    assert change[bird].mean(axis=0)[2] > 40, "the bird is not bluer"
 
 
-def test_edges_are_followed_as_strongly_as_asked(runtime: hackathon) -> None:
+def test_strength_sets_how_closely_edges_are_followed(runtime: hackathon) -> None:
     given = cv2.Canny(find_pictures(DRAWN_BIRDS)["bird_1"], 100, 200) > 0
     near = cv2.dilate(given.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
     share = {}

@@ -1,4 +1,4 @@
-"""Every stage gives what its spec says, at the real size too, and shared tensors agree."""
+"""Stage outputs match their specs, also at the real size, and stages agree on shared tensors."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def meta(spec: TensorSpec) -> torch.Tensor:
     ("architecture", "height", "width", "samples"),
     [("sd15", 256, 384, 1), ("sd15", 512, 320, 3), ("small", 256, 384, 1), ("small", 64, 64, 2)],
 )
-def test_outputs_have_the_specs_shapes(
+def test_outputs_have_the_shapes_of_the_spec(
     architecture: str, height: int, width: int, samples: int, precision: torch.dtype
 ) -> None:
     with torch.device("meta"):

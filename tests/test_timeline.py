@@ -1,4 +1,4 @@
-"""When each stage ran: the spans of a run, and the picture of them."""
+"""Timelines: the spans of a run, and the picture that shows them."""
 
 import time
 from itertools import pairwise
@@ -30,7 +30,7 @@ def test_spans_are_measured_from_the_first() -> None:
     assert second.end_ms - second.start_ms >= 10
 
 
-def test_every_stage_of_a_picture_is_there_and_the_run_changes_nothing() -> None:
+def test_timeline_has_every_stage_and_changes_nothing() -> None:
     runtime = hackathon("random:0", plan="19,4", device="cpu")
     with pytest.raises(RuntimeError, match=r"timeline\(\) was asked for before initialize\(\)"):
         runtime.timeline()
@@ -51,7 +51,7 @@ def test_picture_and_totals(tmp_path: Path) -> None:
     timeline_picture(rows, "a title", tmp_path / "timeline.png")
     picture = cv2.imread(str(tmp_path / "timeline.png"))
     assert picture is not None
-    blue_green_red = np.array([0x54, 0x7B, 0xE0])  # of control
+    blue_green_red = np.array([0x54, 0x7B, 0xE0])  # control's colour
     assert (picture == blue_green_red).all(axis=2).mean() > 0.1
 
 

@@ -22,7 +22,7 @@ def tokenizer() -> Tokenizer:
 
 
 def ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The tokens between start and end."""
+    """Return the tokens between start and end."""
     row: list[int] = tokenizer([prompt])[0].tolist()
     return row[1 : row.index(tokenizer.tokenizer.eos_token_id)]
 
@@ -43,7 +43,7 @@ def test_vocabulary_fits_the_architecture(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("word", " ".join(PROMPTS).replace(",", " ,").split())
-def test_words_of_the_contest_are_one_token(tokenizer: Tokenizer, word: str) -> None:
+def test_each_word_of_the_contest_prompts_is_one_token(tokenizer: Tokenizer, word: str) -> None:
     (token,) = ids(tokenizer, word)
     assert tokenizer.tokenizer.decode([token]).strip() == word
 
@@ -56,11 +56,11 @@ def test_no_letter_is_lost(tokenizer: Tokenizer, prompt: str) -> None:
 
 def test_words_differ(tokenizer: Tokenizer) -> None:
     assert ids(tokenizer, "a bird") != ids(tokenizer, "a hand")
-    assert ids(tokenizer, "A Bird") == ids(tokenizer, "a bird"), "CLIP reads lower case"
+    assert ids(tokenizer, "A Bird") == ids(tokenizer, "a bird"), "prompts are not lowercased, as CLIP requires"
 
 
 @pytest.mark.parametrize(("words", "cut"), [(75, ""), (76, "fingers"), (80, "fingers bird bird bird bird")])
-def test_a_long_prompt_is_cut_with_one_warning(
+def test_long_prompt_is_truncated_with_one_warning(
     tokenizer: Tokenizer, words: int, cut: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     prompt = " ".join((["bird"] * 75 + ["fingers"] + ["bird"] * 4)[:words])
@@ -73,7 +73,7 @@ def test_a_long_prompt_is_cut_with_one_warning(
     assert messages == ([f"prompt of {words + 2} tokens cut to 77; left out: {cut!r}"] if cut else [])
 
 
-def test_the_first_folder_with_both_files_is_taken(tmp_path: Path) -> None:
+def test_first_folder_with_both_files_is_used(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "vocab.json").write_text("{}")
     assert len(load_tokenizer([tmp_path / "absent", tmp_path / "half", FOLDER], 77).tokenizer) > 256
@@ -90,7 +90,7 @@ def test_the_hugging_face_cache_is_read_offline(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("on_hub", [None, "nobody/no-such-tokenizer"])
-def test_missing_files_are_named(tmp_path: Path, on_hub: str | None) -> None:
+def test_error_names_missing_files(tmp_path: Path, on_hub: str | None) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(TokenizerError, match=r"vocab\.json and merges\.txt in .*put the two files there") as caught:
@@ -100,7 +100,7 @@ def test_missing_files_are_named(tmp_path: Path, on_hub: str | None) -> None:
 
 
 @pytest.mark.parametrize("vocabulary", ['{"a', "[]", '{"a": 0}'])
-def test_damaged_files_are_named(tmp_path: Path, vocabulary: str) -> None:
+def test_error_names_damaged_files(tmp_path: Path, vocabulary: str) -> None:
     (tmp_path / "vocab.json").write_text(vocabulary)
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(TokenizerError, match=str(tmp_path)):

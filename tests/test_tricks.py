@@ -1,4 +1,4 @@
-"""Each trick that changes modules from outside leaves what the plain model computes."""
+"""Tricks that change modules in place keep the results of the plain model."""
 
 import copy
 
@@ -23,14 +23,14 @@ def plain() -> ControlLDM:
 
 
 def inputs(count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents and timesteps of as many pictures, and twice as many texts."""
+    """Return the latents of `count` pictures, their timestep, and twice as many texts."""
     generator = torch.Generator().manual_seed(0)
     x, context = torch.randn(count, 4, 8, 8, generator=generator), torch.randn(2 * count, 77, 96, generator=generator)
     return x, torch.full((1,), 501), context
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_one_batch_is_both_passes(plain: ControlLDM, count: int) -> None:
+def test_one_batch_equals_both_passes(plain: ControlLDM, count: int) -> None:
     guided = copy.deepcopy(plain)
     batch_guidance(guided)
     x, t, context = inputs(count)
@@ -39,7 +39,7 @@ def test_one_batch_is_both_passes(plain: ControlLDM, count: int) -> None:
     )
     skips, middle = guided.unet.encode(x, guided.unet.time_shifts(t), guided.unet.keys_values(context))
     torch.testing.assert_close(middle, expected)
-    assert [len(skip) for skip in skips[:2]] == [count, 2 * count], "before the first text nothing is computed twice"
+    assert [len(skip) for skip in skips[:2]] == [count, 2 * count], "the batch does not double at the first text"
 
 
 def test_repeated() -> None:
@@ -48,7 +48,7 @@ def test_repeated() -> None:
     assert repeated(x, 6).tolist() == [0, 1, 2, 0, 1, 2]
 
 
-def test_a_bias_in_the_shift_is_a_bias(plain: ControlLDM) -> None:
+def test_moving_the_bias_into_the_shift_keeps_the_result(plain: ControlLDM) -> None:
     moved = copy.deepcopy(plain)
     move_biases(moved)
     block, other = (next(m for m in model.unet.modules() if isinstance(m, ResBlock)) for model in (plain, moved))
@@ -56,11 +56,11 @@ def test_a_bias_in_the_shift_is_a_bias(plain: ControlLDM) -> None:
     emb = torch.randn(1, plain.unet.emb_width, generator=generator)
     x = torch.randn(2, plain.architecture.unet.model_channels, 8, 8, generator=generator)
     torch.testing.assert_close(other(x, other.shift(emb)), block(x, block.shift(emb)))
-    assert not torch.allclose(other.shift(emb), block.shift(emb)), "the bias is in it"
+    assert not torch.allclose(other.shift(emb), block.shift(emb)), "the shift does not include the bias"
     assert not torch.equal(time_table(moved, [1]), time_table(plain, [1]))
 
 
-def test_all_tricks_together_leave_keys_and_results(plain: ControlLDM) -> None:
+def test_all_tricks_together_keep_keys_and_results(plain: ControlLDM) -> None:
     fast = make_fast(copy.deepcopy(plain), torch.float32)
     assert fast.state_dict().keys() == plain.state_dict().keys()
     x, t, context = inputs(1)
@@ -69,7 +69,7 @@ def test_all_tricks_together_leave_keys_and_results(plain: ControlLDM) -> None:
     torch.testing.assert_close(fast.unet(x, t, both, control), plain.unet(x, t, one, control))
 
 
-def test_making_fast_twice_changes_nothing_more(plain: ControlLDM) -> None:
+def test_second_make_fast_changes_nothing(plain: ControlLDM) -> None:
     fast = make_fast(copy.deepcopy(plain), torch.float32)
     kinds = [type(module) for module in fast.modules()]
     x, t, context = inputs(1)

@@ -29,20 +29,20 @@ def cut(path: Path) -> None:
 
 
 def damaged_pickle(path: Path) -> None:
-    """A whole zip whose pickle asks for a memo that was never stored."""
+    """Write a complete zip file whose pickle reads a memo entry that was never stored."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02h\x01.")
         archive.writestr("archive/version", b"3\n")
 
 
-NESTED = {"state_dict": TENSORS, "global_step": 7}  # no .safetensors file can be so
+NESTED = {"state_dict": TENSORS, "global_step": 7}  # a .safetensors file cannot be nested
 
 
 @pytest.mark.parametrize(
     ("suffix", "content"),
     [(".safetensors", TENSORS), (".pth", TENSORS), (".ckpt", TENSORS), (".bin", TENSORS), (".ckpt", NESTED)],
 )
-def test_tensors_come_back(tmp_path: Path, suffix: str, content: dict[str, Any]) -> None:
+def test_tensors_read_back_as_saved(tmp_path: Path, suffix: str, content: dict[str, Any]) -> None:
     save(content, tmp_path / f"weights{suffix}")
     tensors = read_tensors(tmp_path / f"weights{suffix}")
     assert tensors.keys() == TENSORS.keys()
@@ -69,22 +69,22 @@ def test_tensors_come_back(tmp_path: Path, suffix: str, content: dict[str, Any])
         ("names.pth", lambda path: save({1: torch.ones(1)}, path), "holds"),
     ],
 )
-def test_an_unfit_file_is_one_sentence(tmp_path: Path, name: str, make: Callable[[Path], object], message: str) -> None:
+def test_unusable_file_is_one_sentence(tmp_path: Path, name: str, make: Callable[[Path], object], message: str) -> None:
     path = tmp_path / name
     make(path)
     with pytest.raises(CheckpointError, match=rf"^checkpoint {re.escape(str(path))} ({message})") as caught:
         read_tensors(path)
     text = str(caught.value)
-    assert text.isprintable(), f"more than one line, or terminal codes: {text!r}"
-    assert re.search(r"\b(give|fetch|choose)\b", text), f"it does not say what to do: {text}"
-    assert "can still be loaded" not in text, "that is advice to trust the file"
+    assert text.isprintable(), f"the message has more than one line, or terminal codes: {text!r}"
+    assert re.search(r"\b(give|fetch|choose)\b", text), f"the message does not state what to do: {text}"
+    assert "can still be loaded" not in text, "the message advises the user to trust the file"
 
 
 def layers() -> nn.Module:
     return nn.ModuleDict({f"layer_{i}": nn.Linear(2, 2) for i in range(4)})
 
 
-def test_load_strict_makes_float32(tmp_path: Path) -> None:
+def test_load_strict_converts_to_float32(tmp_path: Path) -> None:
     halves = {name: tensor.half() for name, tensor in layers().state_dict().items()}
     save(halves, tmp_path / "half.safetensors")
     with torch.device("meta"):
@@ -95,7 +95,7 @@ def test_load_strict_makes_float32(tmp_path: Path) -> None:
         assert torch.equal(tensor, halves[name].float())
 
 
-def test_load_strict_leaves_whole_numbers_alone() -> None:
+def test_load_strict_keeps_integer_tensors() -> None:
     module = nn.Module()
     module.register_buffer("ids", torch.zeros(3, dtype=torch.int64))
     load_strict(module, {"ids": torch.arange(3)}, "source")
@@ -131,7 +131,7 @@ def without(*names: str) -> dict[str, Tensor]:
     ],
     ids=["one missing", "all missing", "unexpected", "misshapen", "all kinds"],
 )
-def test_a_misfit_is_counted_and_changes_nothing(tensors: dict[str, Tensor], message: str) -> None:
+def test_mismatch_is_reported_with_counts_and_changes_nothing(tensors: dict[str, Tensor], message: str) -> None:
     module = layers()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
@@ -146,7 +146,7 @@ def random_state(seed: int, global_seed: int) -> dict[str, Tensor]:
     module = nn.Sequential(nn.Conv2d(4, 8, 3), nn.GroupNorm(2, 8), nn.Linear(8, 8))
     before = torch.get_rng_state()
     randomize(module, seed)
-    assert torch.equal(torch.get_rng_state(), before), "randomize drew from the global generator"
+    assert torch.equal(torch.get_rng_state(), before), "randomize changed the state of the global generator"
     return module.state_dict()
 
 
