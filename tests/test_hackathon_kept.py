@@ -35,7 +35,7 @@ def test_a_plan_for_another_number_of_steps_says_that_it_evaluates_all(
 ) -> None:
     for _ in range(2):
         runtime.draw(Request(**{**GOOD, "ddim_steps": 12}), plan)
-    sentence = "plan ten: no such plan for 13 steps, evaluating all of them"
+    sentence = "plan ten: not available for 13 steps, evaluating every step"
     assert caplog.messages.count(sentence) == int(warns), "once"
     assert runtime.settings["evaluates"] == ("2 of 13 steps" if plan == "12,3" else "13 of 13 steps")
 

@@ -80,5 +80,5 @@ def test_usual_steps() -> None:
     assert usual_steps("ten") == usual_steps("all") == usual_steps("19,4") == 20
     assert usual_steps("9,5,2") == 10
     assert usual_steps("12,0") == 12, "12 steps are really 13"
-    with pytest.raises(ValueError, match="no ddim_steps makes 700 steps"):
+    with pytest.raises(ValueError, match="no ddim_steps gives 700 steps"):
         usual_steps("699,1")

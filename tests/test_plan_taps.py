@@ -43,5 +43,5 @@ def test_every_example_counts_whatever_its_size() -> None:
 
 def test_values_that_are_not_finite_are_a_sentence() -> None:
     eps = [torch.full((2, 10), torch.nan)]
-    with pytest.raises(ValueError, match="not finite before step 15; try fp32"):
+    with pytest.raises(ValueError, match="non-finite values at or after step 15; try fp32"):
         fitted(2)((19, 15), 9, eps, torch.zeros(2, 10))
