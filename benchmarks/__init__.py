@@ -1,1 +1,1 @@
-"""What is measured: this project and what a user would pick instead."""
+"""Benchmarks of this project and of what a user might choose instead."""

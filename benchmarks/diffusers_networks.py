@@ -1,4 +1,4 @@
-"""The networks as the libraries diffusers and transformers have them, with the weights of a `ControlLDM`."""
+"""The networks of the diffusers and transformers libraries, with the weights of a `ControlLDM`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +13,9 @@ from ldm.diffusers_layout import diffusers_name
 
 @dataclass(frozen=True)
 class Networks:
-    """`text`, `control` and `unet` are modules, `decode` is the autoencoder's method; all may be compiled.
+    """`text`, `control` and `unet` are modules, `decode` is a method of the autoencoder; all may be compiled.
 
-    Weights and activations have `dtype`; latents and eps go in and come out as float32.
+    Weights and activations have `dtype`; latents and eps are passed and returned as float32.
     """
 
     text: Any
@@ -43,16 +43,17 @@ class Networks:
 
 
 def make_networks(model: ControlLDM, device: torch.device, dtype: torch.dtype, compiled: bool) -> Networks:
-    """The model's weights in the libraries' modules; `compiled` ones compile at their first call.
+    """Return the libraries' modules with the model's weights. If `compiled`, they compile at their first call.
 
-    Memory is shared with the model where device and dtype are the same. Raises ValueError where diffusers is missing.
+    Weights share memory with the model's if device, dtype and memory format are the same. Raise ValueError if diffusers
+    is not installed.
     """
     unet, control, vae = _modules(model)
     modules = [_text(model), control, unet, vae]
     for module in modules:
-        # torch's own `to`: that of diffusers warns that nothing has to stay in float32.
+        # Use torch's `to`: diffusers overrides it and warns about float32 modules even if there are none.
         nn.Module.to(module.eval().requires_grad_(False), device=device, dtype=dtype)
-        if compiled:  # the layout that the guides to fast diffusers advise
+        if compiled:  # the memory format that the diffusers guides to faster inference recommend
             module.to(memory_format=torch.channels_last)
     parts = [*modules[:3], vae.decode]
     text, control, unet, decode = map(torch.compile, parts) if compiled else parts
@@ -60,17 +61,17 @@ def make_networks(model: ControlLDM, device: torch.device, dtype: torch.dtype, c
 
 
 def _modules(model: ControlLDM) -> tuple[Any, Any, Any]:
-    """UNet2DConditionModel, ControlNetModel and AutoencoderKL with the model's weights."""
+    """Return UNet2DConditionModel, ControlNetModel and AutoencoderKL with the model's weights."""
     try:
         from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"the peers need the library diffusers, and {error.name} is not installed: run ./preprocess.sh dev"
+            f"the peers need the diffusers library, but {error.name} is not installed: run ./preprocess.sh dev"
         ) from error
     architecture = model.architecture
     downs = _unet_settings(architecture)
     ups = [name.replace("Down", "Up") for name in reversed(downs["down_block_types"])]
-    with torch.device("meta"):  # the weights follow, so nothing needs to be drawn
+    with torch.device("meta"):  # no need to initialize weights that are loaded below
         unet = UNet2DConditionModel(**downs, up_block_types=ups)
         control = ControlNetModel(**downs, conditioning_embedding_out_channels=architecture.control.hint_channels)
         vae = AutoencoderKL(**_vae_settings(architecture))
@@ -84,7 +85,7 @@ def _modules(model: ControlLDM) -> tuple[Any, Any, Any]:
 
 
 def _text(model: ControlLDM) -> Any:
-    """CLIPTextModel with the model's weights; names are ours, in transformers 4 with a prefix."""
+    """Return CLIPTextModel with the model's weights. Its names equal ours, with a prefix in transformers 4."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = model.architecture.text
@@ -111,7 +112,7 @@ def _text(model: ControlLDM) -> Any:
 
 def _renamed(module: nn.Module, part: str, architecture: Architecture) -> dict[str, Tensor]:
     tensors = {diffusers_name(name, part, architecture): tensor for name, tensor in module.state_dict().items()}
-    # The autoencoder's attention is a 1x1 convolution here and a linear layer there.
+    # The autoencoder's attention uses 1x1 convolutions in our model and linear layers in diffusers.
     is_linear = {name for name in tensors if part == "vae" and ".attentions." in name and tensors[name].dim() == 4}
     return {name: tensor[..., 0, 0] if name in is_linear else tensor for name, tensor in tensors.items()}
 
@@ -124,7 +125,7 @@ def _unet_settings(architecture: Architecture) -> dict[str, Any]:
         "block_out_channels": [config.model_channels * mult for mult in config.channel_mult],
         "layers_per_block": config.res_blocks,
         "cross_attention_dim": config.context_width,
-        "attention_head_dim": config.heads,  # diffusers calls the number of heads so
+        "attention_head_dim": config.heads,  # diffusers' name for the number of heads
         "norm_num_groups": config.groups,
         "down_block_types": ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in attends],
     }

@@ -1,4 +1,4 @@
-"""The contest's picture from inputs, over any networks: launched kernel by kernel, or recorded into one CUDA graph."""
+"""Generates the contest's picture with any networks, launched kernel by kernel or captured into one CUDA graph."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,27 +21,27 @@ SCALE = 9.0
 
 @dataclass(frozen=True)
 class Inputs:
-    """What changes from picture to picture, on any device."""
+    """The inputs that change from picture to picture, on any device."""
 
-    tokens: Tensor  # int [2, 77], with and without the prompt
+    tokens: Tensor  # int [2, 77]: prompt and negative prompt
     hint_image: Tensor  # float32 [1, 3, h, w] in 0..1
-    noise: Tensor  # float32 [1, 4, h / 8, w / 8], the latent to start from
+    noise: Tensor  # float32 [1, 4, h / 8, w / 8], the starting latent
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.tokens, self.hint_image, self.noise
 
 
-Peer = Callable[[Inputs], Picture]  # uint8 [h, w, 3] in host memory, a new array in every call
+Peer = Callable[[Inputs], Picture]  # uint8 [h, w, 3] in host memory, a new array per call
 
 
 class Drawing:
-    """The whole picture on the device, in a form that a CUDA graph can record: no copy from or to the host."""
+    """Generates the whole picture on the device without host copies, so that a CUDA graph can capture it."""
 
     def __init__(self, networks: Networks, abar: Floats, plan: str, device: torch.device) -> None:
         self.networks = networks
         self.evaluations = evaluations(make_plan(plan, STEPS), abar, STEPS)
-        # As numbers they would be copied to the device in every call, as views of one tensor be misaligned.
+        # Python numbers would be copied to the device in every call, and views of one tensor would be misaligned.
         self.timesteps = [torch.full((2,), step.timestep, device=device) for step in self.evaluations]
 
     @torch.no_grad()
@@ -59,7 +59,7 @@ class Drawing:
 
 
 class StepByStep:
-    """Every kernel launched from Python."""
+    """Launches every kernel from Python."""
 
     def __init__(self, drawing: Drawing, device: torch.device) -> None:
         self.drawing, self.device = drawing, device
@@ -70,7 +70,7 @@ class StepByStep:
 
 
 class OneGraph:
-    """The drawing and the copy to the host in one launch."""
+    """Launches the drawing and the copy to the host as one graph, captured at the first call."""
 
     def __init__(self, drawing: Drawing, device: torch.device) -> None:
         self.drawing, self.device = drawing, device
@@ -86,13 +86,13 @@ class OneGraph:
         return self.host.numpy().copy()
 
     def _record(self, inputs: Inputs) -> torch.cuda.CUDAGraph:
-        # Zeros, not the inputs: a graph that did not read its buffers would then draw another picture.
+        # Zeros instead of the inputs: a graph that does not read its buffers then generates a different picture.
         self.buffers = Inputs(*(torch.zeros_like(tensor, device=self.device) for tensor in inputs.tensors))
         self.host = torch.empty((*inputs.hint_image.shape[2:], 3), dtype=torch.uint8, pin_memory=True)
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
-            for _ in range(WARMUPS):  # what a recorder refuses: compiling, choosing kernels, making workspaces
+            for _ in range(WARMUPS):  # compile, choose kernels and allocate workspaces, which capture does not allow
                 self.drawing(self.buffers)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
@@ -102,7 +102,7 @@ class OneGraph:
 
 @contextmanager
 def cudnn_benchmark(wanted: bool) -> Iterator[None]:
-    """cuDNN tries its algorithms at the first convolution of a shape, if wanted."""
+    """Within the block, let cuDNN time its algorithms at the first convolution of a shape if `wanted`."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = wanted
     try:

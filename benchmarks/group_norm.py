@@ -1,7 +1,8 @@
-"""python -m benchmarks.group_norm: what GroupNorm with SiLU takes on a GPU, by our kernel and by PyTorch.
+"""python -m benchmarks.group_norm: times GroupNorm with SiLU on a GPU, in our kernel and in PyTorch.
 
-Channels-last float16 maps, each of Stable Diffusion 1.5 at 256x384 with guidance and of its VAE. Medians of replays of
-a CUDA graph of 40 calls. GB/s counts a map read once and written once; what does not fit in the cache limits it.
+The inputs are channels-last float16 maps with the shapes of Stable Diffusion 1.5 at 256x384 with guidance and of its
+VAE. Each time is the median over replays of a CUDA graph of 40 calls. GB/s counts each map as read once and written
+once; memory bandwidth limits it only for maps that do not fit in the cache.
 """
 
 import argparse
@@ -27,8 +28,8 @@ SHAPES = [
     *((1, c, 128, 192, GROUPS) for c in (512, 256)),
     *((1, c, 256, 384, GROUPS) for c in (256, 128)),
 ]
-CALLS = 40  # in a graph
-ROTATING = 256 * 2**20  # bytes of inputs taken in turn, several times an H200's cache of 50 MiB
+CALLS = 40  # per graph
+ROTATING = 256 * 2**20  # bytes of inputs that are used in turn, several times an H200's cache of 50 MiB
 EPS = 1e-5
 
 Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -43,7 +44,7 @@ def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def measure(norm: Norm, inputs: list[Tensor], weight: Tensor, bias: Tensor, replays: int) -> float:
-    """Microseconds of one call: the median of the replays of a graph of CALLS calls, each with the next input."""
+    """Return microseconds per call: the median over replays of a graph of CALLS calls, each with the next input."""
     norm(inputs[0], weight, bias)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -62,7 +63,7 @@ def measure(norm: Norm, inputs: list[Tensor], weight: Tensor, bias: Tensor, repl
 
 
 def rotating_inputs(n: int, c: int, h: int, w: int) -> list[Tensor]:
-    """Different maps, of large ones more than the cache holds; small ones stay in it, as they do within a picture."""
+    """Return different maps. Large maps together exceed the cache; small maps stay in it, as within a picture."""
     count = min(CALLS, -(-ROTATING // (2 * n * c * h * w)))
     maps = torch.randn(count * n, c, h, w, device="cuda", dtype=torch.float16)
     return list(maps.contiguous(memory_format=torch.channels_last).split(n))
@@ -70,10 +71,10 @@ def rotating_inputs(n: int, c: int, h: int, w: int) -> list[Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replays", type=int, default=21, help="graph replays that the median is of (default 21)")
+    parser.add_argument("--replays", type=int, default=21, help="number of graph replays for the median (default 21)")
     replays = parser.parse_args().replays
     if not torch.cuda.is_available():
-        parser.error("PyTorch sees no CUDA device, and the kernel needs one: run this on a machine with a GPU")
+        parser.error("PyTorch finds no CUDA device, which the kernel needs: run this on a machine with a GPU")
     compiled: Norm = torch.compile(eager, dynamic=False)
     torch._dynamo.config.recompile_limit = 2 * len(SHAPES)
     rows = ["| n, pixels, channels | ours us | GB/s | eager us | GB/s | compiled us | GB/s |", "|---" * 7 + "|"]

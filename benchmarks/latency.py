@@ -1,7 +1,7 @@
-"""python -m benchmarks.latency: how long a picture takes here, beside the peers and beside the limit.
+"""python -m benchmarks.latency: time per picture on this machine, compared with the peers and the roofline limit.
 
-On random weights, which have the speed and the numerics of real ones. Our wall time is that of process(), with canny
-and tokenizer; what is not the graph's is the host's. `--peers` alone, with no name behind it, leaves the peers out.
+Weights are random; they have the speed and the numerics of real ones. Our wall time is the time of process(), including
+canny and tokenizer; the part outside the graph is host time. `--peers` without any name omits the peers.
 """
 
 import argparse
@@ -26,22 +26,22 @@ from scoring.timeline import totals
 
 @dataclass(frozen=True)
 class Detail:
-    """Where the time of one of our pictures goes. None: nothing was recorded, or no limit was measured."""
+    """Breakdown of the time of one of our pictures. None: there is no graph, or no limit was measured."""
 
     backend: str
     plan: str
     evaluations: int
-    graph_ms: float | None  # median, from launch to the picture in host memory
-    host_ms: float | None  # median of process(), less the graph's
-    host_parts_ms: dict[str, float]  # medians: finding the edges, the tokens
+    graph_ms: float | None  # median, from launch until the picture is in host memory
+    host_ms: float | None  # median of process() minus graph_ms
+    host_parts_ms: dict[str, float]  # medians: edge detection, tokenizer
     kernels: int | None
     nodes: int | None
-    stages_ms: dict[str, float]  # all calls of a stage together, of one marked run
+    stages_ms: dict[str, float]  # total of all calls of a stage, from one run with timing events
     limit_ms: float | None
 
 
 class Ours:
-    """process() with one plan after another, on one runtime, which is initialized when its turn has come."""
+    """Runs process() with several plans on one runtime, which is initialized when its first candidate is needed."""
 
     def __init__(self, architecture: str, precision: str, backend: str, device: torch.device) -> None:
         self.runtime = hackathon(
@@ -50,7 +50,7 @@ class Ours:
         self.request: Request = contest_request()
 
     def __call__(self, plan: str) -> Picture:
-        return self.runtime.draw(replace(self.request), plan)[0]  # its arguments are checked as those of process() are
+        return self.runtime.draw(replace(self.request), plan)[0]  # replace() checks the arguments, as process() does
 
     def candidates(self, plans: Sequence[str]) -> Iterator[Candidate]:
         self.runtime.initialize()
@@ -84,7 +84,7 @@ class Ours:
 
 
 def _launch(graph: Graph) -> None:
-    """From launch to the picture in host memory."""
+    """Launch the graph and wait until the picture is in host memory."""
     graph.launch()
     graph.stream.synchronize()
 
@@ -110,12 +110,12 @@ def detail_lines(details: Sequence[Detail]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--backend", nargs="+", default=["auto"], help="ours, one or more; default: auto")
+    parser.add_argument("--backend", nargs="+", default=["auto"], help="our backends, one or more; default: auto")
     options = parser.parse_args(arguments)
     try:
         device, names = chosen(options)
         ours = [Ours(options.architecture, "auto", backend, device) for backend in options.backend]
-        # Without a peer our own float32 picture is what the others are compared with.
+        # Without peers, all pictures are compared with our own float32 picture.
         first, count = (
             candidates(names, options.plan, options.architecture, device)
             if names

@@ -1,4 +1,4 @@
-"""What a picture must cost at least: counted operations and bytes, over the rates that this device was measured at."""
+"""The roofline limit of a picture: counted operations and bytes, divided by measured rates of this device."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,8 +20,10 @@ PER_EVALUATION = ("control", "encoder", "decoder")
 
 @dataclass(frozen=True)
 class Work:
-    """One call of a stage: floating-point operations, a multiplication and an addition each; and bytes of the weights
-    that it reads, of its inputs and of its outputs, each moved once.
+    """The work of one call of a stage.
+
+    flops: floating-point operations; a multiply-add counts as two. bytes: the weights that the call reads, its inputs
+    and its outputs, each moved once.
     """
 
     flops: int
@@ -30,27 +32,27 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """What the device was measured to do: a large matrix product, and a large copy, bytes read and written."""
+    """Measured rates of the device: a large matrix product, and a large copy (bytes read plus bytes written)."""
 
     flops_per_s: float
     bytes_per_s: float
 
 
 def count_work(architecture: str, height: int, width: int, dtype: torch.dtype) -> dict[str, Work]:
-    """Stage name -> one call for one picture of that size in pixels. Needs no weights and no device."""
+    """Return the work of one call per stage, for one picture of this size in pixels. Needs no weights or device."""
     with torch.device("meta"):
         model = make_fast(ControlLDM(load_architecture(architecture)).requires_grad_(False), dtype)
         return {name: _count(stage) for name, stage in make_stages(model, height, width, samples=1).items()}
 
 
 def limit_ms(work: Mapping[str, Work], rates: Rates, evaluations: int) -> float:
-    """Milliseconds below which no picture can be: each call takes as long as the slower of its two needs."""
+    """Return a lower bound in ms: each call takes at least the longer of its compute time and its memory time."""
     times = {name: max(w.flops / rates.flops_per_s, w.bytes / rates.bytes_per_s) for name, w in work.items()}
     return 1000 * sum(time * (evaluations if name in PER_EVALUATION else 1) for name, time in times.items())
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """On random data, the best of some runs: what the device can do, not what it does on average."""
+    """Measure the rates on random data. The best of several runs counts: the limit needs peak rates."""
     size, gibibyte = 8192, 2**30
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     source = torch.empty(4 * gibibyte, dtype=torch.uint8, device=device).random_(256)
@@ -61,7 +63,7 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
 
 
 class _Touched(TorchDispatchMode):
-    """Collects the weights that any operation reads."""
+    """Collects the weights that operations read."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

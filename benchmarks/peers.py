@@ -1,8 +1,8 @@
-"""python -m benchmarks.peers: what a user would pick instead of this project, measured on the same weights and inputs.
+"""python -m benchmarks.peers: measures what a user might choose instead of this project, with equal weights and inputs.
 
-The networks are those of diffusers and transformers, with and without torch.compile, launched one by one or recorded
-into one CUDA graph. All peers make the contest's picture: two prompts, 20 DDIM steps, guidance 9, full control. Random
-weights have the speed and the numerics of real ones, so none are needed.
+Peers use the networks of diffusers and transformers, with and without torch.compile, launched kernel by kernel or
+captured into one CUDA graph. All generate the contest's picture: prompt and negative prompt, 20 DDIM steps, guidance 9,
+full control. Weights are random; they have the speed and the numerics of real ones.
 """
 
 import argparse
@@ -49,18 +49,18 @@ KINDS = {
 def peers(
     names: Sequence[str], model: ControlLDM, plans: Sequence[str], device: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[str, str, Peer]]:
-    """(name, plan, peer) for every name of KINDS and every plan ("all", "ten" or step indices), one after another.
+    """Return an iterator of (name, plan, peer) over `names`, keys of KINDS, and `plans`, as for `make_plan`.
 
-    Eager peers come first. Networks are shared, so a peer that the caller drops before asking for the next leaves only
-    them in memory. A peer compiles and records at its first call, and a graph keeps the shapes of that.
-    Raises ValueError for an unknown name or plan, for a graph without a CUDA device and, at the first peer, where
-    diffusers is missing.
+    Eager peers come first. Peers share networks: if the caller drops each peer before requesting the next, only the
+    networks stay in memory. A peer compiles and captures at its first call; its graph is fixed to that call's shapes.
+    Raise ValueError for an unknown name or plan, for a graph without a CUDA device and, at the first peer, if diffusers
+    is not installed.
     """
     for name in names:
         if name not in KINDS:
             raise ValueError(f"peer {name!r}: expected one of {'; '.join(KINDS)}")
         if KINDS[name].one_graph and device.type != "cuda":
-            raise ValueError(f"peer {name!r} records a CUDA graph, and the device is {device}: use a CUDA device")
+            raise ValueError(f"peer {name!r} needs a CUDA graph, but the device is {device}: use a CUDA device")
     for plan in plans:
         make_plan(plan, STEPS)
     return _make_peers(names, model, plans, device, dtype)
@@ -78,15 +78,16 @@ def _make_peers(
 
 
 def inputs_for(request: Request, tokenizer: Tokenizer, device: torch.device) -> Inputs:
-    """What `hackathon` on `device` would give its networks for the request: tokens and hint from the host, noise there.
+    """Return what `hackathon` on `device` feeds its networks: tokens and hint in host memory, noise on the device.
 
-    Raises ValueError for a request that is not of the contest's kind: one picture, 20 steps, scale 9, strength 1.
+    Raise ValueError unless the request has the contest's settings: one picture, 20 steps, scale 9, strength 1, guess
+    mode off, eta 0.
     """
     kind = (request.num_samples, request.ddim_steps, request.scale, request.strength, request.guess_mode, request.eta)
     if kind != (1, STEPS, SCALE, 1, False, 0):
         raise ValueError(
-            f"request with (num_samples, ddim_steps, scale, strength, guess_mode, eta) = {kind}: the peers make "
-            f"pictures with {(1, STEPS, SCALE, 1, False, 0)} only"
+            f"request with (num_samples, ddim_steps, scale, strength, guess_mode, eta) = {kind}: the peers "
+            f"support only {(1, STEPS, SCALE, 1, False, 0)}"
         )
     height, width = request.size
     generator = torch.Generator(device).manual_seed(int(request.seed))
@@ -97,12 +98,15 @@ def inputs_for(request: Request, tokenizer: Tokenizer, device: torch.device) -> 
 def candidates(
     names: Sequence[str], plans: Sequence[str], architecture: str, device: torch.device
 ) -> tuple[Iterator[Candidate], int]:
-    """The eager float32 peer and then `names` in the device's usual precision; and how many. Raises as `peers`."""
+    """Return the eager float32 peer, then `names` in the device's default precision; and the number of candidates.
+
+    Raise ValueError as `peers` does.
+    """
     checkpoint = Checkpoint("random:0", architecture, "given")
     model, inputs = checkpoint.load_model(), inputs_for(contest_request(), checkpoint.load_tokenizer(), device)
     usual = choose_precision("auto", device).name
     groups = [("fp32", ["eager"]), (usual, [name for name in names if (usual, name) != ("fp32", "eager")])]
-    # All are asked for before any is drawn, so that a wrong choice is an error now.
+    # Create all iterators before anything runs, so that an invalid choice raises here.
     made = [(precision, peers(group, model, plans, device, PRECISIONS[precision].dtype)) for precision, group in groups]
     listed = (
         Candidate(name, plan, precision, partial(peer, inputs))
@@ -113,24 +117,24 @@ def candidates(
 
 
 def contest_request() -> Request:
-    """The contest's arguments, on the first of the pictures that a run is scored on."""
+    """Return the contest's arguments with the first picture of a scoring run."""
     return Request.contest(next(iter(find_pictures().values())))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those that every benchmark of pictures has."""
+    """Add the arguments that all picture benchmarks share."""
     add = parser.add_argument
-    add("--architecture", default="sd15", help="file of models/*.yaml; default: sd15")
-    add("--plan", nargs="+", default=["all", "ten"], help="all, ten or step indices, one or more; default: all ten")
-    add("--peers", nargs="*", choices=list(KINDS), help="default: every one on a GPU, eager on the CPU")
-    add("--device", default="auto", help="cpu, cuda or cuda:N")
-    add("--runs", type=positive, default=10, help="timed pictures of each; default: 10")
+    add("--architecture", default="sd15", help="NAME of a file models/NAME.yaml; default: sd15")
+    add("--plan", nargs="+", default=["all", "ten"], help="plans: all, ten or step indices; default: all ten")
+    add("--peers", nargs="*", choices=list(KINDS), help="peers to measure; default: all on a GPU, eager on the CPU")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--runs", type=positive, default=10, help="timed pictures per candidate; default: 10")
     add("--out", type=Path, help="file for the results as JSON")
     add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def chosen(options: argparse.Namespace) -> tuple[torch.device, list[str]]:
-    """The device and the peers. Raises ValueError or OSError for a device or a file that cannot be."""
+    """Return the device and the names of the peers. Raise ValueError or OSError for an unusable device or file."""
     if options.out:
         check_writable(options.out.parent)
     device = choose_device(options.device)
@@ -139,7 +143,7 @@ def chosen(options: argparse.Namespace) -> tuple[torch.device, list[str]]:
 
 
 def save_report(path: Path | None, options: argparse.Namespace, device: torch.device, results: dict[str, Any]) -> None:
-    """The results as JSON, with what they were measured on; nothing where no path is given."""
+    """Write the results as JSON, with hardware and versions. Do nothing if no path is given."""
     if path is None:
         return
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,4 +1,4 @@
-"""Ways to save evaluations: the plan, or the latents, that each has with so many of them."""
+"""Methods that save evaluations: each gives a plan, or final latents, for a number of evaluations."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -12,14 +12,14 @@ from plans.plan import STEPS, TEN, Plan, make_plan
 from plans.routes import Route, Routes, to_plan
 from plans.taps import Rule, fitted, hold
 
-Method = Callable[[int], Plan | Tensor | None]  # evaluations -> a plan or latents; None where there is no such number
+Method = Callable[[int], Plan | Tensor | None]  # evaluations -> plan or latents; None if not available
 
 PUBLISHED = "published list, held"
 TWO_TAPS = "searched, two taps"
 
 
 def methods(folds: Folds, calls: Sequence[int], width: int, thorough: bool) -> dict[str, Method]:
-    """By name. What is searched is what `python -m build plans` finds for these numbers of evaluations."""
+    """Return the methods by name. Searches are those of `python -m build plans` for these numbers of evaluations."""
 
     def searched(rule: Rule, keep: int) -> Callable[[int], Plan]:
         @cache
@@ -39,7 +39,7 @@ def methods(folds: Folds, calls: Sequence[int], width: int, thorough: bool) -> d
 
 
 def _ddim(folds: Folds, calls: int) -> Tensor | None:
-    """DDIM with fewer steps, as `ddim_steps` gives it; None where there is no such count."""
+    """Return the latents of DDIM with ddim_steps=calls; None if that does not give exactly `calls` steps."""
     try:
         steps = len(ddim_timesteps(calls))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the comparison of plans measured: kept as JSON, so that one that was stopped goes on, and shown as tables."""
+"""Results of the comparison of plans: saved as JSON, to continue an interrupted comparison, and shown as tables."""
 
 import json
 import statistics
@@ -23,7 +23,7 @@ TIMED = (PUBLISHED, TWO_TAPS)
 @dataclass(frozen=True)
 class Timed:
     milliseconds: float  # median of process()
-    nodes: int | None  # of the recorded graph; None: there is none
+    nodes: int | None  # of the graph; None: there is no graph
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Result:
     method: str
     calls: int
     measured: Measured
-    plan: Plan | None = None  # None: it is none
-    timed: Timed | None = None  # None: it was not run on engines
+    plan: Plan | None = None  # None: the method has no plan
+    timed: Timed | None = None  # None: not timed on engines
 
     @property
     def geometric_mean(self) -> float:
@@ -48,16 +48,20 @@ def save(
     backend: str | None = None,
     moves: Mapping[int, float] | None = None,
 ) -> None:
-    """asked: what results depend on; backend: of process(), None until it has run; moves: of eps, by step index."""
+    """Write the results as JSON.
+
+    asked: the settings that results depend on. backend: what process() ran on, None until it has run. moves: change of
+    eps by step index.
+    """
     measured = [asdict(one) for one in results]
     values = {"asked": asked, "backend of process()": backend, "moves of eps": moves, "results": measured}
     write_whole(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def load(path: Path, asked: Mapping[str, Any]) -> list[Result]:
-    """What a comparison that asked for the same had measured when it was stopped; nothing if none was.
+    """Return the results of an interrupted comparison with the same settings; none if there is no such comparison.
 
-    Raises ValueError with one sentence for a file that is damaged.
+    Raise ValueError if the file is damaged.
     """
     try:
         values = json.loads(path.read_text())
@@ -67,8 +71,8 @@ def load(path: Path, asked: Mapping[str, Any]) -> list[Result]:
         return []
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} holds no results of this comparison ({type(error).__name__}: {error}); delete it, or choose "
-            "another folder with --out"
+            f"{path} does not contain results of this comparison ({type(error).__name__}: {error}); delete it, or "
+            "choose another folder with --out"
         ) from error
     return results if goes_on else []
 
@@ -79,7 +83,7 @@ def _result(values: Mapping[str, Any]) -> Result:
 
 
 def tables(results: Sequence[Result], detailed: Sequence[int], metric: str) -> str:
-    """Markdown: the latent errors of all, times, and all that is known of the detailed numbers of evaluations."""
+    """Return Markdown tables: latent errors of all results, times, and details for some numbers of evaluations."""
     calls = sorted({one.calls for one in results})
     lines = [_row("evaluations", *calls), _row(*["---"] * (1 + len(calls)))]
     for name in dict.fromkeys(one.method for one in results):
@@ -98,7 +102,10 @@ def tables(results: Sequence[Result], detailed: Sequence[int], metric: str) -> s
 
 
 def _details(results: Sequence[Result]) -> list[str]:
-    """The share of requests of which a method is nearest is among those that make something else."""
+    """Return a row per result. "nearest of all": the share of requests for which no other method has a smaller error.
+
+    The run on engines does not compete, because it runs the same plan as another row.
+    """
     rivals = [one.measured.latent for one in results if one.method != ON_ENGINES]
     least = [min(values) for values in zip(*rivals, strict=True)]
     lines = []

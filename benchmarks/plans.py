@@ -1,9 +1,9 @@
-"""python -m benchmarks.plans: how near ways to save evaluations come to the picture of all 20 steps, and how fast.
+"""python -m benchmarks.plans: compares methods that save evaluations, by distance from all 20 steps and by time.
 
-On requests that no plan was fitted or chosen on. The aim is the 20-step DDIM run. Networks run in PyTorch; plans with
-two taps run on this machine's engines too, whose times count for all ways with as many evaluations.
-A comparison that was stopped goes on where it was: the same command finds what is in --out (and knows of no change of
-the code in between).
+The requests are not the ones that plans were fitted or chosen on. The target is the DDIM run with all 20 steps. The
+networks run in PyTorch. Plans with two taps and the published list are also timed on this machine's engines; methods
+that are not timed get the time of two taps with the same number of evaluations.
+The same command continues an interrupted comparison: it reuses the results in --out, even if the code has changed.
 """
 
 import argparse
@@ -34,7 +34,7 @@ JSON = "plans.json"
 
 
 class Engines:
-    """process() with plans, on the engines that are there."""
+    """Runs process() with given plans on the available engines."""
 
     def __init__(self, folds: Folds, backend: str) -> None:
         self.folds = folds
@@ -54,7 +54,7 @@ class Engines:
         return Timed(milliseconds, graph.nodes if graph else None)
 
     def draw(self, plan: Plan) -> Tensor:
-        """The reported requests' latents."""
+        """Return the final latents of the reported requests."""
         latents = []
         for request in tqdm(self.folds.requests["report"], desc=ON_ENGINES):
             self.runtime.draw(request, plan)
@@ -63,7 +63,7 @@ class Engines:
 
 
 def measure(folds: Folds, options: argparse.Namespace, known: Sequence[Result]) -> Iterator[list[Result]]:
-    """All methods with all numbers of evaluations: what is known, and after each method what came to it."""
+    """Run all methods with all numbers of evaluations. After each method, yield all results so far."""
     ways = methods(folds, options.calls, options.beam, options.thorough)
     results = [one for one in known if one.method in ways]
     there = {(one.method, one.calls) for one in results}
@@ -78,7 +78,7 @@ def measure(folds: Folds, options: argparse.Namespace, known: Sequence[Result]) 
 
 
 def on_engines(results: Sequence[Result], folds: Folds, options: argparse.Namespace, engines: Engines) -> list[Result]:
-    """The results with the times of some methods, and what process() makes of the detailed numbers of evaluations."""
+    """Return the results with times for TIMED methods, plus results of process() for the detailed evaluations."""
     found = list(results)
     for index, one in enumerate(tqdm(results, desc="by process()")):
         if one.plan and one.method in TIMED:
@@ -89,7 +89,7 @@ def on_engines(results: Sequence[Result], folds: Folds, options: argparse.Namesp
 
 
 def moves(examples: Examples, schedule: Schedule) -> dict[int, float]:
-    """How far eps moves from one step of the whole run to the next, relative to its length, by step index."""
+    """Return the change of eps from the previous step of the whole run, relative to its norm, by step index."""
     eps = {}
     for index in range(STEPS - 1, END, -1):
         a, w = schedule(index, index - 1)
@@ -101,13 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     numbers: dict[str, Any] = {"type": int, "choices": range(1, STEPS + 1), "metavar": "N"}
-    add("--calls", nargs="+", default=list(range(5, 16)), help="evaluations; default 5 to 15", **numbers)
-    add("--detailed", nargs="*", default=[8, 10], help="those with a table of their own; default 8 10", **numbers)
-    add("--beam", type=int, default=BEAM, help=f"beginnings that searches keep (default {BEAM})")
+    add("--calls", nargs="+", default=list(range(5, 16)), help="numbers of evaluations; default 5 to 15", **numbers)
+    add("--detailed", nargs="*", default=[8, 10], help="those with a detailed table; default 8 10", **numbers)
+    add("--beam", type=int, default=BEAM, help=f"width of the beam search (default {BEAM})")
     add("--thorough", action="store_true", help="search as python -m build plans --thorough does")
     add_arguments(parser)
-    add("--backend", default="auto", help="of the engines for process(); default: auto")
-    add("--runs", type=int, default=5, help="times that each plan is timed (default 5)")
+    add("--backend", default="auto", help="backend for process(); default: auto")
+    add("--runs", type=int, default=5, help="timed runs per plan (default 5)")
     add("--out", type=Path, default=Path("plans"), help="folder for tables, figures and JSON; default: plans")
     options = parser.parse_args(arguments)
     try:
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results: list[Result] = []
         for results in measure(folds, options, load(options.out / JSON, asked)):
             save(options.out / JSON, asked, results)
-        _report(options, folds, results)  # already: making and recording pipelines takes minutes
+        _report(options, folds, results)  # report now: building and capturing pipelines takes minutes
         engines = Engines(folds, options.backend)
         results = on_engines(results, folds, options, engines)
     except (ValueError, OSError) as error:
@@ -163,7 +163,7 @@ def _report(options: argparse.Namespace, folds: Folds, results: Sequence[Result]
 
 
 def _points(results: Sequence[Result]) -> dict[str, list[tuple[float, float]]]:
-    """By method, milliseconds and mean PD; the milliseconds of two taps where a method was not timed itself."""
+    """Return (milliseconds, mean PD) by method. A method that was not timed gets the milliseconds of two taps."""
     usual = {one.calls: one.timed.milliseconds for one in results if one.timed and one.method == TWO_TAPS}
     points: dict[str, list[tuple[float, float]]] = {}
     for one in results:

@@ -1,4 +1,4 @@
-"""Pictures against the clock: latency, memory and how far a picture is from another."""
+"""Measures candidates: latency, peak memory and the difference from a base picture."""
 
 import gc
 import statistics
@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from cldm.canny import Picture
 
-WARMUPS = 3  # compiling, choosing convolutions, recording, filling caches
+WARMUPS = 3  # compile, choose convolution algorithms, capture, fill caches
 
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate's result. Differences are from the first picture of the same plan, a float32 one."""
+    """The result of one candidate. Differences are from the first picture of the same plan, which is float32."""
 
     name: str
     plan: str
@@ -27,12 +27,12 @@ class Row:
     max_ms: float
     max_difference: int  # grey levels
     psnr_db: float | None  # None: identical
-    peak_gib: float | None  # GPU memory that PyTorch held, weights and graph included; None on the CPU
+    peak_gib: float | None  # GPU memory that PyTorch reserved, including weights and graph; None on the CPU
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to draw the picture; `make` returns when it is in host memory."""
+    """A way to generate the picture; `make` returns once it is in host memory."""
 
     name: str
     plan: str
@@ -41,7 +41,7 @@ class Candidate:
 
 
 def measure(candidates: Iterable[Candidate], count: int, device: torch.device, runs: int) -> list[Row]:
-    """A row for each of the `count` candidates. With the first of a plan the others of that plan are compared."""
+    """Return a row for each of `count` candidates. The first candidate of a plan is the base for that plan."""
     base: dict[str, Picture] = {}
     rows = []
     for candidate in tqdm(candidates, total=count, desc="measuring"):
@@ -55,9 +55,9 @@ def measure(candidates: Iterable[Candidate], count: int, device: torch.device, r
 def time_picture(
     make: Callable[[], Picture], device: torch.device, warmups: int, runs: int
 ) -> tuple[Picture, list[float], float | None]:
-    """The picture, the milliseconds of each of the runs, and the peak memory in GiB (None on the CPU).
+    """Return the picture, the milliseconds of each run, and the peak memory in GiB (None on the CPU).
 
-    `make` returns when the picture is in host memory, so the wall clock needs no synchronizing.
+    `make` returns once the picture is in host memory, so timing needs no synchronization.
     """
     for _ in range(warmups):
         make()
@@ -71,8 +71,8 @@ def time_picture(
 
 
 def _peak_memory(make: Callable[[], Picture], device: torch.device) -> float:
-    """Reserved, not allocated: a replayed graph allocates nothing, its memory was set aside when it was recorded."""
-    gc.collect()  # of what was measured before
+    """Return reserved memory: a graph replay allocates nothing, because its memory was reserved at capture."""
+    gc.collect()  # free the previous candidate
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     make()
@@ -80,14 +80,14 @@ def _peak_memory(make: Callable[[], Picture], device: torch.device) -> float:
 
 
 def apart(picture: Picture, base: Picture) -> tuple[int, float | None]:
-    """Largest difference in grey levels, and PSNR in dB, None for identical pictures."""
+    """Return the largest difference in grey levels, and PSNR in dB (None for identical pictures)."""
     difference = picture.astype(np.float64) - base
     error = float(np.mean(difference**2))
     return int(np.abs(difference).max()), (10 * float(np.log10(255**2 / error)) if error else None)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line per row under one line of titles."""
+    """Return a line of titles and one line per row."""
     titles = ("peer", "plan", "median ms", "min", "max", "levels", "PSNR dB", "GiB")
     lines = ["{:<26} {:<8} {:>10} {:>8} {:>8} {:>6} {:>8} {:>6}".format(*titles)]
     for row in rows:

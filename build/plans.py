@@ -1,8 +1,8 @@
-"""python -m build plans: finds, for the network that is here, which steps to evaluate, and the taps in between.
+"""python -m build plans: finds the steps to evaluate, and their taps, for the given checkpoint.
 
-Three folds of requests that share neither picture nor prompt nor seed: the taps are fitted on the first, the steps are
-chosen on the second, and what a plan is worth is said on the third. Fit it in the precision that you will run.
-A plan that is there is kept, so that a search that was stopped goes on with what is missing.
+The requests form three folds that share no picture, prompt or seed: taps are fitted on the first, steps are chosen on
+the second, and results are reported on the third. Fit plans in the precision that you will run them in.
+Existing plan files are kept, so an interrupted search continues with the missing ones.
 """
 
 import argparse
@@ -22,21 +22,21 @@ from plans.routes import Route, Routes, geometric_mean, to_plan
 from plans.search import beam_search, climb, eliminate, evaluations_of_a_beam
 from plans.taps import fitted, hold
 
-# Lists to begin with beside those that are found: the contest's, and two that were good on other networks.
+# Candidates in addition to those that are found: the contest's list, and two that were good on other networks.
 KNOWN = (TEN, (19, 18, 17, 16, 15, 13, 11, 8, 4, 1), (19, 18, 17, 16, 14, 12, 9, 6, 3, 1))
 BEAM = 2
 
 
 @dataclass(frozen=True)
 class Search:
-    """How plans are looked for; what one search has found helps the next."""
+    """Searches for plans. All searches share the cache of routes."""
 
     routes: Routes
     width: int  # of the beam
     thorough: bool
 
     def best(self, calls: Sequence[int]) -> Iterator[Route]:
-        """The best route found for each of these numbers of evaluations, one after another."""
+        """Yield the best route found for each of these numbers of evaluations."""
         beam, lists = self._beam(max(calls)), self._lists(min(calls))
         for one in calls:
             others = [known for known in (*KNOWN, lists.get(one, ())) if len(known) == one]
@@ -51,23 +51,23 @@ class Search:
         return {calls: [route.evaluated for route in routes] for calls, routes in found.items()}
 
     def _lists(self, least: int) -> dict[int, tuple[int, ...]]:
-        """By elimination, for each number of evaluations; none unless thorough."""
+        """Return the lists found by elimination, by number of evaluations; none unless thorough."""
         if not self.thorough:
             return {}
         with tqdm(total=sum(range(least, STEPS)), desc="elimination", unit="list") as bar:
             return eliminate(STEPS, least, self.error, bar.update)
 
     def _choose(self, candidates: Iterable[Sequence[int]]) -> Route:
-        """The best list, or one around it if thorough."""
+        """Return the route of the best candidate, improved by hill climbing if thorough."""
         best = min(candidates, key=self.error)
         if self.thorough:
-            with tqdm(desc=f"neighbours of {len(best)}", unit="list") as bar:
+            with tqdm(desc=f"hill climbing, {len(best)} evaluations", unit="list") as bar:
                 best = climb(best, self.error, bar.update)
         return self.routes.go(best)
 
 
 def even(calls: int) -> tuple[int, ...]:
-    """Steps as far apart as plain DDIM with so many would take them."""
+    """Return `calls` evenly spaced steps that start with the first, noisiest step."""
     return tuple(STEPS - 1 - STEPS * i // calls for i in range(calls))
 
 
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"plans: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("plans: stopped; what was written stays, the same command goes on", file=sys.stderr)
+        print("plans: stopped; finished plans are kept, run the same command again to continue", file=sys.stderr)
         return 130
     return 0
 
@@ -100,12 +100,12 @@ def _run(options: argparse.Namespace) -> None:
     architecture = folds.checkpoint.architecture
     missing = [calls for calls in options.calls if options.force or not path_for(architecture, calls).exists()]
     if not missing:
-        print(f"plans: all there, in {path_for(architecture, options.calls[0]).parent}; --force finds them anew")
+        print(f"plans: all exist in {path_for(architecture, options.calls[0]).parent}; use --force to search again")
         return
     rule = fitted(options.taps) if options.taps else hold
     routes = Routes(folds.examples, folds.schedule, rule, options.taps or 1)
     search = Search(routes, options.beam, options.thorough)
-    print("evaluations   latent error, PD of this plan   even   ten of the contest (on the report fold)")
+    print("evaluations   latent error, PD on the report fold: this plan   even steps   the contest's ten   file")
     for calls, route in zip(missing, search.best(missing), strict=True):
         plan = to_plan(route, STEPS)
         others = {"even, held": even(calls)} | ({"ten, held": TEN} if calls == len(TEN) else {})
@@ -138,12 +138,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m build plans", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--calls", type=_count, nargs="+", default=[8, 10], help="evaluations of each plan (default 8 10)")
-    add("--taps", type=int, choices=range(4), default=2, help="eps that are mixed; 0: the last one is held (default 2)")
-    add("--beam", type=_count, default=BEAM, help=f"beginnings that the search keeps (default {BEAM})")
-    add("--thorough", action="store_true", help="try far more, which takes several times as long")
+    add("--calls", type=_count, nargs="+", default=[8, 10], help="evaluations, one plan per number (default 8 10)")
+    add("--taps", type=int, choices=range(4), default=2, help="how many eps to mix; 0 holds the last eps (default 2)")
+    add("--beam", type=_count, default=BEAM, help=f"width of the beam search (default {BEAM})")
+    add("--thorough", action="store_true", help="also use elimination and hill climbing; takes several times as long")
     add_arguments(parser)
-    add("--force", action="store_true", help="find those anew that are there")
+    add("--force", action="store_true", help="search again for plans that already exist")
     return parser
 
 

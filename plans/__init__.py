@@ -1,1 +1,1 @@
-"""Which steps of DDIM call the network, and how such plans are chosen and found."""
+"""Plans: which DDIM steps call the network. Also how plans are chosen and searched for."""

@@ -1,7 +1,7 @@
-"""Plan "auto": which of the plan files is best on this machine.
+"""Plan "auto": chooses the plan file that is best on this machine.
 
-The cost of a picture is linear in its plan: what is done once, and so much for each evaluation. Two measured pictures
-tell the two numbers, with all that runs side by side in them.
+The time of a picture is linear in its number of evaluations: a fixed part, plus a cost per evaluation. Timing pictures
+with two different plans gives both numbers, including the overlap of the two streams.
 """
 
 import math
@@ -17,9 +17,9 @@ FIVE = Plan(STEPS, (19, 15, 11, 7, 3))
 
 @dataclass(frozen=True)
 class Costs:
-    """Milliseconds of a picture here."""
+    """Milliseconds per picture on this machine."""
 
-    once: float  # text, hint, VAE, the host's work: what a plan changes nothing of
+    once: float  # text, hint, VAE and host work, which do not depend on the plan
     evaluation: float
 
     def __call__(self, plan: Plan) -> float:
@@ -27,38 +27,40 @@ class Costs:
 
 
 def measure_costs(milliseconds: Callable[[Plan], float]) -> Costs:
-    """`milliseconds` measures a picture with a plan of 20 steps."""
+    """Return the costs. `milliseconds(plan)` times a picture with a plan of 20 steps."""
     one, five = milliseconds(ONE), milliseconds(FIVE)
     evaluation = (five - one) / 4
     return Costs(one - evaluation, evaluation)
 
 
 def eligible_plans(architecture: str, max_pd: float | None) -> list[PlanFile]:
-    """The plan files to choose from: of 20 steps, with a known distance, by PD where there are such, within `max_pd`.
+    """Return the plan files to choose from: 20 steps, with a measured distance of at most `max_pd`, if given.
 
-    Raises ValueError with one sentence that says what to do if there are none.
+    If any distance was measured as PD, files measured as PD* are left out. Raise ValueError if no file is left, or if
+    there are only PD* distances and no `max_pd`.
     """
     if max_pd is not None and not (math.isfinite(max_pd) and max_pd > 0):
         raise ValueError(f"max_pd: got {max_pd}, expected a finite distance above 0")
     files = [file for file in known_plans(architecture) if file.plan.steps == STEPS and file.distance]
     if not files:
         raise ValueError(
-            f"plan auto: of {architecture} there is no plan in models/plans that says how far its pictures are "
-            "from those of all steps; find some with python -m build plans"
+            f"plan auto: no plan file for {architecture} in models/plans has 20 steps and a measured distance; "
+            "create plans with python -m build plans"
         )
     metric = min(_distance(file).metric for file in files)  # PD comes before PD*
     files = [file for file in files if _distance(file).metric == metric]
     if max_pd is None and metric != "PD":
         raise ValueError(
-            f"plan auto: the plans of {architecture} were measured by {metric}, which makes no leaderboard score; "
-            "bound it by max_pd (--max-pd), or put the Inception weights into models/ and find the plans anew"
+            f"plan auto: the plans for {architecture} were measured as {metric}, from which no leaderboard score can "
+            "be computed; set max_pd (--max-pd), or put the Inception weights into models/ and run "
+            "python -m build plans --force"
         )
     near = [file for file in files if max_pd is None or _distance(file).mean <= max_pd]
     if not near:
         nearest = min(files, key=lambda file: _distance(file).mean)
         raise ValueError(
-            f"plan auto: no plan of {architecture} has a {metric} of at most {max_pd:g}; the nearest is "
-            f"{nearest.path.stem} with {_distance(nearest).mean:g}"
+            f"plan auto: no plan for {architecture} has a mean {metric} of at most {max_pd:g}; increase max_pd: the "
+            f"closest plan is {nearest.path.stem} with {_distance(nearest).mean:g}"
         )
     return near
 
@@ -66,7 +68,10 @@ def eligible_plans(architecture: str, max_pd: float | None) -> list[PlanFile]:
 def best_plan(
     files: Sequence[PlanFile], costs: Costs, score: Callable[[float, float], float] | None = None
 ) -> PlanFile:
-    """The quickest, or that of the highest score of milliseconds and distance."""
+    """Return the file with the highest `score(milliseconds, distance)`, or the fastest one if there is no `score`.
+
+    Ties go to the smaller distance.
+    """
 
     def worth(file: PlanFile) -> tuple[float, float]:
         milliseconds, distance = costs(file.plan), _distance(file).mean
@@ -76,5 +81,5 @@ def best_plan(
 
 
 def _distance(file: PlanFile) -> Distance:
-    assert file.distance, "the eligible have one"
+    assert file.distance, "eligible plan files have a distance"
     return file.distance

@@ -1,4 +1,4 @@
-"""What a runtime's plan is for each number of steps: a word, a file or a Plan, or the best by this machine's times."""
+"""Resolves a runtime's plan (a name, a file, a Plan or "auto") for each number of DDIM steps."""
 
 import logging
 from collections.abc import Callable
@@ -12,44 +12,44 @@ log = logging.getLogger(__name__)
 
 
 class PlanChoice:
-    """One plan that was asked for, as a Plan for any number of steps. Files are read once.
+    """The requested plan, resolved to a Plan for any number of steps. Resolved plans are cached.
 
-    plan: as `plans.files.choose_plan` takes it, or "auto". max_pd: bounds "auto".
-    Raises ValueError with one sentence for an unknown plan.
+    plan: "auto", or anything that `plans.files.choose_plan` accepts. max_pd: the largest distance allowed for "auto".
+    Raise ValueError for an unknown plan or an unusable max_pd.
     """
 
     def __init__(self, plan: str | Plan, architecture: str, max_pd: float | None = None) -> None:
         if max_pd is not None and plan != "auto":
-            raise ValueError(f"max_pd: got {max_pd} with plan {plan!r}, expected plan 'auto', which it bounds")
+            raise ValueError(f"max_pd: got {max_pd} with plan {plan!r}, but it can only be used with plan 'auto'")
         self.plan, self.architecture, self.max_pd = plan, architecture, max_pd
         self.eligible = eligible_plans(architecture, max_pd) if plan == "auto" else []
         self.usual_steps = STEPS if self.eligible else usual_steps_of(plan, architecture)
-        self.auto: PlanFile | None = None  # what "auto" stands for, once it was measured
+        self.auto: PlanFile | None = None  # the plan file chosen for "auto"; None before measure()
         self.known: dict[tuple[str | Plan, int], Plan] = {}
 
     def __call__(self, ddim_steps: int, plan: str | Plan | None = None) -> Plan:
-        """For this number of steps; plan: another one than that which was asked for, and not "auto"."""
+        """Return the plan for this number of steps. plan: replaces the requested plan; must not be "auto"."""
         choice = self.plan if plan is None else plan
         if (choice, ddim_steps) not in self.known:
             self.known[choice, ddim_steps] = self._read(choice, ddim_steps)
         return self.known[choice, ddim_steps]
 
     def measure(self, milliseconds: Callable[[Plan], float]) -> None:
-        """Let "auto" stand for the best of the eligible plans; `milliseconds` measures a picture of 20 steps."""
+        """Choose the best eligible plan for "auto". `milliseconds(plan)` times a picture of 20 steps."""
         costs = measure_costs(milliseconds)
         self.auto = best = best_plan(self.eligible, costs, None if self.max_pd else leaderboard_score)
-        self.known.clear()  # "auto" may have stood for another one
-        log.info("plan auto: %s, about %.0f ms here, %s", best.path.stem, costs(best.plan), best.distance)
+        self.known.clear()  # "auto" may have been resolved to a different plan before
+        log.info("plan auto: %s, about %.0f ms per picture here, %s", best.path.stem, costs(best.plan), best.distance)
 
     def __str__(self) -> str:
         return f"auto: {self.auto.path.stem}" if self.auto else str(self.plan)
 
     def _read(self, choice: str | Plan, ddim_steps: int) -> Plan:
-        """Of "auto" what it stands for, or every step where that is for another number of steps."""
+        """Resolve `choice`. "auto" is the chosen plan file, or all steps if it is for another number of steps."""
         every, name = make_plan("all", ddim_steps), choice
         if self.auto and choice == "auto":
             choice = self.auto.plan if self.auto.plan.steps == every.steps else every
         plan = choose_plan(choice, ddim_steps, self.architecture)
         if name in ("ten", "auto") and plan.evaluated == every.evaluated:
-            log.warning("plan %s: no such plan for %d steps, evaluating all of them", name, plan.steps)
+            log.warning("plan %s: not available for %d steps, evaluating every step", name, plan.steps)
         return plan

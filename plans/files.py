@@ -1,11 +1,11 @@
-"""Plans as small JSON files, and which plan a user's word means.
+"""Plan files (JSON), and the names by which users choose a plan.
 
     models/plans/<architecture>_<evaluations>.json
     {"architecture": "small", "steps": 20, "evaluated": [19, ...], "taps": [[1, 0], ...],
      "distance": {"metric": "PD", "mean": 5.1}, "made": {...}}
 
-`distance` is the mean to float32 pictures of all steps, null where nobody measured it; `made` says how the plan was
-found, for a reader. `python -m build plans` writes such files.
+`distance` is the mean distance from the float32 pictures of all steps, null if not measured. `made` records how the
+plan was found, for information only. `python -m build plans` writes these files.
 """
 
 import json
@@ -21,7 +21,7 @@ from ldm.diffusion import ddim_timesteps
 from plans.plan import Plan, make_plan, usual_steps
 
 PLANS = MODELS / "plans"
-LONE_STEP = 19  # this number is a list of one step, the first of 20; less is a number of evaluations
+LONE_STEP = 19  # "19" is a list of one step, the first of 20; a smaller number means that many evaluations
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class PlanFile:
-    architecture: str  # whose network it was fitted on
+    architecture: str  # of the network that the plan was fitted on
     plan: Plan
     distance: Distance | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
@@ -46,15 +46,16 @@ class PlanFile:
 
 
 def path_for(architecture: str, calls: int) -> Path:
-    """Where a plan of so many evaluations lies."""
+    """Return the path of the plan with `calls` evaluations."""
     return PLANS / f"{architecture}_{calls}.json"
 
 
 def choose_plan(choice: str | Plan, ddim_steps: int, architecture: str) -> Plan:
-    """The plan called `choice`: "all", "ten", step indices as in "19,17,14,11,8,4", a file, or the name of one in
-    models/plans, such as "small_8"; where there is one for the architecture, 8 evaluations are called "8" too.
+    """Return the plan that `choice` names, or `choice` itself if it is a Plan.
 
-    Raises ValueError with one sentence for anything else, and for a plan of another number of steps.
+    Names are "all", "ten", step indices such as "19,17,14,11,8,4", the path of a JSON file, the name of a file in
+    models/plans such as "small_8", or a number such as "8": the architecture's file with that many evaluations.
+    Raise ValueError for any other name, and if the plan is for another number of steps.
     """
     plan = _given(choice, architecture)
     if plan is None:
@@ -62,25 +63,25 @@ def choose_plan(choice: str | Plan, ddim_steps: int, architecture: str) -> Plan:
     steps = len(ddim_timesteps(ddim_steps))
     if plan.steps != steps:
         name = choice if isinstance(choice, str) else list(plan.evaluated)
-        raise ValueError(f"plan {name} is for {plan.steps} steps, and ddim_steps {ddim_steps} makes {steps}: use all")
+        raise ValueError(f"plan {name} is for {plan.steps} steps, but ddim_steps={ddim_steps} gives {steps}: use all")
     return plan
 
 
 def usual_steps_of(choice: str | Plan, architecture: str) -> int:
-    """The ddim_steps that the plan is made for. Raises ValueError if there are none."""
+    """Return the ddim_steps that the plan is intended for. Raise ValueError if none gives its number of steps."""
     plan = _given(choice, architecture)
     return usual_steps(str(choice if plan is None else plan.steps - 1))
 
 
 def known_plans(architecture: str) -> list[PlanFile]:
-    """All in models/plans, the fewest evaluations first. Raises ValueError for a damaged one."""
+    """Return all plan files for the architecture, fewest evaluations first. Raise ValueError if one is damaged."""
     files = [read_plan(path) for path in PLANS.glob(f"{architecture}_*.json")]
-    own = [file for file in files if file.architecture == architecture]  # another's name may begin with this one
+    own = [file for file in files if file.architecture == architecture]  # skips longer architecture names
     return sorted(own, key=lambda file: len(file.plan.evaluated))
 
 
 def find_plan(choice: str, architecture: str) -> Path | None:
-    """The file that `choice` means, if it means one. Raises ValueError for a number of evaluations that has none."""
+    """Return the file that `choice` names, or None. Raise ValueError if no file has that number of evaluations."""
     if choice.endswith(".json"):
         return Path(choice)
     names = [choice, *([f"{architecture}_{choice}"] if choice.isdecimal() else [])]
@@ -88,36 +89,36 @@ def find_plan(choice: str, architecture: str) -> Path | None:
     if found is None and choice.isdecimal() and int(choice) < LONE_STEP:
         there = [len(file.plan.evaluated) for file in known_plans(architecture)]
         raise ValueError(
-            f"plan {choice}: of {architecture} there are plans of {', '.join(map(str, there)) or 'no'} evaluations in "
-            f"{PLANS}; find one with python -m build plans --calls {choice}"
+            f"plan {choice}: for {architecture} there are plans of {', '.join(map(str, there)) or 'no'} evaluations in "
+            f"{PLANS}; create this one with python -m build plans --calls {choice}"
         )
     return found
 
 
 def read_plan(path: Path) -> PlanFile:
-    """Raises ValueError with one sentence that names the file and what is wrong with it."""
-    again = "write it again with python -m build plans"
+    """Read a plan file. Raise ValueError naming the file and the problem."""
+    again = "recreate it with python -m build plans --force"
     try:
         values = json.loads(path.read_text())
     except OSError as error:
         raise ValueError(f"plan {path} cannot be read ({error.strerror}); {again}") from error
     except ValueError as error:
-        raise ValueError(f"plan {path} is no JSON ({error}); {again}") from error
+        raise ValueError(f"plan {path} is not valid JSON ({error}); {again}") from error
     try:
         plan = plan_of(values)
         distance = values["distance"]
         measured = None if distance is None else Distance(str(distance["metric"]), _distance(distance["mean"]))
         return PlanFile(str(values["architecture"]), plan, measured, dict(values["made"]))
     except KeyError as error:
-        raise ValueError(f"plan {path} lacks {error}; {again}") from error
+        raise ValueError(f"plan {path} has no field {error}; {again}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"plan {path}: {error}; {again}") from error
 
 
 def plan_of(values: Mapping[str, Any]) -> Plan:
-    """From the fields of a plan as JSON. Raises KeyError, TypeError or ValueError."""
+    """Return the plan with these JSON fields. Raise KeyError, TypeError or ValueError if they are wrong."""
     if values.get("control"):
-        raise ValueError("its field control leaves ControlNet out of some evaluations, which plans no longer can")
+        raise ValueError("its field control omits ControlNet in some evaluations, which is no longer supported")
     return Plan(
         _whole(values["steps"]),
         tuple(_whole(index) for index in values["evaluated"]),
@@ -126,7 +127,7 @@ def plan_of(values: Mapping[str, Any]) -> Plan:
 
 
 def write_plan(file: PlanFile) -> Path:
-    """Write it where `choose_plan` finds it, whole or not at all."""
+    """Write the file atomically to where `choose_plan` finds it. Return its path."""
     plan = file.plan
     values = {
         "architecture": file.architecture,
@@ -141,7 +142,7 @@ def write_plan(file: PlanFile) -> Path:
 
 
 def _given(choice: str | Plan, architecture: str) -> Plan | None:
-    """None for what `make_plan` knows."""
+    """Return a Plan as it is, or the plan of the file that `choice` names; None for names that `make_plan` handles."""
     if isinstance(choice, Plan):
         return choice
     path = find_plan(choice, architecture)
@@ -156,5 +157,5 @@ def _whole(value: Any) -> int:
 
 def _distance(value: Any) -> float:
     if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise TypeError(f"got {value!r}, expected a distance of 0 or more")
+        raise TypeError(f"got {value!r}, expected a finite distance of 0 or more")
     return float(value)

@@ -1,4 +1,4 @@
-"""The network that a plan is for, on the folds of requests that plans are fitted, chosen and reported on."""
+"""The network that plans are made for, and the folds of requests for fitting, choosing and reporting plans."""
 
 import argparse
 from collections.abc import Sequence
@@ -28,17 +28,17 @@ WHOLE = make_plan("all", STEPS)
 
 @dataclass(frozen=True)
 class Measured:
-    """How far one plan's results are from those of all steps, a value per reported request."""
+    """Distances of one plan's results from those of all steps, one value per reported request."""
 
-    latent: list[float]  # root of the mean square, from the latent in the same precision
-    pd: list[float]  # of those drawn, from the picture in float32; PD* without the real Inception weights
+    latent: list[float]  # root mean square difference from the latent in the same precision
+    pd: list[float]  # from the float32 picture, first `drawn` requests only; PD* without the real Inception weights
     ssim: list[float]
 
 
 class Folds:
-    """As the arguments of `add_arguments` say; what is loaded or drawn is, when it is first asked for.
+    """The network and the requests that the arguments of `add_arguments` select.
 
-    Raises ValueError and OSError with one sentence for arguments that cannot be followed.
+    The model and all results are computed at first use. Raise ValueError or OSError for unusable arguments.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -61,7 +61,7 @@ class Folds:
 
     @cached_property
     def examples(self) -> Examples:
-        """Taps are fitted on the calibration fold, and the selection fold judges."""
+        """The calibration fold, on which taps are fitted, followed by the selection fold, which judges plans."""
         asked = [*self.requests["calibration"], *self.requests["selection"]]
         return make_examples(self.probe(asked), self.schedule, len(self.requests["calibration"]))
 
@@ -71,12 +71,12 @@ class Folds:
 
     @cached_property
     def whole(self) -> Tensor:
-        """The reported requests' latents after all steps."""
+        """Final latents of the reported requests with every step evaluated."""
         return self.report.draw(WHOLE, STEPS)
 
     @cached_property
     def judge(self) -> Judge:
-        """Compares with the pictures of the requests that are drawn, in float32."""
+        """Compares pictures with the float32 pictures of the first `drawn` reported requests."""
         if self.precision.dtype == torch.float32:
             return Judge(self.report.pictures(self.whole[: self.drawn]), self.inception)
         exact = Probe(self._model(torch.float32), self.requests["report"][: self.drawn], self.tokenizer)
@@ -89,7 +89,7 @@ class Folds:
         return self.compare(self.report.draw(plan, STEPS))
 
     def compare(self, latents: Tensor) -> Measured:
-        """The reported requests' latents at the end of whatever way."""
+        """Return the distances of these final latents of the reported requests, however they were computed."""
         apart = distances(latents, self.whole)
         return Measured(apart, *self.judge(self.report.pictures(latents[: self.drawn])))
 
@@ -98,7 +98,7 @@ class Folds:
 
 
 def make_examples(probe: Probe, schedule: Schedule, fitted: int) -> Examples:
-    """The requests of the probe, with their runs that evaluate every step."""
+    """Return the probe's requests with the latents of the run that evaluates every step."""
     timesteps = ddim_timesteps(STEPS)
 
     def network(x: Tensor, index: int) -> Tensor:
@@ -114,15 +114,15 @@ def make_examples(probe: Probe, schedule: Schedule, fitted: int) -> Examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--fitted", type=_positive, default=6, help="requests that taps are fitted on (default 6)")
-    add("--judged", type=_positive, default=12, help="others, by which steps are chosen: the more, the less it is luck "
-        "(default 12)")  # fmt: skip
-    add("--reported", type=_positive, default=6, help="and others again, that are reported on (default 6)")
-    add("--drawn", type=_positive, help="of these, how many are compared as pictures too; default: all")
-    add("--pictures", type=Path, help="folder of pictures of one size, NAME.txt beside each says what it shows or "
-        "none does; default: the contest's, else eight drawn birds")  # fmt: skip
-    add("--checkpoint", help="the weights; default: see README")
-    add("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
+    add("--fitted", type=_positive, default=6, help="number of requests for fitting taps (default 6)")
+    add("--judged", type=_positive, default=12, help="number of other requests for choosing steps; more requests make "
+        "the choice less random (default 12)")  # fmt: skip
+    add("--reported", type=_positive, default=6, help="number of further requests for the reported results (default 6)")
+    add("--drawn", type=_positive, help="how many of the reported requests are also compared as pictures; default: all")
+    add("--pictures", type=Path, help="folder of pictures of one size, either all or none with a caption in "
+        "NAME.txt; default: the contest's pictures, else eight drawn birds")  # fmt: skip
+    add("--checkpoint", help="weights; default: see README.md")
+    add("--architecture", help="NAME of a file models/NAME.yaml; default: the checkpoint's")
     add("--precision", default="auto", help="auto, fp32 or fp16")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--debug", action="store_true", help="show the traceback of an error")

@@ -1,4 +1,4 @@
-"""The guided network of several requests at once, at any latent and timestep: what finding a plan needs to ask."""
+"""The guided network for several requests at once, at any latents and timestep, for finding plans."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,10 +19,10 @@ from runtime.streams import Streams
 
 
 class Probe:
-    """The stages of `model` in PyTorch, in its precision, on the requests as one batch; on a GPU from a recorded graph.
+    """Runs the stages of `model` in PyTorch, in its precision, on all requests as one batch.
 
-    What depends on a request alone, text and hint, is computed once, here. Raises ValueError for requests that differ
-    in more than picture, prompt, seed and guidance.
+    On a GPU, each evaluation replays one CUDA graph. The constructor computes text and hint once per request.
+    Raise ValueError unless all requests have num_samples 1 and the same size, strength and guess mode.
     """
 
     @torch.inference_mode()
@@ -53,7 +53,7 @@ class Probe:
 
     @torch.inference_mode()
     def __call__(self, latents: Tensor, timestep: int) -> Tensor:
-        """Latents [requests, 4, h/8, w/8] -> eps after guidance."""
+        """Return eps after guidance for latents [requests, 4, h/8, w/8]."""
         self.streams.begin()
         with torch.cuda.stream(self.streams.main), full_float32():
             self.x.copy_(latents)
@@ -66,7 +66,7 @@ class Probe:
 
     @torch.inference_mode()
     def draw(self, plan: Plan, ddim_steps: int) -> Tensor:
-        """The latents at the end of a plan, without noise in between."""
+        """Return the final latents of a plan with eta = 0."""
         x, known = self.starts, list[Tensor]()
         for step in evaluations(plan, self.abar, ddim_steps):
             known = [self(x, step.timestep), *known][: len(step.weights)]
@@ -75,7 +75,7 @@ class Probe:
 
     @torch.inference_mode()
     def pictures(self, latents: Tensor) -> list[Picture]:
-        """Latents as of `starts` -> the pictures of each, uint8 [h, w, 3], one after another."""
+        """Return a picture, uint8 [h, w, 3], for each of the latents, decoded one at a time."""
         with full_float32():
             return [self.stages["vae"].module(latent)[0][0].cpu().numpy() for latent in latents.split(1)]
 
@@ -89,7 +89,7 @@ class Probe:
     def _recorded(self) -> Callable[[], None]:
         if not self.streams.main:
             return self._evaluate
-        self._evaluate()  # libraries do at their first call what a recording refuses
+        self._evaluate()  # the first call initializes libraries, which capture does not allow
         return Graph(self._evaluate, self.streams.main).launch
 
     def _shift(self, timestep: int) -> Tensor:
@@ -99,8 +99,8 @@ class Probe:
 
 
 def _common(requests: Sequence[Request], residuals: int) -> tuple[tuple[int, int], tuple[list[float], list[float]]]:
-    """Height and width, and the factors on ControlNet's residuals, of all of them."""
+    """Return the height and width, and the scales of ControlNet's residuals, that all requests share."""
     found = [(one.num_samples, one.size, one.control_scales(residuals)) for one in requests]
     if any(one != (1, *found[0][1:]) for one in found):
-        raise ValueError("requests of one probe: expected one picture of one size, strength and guess mode each")
+        raise ValueError("requests of a probe: expected num_samples 1 and the same size, strength and guess_mode")
     return found[0][1:]

@@ -1,4 +1,4 @@
-"""What plans are found and judged on: three folds of requests that share neither picture nor prompt nor seed."""
+"""The requests for finding and judging plans: three folds that share no picture, prompt or seed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from cldm.request import Request
 from scoring.pictures import find_captions, find_pictures
 
-RESOLUTION = 256  # of the pictures, their shorter side
+RESOLUTION = 256  # image_resolution: the shorter side in pixels
 FOLDS = ("calibration", "selection", "report")
 PROMPTS = (
     "a bird", "a red bird at sunset", "a blue bird", "a mountain", "a green hill by the sea", "a ship", "a flower",
@@ -15,10 +15,13 @@ PROMPTS = (
 
 
 def make_requests(fold: str, count: int, folder: Path | None) -> list[Request]:
-    """Requests of one of FOLDS, with the pictures' own captions where they have them. Raises ValueError."""
+    """Return `count` requests of one of FOLDS, with the pictures' captions as prompts if there are captions.
+
+    Raise ValueError if only some pictures have captions, or if there are too few pictures for three folds.
+    """
     pictures, captions = find_pictures(folder), find_captions(folder)
     if captions and (bare := [name for name in pictures if name not in captions]):
-        raise ValueError(f"pictures: {bare[0]} has no caption {bare[0]}.txt beside it, and others have; give all one")
+        raise ValueError(f"pictures: {bare[0]} has no caption file {bare[0]}.txt, but others do: add all captions")
     place, told = FOLDS.index(fold), {name: captions.get(name, name) for name in pictures}
     fold_of: dict[str, int] = {}
     for i, words in enumerate(told.values()):
@@ -26,7 +29,7 @@ def make_requests(fold: str, count: int, folder: Path | None) -> list[Request]:
     names = [name for name, words in told.items() if fold_of[words] == place]
     if not names:
         raise ValueError(
-            f"pictures: got {len(fold_of)}, too few for {len(FOLDS)} folds that share none; give 3 or more, with "
+            f"pictures: got {len(fold_of)}, too few for {len(FOLDS)} disjoint folds; provide 3 or more, with "
             "different captions"
         )
     prompts = [captions[name] for name in names] if captions else PROMPTS[place :: len(FOLDS)]

@@ -1,8 +1,8 @@
-"""Where a plan leads: the latents of examples along evaluated steps, with taps fitted on the way.
+"""Runs plans on examples: computes the latents along the evaluated steps and fits the taps on the way.
 
-The aim is the latent of the run that evaluates every step, not the solution of the differential equation behind it.
-Taps are fitted closed loop: from where the plan itself has come to, towards where the whole run is at the next
-evaluation. They are fitted on some examples, and others judge the plan.
+The target is the latent of the run that evaluates every step (the whole run), not the exact solution of the
+differential equation. Taps are fitted closed-loop: from the latent that the plan itself has reached, towards the whole
+run's latent at the next evaluation. Some examples are used to fit the taps, the others to judge the plan.
 """
 
 from collections import OrderedDict
@@ -17,15 +17,15 @@ from ldm.diffusion import Floats, ddim_timesteps
 from plans.plan import Plan
 from plans.taps import Rule, Taps
 
-END = -1  # the index behind the last step
-KEPT = 512  # beginnings of routes
+END = -1  # the index after the last step
+KEPT = 512  # cached beginnings of routes
 
-Network = Callable[[Tensor, int], Tensor]  # latents of all examples [m, ...] and step index -> eps after guidance
+Network = Callable[[Tensor, int], Tensor]  # latents of all examples [m, ...], step index -> eps after guidance
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """x at one index from x at another with a constant eps: x[to] = a x[from] + w eps, exactly DDIM's steps between."""
+    """Coefficients (a, w) of x[end] = a x[start] + w eps for a constant eps, equal to the DDIM steps in between."""
 
     alphas: Mapping[int, float]  # signal power, by index
 
@@ -43,9 +43,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Examples:
-    """Requests with their network, and the whole run's latent of each before every step and, under END, after all.
+    """A batch of requests: their network, and the whole run's latents before every step and, at END, after the last.
 
-    fitted: so many, the first, are those that taps are fitted on; the others judge.
+    fitted: taps are fitted on the first `fitted` examples; the others judge the plan.
     """
 
     network: Network
@@ -55,7 +55,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Route:
-    """A plan's beginning: where it is, and how it came there."""
+    """The beginning of a plan: its current index and latents, and the steps and taps that led there."""
 
     at: int
     x: Tensor
@@ -65,14 +65,14 @@ class Route:
 
 
 class Routes:
-    """All routes by one rule, which looks at the last `keep` eps. What several share is computed once."""
+    """Computes routes with one rule for taps, which uses the last `keep` eps. Common beginnings are cached."""
 
     def __init__(self, examples: Examples, schedule: Schedule, rule: Rule, keep: int) -> None:
         self.examples, self.schedule, self.rule, self.keep = examples, schedule, rule, keep
-        self.known: OrderedDict[tuple[int, ...], Route] = OrderedDict()  # the one used last comes last
+        self.known: OrderedDict[tuple[int, ...], Route] = OrderedDict()  # least recently used first
 
     def go(self, evaluated: Sequence[int], end: int = END) -> Route:
-        """Evaluated at these steps, which begin with the first of all, and from the last of them to another index."""
+        """Return the route that evaluates these steps, starting with the first step of all, and continues to `end`."""
         route, fitted = self._evaluated(tuple(evaluated)), self.examples.fitted
         a, w = self.schedule(route.at, end)
         target = (self.examples.whole[end] - a * route.x) / w
@@ -81,12 +81,12 @@ class Routes:
         return replace(route, at=end, x=a * route.x + w * mixed, taps=(*route.taps, taps))
 
     def error(self, route: Route) -> float:
-        """How far the judging examples are from the whole run: geometric mean of the root of the mean square."""
+        """Return the geometric mean of the judging examples' root mean square distances from the whole run."""
         fitted = self.examples.fitted
         return geometric_mean(distances(route.x[fitted:], self.examples.whole[route.at][fitted:]))
 
     def _evaluated(self, evaluated: tuple[int, ...]) -> Route:
-        """With the eps of the last of these steps."""
+        """Return the route up to the last of these steps, including its eps."""
         if evaluated not in self.known:
             *before, at = evaluated
             route = self.go(before, at) if before else Route(at, self.examples.whole[at])
@@ -104,17 +104,17 @@ def make_schedule(abar: Floats, ddim_steps: int) -> Schedule:
 
 
 def distances(latents: Tensor, others: Tensor) -> list[float]:
-    """Of each latent from its other: root of the mean square."""
+    """Return the root mean square difference between each latent and its counterpart."""
     apart: list[float] = (latents - others).double().flatten(1).square().mean(dim=1).sqrt().tolist()
     return apart
 
 
 def geometric_mean(errors: Sequence[float]) -> float:
-    with np.errstate(divide="ignore"):  # one that is exact makes it 0
+    with np.errstate(divide="ignore"):  # an error of 0 makes the mean 0
         return float(np.exp(np.mean(np.log(errors))))
 
 
 def to_plan(route: Route, steps: int) -> Plan:
-    """The route's steps and taps; the taps are left out where eps is held."""
+    """Return the plan with the route's steps and taps. Taps are omitted if eps is held throughout."""
     held = all(row == (1.0,) for row in route.taps)
     return Plan(steps, route.evaluated, () if held else route.taps)

@@ -1,7 +1,7 @@
-"""Finds which steps a plan evaluates.
+"""Searches for the steps that a plan evaluates.
 
-A beam of the best beginnings finds the steps for all numbers of evaluations in one pass, elimination judges whole
-lists, and moving single steps betters what they found.
+Beam search over beginnings finds steps for all numbers of evaluations in one pass, elimination compares complete lists,
+and hill climbing improves a list by moving single steps.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,9 +13,9 @@ from plans.routes import END, Route, Routes
 def beam_search(
     routes: Routes, most: int, width: int, tell: Callable[[], object] = lambda: None
 ) -> dict[int, list[Route]]:
-    """The best whole routes found for each number of evaluations up to `most`, at most `width` of each, best first.
+    """Return the best complete routes for each number of evaluations up to `most`: at most `width`, best first.
 
-    tell: is called after every evaluation of the network.
+    tell: called after every evaluation of the network.
     """
     ahead: list[tuple[int, ...]] = [(routes.schedule.steps - 1,)]
     complete: dict[int, list[Route]] = {}
@@ -32,16 +32,17 @@ def beam_search(
 
 
 def evaluations_of_a_beam(steps: int, most: int, width: int) -> int:
-    """How often `beam_search` calls `tell`, if every index is reached by `width` routes; a bit less in truth."""
+    """Return an upper bound on the number of calls of `tell`, which assumes that `width` routes reach every index."""
     return 1 + width * sum(steps - calls for calls in range(1, most))
 
 
 def eliminate(
     steps: int, least: int, score: Callable[[Sequence[int]], float], tell: Callable[[], object] = lambda: None
 ) -> dict[int, tuple[int, ...]]:
-    """From all steps down to `least`, each time without the one whose loss costs the least; lists by their length.
+    """Remove steps from the full list until `least` are left, each time the one whose removal gives the lowest score.
 
-    Slower than a beam, but it judges by the end: what is near the whole run half-way may yet end elsewhere.
+    Return the lists by length. The first step is never removed. Slower than beam search, but it compares complete
+    lists: a beginning that is close to the whole run may still end far from it.
     """
     left = tuple(range(steps))[::-1]
     found = {steps: left}
@@ -59,7 +60,7 @@ def eliminate(
 def climb(
     evaluated: Sequence[int], score: Callable[[Sequence[int]], float], tell: Callable[[], object] = lambda: None
 ) -> tuple[int, ...]:
-    """Move one step after another by one or two while the score, less is better, gets better."""
+    """Return the list after moving single steps by one or two for as long as this lowers the score."""
     best, value = tuple(evaluated), score(evaluated)
     while True:
         before = best
@@ -72,7 +73,7 @@ def climb(
 
 
 def _neighbours(evaluated: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
-    """Each step but the first moved by one or two, where that leaves them in order."""
+    """Yield the lists in which one step, never the first, is moved by one or two and the order is kept."""
     for place in range(1, len(evaluated)):
         for move in (-2, -1, 1, 2):
             moved = (*evaluated[:place], evaluated[place] + move, *evaluated[place + 1 :])

@@ -1,4 +1,4 @@
-"""Taps: the weights on the last evaluations' eps that stand for the eps of the steps in between."""
+"""Taps: weights on the eps of the last evaluations. Their sum serves as eps until the next evaluation."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,32 +9,33 @@ from torch import Tensor
 from ldm.diffusion import Floats
 from plans.plan import LARGEST_TAP
 
-RIDGE = 1e-2  # towards holding eps, of the mean square of the eps of one example
-ROUNDS = 3  # of weighing the examples anew
-FLOOR = 1e-6  # of the square of eps: nearer than this counts no more
+RIDGE = 1e-2  # strength of the pull towards held eps, relative to the weighted square of one example's eps
+ROUNDS = 3  # of reweighting the examples
+FLOOR = 1e-6  # relative to the square of eps: smaller errors do not increase the weight further
 
 Taps = tuple[float, ...]
-# Steps evaluated until now, index to go to, eps newest first, and the eps that would lead to the whole run's latent;
-# both of the examples that taps are fitted on.
+# (steps evaluated so far, index to go to, eps newest first, target) -> taps. The target is the eps that would lead
+# exactly to the whole run's latent. The tensors contain only the examples that taps are fitted on.
 Rule = Callable[[Sequence[int], int, Sequence[Tensor], Tensor], Taps]
 
 
 def hold(evaluated: Sequence[int], end: int, eps: Sequence[Tensor], target: Tensor) -> Taps:
-    """The seed's rule: the last eps as it is."""
+    """Return a single tap of 1: the last eps is held."""
     return (1.0,)
 
 
 def fitted(taps: int) -> Rule:
-    """The weights on the last eps that come nearest to the whole run, with as much ridge as keeps them in bounds.
+    """Return the rule that fits weights on the last `taps` eps to get as close as possible to the whole run.
 
-    Nearest in the mean log distance, so that every example counts for as much, however far it is.
+    It minimizes the mean log distance by iterative reweighting, so that every example counts equally, however large
+    its distance. The ridge is increased until no weight exceeds LARGEST_TAP.
     """
 
     def rule(evaluated: Sequence[int], end: int, eps: Sequence[Tensor], target: Tensor) -> Taps:
         known = torch.stack([one.flatten(1).double() for one in eps[:taps]])  # [taps, m, values]
         wanted = target.flatten(1).double()
         if not (known.isfinite().all() and wanted.isfinite().all()):
-            raise ValueError(f"the network gave values that are not finite before step {evaluated[-1]}; try fp32")
+            raise ValueError(f"the network returned non-finite values at or after step {evaluated[-1]}; try fp32")
         floor = FLOOR * known[0].square().sum(dim=1)
         found = np.eye(len(known))[0]
         for _ in range(ROUNDS):

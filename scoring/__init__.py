@@ -1,1 +1,1 @@
-"""How the contest judges a picture: perceptual distance to a reference picture, latency, and the score of both."""
+"""How the contest judges pictures: perceptual distance from a reference picture, latency, and a score from both."""

@@ -1,4 +1,4 @@
-"""Pictures in memory beside base pictures, each through a JPEG file as in the contest's scoring run."""
+"""Compares pictures in memory with base pictures, each via a JPEG file as in the contest's scoring run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from scoring.inception import Inception
 
 
 class Judge:
-    """Keeps the base pictures and their features, so that many others can be compared with them."""
+    """Keeps the base pictures and their features, so that many pictures can be compared with them."""
 
     def __init__(self, bases: Sequence[Picture], inception: Inception) -> None:
         self.inception = inception
@@ -19,7 +19,7 @@ class Judge:
         self.features = [features(base, inception) for base in self.bases]  # one at a time, as pytorch-fid does
 
     def __call__(self, pictures: Sequence[Picture]) -> tuple[list[float], list[float]]:
-        """Of each picture, RGB [h, w, 3], in the order of the bases: PD (or PD*), and SSIM."""
+        """Return PD (or PD*) and SSIM of each picture. They are RGB [h, w, 3], in the order of the base pictures."""
         files = _through_jpeg(pictures)
         apart = [
             feature_distance(base, features(file, self.inception))
@@ -29,7 +29,7 @@ class Judge:
 
 
 def _through_jpeg(pictures: Sequence[Picture]) -> list[Picture]:
-    """RGB data written as BGR, as the contest's script does."""
+    """Write each picture as JPEG and read it. Channels are written as if they were BGR, as in the contest's script."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "picture.jpg"
         read = []

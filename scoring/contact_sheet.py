@@ -1,6 +1,6 @@
-"""One PNG to judge a run by eye: input, canny, base and candidate of every picture, with their numbers.
+"""One PNG for judging a run by eye: input, canny, base and candidate of every picture, with their scores.
 
-The sheet is a stack of strips of one width: header, column titles, a strip per picture, footer.
+The sheet is a vertical stack of strips of equal width: header, column titles, one strip per picture, footer.
 """
 
 import io
@@ -14,7 +14,7 @@ from scoring.distance import read_picture
 from scoring.report import PictureScore, Report
 
 COLUMNS = ("Input", "Canny", "Base", "Candidate")
-CELL = (384, 256)  # pixels at scale 1: the contest's pictures as they are
+CELL = (384, 256)  # pixels at scale 1: the size of the contest's pictures
 GAP = 16
 MARGIN = 48
 PAPER, FRAME, LINE = "#fbfaf8", "#f1efeb", "#dedbd5"
@@ -22,9 +22,9 @@ INK, MUTED = "#23211e", "#8a857c"
 
 
 def contact_sheet(report: Report, path: Path, scale: float = 1.0) -> None:
-    """Draw a report as one PNG. `scale` is that of the pictures: 1 shows them pixel by pixel, 0.5 at half size.
+    """Draw a report as one PNG. scale: 1 shows pictures of 384x256 pixels at full size, 0.5 at half size.
 
-    Raises ValueError for a scale outside of 0.5 to 2, and OSError where a picture cannot be read or `path` be written.
+    Raise ValueError for a scale outside 0.5 to 2, OSError if a picture cannot be read or `path` cannot be written.
     """
     if not 0.5 <= scale <= 2:
         raise ValueError(f"scale: got {scale}, expected 0.5 to 2")
@@ -74,7 +74,7 @@ def _row(score: PictureScore, metric_name: str, cell: tuple[int, int], width: in
     y = cell[1] + 10
     draw.text((0, y), _shorten(score.name, font, 2 * cell[0] + GAP), INK, font)
     numbers = _numbers(metric_name, score.pd, score.ssim, score.psnr, score.latency_ms)
-    for place, (label, value) in enumerate(numbers):  # at both edges of the base, then at both of the candidate
+    for place, (label, value) in enumerate(numbers):  # two below the base, two below the candidate
         label_length = font.getlength(label) + 7
         left = (2 + place // 2) * (cell[0] + GAP)
         x = float(left)

@@ -1,4 +1,4 @@
-"""How far a picture is from another, both read from files: PD, SSIM and PSNR."""
+"""Distances between two pictures that are read from files: PD, SSIM and PSNR."""
 
 import math
 from pathlib import Path
@@ -15,16 +15,16 @@ Picture = NDArray[np.uint8]  # [h, w, 3] RGB
 
 
 def perceptual_distance(first: Path, second: Path, inception: Inception) -> float:
-    """The L2 norm of the difference of the 2048 features: the contest's PD where `inception.real`, else PD*.
+    """Return the L2 norm of the difference of the 2048 features: the contest's PD if `inception.real`, else PD*.
 
-    The same as pytorch-fid's activations of either file, one picture at a time, subtracted in float64.
+    Equal to the distance between pytorch-fid's activations of the two files, one picture per batch, in float64.
     """
     a, b = (features(picture, inception) for picture in read_pair(first, second))
     return feature_distance(a, b)
 
 
 def features(picture: Picture, inception: Inception) -> torch.Tensor:
-    """[2048], float64 on the CPU."""
+    """Return the features [2048] of one picture as float64 on the CPU."""
     return inception(torch.from_numpy(picture).permute(2, 0, 1)[None])[0].cpu().double()
 
 
@@ -33,9 +33,9 @@ def feature_distance(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 def ssim(first: Path, second: Path) -> float:
-    """Structural similarity (Wang et al. 2004) with the usual 7x7 window, averaged over RGB: 1 for identical pictures.
+    """Return the structural similarity (Wang et al. 2004), 7x7 window, averaged over RGB: 1 for identical pictures.
 
-    Raises ValueError for pictures of less than 7 pixels in height or width.
+    Raise ValueError if the pictures have fewer than 7 pixels in height or width.
     """
     return ssim_of(*read_pair(first, second))
 
@@ -45,7 +45,7 @@ def ssim_of(first: Picture, second: Picture) -> float:
 
 
 def psnr(first: Path, second: Path) -> float:
-    """Peak signal-to-noise ratio in dB: math.inf for identical pictures."""
+    """Return the peak signal-to-noise ratio in dB: math.inf for identical pictures."""
     a, b = read_pair(first, second)
     if np.array_equal(a, b):
         return math.inf
@@ -53,16 +53,16 @@ def psnr(first: Path, second: Path) -> float:
 
 
 def read_pair(first: Path, second: Path) -> tuple[Picture, Picture]:
-    """Two pictures of one size. Raises ValueError where the sizes differ, OSError where a file is no picture."""
+    """Read two pictures of equal size. Raise ValueError if the sizes differ, OSError if a file is not a picture."""
     a, b = read_picture(first), read_picture(second)
     if a.shape != b.shape:
         sizes = " and ".join(f"{path} is {p.shape[1]}x{p.shape[0]}" for path, p in ((first, a), (second, b)))
-        raise ValueError(f"pictures of different size cannot be compared: {sizes}")
+        raise ValueError(f"pictures of different sizes cannot be compared: {sizes}")
     return a, b
 
 
 def read_picture(path: Path) -> Picture:
-    """uint8 [h, w, 3] RGB as Pillow decodes it, which is what pytorch-fid sees. Raises OSError where it cannot."""
+    """Return uint8 [h, w, 3] RGB, decoded by Pillow as in pytorch-fid. Raise OSError if the file cannot be read."""
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))

@@ -1,8 +1,8 @@
-"""The FID network with its weights: the real ones where a file is found, seeded ones otherwise.
+"""The FID network with its weights: the real ones if their file is found, seeded random ones otherwise.
 
-The real file is `pt_inception-2015-12-05-6726825d.pth` of pytorch-fid, known by the sha256 that its name ends in. Only
-with it the distance is the contest's PD. All else is called PD*: good for comparing two runs of one machine and for
-testing, but on a scale of its own.
+The real file is `pt_inception-2015-12-05-6726825d.pth` of pytorch-fid, identified by the start of its sha256, which is
+in the file name. Only with this file is the distance the contest's PD. With any other weights it is called PD*: usable
+for tests and for comparing runs on one machine, but on a different scale.
 """
 
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inception:
-    """A network on its device, and where its weights came from: `weights` is None for the seeded ones."""
+    """A network on its device, and the file of its weights; `weights` is None for seeded weights."""
 
     network: InceptionV3
     weights: Path | None
@@ -37,7 +37,7 @@ class Inception:
 
     @property
     def metric_name(self) -> str:
-        """What a distance of these features may be called."""
+        """Name of the distance between these features."""
         return "PD" if self.real else "PD*"
 
     @torch.no_grad()
@@ -48,10 +48,10 @@ class Inception:
 
 
 def load_inception(weights: Path | None = None, device: torch.device | str = "cpu") -> Inception:
-    """Load `weights`, else the real file from `models/` or torch hub's cache, else make seeded weights.
+    """Load `weights`, else the real file from `models/` or torch hub's cache, else create seeded weights.
 
-    Raises FileNotFoundError where `weights` names no file, and ValueError for a file that is damaged or does not hold
-    this network.
+    Raise FileNotFoundError if the file `weights` does not exist, and ValueError if a file is damaged or contains
+    another network.
     """
     path = find_weights(weights)
     if path is None:
@@ -60,15 +60,15 @@ def load_inception(weights: Path | None = None, device: torch.device | str = "cp
     prefix = file_digest(path)[: len(SHA256_PREFIX)]
     real = prefix == SHA256_PREFIX
     if path.name == FILE_NAME and not real:
-        raise ValueError(f"{path}: its sha256 starts with {prefix} and not as its name says; fetch the file again")
+        raise ValueError(f"{path}: its sha256 starts with {prefix}, unlike its name; download the file again")
     network = _network(read_weights(path), device)
     if not real:
-        log.warning("%s: sha256 starts with %s, PD's file with %s; the distance is PD*", path, prefix, SHA256_PREFIX)
+        log.warning("%s: sha256 starts with %s, expected %s for PD; the distance is PD*", path, prefix, SHA256_PREFIX)
     return Inception(network, path, real)
 
 
 def find_weights(weights: Path | None) -> Path | None:
-    """The file to load, or None. Raises FileNotFoundError where `weights` is given and names no file."""
+    """Return the file to load, or None. Raise FileNotFoundError if `weights` is given but does not exist."""
     if weights is not None:
         if not weights.is_file():
             raise FileNotFoundError(f"{weights}: no such file; expected the weights of the FID network, {FILE_NAME}")
@@ -78,11 +78,11 @@ def find_weights(weights: Path | None) -> Path | None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict of a file. Raises ValueError unless it holds this network's names and shapes."""
-    mend = f"put pytorch-fid's {FILE_NAME} in its place"
+    """Return the state dict of a file. Raise ValueError unless names and shapes match this network."""
+    mend = f"replace it with pytorch-fid's {FILE_NAME}"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no checkpoint make the unpickler raise nearly anything
+    except Exception as error:  # the unpickler may raise almost any exception if the file is not a checkpoint
         raise ValueError(f"{path}: expected a PyTorch checkpoint, but it cannot be read; {mend}") from error
     if not isinstance(state, Mapping):
         raise ValueError(f"{path}: expected a dict of tensors, got a {type(state).__name__}; {mend}")
@@ -95,9 +95,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def seeded_weights(seed: int = SEED) -> dict[str, Tensor]:
-    """He et al.'s variance-preserving weights (arXiv:1502.01852), equal in every run. Features have a mean near 0.1."""
+    """Return He et al.'s variance-preserving weights (arXiv:1502.01852), seeded. Features have a mean near 0.1."""
     network = _empty_network().to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(seed)  # of its own, so that torch's global one neither acts nor moves
+    generator = torch.Generator().manual_seed(seed)  # torch's global generator is neither used nor advanced
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data.normal_(0, math.sqrt(2 / module.weight[0].numel()), generator=generator)
@@ -109,7 +109,7 @@ def seeded_weights(seed: int = SEED) -> dict[str, Tensor]:
 
 
 def _empty_network() -> InceptionV3:
-    with torch.device("meta"):  # no memory, no time, and no draw from torch's global generator
+    with torch.device("meta"):  # takes no memory and does not advance torch's global generator
         return InceptionV3()
 
 
@@ -125,4 +125,4 @@ def _shapes(state: Mapping[str, Any]) -> dict[str, list[int] | str]:
 
 @cache
 def _say_where_to_put_the_file() -> None:
-    log.warning("no %s in %s: seeded weights, and the distance is PD*, not the contest's PD", FILE_NAME, MODELS)
+    log.warning("no %s in %s: using seeded weights; the distance is PD*, not the contest's PD", FILE_NAME, MODELS)

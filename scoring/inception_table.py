@@ -1,10 +1,10 @@
 """InceptionV3 as a table.
 
-A block is branches side by side, each a row of steps. A step is a convolution, two convolutions of the same input whose
-outputs are concatenated, or a pool. The stem is one such row.
+A block consists of parallel branches, each a row of steps. A step is a convolution, two convolutions of the same input
+whose outputs are concatenated, or a pool. The stem is a single row.
 
 Architecture: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567, with the
-choices of the TensorFlow graph of 2015-12-05 that FID is defined on. The names are those of its PyTorch port
+details of the TensorFlow graph of 2015-12-05 that defines FID. Names are from its PyTorch port
 (`pt_inception-2015-12-05-6726825d.pth` of pytorch-fid).
 """
 
@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution, its batch norm and ReLU. `same` pads so that stride 1 keeps height and width."""
+    """A convolution with batch norm and ReLU. `same` pads so that stride 1 keeps height and width."""
 
     name: str
     channels: int
@@ -111,5 +111,5 @@ BLOCKS: dict[str, Block] = {
     "Mixed_6e": block_c(192),
     "Mixed_7a": block_d(),
     "Mixed_7b": block_e("average"),
-    "Mixed_7c": block_e("max"),  # the paper averages here too; the graph behind FID does not
+    "Mixed_7c": block_e("max"),  # the paper uses average pooling here too; the graph that defines FID does not
 }

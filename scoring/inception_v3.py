@@ -1,4 +1,4 @@
-"""The network of the FID metric: pictures in, the 2048 pooled features out. It holds the 566 tensors of FID's file."""
+"""The network of the FID metric, from pictures to 2048 pooled features, with the 566 tensors of FID's file."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from scoring.inception_table import BLOCKS, STEM, Block, Conv, Pool, Row
 
 FEATURES = 2048
-CLASSES = 1008  # outputs of the classifier; the file holds it, the features do not need it
+CLASSES = 1008  # outputs of the classifier, which is in the file but not needed for the features
 SIDE = 299  # pixels
 
 
@@ -24,16 +24,16 @@ class ConvNormRelu(nn.Module):
 
 
 def pool(x: Tensor, kind: Pool) -> Tensor:
-    if kind == "average":  # over the pixels that exist: TensorFlow does not count its padding
+    if kind == "average":  # excludes the padding, as TensorFlow does
         return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
     return F.max_pool2d(x, 3, stride=1, padding=1) if kind == "max" else F.max_pool2d(x, 3, stride=2)
 
 
 class Steps(nn.Module):
-    """A module that owns the convolutions of its rows by their names and can walk a row."""
+    """A module that holds the convolutions of its rows by name and can run a row."""
 
     def add_row(self, channels: int, row: Row) -> int:
-        """Create the row's convolutions for an input of that many channels; return its output's."""
+        """Create the row's convolutions for `channels` input channels. Return the number of output channels."""
         for step in row:
             if isinstance(step, str):
                 continue
@@ -65,7 +65,7 @@ class Mixed(Steps):
 
 
 class InceptionV3(Steps):
-    """uint8 [n, 3, h, w] RGB -> float32 [n, 2048]. Raises ValueError for other pictures."""
+    """uint8 [n, 3, h, w] RGB -> float32 [n, 2048]. Raise ValueError for other inputs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,17 +8,17 @@ FAILING_PD = 12.0
 
 
 def leaderboard_score(latency_ms: float, pd: float) -> float:
-    """The points for a mean latency in ms and a mean perceptual distance, both over the contest's pictures.
+    """Return the score for a mean latency in ms and a mean perceptual distance, both over the contest's pictures.
 
-    score = 10000 * (1 - latency / 693.3322) * g(pd), where g falls gently to 1.1 at pd = 8, steeply to 0 at pd = 12,
-    and stays there. Up to pd = 12, more than 693.3322 ms make the score negative.
+    score = 10000 * (1 - latency / 693.3322) * g(pd), where g falls slowly from 1.3 to 1.1 at pd = 8, steeply to 0 at
+    pd = 12, and stays 0. Below pd = 12, latencies above 693.3322 ms give a negative score.
 
-    Origin: the formula reproduces the published reports of the contest's server, which span 168-353 ms and PD 4.9-8.95;
-    outside of that it is an extrapolation. Seven of them are in the tests and agree as far as their rounding can tell.
-    The latency is meant to be that of the contest's NVIDIA A10: with another machine's the score compares runs of that
-    machine and says nothing about the contest.
+    Source: the formula reproduces the published reports of the contest's server, which cover 168-353 ms and PD
+    4.9-8.95; outside this range it extrapolates. The tests contain seven reports, which agree within their rounding.
+    The latency is meant to be measured on the contest's NVIDIA A10. With another machine's latency, scores can be
+    compared with each other, but not with the contest's.
 
-    Raises ValueError for a latency that is not positive and finite, or a distance that is negative or not finite.
+    Raise ValueError if the latency is not positive and finite, or if the distance is negative or not finite.
     """
     if not (math.isfinite(latency_ms) and latency_ms > 0):
         raise ValueError(f"latency_ms: got {latency_ms}, expected a positive, finite number of milliseconds")

@@ -1,4 +1,4 @@
-"""The pictures that a run is scored on."""
+"""The pictures that a scoring run uses."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -15,34 +15,34 @@ DRAWN_BIRDS = Path(__file__).parents[1] / "models" / "small" / "pictures"  # mad
 
 
 def find_pictures(folder: Path | None = None) -> dict[str, Picture]:
-    """Name -> picture: all of `folder`, else the contest's, else eight drawn birds of the contest's size.
+    """Return name -> picture for all of `folder`, else the contest's, else eight drawn birds of the contest's size.
 
-    Raises ValueError for a folder that is missing, holds no picture or holds a damaged one.
+    Raise ValueError if the folder is missing, or if it contains no picture, a damaged one, or two of the same name.
     """
     folder = folder or _usual_folder()
     if not folder.is_dir():
-        raise ValueError(f"pictures: {folder} is not a folder; give one that holds {', '.join(SUFFIXES)} files")
+        raise ValueError(f"pictures: {folder} is not a folder; expected one with {', '.join(SUFFIXES)} files")
     files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
     if not files:
-        raise ValueError(f"pictures: {folder} holds no picture; expected {', '.join(SUFFIXES)} files")
+        raise ValueError(f"pictures: {folder} contains no picture; expected {', '.join(SUFFIXES)} files")
     files.sort(key=_number_and_name)
     for file, following in pairwise(sorted(files)):
         if file.stem == following.stem:
-            raise ValueError(f"pictures: {file} and {following.name} would have the same results; rename one")
+            raise ValueError(f"pictures: {file} and {following.name} would have the same result files; rename one")
     return {file.stem: read(file) for file in files}
 
 
 def find_captions(folder: Path | None = None) -> dict[str, str]:
-    """Name -> what its picture shows: of each NAME.txt that lies beside the pictures of `find_pictures`."""
+    """Return name -> caption from each NAME.txt in the folder that `find_pictures` reads."""
     texts = (folder or _usual_folder()).glob("*.txt")
     return {file.stem: file.read_text().strip() for file in texts}
 
 
 def read(path: Path) -> Picture:
-    """BGR, uint8 [h, w, 3]. Raises ValueError for a file that OpenCV cannot read."""
+    """Return BGR, uint8 [h, w, 3]. Raise ValueError if OpenCV cannot read the file."""
     picture = cv2.imread(str(path))
     if picture is None:
-        raise ValueError(f"pictures: {path} is missing or is no picture that OpenCV reads")
+        raise ValueError(f"pictures: {path} is missing or is not a picture that OpenCV can read")
     return np.asarray(picture, dtype=np.uint8)
 
 
@@ -51,6 +51,6 @@ def _usual_folder() -> Path:
 
 
 def _number_and_name(file: Path) -> tuple[int, str]:
-    """bird_2 before bird_10."""
+    """Return a sort key that puts bird_2 before bird_10."""
     digits = "".join(filter(str.isdecimal, file.stem))
     return int(digits or 0), file.stem

@@ -1,4 +1,4 @@
-"""Figures of plans: what fewer evaluations cost in distance, what they gain in time, and how far eps moves."""
+"""Figures about plans: distance by number of evaluations, distance by time, and the change of eps per step."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -14,21 +14,21 @@ from scoring.leaderboard import leaderboard_score
 
 
 def falling_errors(lines: Mapping[str, Mapping[int, float]], path: Path) -> None:
-    """A line for each method: distance from the whole run, by evaluations. PNG."""
+    """Write a PNG with a line per method: distance from the run with all 20 steps, by number of evaluations."""
     figure, axes = _lines()
     for name, errors in lines.items():
         axes.plot([*errors], [*errors.values()], marker="o", markersize=4, label=name)
     axes.set_xlabel("evaluations of the network")
-    axes.set_ylabel("distance of the latent from that of all 20 steps")
+    axes.set_ylabel("distance from the latent of all 20 steps")
     axes.grid(alpha=0.3, which="both")
     figure.legend(loc="outside right", frameon=False, fontsize=9)
     _write(figure, path)
 
 
 def distances_by_time(points: Mapping[str, Sequence[tuple[float, float]]], metric: str, path: Path) -> None:
-    """A line for each method: mean distance of the pictures, by milliseconds. PNG.
+    """Write a PNG with a line per method: mean distance of the pictures, by milliseconds.
 
-    With contours of the leaderboard score where the distance is the contest's PD.
+    Contours show the leaderboard score if the distance is the contest's PD.
     """
     figure, axes = _lines()
     for name, pairs in points.items():
@@ -44,7 +44,7 @@ def distances_by_time(points: Mapping[str, Sequence[tuple[float, float]]], metri
 
 
 def _lines() -> tuple[Figure, Axes]:
-    """Distances on a logarithmic axis, twenty colours."""
+    """Return a figure with a logarithmic distance axis and twenty colours."""
     figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     colours = colormaps["tab20"].colors  # type: ignore[attr-defined]
@@ -62,13 +62,13 @@ def _score_contours(axes: Axes) -> None:
 
 
 def moving_eps(moves: Mapping[int, float], path: Path) -> None:
-    """How far eps moves from one step to the next, the noisiest step first. PNG."""
+    """Write a PNG: relative change of eps from step to step, the noisiest step first."""
     figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     indices = sorted(moves, reverse=True)
     axes.bar([str(index) for index in indices], [moves[index] for index in indices], color="#2f6f9f")
-    axes.set_xlabel("step, the first on the left")
-    axes.set_ylabel("change of eps, relative")
+    axes.set_xlabel("step index, in order of execution")
+    axes.set_ylabel("relative change of eps")
     axes.spines[["top", "right"]].set_visible(False)
     _write(figure, path)
 

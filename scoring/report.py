@@ -1,4 +1,4 @@
-"""What a scoring run found: one line per picture, their means, as text and as JSON."""
+"""The results of a scoring run: one row per picture and the means, as text and as JSON."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from scoring.leaderboard import leaderboard_score
 
 @dataclass(frozen=True)
 class PictureScore:
-    """One picture: the files of its row in the contact sheet, and how the candidate compares with the base."""
+    """One picture: how the candidate compares with the base, and the files for its row in the contact sheet."""
 
     name: str
     pd: float
@@ -29,10 +29,10 @@ class PictureScore:
 
 @dataclass(frozen=True)
 class Report:
-    """A run over one or more pictures in the order they were made. Raises ValueError without any."""
+    """A run over one or more pictures, in the order of generation. Raise ValueError if there are none."""
 
     scores: Sequence[PictureScore]
-    metric_name: str  # PD, or PD* without the real weights: Inception.metric_name
+    metric_name: str  # PD, or PD* without the real weights; see Inception.metric_name
     device: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -50,12 +50,12 @@ class Report:
 
     @property
     def mean_psnr(self) -> float:
-        """dB, math.inf where one of the pictures is identical to its base."""
+        """In dB; math.inf if one of the pictures is identical to its base."""
         return fmean(score.psnr for score in self.scores)
 
     @property
     def mean_latency_ms(self) -> float:
-        """Without the first call, which pays for warming up, unless it is the only one."""
+        """Excludes the first call, which includes warm-up, unless it is the only one."""
         return fmean(score.latency_ms for score in self.scores[1:] or self.scores)
 
     @property
@@ -65,16 +65,16 @@ class Report:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the numbers has to know."""
-        notes = ["Mean latency leaves out the first call."] if len(self.scores) > 1 else []
+        """Remarks needed to interpret the numbers."""
+        notes = ["The mean latency excludes the first call."] if len(self.scores) > 1 else []
         if self.leaderboard_score is not None:
-            notes.append("The leaderboard score has this machine's latency; the contest's is an A10's.")
+            notes.append("The leaderboard score uses this machine's latency; the contest used an A10.")
         else:
-            notes.append(f"{self.metric_name} is not the contest's PD: the weights behind it are not the real ones.")
+            notes.append(f"{self.metric_name} is not the contest's PD: it was computed without the real weights.")
         return notes
 
     def text(self) -> str:
-        """A table of aligned columns, its means, the leaderboard score where there is one, and the notes."""
+        """Return an aligned table with the means, the leaderboard score if there is one, and the notes."""
         width = max(len("picture"), *(len(score.name) for score in self.scores))
         rows = [(s.name, s.pd, s.ssim, s.psnr, s.latency_ms) for s in self.scores]
         rows.append(("mean", self.mean_pd, self.mean_ssim, self.mean_psnr, self.mean_latency_ms))
@@ -86,7 +86,7 @@ class Report:
         return "\n".join([*lines, "", *self.notes])
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data for strict JSON, which has no infinity: it becomes the string "inf" that float() reads back."""
+        """Return plain data for strict JSON. Infinity becomes the string "inf", which float() can read back."""
         keys = (self.metric_name, "ssim", "psnr_db", "latency_ms")
         data: dict[str, Any] = {
             "metric": self.metric_name,
@@ -103,7 +103,7 @@ class Report:
         return {key: _strict(value) for key, value in data.items()}
 
     def save_json(self, path: Path) -> None:
-        """Raises OSError where `path` cannot be written."""
+        """Write the JSON file. Raise OSError if `path` cannot be written."""
         write_whole(path, (json.dumps(self.as_json(), indent=2, allow_nan=False) + "\n").encode())
 
 

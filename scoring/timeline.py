@@ -1,4 +1,4 @@
-"""A picture of when each stage ran, one row per stream."""
+"""A figure that shows when each stage ran, one row per stream."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -19,7 +19,7 @@ COLOURS = {
 
 
 def timeline_picture(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Draw the rows to a PNG file, all of it or nothing."""
+    """Draw the rows into a PNG file, which is written atomically."""
     figure = Figure(figsize=(16, 2.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     for name, stream, start, end in rows:
@@ -39,7 +39,7 @@ def timeline_picture(rows: Sequence[Row], title: str, path: Path) -> None:
 
 
 def totals(rows: Sequence[Row]) -> dict[str, float]:
-    """Milliseconds of each stage, all its runs together, in the order of their first."""
+    """Return the total milliseconds of each stage, in the order of first runs."""
     sums: dict[str, float] = {}
     for name, _, start, end in rows:
         sums[name] = sums.get(name, 0.0) + end - start

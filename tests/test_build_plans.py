@@ -61,7 +61,7 @@ def test_nothing_is_done_where_all_is_there(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "plans").mkdir()
     (tmp_path / "plans" / "tiny_2.json").touch()
     assert main([*COMMAND, "--calls", "2"]) == 0
-    assert "plans: all there" in capsys.readouterr().out
+    assert "plans: all exist in" in capsys.readouterr().out
 
 
 def test_folds_share_neither_picture_nor_prompt_nor_seed() -> None:
@@ -81,17 +81,17 @@ def test_pictures_bring_their_captions_and_those_with_one_share_a_fold(tmp_path:
     (tmp_path / "scene_1.txt").write_text("a caption of two pictures")
     (tmp_path / "scene_2.txt").write_text("a caption of two pictures")
     assert len({one.input_image.tobytes() for one in make_requests("selection", 4, tmp_path)}) == 2
-    with pytest.raises(ValueError, match=r"got 2, too few for 3 folds .* with different captions"):
+    with pytest.raises(ValueError, match=r"got 2, too few for 3 disjoint folds; .* with different captions"):
         make_requests("report", 1, tmp_path)
     (tmp_path / "scene_1.txt").unlink()
-    with pytest.raises(ValueError, match=r"scene_1 has no caption scene_1\.txt beside it"):
+    with pytest.raises(ValueError, match=r"scene_1 has no caption file scene_1\.txt, but others"):
         make_requests("report", 1, tmp_path)
 
 
 def test_too_few_pictures_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pictures(tmp_path, 2)
     assert main([*COMMAND, "--calls", "2", "--pictures", str(tmp_path)]) == 1
-    assert "plans: pictures: got 2, too few for 3 folds" in capsys.readouterr().err
+    assert "plans: pictures: got 2, too few for 3 disjoint folds" in capsys.readouterr().err
 
 
 def test_even_steps() -> None:

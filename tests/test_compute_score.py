@@ -176,7 +176,7 @@ def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monk
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("--pictures", "{}/empty"), "{}/empty holds no picture"),
+        (("--pictures", "{}/empty"), "{}/empty contains no picture"),
         (("--pictures", "{}/absent"), "{}/absent is not a folder"),
         (("--pictures", "{}/file"), "{}/file is not a folder"),
         (("--pictures", "{}/damaged"), "{}/damaged/bird.png"),

@@ -105,13 +105,13 @@ def test_bad_choices_raise(loaded: tuple[ControlLDM, Tokenizer], monkeypatch: py
     model, tokenizer = loaded
     for names, plans, message in (
         (["eagre"], ["all"], "peer 'eagre': expected one of eager;"),
-        (["eager, one graph"], ["all"], "records a CUDA graph, and the device is cpu"),
+        (["eager, one graph"], ["all"], "needs a CUDA graph, but the device is cpu"),
         (["eager"], ["most"], "plan 'most': expected"),
     ):
         with pytest.raises(ValueError, match=message):
             peers(names, model, plans, CPU, torch.float32)
-    with pytest.raises(ValueError, match="the peers make pictures with"):
+    with pytest.raises(ValueError, match="the peers support only"):
         inputs_for(Request(**vars(contest_request()) | {"scale": 7.5}), tokenizer, CPU)
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(SystemExit, match="error: the peers need the library diffusers"):
+    with pytest.raises(SystemExit, match="error: the peers need the diffusers library"):
         main(["--architecture", "small", "--device", "cpu"])

@@ -215,7 +215,7 @@ def test_probe_rejects_requests_of_different_shapes(loaded: tuple[ControlLDM, To
     model, tokenizer = loaded
     for change in ({"strength": 0.5}, {"guess_mode": True}, {"image_resolution": 128}, {"num_samples": 2}):
         asked = [request(picture, image_resolution=64), request(picture, **{"image_resolution": 64} | change)]
-        with pytest.raises(ValueError, match="expected one picture of one size, strength and guess mode each"):
+        with pytest.raises(ValueError, match="expected num_samples 1 and the same size, strength and guess_mode"):
             Probe(fast(model), asked, tokenizer)
 
 

@@ -80,5 +80,5 @@ def test_usual_steps() -> None:
     assert usual_steps("ten") == usual_steps("all") == usual_steps("19,4") == 20
     assert usual_steps("9,5,2") == 10
     assert usual_steps("12,0") == 12, "ddim_steps 12 gives 13 steps"
-    with pytest.raises(ValueError, match="no ddim_steps makes 700 steps"):
+    with pytest.raises(ValueError, match="no ddim_steps gives 700 steps"):
         usual_steps("699,1")

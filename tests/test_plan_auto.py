@@ -46,16 +46,18 @@ def test_best_plan_by_score_or_by_time() -> None:
 
 
 def test_eligible_plans() -> None:
-    with pytest.raises(ValueError, match="of small there is no plan in models/plans that says how far"):
+    with pytest.raises(ValueError, match="no plan file for small in models/plans has 20 steps and a measured distance"):
         eligible_plans("small", 5.0)
     files = [write_plan(one) and one for one in (file(6, 0.3, "PD*"), file(8, 0.2, "PD*"), file(10, None))]
     write_plan(PlanFile("other", Plan(20, (19,)), Distance("PD", 1.0)))
     assert eligible_plans("small", 0.25) == files[1:2]
     assert eligible_plans("small", 0.3) == files[:2]
-    with pytest.raises(ValueError, match=r"measured by PD\*, which makes no leaderboard score; bound it by max_pd"):
+    with pytest.raises(
+        ValueError, match=r"measured as PD\*, from which no leaderboard score can be computed; set max_pd"
+    ):
         eligible_plans("small", None)
     with pytest.raises(
-        ValueError, match=r"no plan of small has a PD\* of at most 0.1; the nearest is small_8 with 0.2"
+        ValueError, match=r"no plan for small has a mean PD\* of at most 0.1; .* closest plan is small_8 with 0.2"
     ):
         eligible_plans("small", 0.1)
     contest = file(12, 4.5)

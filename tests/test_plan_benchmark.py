@@ -85,7 +85,7 @@ def test_only_results_of_the_same_settings_are_reused(tmp_path: Path) -> None:
     for damaged in (file.read_text()[:-20], "{}", "[]"):
         file.write_text(damaged)
         with pytest.raises(
-            ValueError, match=r"plans\.json holds no results of this comparison .*; delete it, or choose"
+            ValueError, match=r"plans\.json does not contain results of this comparison .*; delete it, or choose"
         ):
             load(file, {"beam": 2})
 

@@ -36,13 +36,13 @@ def test_choices() -> None:
         assert choose_plan(choice, 20, "small") == PLAN
         assert usual_steps_of(choice, "small") == 20
     assert choose_plan("19", 20, "small") == Plan(20, (19,)), "no plan file has 19 evaluations, so 19 is a step index"
-    with pytest.raises(ValueError, match=r"plan 7: of small there are plans of 3 evaluations in .* --calls 7"):
+    with pytest.raises(ValueError, match=r"plan 7: for small there are plans of 3 evaluations in .* --calls 7"):
         choose_plan("7", 20, "small")
     for choice in ("all", "ten", "19,4"):
         assert choose_plan(choice, 20, "small") == make_plan(choice, 20)
     with pytest.raises(ValueError, match="expected all, ten or step indices"):
         choose_plan("sd15_3", 20, "small")
-    with pytest.raises(ValueError, match=r"plan small_3 is for 20 steps, and ddim_steps 10 makes 10: use all"):
+    with pytest.raises(ValueError, match=r"plan small_3 is for 20 steps, but ddim_steps=10 gives 10: use all"):
         choose_plan("small_3", 10, "small")
     with pytest.raises(ValueError, match=r"plan \[19, 11, 3\] is for 20 steps"):
         choose_plan(PLAN, 10, "small")
@@ -51,27 +51,27 @@ def test_choices() -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"evaluated": [19, 3, 11]}, "expected step indices that fall from 19"),
+        ({"evaluated": [19, 3, 11]}, "expected step indices that descend from 19"),
         ({"evaluated": [19, 11.0, 3]}, "got 11.0, expected a whole number"),
         ({"steps": True}, "got True, expected a whole number"),
-        ({"taps": [[1, 0], [1, 0]]}, r"taps \[2, 2\]: expected 3 rows of one length"),
-        ({"taps": [[1, 0], [1], [1, 0]]}, r"taps \[2, 1, 2\]: expected 3 rows of one length"),
-        ({"taps": [[], [], []]}, "expected 3 rows of one length, 1 or more"),
+        ({"taps": [[1, 0], [1, 0]]}, r"taps with row lengths \[2, 2\]: expected 3 rows of equal length"),
+        ({"taps": [[1, 0], [1], [1, 0]]}, r"taps with row lengths \[2, 1, 2\]: expected 3 rows of equal length"),
+        ({"taps": [[], [], []]}, "expected 3 rows of equal length, 1 or more"),
         ({"taps": [[1, 0], [3.5, 0], [1, 0]]}, "evaluation 1: expected numbers from -3 to 3"),
         ({"taps": [[1, 0], [float("nan"), 0], [1, 0]]}, "evaluation 1: expected numbers from -3 to 3"),
-        ({"taps": [[1, 0.1], [1, 0], [1, 0]]}, "evaluation 0: .*, and 0 for evaluations before the first"),
+        ({"taps": [[1, 0.1], [1, 0], [1, 0]]}, "evaluation 0: .*, and 0 where there is no earlier evaluation"),
         ({"taps": [["one", 0], [1, 0], [1, 0]]}, "could not convert string"),
         ({"taps": 7}, "not iterable"),
-        ({"control": [True, False, True]}, "its field control leaves ControlNet out of some evaluations"),
+        ({"control": [True, False, True]}, "its field control omits ControlNet in some evaluations"),
         ({"made": 3}, "not iterable"),
         ({"distance": 3}, "not subscriptable"),
-        ({"distance": {"metric": "PD", "mean": -1}}, "got -1, expected a distance of 0 or more"),
+        ({"distance": {"metric": "PD", "mean": -1}}, "got -1, expected a finite distance of 0 or more"),
     ],
 )
 def test_wrong_plan_raises(change: dict[str, Any], what: str) -> None:
     path = write_plan(FILE)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ValueError, match=rf"plan .*small_3.json: .*{what}.*; write it again with python -m"):
+    with pytest.raises(ValueError, match=rf"plan .*small_3.json: .*{what}.*; recreate it with python -m"):
         read_plan(path)
 
 
@@ -81,8 +81,8 @@ def test_damaged_plan_raises(tmp_path: Path) -> None:
     path = write_plan(FILE)
     text = path.read_text()
     path.write_text(text[:40])
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         read_plan(path)
     path.write_text(text.replace('"taps"', '"tops"'))
-    with pytest.raises(ValueError, match="lacks 'taps'"):
+    with pytest.raises(ValueError, match="has no field 'taps'"):
         read_plan(path)

@@ -43,5 +43,5 @@ def test_every_example_counts_equally_regardless_of_scale() -> None:
 
 def test_non_finite_values_raise() -> None:
     eps = [torch.full((2, 10), torch.nan)]
-    with pytest.raises(ValueError, match="not finite before step 15; try fp32"):
+    with pytest.raises(ValueError, match="non-finite values at or after step 15; try fp32"):
         fitted(2)((19, 15), 9, eps, torch.zeros(2, 10))
