@@ -131,7 +131,7 @@ def test_other_errors_are_no_reason_to_go_on(
 
 def test_how_a_picture_was_made_is_said(on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("graph", "settings", "latent"):
-        with pytest.raises(RuntimeError, match=f"{name} was asked for before initialize"):
+        with pytest.raises(RuntimeError, match=rf"{name} needs a generated picture: call initialize\(\)"):
             getattr(on_a_gpu, name)
     graph = Mock(nodes=7017)
 
