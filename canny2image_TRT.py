@@ -1,4 +1,4 @@
-"""The drop-in class of the TensorRT Hackathon 2023: a picture from canny edges and a prompt."""
+"""The drop-in class of the TensorRT Hackathon 2023: generates pictures from Canny edges and a prompt."""
 
 import numpy as np
 import torch
@@ -25,21 +25,22 @@ from runtime.timing import Span
 
 
 class hackathon:
-    """`initialize()` once, then `process()` per picture; names and arguments are the contest's.
+    """Call `initialize()` once, then `process()` for each picture. Names and arguments are the contest's.
 
-    checkpoint: a .pth or .safetensors file, "SD15_FOLDER:CONTROLNET_FOLDER" of the diffusers library, or
-        "random:SEED"; by default the first that is found (see cldm/checkpoint.py).
-    architecture: a file of models/*.yaml, "sd15" or "small"; by default what belongs to the checkpoint.
-    backend: "auto", "eager", "inductor" or "tensorrt", whose engine files `python -m build` makes; "auto" takes
-        TensorRT's or else inductor's on a GPU if they are there. precision: "auto", "fp32" or "fp16".
+    checkpoint: a .pth or .safetensors file, "SD15_FOLDER:CONTROLNET_FOLDER" in the layout of the diffusers library, or
+        "random:SEED"; by default the first one found (see cldm/checkpoint.py).
+    architecture: the name of a file in models/*.yaml, "sd15" or "small"; by default the checkpoint's.
+    backend: "auto", "eager", "inductor" or "tensorrt"; the last two need engine files, built by `python -m build`.
+        On a GPU, "auto" picks tensorrt, else inductor, if its engine files exist, and eager otherwise.
+    precision: "auto", "fp32" or "fp16".
     device: "auto", "cpu", "cuda" or "cuda:N".
     plan: "ten", "all", the indices of the steps that call the network, a plan file (see plans/files.py), a Plan, or
-        "auto": of the plan files the one with the best leaderboard score by this machine's times, or, given max_pd,
-        the quickest whose distance is not above that (see plans/auto.py).
-    strict: raise where otherwise a warning says what is used instead: no CUDA graph, or engine files that are damaged,
-        of another version or not there for a picture's size.
+        "auto": the plan file with the best leaderboard score at this machine's speed or, if max_pd is given, the
+        fastest one whose distance is at most max_pd (see plans/auto.py).
+    strict: raise instead of warning and falling back if capture into a CUDA graph fails, or if engine files are
+        damaged, of another version, or missing for a picture's size. "auto" still skips a backend without any files.
 
-    Raises ValueError with one sentence for a choice that this machine or project does not have.
+    Raises ValueError for an unknown option and for one that this machine cannot run.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class hackathon:
         device: str = "auto",
         strict: bool = False,
     ) -> None:
-        self.checkpoint = self._built = find_checkpoint(checkpoint, architecture)  # TensorRT's files are built from it
+        self.checkpoint = self._built = find_checkpoint(checkpoint, architecture)  # _built: held by TensorRT's engines
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self._backends, self._strict = choose_backends(backend, self.device), strict
@@ -65,13 +66,14 @@ class hackathon:
         self._pipelines: Pipelines | None = None
 
     def initialize(self) -> None:
-        """Read the weights, make the pipeline of the contest's shape, on a GPU record it, and run it once.
+        """Load the weights, create the pipeline for the contest's picture size, capture it on a GPU, and run it once.
 
-        Raises ValueError with one sentence if the chosen backend or its engine files cannot be used here.
+        Raises ValueError if the weights, the backend or its engine files cannot be used here, or, with strict, if
+        capture fails.
         """
         with self._turns(), tqdm(total=3, delay=2, leave=False, disable=None) as progress:
-            self._pipelines = None  # those of an earlier call run on the weights of then
-            progress.set_description("reading weights")
+            self._pipelines = None  # drop the pipelines of an earlier call, which use its weights
+            progress.set_description("loading weights")
             tokenizer = self.checkpoint.load_tokenizer()
             model = make_fast(self.checkpoint.load_model().to(self.device), self.precision.dtype)
             self._engines.weights = None if self.checkpoint is self._built else model.state_dict()
@@ -101,13 +103,15 @@ class hackathon:
         low_threshold: float,
         high_threshold: float,
     ) -> list[NDArray[np.uint8]]:
-        """`num_samples` new pictures, uint8 [h, w, 3], channels in the order in which the model was trained (RGB).
+        """Return `num_samples` pictures, uint8 [h, w, 3], with the channel order of the training data (RGB).
 
         input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]; its shorter side is scaled to image_resolution,
-        both sides to multiples of 64. The picture shows `prompt, a_prompt` and not n_prompt, scale says how much.
-        strength: of the edges, found by canny between the thresholds (0 to 255 and more); guess_mode: edges lead,
-        the prompt may be empty. seed: -1 draws one. eta: 0 is DDIM, 1 adds DDPM's noise.
-        Raises TypeError or ValueError with one sentence for bad arguments.
+            then both sides are rounded to multiples of 64.
+        prompt, a_prompt: joined into one prompt; n_prompt: the negative prompt; scale: the guidance scale.
+        low_threshold, high_threshold: of the Canny edges, usually 0 to 255; strength: the influence of the edges.
+        guess_mode: the edges dominate, and the prompt may be empty.
+        seed: -1 picks a random one. eta: 0 is DDIM, 1 adds DDPM's noise.
+        Raises TypeError or ValueError for bad arguments.
         """
         self._initialized("process() was called before initialize(): call initialize() once first")
         request = Request(
@@ -117,58 +121,58 @@ class hackathon:
         return self.draw(request)
 
     def draw(self, request: Request, plan: str | Plan | None = None) -> list[NDArray[np.uint8]]:
-        """The pictures of a request; plan: another one for them than the runtime's. Raises as `process`."""
+        """Return the pictures of a request, using `plan` instead of the runtime's if given. Raises like `process`."""
         pipelines = self._initialized("draw() was called before initialize(): call initialize() once first")
         request.check_precision(torch.finfo(self.precision.dtype).max)
         with self._turns():
             return pipelines.draw(request, self._plan(request.ddim_steps, plan))
 
     def load_weights(self, checkpoint: str) -> None:
-        """Other weights of the same architecture from now on; nothing is built again.
+        """Replace the weights with another checkpoint of the same architecture, without building anything again.
 
-        Recorded graphs stay, but for backend tensorrt, whose engines must have been built with --refit: its pictures
-        are recorded again when they are next asked for.
-        Raises CheckpointError, TokenizerError, or ValueError where TensorRT refuses, before anything has changed.
+        Captured graphs stay valid, except with backend tensorrt: its engines must have been built with --refit, and
+        each graph is captured again at the next request that needs it.
+        Raises CheckpointError, TokenizerError, or ValueError if TensorRT cannot refit; then nothing has changed.
         """
         found = find_checkpoint(checkpoint, self.checkpoint.architecture)
         pipelines = self._initialized(
-            "load_weights() was called before initialize(): give the checkpoint to the constructor"
+            "load_weights() was called before initialize(): pass the checkpoint to the constructor"
         )
         with defaults():
             tokenizer, model = found.load_tokenizer(), found.load_model()
         with self._turns():
-            weights = pipelines.model.state_dict()  # the tensors themselves
+            weights = pipelines.model.state_dict()  # references, not copies
             if self.backend.name == "tensorrt":
                 self._engines.refit(checkpoint, make_fast(model, self.precision.dtype), weights)
-                pipelines.clear()  # nothing says whether a graph sees the weights of a refitted engine
+                pipelines.clear()  # a graph may still use the old weights of a refitted engine
             pipelines.load(model, tokenizer)
             self._engines.weights, self.checkpoint = weights, found
 
     def timeline(self) -> list[Span]:
-        """When each stage of a picture runs, and on which of the two streams: of one more run of the last picture."""
+        """Run the last picture once more, and return when each stage ran and on which of the two streams."""
         with self._turns():
             return self._last("timeline()").timeline()
 
     @property
     def backend(self) -> Backend:
-        """What runs the networks; eager until initialize() has looked for engine files."""
+        """The backend that runs the networks; eager until initialize() has looked for engine files."""
         return self._engines.backend
 
     @property
     def graph(self) -> Graph | None:
-        """That which was launched for the last picture; None if there is none."""
+        """The CUDA graph that generated the last picture, or None if it ran without one."""
         with self._turns():
             return self._last("graph").graph
 
     @property
     def latent(self) -> Tensor:
-        """The last picture's latent after all steps, a copy: float32 [num_samples, 4, h / 8, w / 8], on the device."""
+        """A copy of the last picture's latent after all steps, on the device: float32 [num_samples, 4, h/8, w/8]."""
         with self._turns():
             return self._last("latent").buffers["x"].clone()
 
     @property
     def settings(self) -> dict[str, str]:
-        """How the last picture was made, in words."""
+        """How the last picture was generated: backend, precision, plan, evaluations and graph."""
         with self._turns():
             said = {"backend": self.backend.name, "precision": self.precision.name, "plan": str(self._plan)}
             return said | self._last("settings").settings
@@ -182,7 +186,7 @@ class hackathon:
         last = self._pipelines.last if self._pipelines else None
         if last is None:
             raise RuntimeError(
-                f"{name} was asked for before initialize() or, after load_weights() with TensorRT, before process(): "
-                "call that once first"
+                f"{name} needs a generated picture: call initialize() once first, or process() after "
+                "load_weights() with TensorRT"
             )
         return last

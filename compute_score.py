@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The contest's scoring run: pictures -> latency, perceptual distance and, with the real PD, the leaderboard score.
+"""The contest's scoring run: measures latency, perceptual distance (PD) and, with the real PD, the leaderboard score.
 
-Base pictures come from cldm/reference.py in float32 on this machine, candidates from canny2image_TRT.hackathon.
-Writes to the folder --out: <name>.jpg and base/<name>.jpg (RGB data written as BGR, as the contest's script does),
-shown/ (the same in true colours), score.json, contact_sheet.png and, if asked, timeline.png.
+Base pictures come from cldm/reference.py, in float32 on this machine; candidates from canny2image_TRT.hackathon.
+Files in the folder --out: <name>.jpg and base/<name>.jpg (RGB data written as BGR, as in the contest's script),
+shown/ (inputs, edges and pictures in true colors), score.json, contact_sheet.png and, with --timeline, timeline.png.
 """
 
 import argparse
@@ -33,19 +33,19 @@ from scoring.timeline import timeline_picture
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--pictures", type=Path, help="folder of pictures; default: the contest's, else eight drawn birds")
+    add("--pictures", type=Path, help="folder of input pictures; default: the contest's, else eight drawn birds")
     add("--out", type=Path, default=Path("score"), help="folder for the results; default: score")
     add("--weights", "--checkpoint", help="file, SD15_FOLDER:CONTROLNET_FOLDER or random:SEED; default: see README")
-    add("--architecture", help="file of models/*.yaml; default: what belongs to the weights")
+    add("--architecture", help="name of a file in models/*.yaml; default: the one for the weights")
     add("--backend", default="auto")
-    add("--plan", default="ten", help="ten, all, step indices, a plan file or its name, or auto, the best for this GPU")
-    add("--max-pd", type=float, help="with --plan auto: the quickest plan file whose mean PD is not above this")
+    add("--plan", default="ten", help="ten, all, step indices, a plan file or its name, or auto (best on this machine)")
+    add("--max-pd", type=float, help="with --plan auto: use the fastest plan file whose mean PD is at most this")
     add("--precision", default="auto", help="fp32 or fp16")
     add("--device", default="auto", help="cpu, cuda or cuda:N")
-    add("--strict", action="store_true", help="fail where otherwise a warning says what is used instead")
+    add("--strict", action="store_true", help="fail instead of warning and falling back")
     add("--debug", action="store_true", help="show the traceback of an error")
-    add("--inception", type=Path, help="weights of the FID network")
-    add("--timeline", action="store_true", help="also draw when each stage of a picture runs, to timeline.png")
+    add("--inception", type=Path, help="file with the weights of FID's Inception network")
+    add("--timeline", action="store_true", help="also plot when each stage of a picture runs, in timeline.png")
     for name, value in CONTEST.items():
         if name == "guess_mode":
             add("--guess-mode", action="store_true")
@@ -60,7 +60,7 @@ def make_request(picture: Picture, options: argparse.Namespace) -> Request:
 
 
 def make_candidates(runtime: hackathon, requests: dict[str, Request]) -> dict[str, tuple[Picture, float]]:
-    """Name -> the picture and the milliseconds that process() took."""
+    """Return each picture by name, with the milliseconds of its process() call."""
     made = {}
     for name, request in tqdm(requests.items(), desc="candidates", unit="picture"):
         begin = time.perf_counter()
@@ -70,15 +70,15 @@ def make_candidates(runtime: hackathon, requests: dict[str, Request]) -> dict[st
 
 
 def save_picture(path: Path, picture: Picture) -> Path:
-    """Write [h, w] or [h, w, 3] as OpenCV takes it: BGR."""
+    """Write a picture [h, w] or [h, w, 3], channels in OpenCV's order (BGR), and return its path."""
     write_whole(path, cv2.imencode(path.suffix, picture)[1].tobytes())
     return path
 
 
 def run(options: argparse.Namespace) -> Report:
-    options.seed = drawn(options.seed)  # one for all, bases and candidates alike
+    options.seed = drawn(options.seed)  # one seed for all base pictures and candidates
     requests = {name: make_request(picture, options) for name, picture in find_pictures(options.pictures).items()}
-    check_writable(options.out)  # an error now, not after the pictures
+    check_writable(options.out)  # fail now, not after generating the pictures
     runtime = make_runtime(options)
     inception = load_inception(options.inception, runtime.device)
     bases = base_pictures(runtime.checkpoint, requests, runtime.device)
@@ -112,7 +112,7 @@ def make_runtime(options: argparse.Namespace) -> hackathon:
 def score(
     name: str, request: Request, base: Picture, candidate: Picture, milliseconds: float, out: Path, inception: Inception
 ) -> PictureScore:
-    """Save the pictures and compare the two."""
+    """Save both pictures and compare them."""
     base_file = save_picture(out / "base" / f"{name}.jpg", base)
     file = save_picture(out / f"{name}.jpg", candidate)
     shown = out / "shown"

@@ -1,4 +1,4 @@
-"""Files that a reader sees whole or not at all, and digests of what is in them."""
+"""Atomic file writes and SHA-256 digests."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` and see that files can be written. Raises OSError, with the path and what to do, if not."""
+    """Create `folder` if missing. Raises OSError, with the path and what to do, if files cannot be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -19,16 +19,16 @@ def check_writable(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write the file, all of it or nothing. Raises OSError as `replacing` does."""
+    """Write the file atomically. Raises OSError like `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to, which takes its place at the end unless something is raised.
+    """Yield a temporary path next to `path`, and rename it to `path` at the end unless an exception is raised.
 
-    The folder is made where it is missing. Raises OSError, with the path and what to do, where it cannot be written.
+    Creates the folder if it is missing. Raises OSError, with the path and what to do, if the file cannot be written.
     """
     temporary: Path | None = None
     try:
@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        temporary.chmod(0o644)  # mkstemp's files are for their owner alone
+        temporary.chmod(0o644)  # mkstemp's files are accessible to their owner only
         os.replace(temporary, path)
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -47,12 +47,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def digest(content: bytes | str) -> str:
-    """SHA-256 in hexadecimal, of text as UTF-8."""
+    """Return the SHA-256 in hexadecimal; text is encoded as UTF-8."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal. Read once per file, as long as its size and time stay."""
+    """Return the SHA-256 of a file in hexadecimal, cached while its size and modification time are unchanged."""
     status = path.stat()
     return _file_digest(path.resolve(), status.st_size, status.st_mtime_ns)
 

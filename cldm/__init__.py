@@ -1,1 +1,1 @@
-"""ControlNet added to Stable Diffusion: the joined model, its stages, the plan and the pipeline."""
+"""ControlNet added to Stable Diffusion: the joined model, its stages, their engines and the pipeline."""

@@ -1,4 +1,4 @@
-"""Base pictures: what the reference makes in float32, kept under everything that they depend on."""
+"""Base pictures: the reference's float32 pictures, cached under a digest of everything that they depend on."""
 
 import json
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ from ldm.tokenizer import Tokenizer
 from runtime.sources import fingerprint
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "base_pictures"
-SOURCES = ("cldm/reference.py", "cldm/checkpoint.py")  # with all that they import, what decides on a picture
+SOURCES = ("cldm/reference.py", "cldm/checkpoint.py")  # these and all their imports determine a picture
 
 
 def base_pictures(
     checkpoint: Checkpoint, requests: Mapping[str, Request], device: torch.device, cache: Path = CACHE
 ) -> dict[str, Picture]:
-    """Name -> the first picture of the request, uint8 RGB [h, w, 3]; made where the cache does not have it."""
+    """Return the first picture of each request by name, uint8 RGB [h, w, 3]; generate those missing from the cache."""
     common, tokenizer = _common(checkpoint, device), checkpoint.load_tokenizer()
     files = {name: cache / f"{_key(common, request, tokenizer)}.png" for name, request in requests.items()}
     missing = [name for name, file in files.items() if not file.is_file()]

@@ -1,4 +1,4 @@
-"""From the caller's picture to the edges that ControlNet reads, as the original demo does it."""
+"""Conversion of the caller's picture to the Canny edges that ControlNet reads, as in the original demo."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ Picture = NDArray[np.uint8]
 
 
 def hwc3(picture: Picture) -> Picture:
-    """Grey [h, w] or [h, w, 1], RGB or RGBA (laid over white) -> [h, w, 3], uint8."""
+    """Convert gray [h, w] or [h, w, 1], RGB, or RGBA (composited over white) to [h, w, 3], uint8."""
     if picture.ndim == 2:
         picture = picture[:, :, None]
     channels = picture.shape[2]
@@ -22,13 +22,13 @@ def hwc3(picture: Picture) -> Picture:
 
 
 def target_size(height: int, width: int, resolution: int) -> tuple[int, int]:
-    """The picture's (height, width): the shorter side scaled to `resolution`, both rounded to multiples of 64."""
+    """Return (height, width): the shorter side scaled to `resolution`, then both rounded to multiples of 64."""
     scale = resolution / min(height, width)
     return round(height * scale / 64.0) * 64, round(width * scale / 64.0) * 64
 
 
 def resize(picture: Picture, resolution: int) -> Picture:
-    """Scale to `target_size`: Lanczos up, area average down."""
+    """Scale to `target_size`: Lanczos to enlarge, area averaging to shrink."""
     height, width = picture.shape[:2]
     new_height, new_width = target_size(height, width, resolution)
     enlarges = resolution > min(height, width)
@@ -37,10 +37,10 @@ def resize(picture: Picture, resolution: int) -> Picture:
 
 
 def canny(picture: Picture, low_threshold: float, high_threshold: float) -> Picture:
-    """Edges of a [h, w, 3] picture: 0 or 255, [h, w] (Canny 1986, OpenCV's default 3x3 Sobel)."""
+    """Return the edges of a [h, w, 3] picture, uint8 [h, w], 0 or 255 (Canny 1986, OpenCV's default 3x3 Sobel)."""
     return np.asarray(cv2.Canny(picture, low_threshold, high_threshold), dtype=np.uint8)
 
 
 def hint_image(edges: Tensor) -> Tensor:
-    """Edges uint8 [h, w], on any device -> float32 [1, 3, h, w] in 0..1."""
+    """Convert edges uint8 [h, w], on any device, to float32 [1, 3, h, w] in 0..1."""
     return (edges.float() / 255.0).expand(1, 3, *edges.shape)

@@ -1,4 +1,4 @@
-"""Which weights to use: where they are looked for, and the model made of them."""
+"""The choice of weights, and loading of the model and the tokenizer."""
 
 import logging
 import os
@@ -29,9 +29,9 @@ SMALL_TOKENIZER = MODELS / "small" / "tokenizer"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights that were chosen, not yet read.
+    """The chosen weights, not loaded yet.
 
-    `name` is what the user gave: a file, `SD15_FOLDER:CONTROLNET_FOLDER` of the diffusers library, or `random:SEED`.
+    name: a file, `SD15_FOLDER:CONTROLNET_FOLDER` in the layout of the diffusers library, or `random:SEED`.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Checkpoint:
 
     @property
     def diffusers_folders(self) -> tuple[Path, Path] | None:
-        """The Stable Diffusion and the ControlNet folder, if that is what the name says."""
+        """The Stable Diffusion folder and the ControlNet folder, if `name` consists of two paths."""
         parts = self.name.split(os.pathsep)
         return (Path(parts[0]), Path(parts[1])) if len(parts) == 2 and not Path(self.name).exists() else None
 
     def fingerprint(self) -> str:
-        """Changes whenever the weights do: of the files' bytes or the seed, and of the architecture."""
+        """Return a digest of the files' bytes or the seed, and of the architecture."""
         architecture = repr(load_architecture(self.architecture))
         if self.random_seed is not None:
             return digest(self.name + architecture)
@@ -62,7 +62,7 @@ class Checkpoint:
         return digest("".join([*map(file_digest, files), architecture]))
 
     def load_model(self) -> ControlLDM:
-        """Read or make the weights: float32, on the CPU. Raises CheckpointError if they do not fit."""
+        """Load or generate the weights: float32, on the CPU. Raises CheckpointError if they do not fit."""
         architecture = load_architecture(self.architecture)
         if self.random_seed is not None:
             model = ControlLDM(architecture)
@@ -79,9 +79,9 @@ class Checkpoint:
         return model.eval().requires_grad_(False)
 
     def load_tokenizer(self) -> Tokenizer:
-        """The vocabulary that belongs to the weights. Raises TokenizerError if it is not on this machine."""
+        """Load the tokenizer that belongs to the weights. Raises TokenizerError if it is missing or does not fit."""
         text = load_architecture(self.architecture).text
-        if self.random_seed is not None:  # random weights know no language
+        if self.random_seed is not None:  # any tokenizer fits random weights
             return load_tokenizer([SMALL_TOKENIZER], text.positions)
         if self.architecture == "small":
             tokenizer = load_tokenizer([SMALL_TOKENIZER], text.positions)
@@ -90,7 +90,7 @@ class Checkpoint:
             tokenizer = load_tokenizer([*folders, MODELS / "tokenizer"], text.positions, CLIP_ON_THE_HUB)
         if tokenizer.vocabulary != text.vocabulary:
             raise TokenizerError(
-                f"the tokenizer has {tokenizer.vocabulary} tokens, the text encoder of {self.architecture} "
+                f"the tokenizer has {tokenizer.vocabulary} tokens, but the text encoder of {self.architecture} expects "
                 f"{text.vocabulary}: put the vocab.json and merges.txt of this checkpoint into {MODELS / 'tokenizer'}"
             )
         return tokenizer
@@ -108,11 +108,13 @@ class Checkpoint:
 
 
 def find_checkpoint(name: str | os.PathLike[str] | None = None, architecture: str | None = None) -> Checkpoint:
-    """Choose the weights: the argument, $CANNY2IMAGE_CHECKPOINT, models/, the contest's path, the small model.
+    """Choose the weights and log the choice.
 
-    `architecture` names a file models/*.yaml; by default a checkpoint is sd15, random weights and the small model
-    are small.
-    Logs the choice in one line.
+    name: the weights; by default $CANNY2IMAGE_CHECKPOINT if set, else the first existing file in USUAL_PLACES, else
+        SMALL_MODEL.
+    architecture: the name of a file in models/*.yaml; by default small for random weights and the small model, and
+        sd15 for any other checkpoint.
+    Raises CheckpointError for a malformed random:SEED.
     """
     if name is not None:
         found = str(name), "given"

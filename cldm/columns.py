@@ -1,4 +1,4 @@
-"""Columns of one tensor that belong to the layers of ControlNet, the UNet's encoder and its decoder, in this order."""
+"""Columns of one tensor, assigned to the layers of ControlNet, the UNet's encoder and its decoder, in this order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ldm.unet import Encoder
 
 @dataclass(frozen=True)
 class Columns:
-    """Those of one stage: where they start, and how many each of its layers has."""
+    """The columns of one stage: the first one, and the number of columns of each layer."""
 
     start: int
     widths: tuple[int, ...]
@@ -21,12 +21,12 @@ class Columns:
         return self.start + sum(self.widths)
 
     def split(self, tensor: Tensor) -> list[Tensor]:
-        """Views of a tensor's last dimension, one per layer."""
+        """Return views of the tensor along its last dimension, one per layer."""
         return list(tensor[..., self.start : self.end].split(self.widths, dim=-1))
 
 
 def columns(model: ControlLDM, widths: Callable[[Encoder], list[int]]) -> tuple[Columns, Columns, Columns]:
-    """Of ControlNet, encoder and decoder; `widths` tells how many each layer of a network has, in the order of use."""
+    """Return the columns of ControlNet, encoder and decoder. `widths` lists a network's widths in order of use."""
     half, whole = widths(model.control), widths(model.unet)  # ControlNet has the layers of the UNet's encoder
     control = Columns(0, tuple(half))
     encoder = Columns(control.end, tuple(whole[: len(half)]))

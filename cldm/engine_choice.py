@@ -1,4 +1,4 @@
-"""Which backend a machine runs, and its engines for pictures of each size: found in files, read once."""
+"""The choice of a backend, and of its engine files by picture size, which are read once."""
 
 import logging
 from collections.abc import Mapping
@@ -20,18 +20,22 @@ log = logging.getLogger(__name__)
 
 
 class Engines:
-    """checkpoint: that TensorRT's files are built from. strict: raise where otherwise a warning says what is used."""
+    """The chosen backend, for each picture size.
+
+    checkpoint: the weights that TensorRT's engine files hold. strict: raise instead of warning and falling back.
+    """
 
     def __init__(self, checkpoint: Checkpoint, precision: Precision, device: torch.device, strict: bool) -> None:
         self.checkpoint, self.precision, self.device, self.strict = checkpoint, precision, device, strict
-        self.backend = BACKENDS["eager"]  # until one is chosen
+        self.backend = BACKENDS["eager"]  # until `choose`
         self.found: dict[Target, Backend] = {}
-        self.weights: Mapping[str, Tensor] | None = None  # that TensorRT's engines get in place of the checkpoint's
+        self.weights: Mapping[str, Tensor] | None = None  # for TensorRT's engines, in place of the checkpoint's
 
     def choose(self, names: tuple[str, ...]) -> None:
-        """Choose the first of the backends that has engine files for the contest's pictures; eager if none has.
+        """Choose the first backend in `names` that has engine files for the contest's picture size, or else eager.
 
-        Raises EngineFileError or TensorRTError if there is one name and nothing for it.
+        Raises EngineFileError or TensorRTError if a single name cannot be used, or, with strict, if existing files
+        cannot be used.
         """
         size = self._size(256, 384, samples=1)
         self.backend = self._find(size, names, needed=len(names) == 1)
@@ -39,23 +43,27 @@ class Engines:
         log.info("backend: %s on %s", self.backend.name, self.device)
 
     def without_tensorrt(self, names: tuple[str, ...], error: TensorRTError) -> tuple[str, ...]:
-        """The names to choose from after TensorRT has refused an engine. Raises the error if it is to be one."""
+        """Return the names left after TensorRT refused an engine. Raises the error if none is left, or with strict."""
         if len(names) == 1 or self.strict:
             raise error
         log.warning("backend tensorrt unavailable (%s); trying the next one", str(error))
         return tuple(name for name in names if name != "tensorrt")
 
     def for_size(self, height: int, width: int, samples: int) -> Backend:
-        """The chosen backend, and no other, whose form the model has; eager where it has no files for this size."""
+        """Return the chosen backend, or eager if it has no engine files for this size.
+
+        Other backends are not tried, because the model has been converted for the chosen one.
+        Raises EngineFileError or TensorRTError with strict, instead of returning eager.
+        """
         size = self._size(height, width, samples)
         if size not in self.found:
             self.found[size] = self._find(size, (self.backend.name,))
         return self.found[size]
 
     def refit(self, name: str, model: ControlLDM, weights: Mapping[str, Tensor]) -> None:
-        """Let TensorRT's engines have `weights`, which will be those of `model`. Raises ValueError if they cannot.
+        """Let TensorRT's engines use `weights`, tensors that will get the values of `model`.
 
-        name: of the checkpoint that the weights come from. Nothing has changed where it raises.
+        name: the checkpoint of `model`. Raises ValueError if TensorRT cannot refit; then nothing has changed.
         """
         try:
             self.found = {
@@ -66,12 +74,12 @@ class Engines:
             }
         except TensorRTError as error:
             raise ValueError(
-                f"load_weights() got {name}, and TensorRT's engines hold the weights of {self.checkpoint.name}: "
-                f"{error}; or make another hackathon with that checkpoint, or use backend inductor"
+                f"load_weights() got {name}, but TensorRT's engines hold the weights of {self.checkpoint.name}: "
+                f"{error}; or create a new hackathon with that checkpoint, or use backend inductor"
             ) from error
 
     def _find(self, size: Target, names: tuple[str, ...], needed: bool = False) -> Backend:
-        """The first of the backends that has engine files for pictures of this size; eager where none has them."""
+        """Return the first backend in `names` that has engine files for pictures of this size, or else eager."""
         for name in names:
             target = replace(size, backend=name)
             try:
@@ -86,7 +94,7 @@ class Engines:
     def _read(self, target: Target) -> Backend:
         if target.backend != "tensorrt":
             return find_engines(target, self.device)
-        # The checkpoint is read for its fingerprint only where there are engines to compare it with.
+        # Computing the fingerprint reads the whole checkpoint: do it only if there are engine files to compare.
         exists = target.folder.is_dir()
         target = target.of(self.checkpoint) if exists else replace(target, checkpoint=self.checkpoint.name)
         return find_engines(target, self.device, self.weights)

@@ -1,4 +1,4 @@
-"""Where a picture's engine files lie, what their manifest must say here and now, and the backend that they make."""
+"""Engine files by picture size: their folder, the manifest expected on this machine, and the backend that uses them."""
 
 import json
 import logging
@@ -27,9 +27,9 @@ from runtime.tensorrt_library import Library, capability, check_device, library_
 log = logging.getLogger(__name__)
 
 ENGINES = MODELS / "engines"
-DIGITS = 16  # of a digest, enough against accidents and short to read in a refusal
-KERNELS = "kernels.bin"  # in the folder of engines whose kernels are compiled where they run
-# What engines are made by, with all that these import.
+DIGITS = 16  # of a digest: enough to avoid collisions, short enough for error messages
+KERNELS = "kernels.bin"  # in the folder of engines whose kernels are compiled on the machine that runs them
+# These files and all their imports determine the engines.
 SOURCES = {
     "inductor": ("cldm/stages.py", "cldm/fast.py", "runtime/inductor.py", "plugins/layers.py"),
     "tensorrt": ("cldm/stages.py", "cldm/fast.py", "build/export.py", "build/compile.py"),
@@ -39,7 +39,7 @@ KERNEL = "plugins/group_norm/kernel.cu"
 
 @dataclass(frozen=True)
 class Target:
-    """What engines are built for: pictures of one size, one architecture, and any weights or those of `weights`."""
+    """What engines are built for: a picture size, an architecture, and any weights or those with one fingerprint."""
 
     architecture: str
     height: int
@@ -48,14 +48,14 @@ class Target:
     precision: str
     backend: str = "inductor"
     weights: str = NONE  # the checkpoint's fingerprint, for a backend whose engines hold the weights
-    checkpoint: str = NONE  # and its name
-    # TensorRT's; None: as they were built.
-    refit: bool | None = None  # can they be given other weights?
-    plugins: bool | None = None  # are norms in half precision our kernel?
-    targets: tuple[int, ...] = ()  # compute capabilities of the GPUs, 89 for 8.9; empty: of the one that is here
+    checkpoint: str = NONE  # the checkpoint's name
+    # TensorRT only; None accepts engine files built either way.
+    refit: bool | None = None  # whether the weights can be replaced
+    plugins: bool | None = None  # whether norms in half precision use our kernel
+    targets: tuple[int, ...] = ()  # compute capabilities of the GPUs, 89 for 8.9; empty: this machine's GPU
 
     def of(self, checkpoint: Checkpoint) -> "Target":
-        """The same with the weights of this checkpoint, which are read for their fingerprint."""
+        """Return this target for the weights of a checkpoint; reads its files to compute the fingerprint."""
         return replace(self, weights=checkpoint.fingerprint()[:DIGITS], checkpoint=checkpoint.name)
 
     @property
@@ -64,7 +64,7 @@ class Target:
         return ENGINES / name
 
     def command(self, device: torch.device) -> str:
-        """What builds its engine files, on a machine that has the device."""
+        """Return the command that builds the engine files on a machine with this device."""
         options = "" if self.checkpoint == NONE else f" --checkpoint {self.checkpoint}"
         if self.targets:
             options += " --target " + " ".join(map(sm, self.targets))
@@ -80,12 +80,13 @@ class Target:
 def expected_manifest(
     target: Target, device: torch.device, tuning: Tuning | None = None, library: Library | None = None
 ) -> Manifest:
-    """The manifest of engine files that fit this machine, these sources and `target`.
+    """Return the manifest of engine files that fit this machine, these sources and `target`.
 
-    library: that builds or runs TensorRT's engines, by default the one that the target's files are for.
+    library: the one that builds or runs TensorRT's engines; by default the one that built the target's files, if it
+        can run here, else the first that can.
     """
     architecture = load_architecture(target.architecture)
-    with torch.device("meta"):  # the signatures need shapes, no weights
+    with torch.device("meta"):  # the specs need shapes only
         model = make_fast(ControlLDM(architecture), PRECISIONS[target.precision].dtype)
     specs = [stage.spec for stage in make_stages(model, target.height, target.width, target.samples).values()]
     if target.backend == "tensorrt":
@@ -113,11 +114,11 @@ def expected_manifest(
 
 
 def find_engines(target: Target, device: torch.device, weights: Mapping[str, Tensor] | None = None) -> Backend:
-    """The target's backend, ready to make engines from files that were built beforehand.
+    """Return the target's backend, ready to create engines from existing files.
 
-    weights: by the checkpoint's keys; TensorRT's engines get them in place of those that their files hold.
-    Raises EngineFileError with one sentence if they are missing, damaged or made for something else, and
-    TensorRTError where TensorRT cannot run.
+    weights: by the checkpoint's keys, for TensorRT's engines, in place of those in the files.
+    Raises EngineFileError if the files are missing, damaged or built for something else, and TensorRTError if TensorRT
+    cannot run.
     """
     if target.backend == "tensorrt":
         check_device(device)
@@ -131,7 +132,7 @@ def find_engines(target: Target, device: torch.device, weights: Mapping[str, Ten
 
 
 def is_up_to_date(target: Target, device: torch.device, library: Library | None = None) -> bool:
-    """Are whole engine files for this target, machine and version there? Logs why not."""
+    """Return whether valid engine files exist for this target, machine and version. Logs the reason if not."""
     try:
         read(target.folder, expected_manifest(target, device, library=library))
     except EngineFileError as error:
@@ -141,16 +142,16 @@ def is_up_to_date(target: Target, device: torch.device, library: Library | None 
 
 
 def load_engine_files(target: Target, device: torch.device) -> None:
-    """Give the target's engine files to torch.compile, for all InductorEngines that are made after.
+    """Load the target's engine files into torch.compile, for all InductorEngines created afterwards.
 
-    Raises EngineFileError with one sentence if they are missing, damaged or made for something else. Without them an
-    InductorEngine works too; it compiles for minutes.
+    Raises EngineFileError if the files are missing, damaged or built for something else. Without them, an
+    InductorEngine still works, but compiles for minutes.
     """
     load(target.folder, expected_manifest(target, device))
 
 
 def _title(folder: Path) -> str:
-    """Of the library that built the folder's engines, "" where the folder does not say; `read` says what is wrong."""
+    """Return the title of the library that built the engines, "" if unknown; `read` then reports what is wrong."""
     try:
         built = json.loads((folder / MANIFEST).read_bytes())["tensorrt"]
     except (OSError, ValueError, KeyError, TypeError):

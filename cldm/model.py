@@ -14,14 +14,14 @@ from ldm.vae import VAE
 
 
 class ControlLDM(nn.Module):
-    """UNet, ControlNet, VAE and text encoder, and the buffers of the noise schedule."""
+    """UNet, ControlNet, VAE, text encoder, and the buffers of the noise schedule."""
 
     alphas_cumprod: Tensor
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        # Bare modules that only spell the prefixes of the checkpoint's keys.
+        # Empty modules that only provide the prefixes of the checkpoint's keys.
         self.model = nn.Module()
         self.model.diffusion_model = UNet(architecture.unet)
         self.control_model = ControlNet(architecture.unet, architecture.control)
@@ -34,7 +34,7 @@ class ControlLDM(nn.Module):
 
     @torch.no_grad()
     def copy_weights(self, other: "ControlLDM") -> None:
-        """Take over the other's values in place: address, device, precision and layout of each tensor stay."""
+        """Copy the values of `other` in place; each tensor keeps its address, device, precision and layout."""
         values = other.state_dict()
         for name, tensor in self.state_dict().items():
             tensor.copy_(values[name])

@@ -1,4 +1,4 @@
-"""The original's noise: the same seed gives the same latent and the same noise of every step."""
+"""The original's noise: for a given seed, the same starting latent and the same noise in every step."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,10 @@ from plans.plan import Evaluation
 
 
 def draw_noise(seed: int, steps: tuple[Evaluation, ...], x: Tensor, noise: Tensor) -> None:
-    """Fill x with the starting latent, and noise[k] with all that the updates up to evaluation k + 1 add.
+    """Fill x with the starting latent, and noise[k] with the noise added from evaluation k up to evaluation k + 1.
 
-    Draws in the original's order: the latent first, then one z per DDIM step, whether the step calls the network or
-    not. A generator of its own gives what seeding the global one would, and leaves that one alone.
+    Samples in the original's order: the latent, then one z per DDIM step, whether or not the step calls the network.
+    Uses its own generator, which gives the same numbers as the seeded global one and leaves that one unchanged.
     """
     generator = torch.Generator(x.device).manual_seed(seed)
     x.normal_(generator=generator)

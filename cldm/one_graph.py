@@ -1,4 +1,4 @@
-"""The whole picture in one CUDA graph: captures a pipeline's run, and verifies that replay equals eager execution."""
+"""Capture of a pipeline's run into one CUDA graph, and verification that replay equals eager execution."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,18 +15,19 @@ from runtime.graph import Graph
 
 @torch.inference_mode()
 def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
-    """Let the pipeline launch one graph from now on, whatever the request; this one is what it is tried on.
+    """Capture the pipeline's run into one graph, which it then replays for every request.
 
-    Raises CaptureError where the work cannot be captured, and CudaError where replay differs from eager execution; then
-    the pipeline stays as it was.
+    request: used, with two seeds, to verify the graph.
+    Raises CaptureError if the work cannot be captured, and CudaError if replay differs from eager execution or does
+    not depend on the seed; then the pipeline is unchanged.
     """
     assert pipeline.streams.main
     requests = [replace(request, seed=seed) for seed in (0, 1)]
-    # Enqueued first: libraries do at their first call what a recording refuses.
+    # Run eagerly first: the first call of a library may do things that capture does not allow.
     enqueued, other = (outcome(pipeline, one, tokenizer, pipeline.run) for one in requests)
     for engine in pipeline.engines.values():
         engine.check_capturable(pipeline.streams.main)
-    torch.cuda.empty_cache()  # cuDNN's float32 convolutions may have taken all there is, and a recording frees nothing
+    torch.cuda.empty_cache()  # cuDNN's float32 convolutions may fill the memory, and capture frees none
     graph = Graph(pipeline.run, pipeline.streams.main)
     launched, other_launched = (outcome(pipeline, one, tokenizer, graph.launch) for one in requests)
     if not same(enqueued, launched) or not same(other, other_launched):
@@ -39,7 +40,7 @@ def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
 def outcome(
     pipeline: Pipeline, request: Request, tokenizer: Tokenizer, work: Callable[[], None]
 ) -> tuple[Tensor, Tensor]:
-    """The latent and the pictures that `work` makes of the request; NaN and black where it writes nothing."""
+    """Return the latent and the pictures that `work` computes for the request; NaN and 0 where it writes nothing."""
     pipeline.write(request, tokenizer)
     with torch.cuda.stream(pipeline.streams.main):
         pipeline.buffers["x"].fill_(torch.nan)

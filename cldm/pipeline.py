@@ -1,7 +1,7 @@
-"""The fast path: six engines around one set of buffers, run by the plan.
+"""The fast path: six engines around one set of buffers, run according to the plan.
 
-Whatever a caller may change from call to call is a buffer that the engines and the update read; only the picture's
-size, the number of samples, the number of steps and the plan are fixed when a pipeline is made.
+Everything that may change between calls is in a buffer that the engines and the update read. Only the picture's size,
+the number of samples, the number of steps and the plan are fixed when a pipeline is created.
 """
 
 from collections.abc import Callable
@@ -28,13 +28,13 @@ from runtime.spec import EngineSpec, allocate
 from runtime.streams import StreamName, Streams
 from runtime.timing import Span, Timeline
 
-SIDE = ("hint", "control")  # the stages that run beside others; each stream runs one at a time
+SIDE = ("hint", "control")  # stages on the side stream; each stream runs one stage at a time
 MakeEngine = Callable[[EngineSpec, nn.Module], Engine]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is fixed for the life of a pipeline."""
+    """The fixed properties of a pipeline."""
 
     height: int
     width: int
@@ -44,9 +44,9 @@ class Shape:
 
 
 class Pipeline:
-    """Pictures of one shape from requests. `model` is on the streams' device, in the precision of its engines.
+    """Generates pictures of one shape. `model` is on the streams' device, in the precision of its engines.
 
-    `run` needs nothing but the buffers and leaves them ready for the next call, so that a graph can stand in for it.
+    `run` uses only the buffers and leaves them ready for the next call, so it can be captured into a graph.
     """
 
     def __init__(self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, streams: Streams) -> None:
@@ -54,7 +54,7 @@ class Pipeline:
         self.device = device = streams.device
         self.residuals = len(model.control.zero_convs) + 1
         self.graph: Graph | None = None
-        self.no_graph = "the CPU has none" if device.type == "cpu" else "not captured"  # why, where there is none
+        self.no_graph = "the CPU has none" if device.type == "cpu" else "not captured"  # reason for no graph
         self.clock: Timeline | None = None
         stages = make_stages(model, shape.height, shape.width, shape.samples)
         streams.begin()
@@ -83,7 +83,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def refresh(self) -> None:
-        """Compute anew what depends on the weights alone. Call it when they have changed in place."""
+        """Recompute everything that depends only on the weights. Call it after they have changed in place."""
         self.abar = self.model.alphas_cumprod.double().cpu().numpy()
         self.streams.begin()
         with torch.cuda.stream(self.streams.main):
@@ -91,7 +91,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def __call__(self, request: Request, tokenizer: Tokenizer) -> list[Picture]:
-        """The request's pictures, uint8 [height, width, 3] each."""
+        """Return the request's pictures, uint8 [height, width, 3] each."""
         self.write(request, tokenizer)
         if self.graph:
             self.graph.launch()
@@ -102,14 +102,14 @@ class Pipeline:
 
     @torch.inference_mode()
     def write(self, request: Request, tokenizer: Tokenizer) -> None:
-        """Put everything the request says where `run` reads it; nothing may be running."""
+        """Write the request into the inputs and the noise that `run` reads. Nothing may be running."""
         steps = self._evaluations(request.eta)
         said = {
             "tokens": tokenizer(request.prompts),
             "edges": request.edges(),
             "control_scales": request.control_scales(self.residuals),
             "scale": request.scale,
-            "updates": [[step.a, 1.0, *step.weights] for step in steps],  # on x, noise and eps
+            "updates": [[step.a, 1.0, *step.weights] for step in steps],  # factors of x, noise and eps
         }
         self.inputs.write(said)
         with torch.cuda.stream(self.streams.main):
@@ -117,7 +117,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def run(self) -> None:
-        """From what was written to the pictures in host memory, once the streams are synchronized."""
+        """Enqueue the written request; its pictures are in host memory once the streams are synchronized."""
         x = self.buffers["x"]
         with torch.cuda.stream(self.streams.main), full_float32():
             self.prepare()
@@ -127,32 +127,32 @@ class Pipeline:
                 self.evaluate(shift)
                 with self._span("update"):
                     guided = [self.guided(), *guided][: len(update) - 2]
-                    terms = torch.stack([x, noise, *guided])  # as many kernels, however many taps
+                    terms = torch.stack([x, noise, *guided])  # the same number of kernels for any number of taps
                     x.copy_((update[: len(terms), None, None, None, None] * terms).sum(dim=0))
             self._enqueue("vae")
             with self._span("copy"):
                 self.pictures.copy_(self.buffers["image"], non_blocking=True)
 
     def prepare(self) -> None:
-        """What of a picture does not depend on the latent: keys and values of the text, and the hint."""
+        """Compute what does not depend on the latent: the keys and values of the text, and the hint."""
         self.inputs.upload()
         self.buffers["hint_image"].copy_(hint_image(self.inputs.buffers["edges"]))
         self._side_by_side("text", "hint")
 
     def evaluate(self, shift: Tensor) -> None:
-        """From the latent x to eps with and without the prompt, at the timestep whose row of `shifts` is given."""
+        """Compute eps with and without the prompt from the latent x; `shift` is the timestep's row of `shifts`."""
         self.buffers["shift"].copy_(shift)
         self._side_by_side("encoder", "control")
         self._enqueue("decoder")
 
     def guided(self) -> Tensor:
-        """eps after guidance, [samples, 4, h/8, w/8]."""
+        """Return eps after guidance, [samples, 4, h/8, w/8]."""
         with_prompt, without = self.buffers["eps"].chunk(2)
         return without + self.inputs.buffers["scale"] * (with_prompt - without)
 
     @property
     def settings(self) -> dict[str, str]:
-        """How a picture is made, in words."""
+        """How a picture is generated: evaluations and graph."""
         plan, graph = self.shape.plan, self.graph
         return {
             "evaluates": f"{len(plan.evaluated)} of {plan.steps} steps",
@@ -161,7 +161,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def timeline(self) -> list[Span]:
-        """Every stage of one more run on the buffers as they are: of a graph if there is one, else enqueued."""
+        """Run once more on the current buffers, as a graph if there is one, and return the span of every stage."""
         self.clock = Timeline(self.device)
         try:
             marked = Graph(self.run, self.graph.stream) if self.graph else None
@@ -169,7 +169,7 @@ class Pipeline:
                 marked.launch()
             else:
                 self.run()
-            self.streams.synchronize()  # before the marked graph's memory goes
+            self.streams.synchronize()  # before the graph with the timing events is freed
             return self.clock.spans()
         finally:
             self.clock = None

@@ -1,4 +1,4 @@
-"""Pipelines by shape, the ones used last, on a GPU each recorded into one graph."""
+"""The most recently used pipelines by shape, each captured into one graph on a GPU."""
 
 import logging
 from collections import OrderedDict
@@ -18,21 +18,21 @@ from runtime.streams import Streams
 
 log = logging.getLogger(__name__)
 
-KEPT = 4  # at a time: one per picture size, number of samples, number of steps and plan
+KEPT = 4  # pipelines, one per picture size, number of samples, number of steps and plan
 
 
 class Pipelines:
-    """Draws with one model. strict: raise where otherwise a warning says that no graph was recorded."""
+    """Generates pictures with one model. strict: raise instead of warning if a pipeline cannot be captured."""
 
     def __init__(
         self, model: ControlLDM, tokenizer: Tokenizer, engines: Engines, streams: Streams, strict: bool
     ) -> None:
         self.model, self.tokenizer, self.engines = model, tokenizer, engines
         self.streams, self.strict = streams, strict
-        self.kept: OrderedDict[Shape, Pipeline] = OrderedDict()  # the one used last comes last
+        self.kept: OrderedDict[Shape, Pipeline] = OrderedDict()  # least recently used first
 
     def draw(self, request: Request, plan: Plan) -> list[Picture]:
-        """By the pipeline of the request's shape: a kept one, or a new one instead of that not used the longest."""
+        """Return the request's pictures. Creates a pipeline for a new shape, replacing the least recently used one."""
         shape = Shape(*request.size, request.num_samples, request.ddim_steps, plan)
         if shape not in self.kept:
             if len(self.kept) == KEPT:
@@ -43,7 +43,7 @@ class Pipelines:
         return self.kept[shape](request, self.tokenizer)
 
     def make(self, shape: Shape, request: Request) -> Pipeline:
-        """A new pipeline, which is not kept; the request is what its graph is tried on."""
+        """Create a pipeline without keeping it. `request` is used to verify its graph."""
         backend = self.engines.for_size(shape.height, shape.width, shape.samples)
         pipeline = Pipeline(self.model, shape, backend.make_engine, self.streams)
         if self.engines.device.type == "cuda":
@@ -59,11 +59,11 @@ class Pipelines:
 
     @property
     def last(self) -> Pipeline | None:
-        """That of the last picture."""
+        """The pipeline of the last picture, or None."""
         return next(reversed(self.kept.values()), None)
 
     def load(self, model: ControlLDM, tokenizer: Tokenizer) -> None:
-        """Other weights, in place."""
+        """Replace the weights in place, and the tokenizer."""
         self.model.copy_weights(model)
         self.tokenizer = tokenizer
         for pipeline in self.kept.values():

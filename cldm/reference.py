@@ -1,7 +1,6 @@
-"""The original algorithm step for step, in float32: the measure of everything else in this project.
+"""The original algorithm in float32: the reference for everything else in this project.
 
-Two separate passes per step, hint, keys and values computed every time, every DDIM step evaluated, nothing shared
-between steps. Do not make it faster.
+Every DDIM step runs two separate passes, each of which computes hint, keys and values again. Do not optimize it.
 """
 
 import torch
@@ -17,13 +16,13 @@ from runtime.precision import full_float32
 
 
 def reference_pictures(model: ControlLDM, tokenizer: Tokenizer, request: Request) -> list[Picture]:
-    """The request's pictures by the original algorithm, uint8 [height, width, 3] each, on the model's device."""
+    """Return the request's pictures, uint8 [height, width, 3] each, computed on the model's device."""
     return reference_decode(model, reference_latent(model, tokenizer, request))
 
 
 @torch.inference_mode()
 def reference_latent(model: ControlLDM, tokenizer: Tokenizer, request: Request) -> Tensor:
-    """The latent [num_samples, 4, height / 8, width / 8] after the last step."""
+    """Return the latent [num_samples, 4, height / 8, width / 8] after the last step."""
     device = model.alphas_cumprod.device
     n, (height, width) = request.num_samples, request.size
     hint = hint_image(torch.from_numpy(request.edges())).to(device).repeat(n, 1, 1, 1)
@@ -50,13 +49,13 @@ def reference_latent(model: ControlLDM, tokenizer: Tokenizer, request: Request) 
 
 @torch.inference_mode()
 def reference_decode(model: ControlLDM, x: Tensor) -> list[Picture]:
-    """Latent [n, 4, h, w] -> n pictures, uint8 [8h, 8w, 3]."""
+    """Decode the latent [n, 4, h, w] to n pictures, uint8 [8h, 8w, 3]."""
     with full_float32():
         return list(to_uint8(model.vae.decode(x)).cpu().numpy())
 
 
 def _predict(model: ControlLDM, x: Tensor, t: Tensor, context: Tensor, hint: Tensor, scales: list[float]) -> Tensor:
-    """eps of one pass; all scales 0 means that ControlNet is not asked at all."""
+    """Return eps of one pass. If all scales are 0, ControlNet does not run."""
     if not any(scales):
         return model.unet(x, t, context, [0.0] * len(scales))
     residuals = model.control(x, hint, t, context)

@@ -1,4 +1,4 @@
-"""The arguments of one `process()` call, checked."""
+"""The checked arguments of one `process()` call."""
 
 import numbers
 import random
@@ -9,7 +9,7 @@ import numpy as np
 
 from cldm.canny import Picture, canny, hwc3, resize, target_size
 
-LARGEST = float(np.finfo(np.float32).max)  # of any number, which the networks read as float32
+LARGEST = float(np.finfo(np.float32).max)  # largest allowed number; the networks read numbers as float32
 LONGEST_SIDE = 4096  # pixels
 CONTEST: dict[str, Any] = {
     "prompt": "a bird",
@@ -30,10 +30,10 @@ CONTEST: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What the contest's `process()` takes, under the same names.
+    """The arguments of the contest's `process()`, under the same names.
 
-    input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]; seed: 0 to 2**32 - 1 (the caller has drawn -1).
-    Raises TypeError or ValueError with one sentence for anything else.
+    input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]; seed: 0 to 2**32 - 1 (`drawn` has replaced -1).
+    Raises TypeError or ValueError for anything else.
     """
 
     input_image: Picture
@@ -65,50 +65,51 @@ class Request:
         if self.num_samples < 1:
             raise ValueError(f"num_samples: got {self.num_samples}, expected 1 or more")
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: got {self.seed}, expected -1 (draw one) or 0 to 4294967295")
+            raise ValueError(f"seed: got {self.seed}, expected -1 (random) or 0 to 4294967295")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta: got {self.eta}, expected 0 (deterministic) to 1")
         if not 0 < self.image_resolution <= LONGEST_SIDE:
             raise ValueError(f"image_resolution: got {self.image_resolution}, expected 64 to {LONGEST_SIDE}")
         if min(self.size) < 64 or max(self.size) > LONGEST_SIDE:
             raise ValueError(
-                f"image_resolution: {self.image_resolution} makes a picture of {self.size[0]} x {self.size[1]}, "
+                f"image_resolution: {self.image_resolution} gives a picture of {self.size[0]} x {self.size[1]}, "
                 f"expected sides of 64 to {LONGEST_SIDE} pixels after rounding to multiples of 64"
             )
 
     @classmethod
     def contest(cls, picture: Picture, **changes: Any) -> "Request":
-        """The contest's arguments for this picture, but for the changes."""
+        """Return the contest's arguments for this picture, with `changes` applied."""
         return cls(picture, **CONTEST | changes)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the picture that comes out."""
+        """Height and width of the generated picture."""
         height, width, *_ = self.input_image.shape
         return target_size(height, width, self.image_resolution)
 
     @property
     def prompts(self) -> tuple[str, str]:
-        """What the picture should show, and what it should not."""
+        """The joined prompt and the negative prompt."""
         return f"{self.prompt}, {self.a_prompt}", self.n_prompt
 
     def check_precision(self, largest: float) -> None:
-        """Raises ValueError for numbers that the networks cannot hold, whose precision goes to `largest`."""
+        """Raise ValueError if strength exceeds `largest`, the largest number of the networks' precision."""
         if abs(self.strength) > largest:
             raise ValueError(
-                f"strength: got {self.strength:g}, expected at most {largest:g}, the largest number of the precision "
-                "that runs: give less, or take precision fp32"
+                f"strength: got {self.strength:g}, expected at most {largest:g}, the largest number in this precision: "
+                "use a smaller strength, or precision fp32"
             )
 
     def edges(self) -> Picture:
-        """The canny edges of the resized picture: uint8 [h, w], 0 or 255."""
+        """Return the Canny edges of the resized picture: uint8 [h, w], 0 or 255."""
         picture = resize(hwc3(self.input_image), self.image_resolution)
         return canny(picture, self.low_threshold, self.high_threshold)
 
     def control_scales(self, residuals: int) -> tuple[list[float], list[float]]:
-        """Factors on ControlNet's residuals, from the first skip to the middle, with and without the prompt.
+        """Return the factors of ControlNet's residuals, first skip to middle, with and without the prompt.
 
-        In guess mode the early residuals fade by 0.825 a level, and the pass without prompt gets no control.
+        In guess mode each residual has 0.825 times the factor of the next one, and the pass without the prompt gets no
+        control.
         """
         if not self.guess_mode:
             return [self.strength] * residuals, [self.strength] * residuals
@@ -116,7 +117,7 @@ class Request:
 
 
 def drawn(seed: int) -> int:
-    """The seed, or for -1 a random one of 0 to 65535, as in the original."""
+    """Return the seed, or for -1 a random one from 0 to 65535, as in the original."""
     return random.randint(0, 65535) if isinstance(seed, numbers.Integral) and seed == -1 else seed
 
 

@@ -1,4 +1,4 @@
-"""The six stages of a picture: tensors in, tensors out, fixed shapes, each with its spec, written only here.
+"""The six stages of a picture, and the only definition of their specs: inputs, outputs and fixed shapes.
 
     Text     tokens                             -> kv
     Hint     hint_image                         -> hint
@@ -7,10 +7,10 @@
     Decoder  skips, middle, controls, shift, kv -> eps
     Vae      x                                  -> image
 
-Prompt and negative prompt run as one batch of 2 n: first n pictures with the prompt, then the same n without; what
-does not depend on the text yet is computed for n.
-`kv` [2n, 77, K] and `shift` [1, S] hold what all layers of ControlNet and UNet need of text and time, in that order;
-each stage takes its own slice. x and eps stay float32 whatever the precision of the networks.
+Prompt and negative prompt run as one batch of 2n: first n pictures with the prompt, then the same n without it.
+Everything before the first layer that reads the text is computed for n only.
+`kv` [2n, 77, K] holds the keys and values of the text for all layers of ControlNet, then of the UNet; `shift` [1, S]
+holds their time shifts in the same order. Each stage reads its own slice. x and eps are always float32.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Control(nn.Module):
 
     def forward(self, x: Tensor, hint: Tensor, shift: Tensor, kv: Tensor, control_scales: Tensor) -> tuple[Tensor, ...]:
         residuals = self.control.residuals(x.to(hint.dtype), hint, self.shifts.split(shift), unpack(kv, self.texts))
-        # control_scales [2, 13]: with and without prompt -> one factor per picture of the batch
+        # control_scales [2, 13]: with and without the prompt -> one factor per picture of the batch
         factors = control_scales.repeat_interleave(x.shape[0], dim=0)[..., None, None, None]
         return tuple(factors[:, i] * repeated(residual, len(kv)) for i, residual in enumerate(residuals))
 
@@ -79,14 +79,14 @@ class Vae(nn.Module):
 
 
 def to_uint8(picture: Tensor) -> Tensor:
-    """[n, 3, h, w] in about -1..1 -> uint8 [n, h, w, 3]. Truncates, as the original does."""
+    """Convert [n, 3, h, w] in about -1..1 to uint8 [n, h, w, 3]. Truncates, as the original does."""
     return (picture.permute(0, 2, 3, 1) * 127.5 + 127.5).clamp(0, 255).to(torch.uint8)
 
 
 def make_stages(model: ControlLDM, height: int, width: int, samples: int) -> dict[str, Stage]:
-    """The stages for `samples` pictures of height x width pixels, in the precision of the model's weights.
+    """Return the stages for `samples` pictures of height x width pixels, in the precision of the model's weights.
 
-    model: as `make_fast` leaves it.
+    model: after `make_fast`.
     """
     dtype = next(model.unet.out.parameters()).dtype
     shifts, texts = columns(model, shift_widths), columns(model, kv_widths)
@@ -121,7 +121,7 @@ def make_stages(model: ControlLDM, height: int, width: int, samples: int) -> dic
 
 
 def _feature_shapes(half: UNetHalf, batch: int, latent: tuple[int, int]) -> list[tuple[int, ...]]:
-    """Shapes of all skips and, last, of the middle. A new level begins after its res_blocks and the downsampling."""
+    """Return the shapes of all skips and, last, of the middle. Each level has res_blocks + 1 skips."""
     per_level = half.config.res_blocks + 1
     scales = [2 ** (i // per_level) for i in range(len(half.skip_channels))]
     shapes = [

@@ -1,4 +1,4 @@
-"""The start: from what the machine has to the first picture."""
+"""Startup: chooses backend and plan, and generates the first picture."""
 
 from typing import Any
 
@@ -18,20 +18,20 @@ from runtime.timing import median_ms
 
 
 def start(pipelines: Pipelines, backends: tuple[str, ...], plan: PlanChoice, progress: "tqdm[Any]") -> None:
-    """Choose one of the backends and, for "auto", a plan, and draw a black picture of the contest's size.
+    """Choose a backend and, for "auto", a plan, and generate a picture from a black input of the contest's size.
 
-    TensorRT reads an engine only when it is first drawn with, so that its refusal leads to the next backend.
-    Raises EngineFileError, TensorRTError or CaptureError where nothing is left to choose.
+    TensorRT loads an engine when a pipeline is created; if it refuses one, the next backend is tried.
+    Raises EngineFileError or TensorRTError if no backend can be used, and CaptureError if capture fails with strict.
     """
     engines = pipelines.engines
     request = Request.contest(np.zeros((256, 384, 3), np.uint8), prompt="", ddim_steps=plan.usual_steps)
     while True:
-        progress.set_description("reading engines")
+        progress.set_description("loading engines")
         engines.choose(backends)
         if engines.backend.name == "inductor":
             _compiled_form(pipelines.model, engines.device)
         progress.update()
-        progress.set_description("drawing the first picture")
+        progress.set_description("generating the first picture")
         try:
             if plan.eligible:
                 plan.measure(lambda one: _milliseconds(pipelines, request, one))
@@ -48,9 +48,9 @@ def _milliseconds(pipelines: Pipelines, request: Request, plan: Plan) -> float:
 
 
 def _compiled_form(model: ControlLDM, device: torch.device) -> None:
-    """Give the model the form that is compiled. A recorded graph would not follow, so before any is."""
+    """Convert the model in place to the form that is compiled. Must come before capture: graphs would not follow."""
     channels_last(model)
     if device.type == "cuda":
-        from plugins.layers import use_kernels  # only here: Triton comes with PyTorch for CUDA alone
+        from plugins.layers import use_kernels  # imported here: Triton comes only with PyTorch for CUDA
 
         use_kernels(model)

@@ -1,4 +1,4 @@
-"""TensorRT's engines of one size of pictures, from the serialized ones that a file holds."""
+"""TensorRT engines for one picture size, created from the serialized engines in a file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,15 +21,15 @@ from runtime.tensorrt_refit import refit
 
 @dataclass(frozen=True)
 class TensorRTEngines:
-    """Makes them: with the weights that they were built from, or with others in their place.
+    """Creates engines with the weights that they were built from, or with `weights` in their place.
 
-    Pipelines share what was read of an engine, its weights above all, for as long as one of them is there.
+    Pipelines share a deserialized engine, which holds the weights, as long as one of them exists.
     """
 
     serialized: Mapping[str, bytes]  # by stage
     device: torch.device
-    kernels: KernelCache | None = None  # for engines whose kernels are compiled here
-    weights: Mapping[str, Tensor] | None = None  # by the checkpoint's keys, as they are when an engine is read
+    kernels: KernelCache | None = None  # for libraries that compile kernels on this machine
+    weights: Mapping[str, Tensor] | None = None  # by the checkpoint's keys; copied when an engine is read
     made: dict[str, WeakSet[TensorRTEngine]] = field(default_factory=dict, init=False, compare=False)  # by stage
 
     def __call__(self, spec: EngineSpec, module: nn.Module) -> Engine:
@@ -40,7 +40,7 @@ class TensorRTEngines:
         return engine
 
     def read(self, spec: EngineSpec) -> TensorRTEngine:
-        """An engine that shares nothing with others. Raises TensorRTError."""
+        """Deserialize an engine that shares nothing with others. Raises TensorRTError if TensorRT refuses it."""
         engine = TensorRTEngine(spec, self.serialized[spec.name], self.device, self.kernels)
         if self.weights is not None:
             refit(engine, self.weights)
@@ -52,10 +52,10 @@ class TensorRTEngines:
 
 
 def refitted(backend: Backend, size: tuple[int, int, int], model: ControlLDM, weights: Mapping[str, Tensor]) -> Backend:
-    """The backend with other weights in TensorRT's engines: `weights` as they are when an engine is read.
+    """Return the backend with `weights` in TensorRT's engines; their values are copied when an engine is read.
 
-    size: height, width, samples. Each engine is read once with the weights of `model` and thrown away: so it is known
-    what TensorRT refuses before anything has changed, and none is refitted that could be running. Raises TensorRTError.
+    size: height, width, samples. As a trial, each engine is read once, refitted with the weights of `model` and
+    discarded: a refusal raises TensorRTError before anything has changed, and no running engine is refitted.
     """
     assert isinstance(backend.make_engine, TensorRTEngines)
     trial = replace(backend.make_engine, weights=model.state_dict())
@@ -65,7 +65,7 @@ def refitted(backend: Backend, size: tuple[int, int, int], model: ControlLDM, we
 
 
 def pack_engines(serialized: Mapping[str, bytes]) -> bytes:
-    """Serialized engines by stage, as one file."""
+    """Return serialized engines by stage as the content of one file."""
     return safetensors.numpy.save({name: np.frombuffer(data, np.uint8) for name, data in serialized.items()})
 
 

@@ -1,4 +1,4 @@
-"""Attention over tokens, and the transformer that the UNet puts on its feature maps."""
+"""Multi-head attention, and the transformer that the UNet applies to its feature maps."""
 
 from typing import cast
 
@@ -19,7 +19,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
 
 
 class Attention(nn.Module):
-    """Attention of x over itself or over ready keys and values."""
+    """Attention of x to itself or to precomputed keys and values."""
 
     def __init__(self, width: int, context_width: int, heads: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class GEGLU(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        # Identity stands where the original has its dropout, so that the keys agree.
+        # Identity replaces the original's dropout, so that the keys match.
         self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text, feed-forward; each normalised before, added after."""
+    """Self-attention, cross-attention to the text and feed-forward, each with a norm before and a residual after."""
 
     def __init__(self, width: int, context_width: int, heads: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Conv2d(width, width, 1)
 
     def change(self, x: Tensor, text: KeysValues) -> Tensor:
-        """What is added to x."""
+        """Return the change that `forward` adds to x."""
         tokens = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
         tokens = self.transformer_blocks[0](tokens, text)
         return self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[2]))
@@ -103,9 +103,9 @@ class SpatialTransformer(nn.Module):
 
 
 def causal_mask(x: Tensor) -> Tensor:
-    """For tokens x [n, tokens, width]: [tokens, tokens], 0 where a token may look, else a large negative number.
+    """Return the mask [tokens, tokens] for x [n, tokens, width]: 0 where a token may attend, else -10000.
 
-    Finite, because minus infinity turns into NaN in half precision once a whole row is masked or scaled.
+    Finite, because minus infinity turns into NaN if a whole row is masked, and within the range of half precision.
     """
     tokens = x.shape[1]
     return torch.full((tokens, tokens), -1e4, dtype=x.dtype, device=x.device).triu(1)

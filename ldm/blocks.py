@@ -1,4 +1,4 @@
-"""What the UNet's levels are made of: residual blocks, down- and upsampling, and the numbered block that holds them."""
+"""Layers of the UNet: residual blocks, down- and upsampling, and the numbered block that contains them."""
 
 from collections.abc import Iterator
 
@@ -10,15 +10,15 @@ from ldm.norm import GroupNorm
 
 
 class ResBlock(nn.Module):
-    """Two convolutions around a skip; time enters as a shift between them.
+    """Two convolutions with a skip connection; the time shift is added between them.
 
-    The shift depends on the timestep alone, so the caller asks for it (once per plan in the pipeline, once per step in
+    The shift depends on the timestep only, so the caller computes it (once per plan in the pipeline, in every pass in
     the reference) and passes it in.
     """
 
     def __init__(self, channels: int, out_channels: int, emb_width: int, groups: int) -> None:
         super().__init__()
-        # Identity stands where the original has its SiLU and its dropout, so that the keys agree.
+        # Identity replaces the original's SiLU and dropout, so that the keys match.
         self.in_layers = nn.Sequential(
             GroupNorm(groups, channels, silu=True), nn.Identity(), nn.Conv2d(channels, out_channels, 3, padding=1)
         )
@@ -33,7 +33,7 @@ class ResBlock(nn.Module):
         self.shift_width = out_channels
 
     def shift(self, emb: Tensor) -> Tensor:
-        """Time embeddings [n, emb_width] -> what is added between the convolutions [n, out_channels]."""
+        """Time embeddings [n, emb_width] -> the shift added between the convolutions, [n, out_channels]."""
         return self.emb_layers(emb)
 
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class Upsample(nn.Module):
 
 
 class Block(nn.ModuleList):
-    """One numbered block. Takes the next time shifts and text keys and values as its layers need them."""
+    """One numbered block. Each layer that needs a time shift, or keys and values of the text, takes the next ones."""
 
     def forward(self, h: Tensor, shifts: Iterator[Tensor], texts: Iterator[KeysValues]) -> Tensor:
         for layer in self:

@@ -16,9 +16,9 @@ class UNetConfig:
 
     in_channels: int  # of the latent
     model_channels: int  # width of the first level
-    channel_mult: tuple[int, ...]  # width of each level, in model_channels
+    channel_mult: tuple[int, ...]  # width of each level, as a multiple of model_channels
     res_blocks: int  # per level; the decoder has one more
-    attention_levels: tuple[int, ...]  # levels that hold transformers
+    attention_levels: tuple[int, ...]  # levels with transformers
     heads: int
     context_width: int  # of the text encoder's output
     groups: int  # of every GroupNorm
@@ -26,7 +26,7 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class ControlConfig:
-    """What ControlNet adds in front of its encoder."""
+    """The hint convolutions, which ControlNet adds to its encoder."""
 
     hint_channels: tuple[int, ...]  # widths of the hint convolutions, one per scale 1, 1/2, 1/4, 1/8
 
@@ -57,7 +57,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The noise schedule: betas rise linearly in their square root."""
+    """The noise schedule: the square roots of the betas rise linearly."""
 
     steps: int
     beta_start: float
@@ -66,7 +66,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that fixes the shapes of a checkpoint."""
+    """Everything that determines the shapes of a checkpoint, and its noise schedule."""
 
     unet: UNetConfig
     control: ControlConfig
@@ -79,7 +79,7 @@ Config = TypeVar("Config")
 
 
 def load_architecture(name: str) -> Architecture:
-    """Read `models/<name>.yaml`. Raises ValueError for an unknown name, an unknown, missing or mistyped field."""
+    """Read `models/<name>.yaml`. Raises ValueError for an unknown name or an unknown, missing or mistyped field."""
     path = MODELS / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in MODELS.glob("*.yaml")))
@@ -88,12 +88,12 @@ def load_architecture(name: str) -> Architecture:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         where = " ".join(str(error).split())
-        raise ValueError(f"{path.name} is no YAML ({where}): restore the file") from error
+        raise ValueError(f"{path.name} is not valid YAML ({where}): restore the file") from error
     return _parse(Architecture, values, path.name)
 
 
 def _parse(kind: type[Config], values: Any, where: str) -> Config:
-    """Build the dataclass `kind` from a mapping, strictly; `where` names the place in messages."""
+    """Build the dataclass `kind` from a mapping, strictly; `where` is the place for error messages."""
     if not isinstance(values, dict):
         raise ValueError(f"{where}: got {values!r}, expected a mapping with the fields of {kind.__name__}")
     types = get_type_hints(kind)

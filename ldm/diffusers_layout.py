@@ -1,4 +1,4 @@
-"""Stable Diffusion and ControlNet in the folders of the diffusers library, renamed to the keys of `ControlLDM`."""
+"""Weights of Stable Diffusion and ControlNet in the diffusers layout, renamed to the keys of `ControlLDM`."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from torch import Tensor
 from ldm.config import Architecture
 from ldm.weights import CheckpointError, read_tensors
 
-# One part of the joined model: its key prefix, and the folder of diffusers that holds it.
+# Key prefix of each part of the joined model -> the diffusers folder that contains it.
 PARTS = {
     "model.diffusion_model.": "unet",
     "first_stage_model.": "vae",
@@ -47,7 +47,7 @@ HEADS_AND_TAILS = {
     "downsample.conv": "downsamplers.0.conv",
     "upsample.conv": "upsamplers.0.conv",
 }
-# Names that files had before diffusers renamed the attention of the VAE; Stable Diffusion 1.5 has them still.
+# Names from before diffusers renamed the VAE's attention; the files of Stable Diffusion 1.5 still have them.
 OLD_VAE = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
@@ -56,8 +56,8 @@ def read_diffusers(
 ) -> dict[str, Tensor]:
     """Read the weights called `names` in ControlLDM from a Stable Diffusion folder and a ControlNet folder.
 
-    The schedule's buffers are no part of those folders and stay out. Raises CheckpointError for a missing folder or
-    name; shapes are left to the strict load that follows.
+    The folders do not contain the schedule's buffers, so these are left out. Raises CheckpointError if a file or a
+    tensor is missing or a tensor is left over; the strict load that follows checks the shapes.
     """
     tensors: dict[str, Tensor] = {}
     files = diffusers_files(pipeline, controlnet)
@@ -67,12 +67,15 @@ def read_diffusers(
             if name.startswith(prefix):
                 tensors[name] = _take(source, name.removeprefix(prefix), part, folder, architecture)
         if left := [name for name in source if not name.endswith("position_ids")]:
-            raise CheckpointError(f"{folder} holds {len(left)} tensors that have no place here, first {left[:5]}")
+            raise CheckpointError(
+                f"{folder} holds {len(left)} tensors that the model does not have, first {left[:5]}; choose "
+                "the architecture that belongs to them"
+            )
     return tensors
 
 
 def diffusers_files(pipeline: Path, controlnet: Path) -> dict[str, Path]:
-    """Part -> the file of its weights. Raises CheckpointError for a folder without one."""
+    """Return the weight file of each part. Raises CheckpointError for a folder without one."""
     folders = {part: controlnet if part == "controlnet" else pipeline / part for part in PARTS.values()}
     files = {}
     for part, folder in folders.items():
@@ -84,7 +87,7 @@ def diffusers_files(pipeline: Path, controlnet: Path) -> dict[str, Path]:
 
 
 def diffusers_name(name: str, part: str, architecture: Architecture) -> str:
-    """The name in diffusers of a tensor called `name` within one part of ControlLDM."""
+    """Return the diffusers name of the tensor called `name` within one part of ControlLDM."""
     if part == "text_encoder":
         return name
     rename = _vae_block if part == "vae" else _unet_block
@@ -138,18 +141,20 @@ def _vae_block(name: str, architecture: Architecture) -> str:
 
 
 def _take(source: dict[str, Tensor], name: str, part: str, folder: Path, architecture: Architecture) -> Tensor:
-    """Remove and return the tensor that is called `name` here."""
+    """Remove the tensor called `name` in ControlLDM from `source` and return it."""
     theirs = diffusers_name(name, part, architecture)
     candidates = [theirs, theirs.removeprefix("text_model."), *_old_names(theirs)]
     for candidate in candidates:
         if candidate in source:
             tensor = source.pop(candidate)
-            # VAE attention is a 1x1 convolution here and a linear layer there.
+            # VAE attention uses 1x1 convolutions here and linear layers in diffusers.
             is_projection = part == "vae" and tensor.dim() == 2
             return tensor[..., None, None] if is_projection else tensor
-    if name.endswith("position_ids"):  # constants, left out by later versions
+    if name.endswith("position_ids"):  # constants, which later versions omit
         return torch.arange(architecture.text.positions)[None]
-    raise CheckpointError(f"{folder} has no tensor {theirs!r}: it is damaged or of another architecture")
+    raise CheckpointError(
+        f"{folder} has no tensor {theirs!r}: fetch it again if it is damaged, or choose its architecture"
+    )
 
 
 def _old_names(name: str) -> list[str]:

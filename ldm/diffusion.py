@@ -1,4 +1,4 @@
-"""The noise schedule and deterministic or stochastic DDIM (Song et al. 2021), in float64."""
+"""The noise schedule, and deterministic or stochastic DDIM (Song et al. 2021), in float64."""
 
 import numpy as np
 import torch
@@ -11,12 +11,12 @@ Floats = NDArray[np.float64]
 
 
 def alphas_cumprod(config: ScheduleConfig) -> Floats:
-    """Signal power left after each of the training steps, [steps]; betas are linear in their square root."""
+    """Return the signal power left after each training step, [steps]."""
     return np.cumprod(1.0 - _betas(config), dtype=np.float64)
 
 
 def schedule_buffers(config: ScheduleConfig) -> dict[str, Tensor]:
-    """The 13 schedule tensors that a checkpoint carries, each float32 [steps] (Ho et al. 2020 for the posterior)."""
+    """Return the 13 schedule tensors of a checkpoint, float32 [steps] each (Ho et al. 2020 for the posterior)."""
     betas, abar = _betas(config), alphas_cumprod(config)
     before = np.append(1.0, abar[:-1])
     variance = betas * (1 - before) / (1 - abar)
@@ -39,10 +39,10 @@ def schedule_buffers(config: ScheduleConfig) -> dict[str, Tensor]:
 
 
 def ddim_timesteps(steps: int, training_steps: int = 1000) -> list[int]:
-    """The timesteps of DDIM in rising order: every (training_steps // steps)-th, plus one.
+    """Return DDIM's timesteps in rising order: every (training_steps // steps)-th, plus one.
 
-    The spacing is an integer, so some counts give a step more (12 gives 13), and some would leave the schedule
-    (9 ends at 1000 of 0..999): ValueError says so, and which neighbours work.
+    The spacing is an integer, so some counts give more steps (12 gives 13). Raises ValueError for counts that leave
+    the schedule (9 ends at 1000 of 0..999), with nearby counts that work.
     """
     if not 1 <= steps <= training_steps:
         raise ValueError(f"ddim_steps: got {steps}, expected 1 to {training_steps}")
@@ -58,12 +58,12 @@ def ddim_timesteps(steps: int, training_steps: int = 1000) -> list[int]:
 
 
 def ddim_alphas(abar: Floats, timesteps: list[int]) -> tuple[Floats, Floats]:
-    """alphas_cumprod at the timesteps and one step later in the denoising; the last one ends at abar[0], not 1."""
+    """Return alphas_cumprod before and after the step at each timestep; the last step ends at abar[0], not 1."""
     return abar[timesteps], np.append(abar[0], abar[timesteps[:-1]])
 
 
 def ddim_sigmas(now: Floats, after: Floats, eta: float) -> Floats:
-    """Standard deviation of the noise that each step adds: 0 for eta = 0, DDPM's for eta = 1."""
+    """Return the standard deviation of the noise that each step adds: 0 for eta = 0, DDPM's for eta = 1."""
     return eta * np.sqrt((1 - after) / (1 - now) * (1 - now / after))
 
 

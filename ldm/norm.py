@@ -1,11 +1,11 @@
-"""Group normalisation as these networks use it."""
+"""Group normalization with an optional shift before and SiLU after."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm of x + shift, and SiLU behind it if the layer has one: what one kernel can do on a GPU.
+    """GroupNorm of x + shift, followed by SiLU if `silu` is set: one layer, so that a single GPU kernel can replace it.
 
     x: [n, c, h, w]; shift: [1, c], none by default.
     """

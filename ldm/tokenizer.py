@@ -1,4 +1,4 @@
-"""Prompts to tokens: transformers' CLIPTokenizer from files on this machine, nothing fetched."""
+"""Tokenization of prompts by transformers' CLIPTokenizer, from local files only."""
 
 import logging
 import threading
@@ -14,15 +14,15 @@ log = logging.getLogger(__name__)
 IMPORTING = threading.Lock()
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 FILES = ("vocab.json", "merges.txt")
-LETTERS = 2 * 256 + 2  # the fewest tokens in CLIP's format: letters, letters at a word's end, start and end of text
+LETTERS = 2 * 256 + 2  # the smallest vocabulary: bytes, bytes at the end of a word, start and end of text
 
 
 class TokenizerError(ValueError):
-    """No tokenizer files where they are expected."""
+    """Tokenizer files are missing, damaged or of another vocabulary."""
 
 
 class Tokenizer:
-    """Callable: n prompts -> int32 [n, positions], padded or truncated."""
+    """Converts n prompts to tokens, int32 [n, positions], padded or truncated."""
 
     def __init__(self, tokenizer: Any, positions: int) -> None:
         self.tokenizer = tokenizer
@@ -30,7 +30,7 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> int:
-        """The number of tokens."""
+        """The number of tokens in the vocabulary."""
         return len(self.tokenizer)
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
@@ -42,7 +42,7 @@ class Tokenizer:
         if len(ids) > self.positions:
             kept, cut = ids[: self.positions - 1], ids[self.positions - 1 : -1]
             log.warning(
-                "prompt of %d tokens cut to %d; left out: %r",
+                "prompt of %d tokens truncated to %d; dropped: %r",
                 len(ids),
                 self.positions,
                 self.tokenizer.decode(cut),
@@ -52,9 +52,9 @@ class Tokenizer:
 
 
 def load_tokenizer(folders: Sequence[Path], positions: int, on_hub: str | None = None) -> Tokenizer:
-    """The tokenizer from the first of `folders` that has vocab.json and merges.txt, else from the Hugging Face cache.
+    """Load the tokenizer from the first of `folders` with vocab.json and merges.txt, else from the Hugging Face cache.
 
-    `on_hub` names the repository to look for in that cache. Raises TokenizerError when neither is there.
+    on_hub: the repository to look up in that cache. Raises TokenizerError if the files are missing or damaged.
     """
     cached = try_to_load_from_cache(on_hub, FILES[0]) if on_hub else None
     for folder in [*folders, *([Path(cached).parent] if isinstance(cached, str) else [])]:
@@ -65,8 +65,8 @@ def load_tokenizer(folders: Sequence[Path], positions: int, on_hub: str | None =
 
 
 def _read(folder: Path) -> Any:
-    with IMPORTING:  # transformers imports its parts when they are first named, which two threads must not do at once
-        from transformers import CLIPTokenizer  # slow to import, and only a pipeline needs it
+    with IMPORTING:  # transformers imports its modules lazily, which is not thread-safe
+        from transformers import CLIPTokenizer  # slow to import, and needed by pipelines only
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)

@@ -1,4 +1,4 @@
-"""The UNet of Stable Diffusion 1.5 (Rombach et al. 2022). ControlNet copies its encoder, so that is its own class."""
+"""The UNet of Stable Diffusion 1.5 (Rombach et al. 2022). Its encoder is a separate class, which ControlNet copies."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from ldm.norm import GroupNorm
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
-    """Sinusoids of the timesteps: t [n] -> [n, width], cosines first, in float32 (Vaswani et al. 2017)."""
+    """Embed timesteps t [n] as sinusoids [n, width], cosines first, in float32 (Vaswani et al. 2017)."""
     half = width // 2
     frequencies = torch.exp(-math.log(10000) / half * torch.arange(half, dtype=torch.float32, device=t.device))
     angles = t[:, None].float() * frequencies
@@ -21,7 +21,7 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Time embedding, input blocks and middle block: the half that UNet and ControlNet share."""
+    """Time embedding, input blocks and middle block: the half that UNet and ControlNet have in common."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """Latent [n, 4, h, w] -> the outputs of all input blocks and of the middle block.
 
-        `hint`, of [n or 1, model_channels, h, w], is added after the first convolution (ControlNet).
+        `hint`, [n or 1, model_channels, h, w], is added after the first convolution (ControlNet).
         """
         shifts, texts = iter(shifts), iter(texts)
         h = self.input_blocks[0](x, shifts, texts)
@@ -68,11 +68,11 @@ class Encoder(nn.Module):
         return skips, middle
 
     def res_blocks(self) -> list[ResBlock]:
-        """All ResBlocks in the order of use, which is the order of their registration."""
+        """Return all ResBlocks in the order of use, which is the order of registration."""
         return [module for module in self.modules() if isinstance(module, ResBlock)]
 
     def transformers(self) -> list[SpatialTransformer]:
-        """All transformers in the order of use."""
+        """Return all transformers in the order of use."""
         return [module for module in self.modules() if isinstance(module, SpatialTransformer)]
 
     def _add_input(self, layers: list[nn.Module]) -> None:
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
 
 
 class UNet(Encoder):
-    """Predicts the noise eps in a latent, given timestep, text and, at every skip, ControlNet's residuals."""
+    """Predicts the noise eps in a latent from timestep, text and ControlNet's residuals for every skip."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config)
@@ -122,7 +122,7 @@ class UNet(Encoder):
         shifts: Iterable[Tensor],
         texts: Iterable[KeysValues],
     ) -> Tensor:
-        """Encoder outputs, with ControlNet's residuals added (the last is the middle's; zeros: no control) -> eps."""
+        """Encoder outputs and ControlNet's residuals (the last is for the middle; zeros: no control) -> eps."""
         shifts, texts = iter(shifts), iter(texts)
         h = middle + control[-1]
         for block, skip, residual in zip(self.output_blocks, reversed(skips), reversed(control[:-1]), strict=True):
@@ -130,7 +130,7 @@ class UNet(Encoder):
         return self.out(h)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, control: Sequence[Tensor | float]) -> Tensor:
-        # The network as the paper has it. The pipeline's stages call encode and decode with ready shifts and texts.
+        # The network as in the paper. The pipeline's stages call encode and decode with precomputed shifts and texts.
         shifts, texts = iter(self.time_shifts(t)), iter(self.keys_values(context))
         skips, middle = self.encode(x, shifts, texts)
         return self.decode(skips, middle, control, shifts, texts)

@@ -1,4 +1,4 @@
-"""The autoencoder of Stable Diffusion: pictures [n, 3, 8h, 8w] in -1..1 to latents [n, 4, h, w] and back."""
+"""Stable Diffusion's autoencoder: converts pictures [n, 3, 8h, 8w] in -1..1 to latents [n, 4, h, w] and back."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ from ldm.blocks import Upsample
 from ldm.config import VAEConfig
 from ldm.norm import GroupNorm
 
-EPS = 1e-6  # of every GroupNorm here
+EPS = 1e-6  # of every GroupNorm in this file
 
 
 class ResnetBlock(nn.Module):
@@ -55,11 +55,11 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # the original pads right and below only
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # the original pads only right and bottom
 
 
 class Level(nn.Module):
-    """One resolution: residual blocks, then a change of scale under its key; none at the level that comes last."""
+    """One resolution: residual blocks, then a change of scale under its own key, except in the last level."""
 
     def __init__(self, channels: int, out_channels: int, blocks: int, groups: int, **change: nn.Module) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class VAEDecoder(nn.Module):
         widths = [config.channels * mult for mult in (*config.channel_mult, config.channel_mult[-1])]
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], config.groups)
-        # up[i] works at scale i and is used from the coarsest, the highest i, to the finest, up[0].
+        # up[i] works at scale i. The order of use is from the coarsest level, the highest i, to the finest, up[0].
         self.up = nn.ModuleList()
         for i, (width, wider) in enumerate(pairwise(widths)):
             change = {"upsample": Upsample(width)} if i > 0 else {}
@@ -131,7 +131,7 @@ class VAEDecoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """KL autoencoder (Rombach et al. 2022). Latents here are those of the diffusion: times `scale_factor`."""
+    """KL autoencoder (Rombach et al. 2022). Latents are multiplied by `scale_factor`, as the diffusion expects."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()

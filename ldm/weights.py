@@ -1,4 +1,4 @@
-"""Weights from files, strictly, or from a seed."""
+"""Weights: strict loading from files, and random weights from a seed."""
 
 import pickle
 from collections.abc import Mapping
@@ -12,48 +12,48 @@ from files import replacing
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged or not of the expected shape; the message says which and what to do."""
+    """A checkpoint is missing, damaged or does not fit; the message states what is wrong and what to do."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a `.safetensors` file, or a PyTorch file (`.pth`, `.ckpt`, `.bin`) of tensors only, on the CPU."""
+    """Read a `.safetensors` file, or a PyTorch file (`.pth`, `.ckpt`, `.bin`) with tensors only, to the CPU."""
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist: give the path of a .pth or .safetensors file")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        # mmap: tensors are read when they are used, so a 5.7 GB file is not copied into memory twice.
+        # mmap reads tensors on first use, so a 5.7 GB file is not copied into memory twice.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"checkpoint {path} holds other Python objects than tensors, which are not loaded because they could run "
-            "code, or is no PyTorch file at all: give a .safetensors file or a .pth of tensors only"
+            f"checkpoint {path} holds Python objects other than tensors, which are not loaded because they could run "
+            "code, or it is not a PyTorch file: give a .safetensors file, or a .pth with tensors only"
         ) from error
-    except Exception as error:  # damaged files make PyTorch raise nearly anything
+    except Exception as error:  # damaged files make PyTorch raise almost any exception
         raise CheckpointError(
             f"checkpoint {path} cannot be read ({path.stat().st_size} bytes; {type(error).__name__}): it is truncated, "
-            "damaged or of an old format; fetch it again, or save it anew with a current PyTorch"
+            "damaged or of an old format; fetch it again, or save it again with a current PyTorch"
         ) from error
     tensors = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
     ):
         raise CheckpointError(
-            f"checkpoint {path} holds a {type(tensors).__name__} of other things than tensors with names: "
+            f"checkpoint {path} holds a {type(tensors).__name__} that does not map names to tensors: "
             "give a checkpoint of tensors"
         )
     return tensors
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a `.safetensors` file: all of it, or nothing."""
+    """Write a `.safetensors` file atomically."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         safetensors.torch.save_file(contiguous, temporary)
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Put `tensors` into `module` as float32 parameters; every name and shape has to agree.
+    """Load `tensors` into `module`, converting floats to float32. Raises CheckpointError if a name or shape differs.
 
     The module may be on the meta device: tensors are assigned, not copied.
     """
@@ -68,16 +68,16 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -
         first = ", ".join([*missing, *unexpected, *misshapen][:5])
         raise CheckpointError(
             f"{source} does not fit this architecture: got {len(tensors)} tensors, expected {len(expected)}; "
-            f"{counts}, first {first}; choose the checkpoint or the architecture that belongs to it"
+            f"{counts}, first {first}; choose a checkpoint and an architecture that match"
         )
     module.load_state_dict({name: _as_float32(tensor) for name, tensor in tensors.items()}, assign=True)
 
 
 def randomize(module: nn.Module, seed: int) -> None:
-    """Seeded random parameters that keep activations near 1, in place, zero-convolutions included.
+    """Fill all parameters in place, zero convolutions included, with random values that keep activations near 1.
 
-    They say nothing about pictures, but a network of these weights has the speed and the numerics of a real one.
-    The same seed gives the same weights whatever the state of the global generator.
+    The network generates no meaningful pictures, but has the speed and the numerics of a trained one.
+    The same seed gives the same weights, independent of the global generator.
     """
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():

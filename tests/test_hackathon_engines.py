@@ -129,7 +129,7 @@ def test_other_errors_propagate(on_a_gpu: hackathon, monkeypatch: pytest.MonkeyP
 
 def test_properties_describe_the_last_picture(on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("graph", "settings", "latent"):
-        with pytest.raises(RuntimeError, match=f"{name} was asked for before initialize"):
+        with pytest.raises(RuntimeError, match=rf"{name} needs a generated picture: call initialize\(\)"):
             getattr(on_a_gpu, name)
     graph = Mock(nodes=7017)
 

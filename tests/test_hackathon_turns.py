@@ -102,5 +102,5 @@ def test_initialize_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     hackathon("random:0", plan="19", device="cpu").initialize()
     progress = shown.return_value.__enter__.return_value
     said = [call.args[0] for call in progress.set_description.call_args_list]
-    assert said == ["reading weights", "reading engines", "drawing the first picture"]
+    assert said == ["loading weights", "loading engines", "generating the first picture"]
     assert progress.update.call_count == shown.call_args.kwargs["total"] == 3

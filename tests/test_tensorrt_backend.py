@@ -131,7 +131,7 @@ def test_from_engine_files_to_the_picture(files: Path) -> None:
     assert {engine() for engine in read} == {None}, "what no pipeline runs takes no memory"
     assert draw(made).std() > 0, "and is read again when it is asked for"
 
-    with pytest.raises(ValueError, match=r"load_weights\(\) got random:1, and TensorRT's engines hold the weights of"):
+    with pytest.raises(ValueError, match=r"load_weights\(\) got random:1, but TensorRT's engines hold the weights of"):
         made.load_weights("random:1")
 
     with pytest.raises(

@@ -141,7 +141,7 @@ def test_pictures_after_loading_are_those_of_engines_built_from_these_weights(en
     write_engines(1, files, SIZE)
     fresh = started("random:1")
     expected = drawn(fresh)
-    with pytest.raises(ValueError, match=r"engine text was built without refit; .* --refit; or make another hackathon"):
+    with pytest.raises(ValueError, match=r"engine text was built without refit; .* --refit; or create a new hackathon"):
         fresh.load_weights("random:0")
     write_engines(0, files, SIZE, refit=True)
     runtime = started("random:0")
@@ -162,7 +162,9 @@ def test_pictures_after_loading_are_those_of_engines_built_from_these_weights(en
     for call in ("Refitter", "set_named_weights", "get_missing_weights", "refit_cuda_engine"):
         kept = list(pipelines_of(runtime).kept.values())
         standin.fail_once(call)
-        with pytest.raises(ValueError, match=rf"load_weights\(\) got random:1, .* of random:0: .*{call} was .*another"):
+        with pytest.raises(
+            ValueError, match=rf"load_weights\(\) got random:1, .* of random:0: .*{call} was .*new hackathon"
+        ):
             runtime.load_weights("random:1")
         assert list(pipelines_of(runtime).kept.values()) == kept
         assert np.array_equal(drawn(runtime, seed=6), other), "nothing has changed"

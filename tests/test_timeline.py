@@ -32,7 +32,7 @@ def test_spans_are_measured_from_the_first() -> None:
 
 def test_timeline_has_every_stage_and_changes_nothing() -> None:
     runtime = hackathon("random:0", plan="19,4", device="cpu")
-    with pytest.raises(RuntimeError, match=r"timeline\(\) was asked for before initialize\(\)"):
+    with pytest.raises(RuntimeError, match=r"timeline\(\) needs a generated picture: call initialize\(\)"):
         runtime.timeline()
     runtime.initialize()
     pipeline = last_of(runtime)

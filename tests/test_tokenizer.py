@@ -70,7 +70,7 @@ def test_long_prompt_is_truncated_with_one_warning(
     start, end = tokenizer.tokenizer.bos_token_id, tokenizer.tokenizer.eos_token_id
     assert row.tolist() == [start, *[bird] * 75, end]
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == ([f"prompt of {words + 2} tokens cut to 77; left out: {cut!r}"] if cut else [])
+    assert messages == ([f"prompt of {words + 2} tokens truncated to 77; dropped: {cut!r}"] if cut else [])
 
 
 def test_first_folder_with_both_files_is_used(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_tensors_read_back_as_saved(tmp_path: Path, suffix: str, content: dict[s
         ("text.pth", lambda path: path.write_text("version https://git-lfs\nsize 5\n"), "cannot be read"),
         ("text.safetensors", lambda path: path.write_text("version https://git-lfs\nsize 5\n"), "cannot be read"),
         ("damaged.pth", damaged_pickle, "cannot be read"),
-        ("object.pth", lambda path: save({"a": Path("x")}, path), "holds other Python objects than tensors"),
+        ("object.pth", lambda path: save({"a": Path("x")}, path), "holds Python objects other than tensors"),
         ("list.pth", lambda path: save([torch.ones(1)], path), "holds"),
         ("number.pth", lambda path: save({"a": 1}, path), "holds"),
         ("names.pth", lambda path: save({1: torch.ones(1)}, path), "holds"),

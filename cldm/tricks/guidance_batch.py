@@ -1,6 +1,6 @@
-"""Guidance in one batch: the prompt and the negative prompt in one pass of the networks instead of two.
+"""Guidance in one batch: prompt and negative prompt in one pass of the networks instead of two.
 
-Both passes compute the same until they first read the text. So n latents go in, and are repeated there for 2n texts.
+Both passes are identical up to the first layer that reads the text. Only there are the n latents repeated for 2n texts.
 """
 
 import torch
@@ -10,7 +10,7 @@ from ldm.attention import KeysValues, SpatialTransformer, TransformerBlock
 
 
 def batch_guidance(model: nn.Module) -> None:
-    """Let the transformers take more texts than maps, in place: 2n texts for n maps give the results of both passes."""
+    """Let the transformers accept 2n texts for n feature maps, in place; the output is that of both passes."""
     for module in model.modules():
         if type(module) is SpatialTransformer:
             module.__class__, module.block.__class__ = RepeatingTransformer, RepeatingBlock
@@ -30,5 +30,5 @@ class RepeatingTransformer(SpatialTransformer):
 
 
 def repeated(x: Tensor, rows: int) -> Tensor:
-    """x [n, ...] over and over until it has `rows`, a multiple of n."""
+    """Repeat x [n, ...] along the batch until it has `rows` rows, a multiple of n."""
     return x if len(x) == rows else torch.cat([x] * (rows // len(x)))

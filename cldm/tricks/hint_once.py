@@ -1,4 +1,4 @@
-"""The hint once: ControlNet's convolutions over the edges do not depend on the step, so they run once for a picture."""
+"""The hint once per picture: ControlNet's convolutions over the edges do not depend on the step."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""Packed self-attention: query, key and value by one matrix product, from weights that lie side by side."""
+"""Packed self-attention: one matrix product for query, key and value, with their weights in one tensor."""
 
 from collections.abc import Callable
 
@@ -17,9 +17,9 @@ def pack_qkv(model: nn.Module) -> None:
 
 
 def pack(attention: Attention) -> None:
-    """Lay the weights for q, k and v side by side.
+    """Pack the weights of q, k and v into one tensor, in place.
 
-    They stay parameters of their own: views, which may be written in place, and are packed again when the module moves
+    They remain separate parameters, as views that may be written in place. They are packed again when the module moves
     to another device or precision.
     """
     weights = [layer.weight for layer in (attention.to_q, attention.to_k, attention.to_v)]
@@ -31,7 +31,7 @@ def pack(attention: Attention) -> None:
 
 
 class PackedAttention(Attention):
-    packed: Tensor | None  # None: not any more
+    packed: Tensor | None  # None: use the separate weights
 
     def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
         if self.packed is None or keys_values is not None:
@@ -40,7 +40,7 @@ class PackedAttention(Attention):
         return self.to_out(attend(q, k, v, self.heads))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedAttention":
-        """What .to(), .half() and the like do to every tensor: the weights are no views of one any more."""
+        """Pack again after .to(), .half() and the like, whose new weights are not views of one tensor."""
         super()._apply(fn, recurse)
         if self.packed is not None:
             pack(self)

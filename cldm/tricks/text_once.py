@@ -1,7 +1,7 @@
-"""The text once: the text encoder, and keys and values of every cross-attention, run once for a picture.
+"""The text once per picture: the text encoder, and the keys and values of every cross-attention.
 
-They depend on the prompts alone. `kv` [2n, 77, K] holds them for all layers side by side: ControlNet's layers first,
-then those of the UNet's encoder and decoder, in the order of use.
+They depend on the prompts only. `kv` [2n, 77, K] holds the keys and values of all layers: ControlNet's layers first,
+then those of the UNet's encoder and decoder, in order of use.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ldm.unet import Encoder
 
 
 class Text(nn.Module):
-    """Tokens int32 [2, 77], with and without the prompt -> (kv [2n, 77, K],), each of the two n times."""
+    """Tokens int32 [2, 77], with and without the prompt -> (kv [2n, 77, K],), each row n times."""
 
     def __init__(self, model: ControlLDM, samples: int) -> None:
         super().__init__()
@@ -31,16 +31,16 @@ class Text(nn.Module):
 
 
 def pack(texts: Sequence[KeysValues]) -> Tensor:
-    """Keys and values of each layer, [n, 77, width] each -> [n, 77, twice the sum of the widths]."""
+    """Concatenate the keys and values of all layers, [n, 77, width] each: [n, 77, twice the sum of the widths]."""
     return torch.cat([tensor for keys_values in texts for tensor in keys_values], dim=-1)
 
 
 def unpack(kv: Tensor, columns: Columns) -> list[KeysValues]:
-    """Views of `kv`: keys and values of the layers that the columns belong to, the inverse of `pack`."""
+    """Return views of `kv`, the keys and values of the layers in `columns`; the inverse of `pack`."""
     parts = columns.split(kv)
     return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 def kv_widths(network: Encoder) -> list[int]:
-    """How many columns of `kv` the layers have."""
+    """Return the width of each layer's keys and values in `kv`: two numbers per layer."""
     return [layer.proj_in.out_channels for layer in network.transformers() for _ in range(2)]

@@ -1,7 +1,7 @@
-"""A table of time: what each timestep adds in every ResBlock, computed once for all steps of a plan.
+"""The time table: the time shifts of all ResBlocks, computed once for all steps of a plan.
 
-`shift`, one row of it, holds the shifts of ControlNet's ResBlocks first, then those of the UNet's encoder and decoder,
-in the order of use. The bias of a ResBlock's first convolution is in the table too, so that the convolution adds none.
+`shift`, one of its rows, holds the shifts of ControlNet's ResBlocks first, then those of the UNet's encoder and
+decoder, in order of use. They include the bias of each ResBlock's first convolution, which then runs without a bias.
 """
 
 from typing import cast
@@ -16,13 +16,13 @@ from ldm.unet import Encoder
 
 @torch.inference_mode()
 def time_table(model: ControlLDM, timesteps: list[int]) -> Tensor:
-    """What time adds to every ResBlock of ControlNet and UNet, one row per timestep: [n, sum of the widths]."""
+    """Return the shifts of all ResBlocks of ControlNet and UNet, one row per timestep: [n, sum of the widths]."""
     t = torch.tensor(timesteps, device=next(model.parameters()).device)
     return torch.cat([*model.control.time_shifts(t), *model.unet.time_shifts(t)], dim=1)
 
 
 def move_biases(model: nn.Module) -> None:
-    """Let the ResBlocks add the bias of their first convolution with the shift, in place."""
+    """Move the bias of each ResBlock's first convolution into its shift, in place."""
     for module in model.modules():
         if type(module) is ResBlock:
             module.__class__ = BiasInShift
@@ -44,5 +44,5 @@ class BiasInShift(ResBlock):
 
 
 def shift_widths(network: Encoder) -> list[int]:
-    """How many columns of `shift` the layers have."""
+    """Return the width of each ResBlock's shift in `shift`."""
     return [block.shift_width for block in network.res_blocks()]
