@@ -1,5 +1,5 @@
-# make score: eight pictures, latency and distance. make test: everything that must hold. Both set up what they need.
-# CANNY2IMAGE_PYTHON=/usr/bin/python3 uses that interpreter instead of .venv; PYTHON=python3.12 makes .venv with that one.
+# make score: eight pictures, latency and distance. make test: all tests. Both install what they need first.
+# CANNY2IMAGE_PYTHON=/usr/bin/python3 uses that interpreter instead of .venv; PYTHON=python3.12 creates .venv with it.
 python := $(or $(CANNY2IMAGE_PYTHON),.venv/bin/python)
 
 .PHONY: score test lint

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The environment and the engines for this machine. Run it again: it changes nothing and needs no network.
+# Sets up the environment and the engines for this machine. Running it again changes nothing and needs no network.
 #
 #   ./preprocess.sh [extra ...]     extras of pyproject.toml: dev, train, web, tensorrt, tensorrt-rtx
 #
-# Makes .venv with $PYTHON (default python3). CANNY2IMAGE_PYTHON=/usr/bin/python3 uses that interpreter as it is instead:
-# nothing is installed into it, and what it lacks is named.
+# Creates .venv with $PYTHON (default python3). CANNY2IMAGE_PYTHON=/usr/bin/python3 uses that interpreter instead:
+# nothing is installed into it, and missing requirements are printed.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 python=${CANNY2IMAGE_PYTHON:-.venv/bin/python}
 
-# Prints what is lacking; exits with 1 if that is something, 2 if the question has no answer.
+# Prints the missing requirements; exits with 1 if there are any, 2 if this cannot be determined.
 lacking() { "$python" build/environment.py "$@"; }
 
 if [ -z "${CANNY2IMAGE_PYTHON:-}" ] && [ ! -x .venv/bin/python ]; then
@@ -25,7 +25,7 @@ if [ "$status" -eq 1 ] && [ -n "${CANNY2IMAGE_PYTHON:-}" ]; then
         echo "preprocess.sh: $python lacks ${missing//$'\n'/, }: the tests that need them are skipped" >&2
     else
         echo "preprocess.sh: $python lacks ${core//$'\n'/, }: install them there, or unset CANNY2IMAGE_PYTHON" \
-            "to let this script make .venv" >&2
+            "to let this script create .venv" >&2
         exit 1
     fi
 elif [ "$status" -eq 1 ]; then

@@ -1,11 +1,11 @@
-"""Builds the engines that this machine can have.
+"""Command line of the engine builder.
 
-python -m build                       what this machine needs; nothing where eager is all there is
-python -m build --backend inductor    compiled engines, for one size of pictures
-python -m build --backend tensorrt    TensorRT's, for one size of pictures and one checkpoint; with --target sm89 for
-                                      RTX cards that are not here
-python -m build plans                 plans of fewer evaluations, found for one checkpoint
-python -m build --check               tries all that TensorRT can do here, and writes a report
+python -m build                       the best engines for this machine; none without a CUDA device
+python -m build --backend inductor    compiled engines for one picture size
+python -m build --backend tensorrt    TensorRT engines for one picture size and one checkpoint; --target sm89 builds
+                                      for RTX cards that are not in this machine
+python -m build plans                 search for plans with fewer evaluations, for one checkpoint
+python -m build --check               test everything that TensorRT can do on this machine and write a report
 """
 
 import argparse
@@ -25,12 +25,12 @@ from runtime.tensorrt_calls import TensorRTError
 if TYPE_CHECKING:
     from cldm.engine_files import Target
 
-ERRORS = (ValueError, OSError, torch.OutOfMemoryError, BuildError, TensorRTError)  # whose text says all
-RTX = (86, 89, 120)  # what is checked without a GPU: RTX cards of the last three generations
+ERRORS = (ValueError, OSError, torch.OutOfMemoryError, BuildError, TensorRTError)  # printed without a traceback
+RTX = (86, 89, 120)  # targets of --check without a GPU: the last three generations of RTX cards
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if all is there, 1 if an engine that was asked for could not be built or a check failed, 130 if stopped."""
+    """Return the exit status: 0, 1 if a requested engine cannot be built or a check fails, 130 if interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["plans"]:
         from build.plans import main as find_plans  # imported lazily: dependencies of the search only
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         return find_plans(arguments[1:])
     parser = make_parser()
     options = parser.parse_args(arguments)
-    for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # each of the exporter's passes logs what it did
+    for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # the exporter logs every pass
         logging.getLogger(name).setLevel(logging.ERROR)
     subject, nothing = ("check", "no report was written") if options.check else ("engines", "nothing was saved")
     try:
@@ -76,7 +76,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _backends(options: argparse.Namespace) -> tuple[str, ...]:
-    """What to try, one after another until one is built; nothing where eager is all there is."""
+    """Return the backends to try in order; under auto none without a CUDA device, because eager needs no engines."""
     if options.backend != "auto":
         return (options.backend,)
     if options.target or options.check:
@@ -88,9 +88,9 @@ def _backends(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _build(options: argparse.Namespace, backends: tuple[str, ...]) -> int:
-    """The first of the backends that can be built; an error where one was asked for."""
+    """Build the first backend that can be built. Raise its error instead if it was requested."""
     if not backends:
-        print("engines: backend eager runs the PyTorch modules themselves; nothing to build (no CUDA device)")
+        print("engines: nothing to build without a CUDA device; backend eager needs no engines")
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for backend in backends:
@@ -101,7 +101,7 @@ def _build(options: argparse.Namespace, backends: tuple[str, ...]) -> int:
             if options.backend != "auto" or options.target or options.debug:
                 raise
             print(f"engines: {error}", file=sys.stderr)
-    print("engines: none built; backend eager needs none")
+    print("engines: none built; backend eager needs no engines")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What builds a target's engines on this machine, and whether with GroupNorm's plugin."""
+"""Selects the builder for a target's TensorRT engines, and decides whether it uses the GroupNorm plugin."""
 
 import logging
 from dataclasses import replace
@@ -14,45 +14,47 @@ from runtime.tensorrt_library import Library, capability, library_that_builds, s
 
 log = logging.getLogger(__name__)
 
-TIMES = "tensorrt.timing"  # beside the engines, for all of them
+TIMES = "tensorrt.timing"  # next to the engine folders, shared by all of them
 
 
 def make_builder(target: Target, device: torch.device) -> Builder:
-    """What builds the target's engines here. Raises TensorRTError if nothing does, with what to install or to do."""
+    """Return the builder for the target's engines. Raise TensorRTError, with what to do, if there is none."""
     library = library_that_builds(device, target.targets)
     targets = (target.targets or (capability(device),)) if library.portable else ()
     builder = Builder(library, device, targets, bool(target.refit), target.folder.parent / TIMES)
     if library.portable and target.refit and not builder.runs:
         raise TensorRTError(
-            f"{library.title} builds refittable engines only on a machine that runs them, and no GPU of "
-            f"{' or '.join(map(sm, targets))} is here: leave out --refit"
+            f"{library.title} builds refittable engines only on a machine that can run them, and this one has no "
+            f"{' or '.join(map(sm, targets))} GPU: leave out --refit"
         )
     if target.precision == "fp32" and (halves := [sm(one) for one in targets if one in library.half_only]):
         raise TensorRTError(
-            f"{library.title} multiplies no float32 matrices on {' and '.join(halves)}: choose --precision fp16"
+            f"{library.title} cannot multiply float32 matrices on {' and '.join(halves)}: choose --precision fp16"
         )
     return builder
 
 
 def settle_plugins(target: Target, library: Library, strict: bool) -> Target:
-    """The target without plugins where it cannot have them, which is logged; strict: raises BuildError instead."""
+    """Return the target; if it cannot have plugins, log why and drop them, or raise BuildError if `strict`."""
     if not target.plugins or (library.plugins and target.precision == "fp16"):
         return target
-    reason = f"precision {target.precision} has none" if library.plugins else f"{library.title} takes none"
+    reason = (
+        f"{target.precision} does not support them" if library.plugins else f"{library.title} does not support them"
+    )
     if strict:
-        raise BuildError(f"engines with plugins cannot be built, {reason}: leave out --plugins")
+        raise BuildError(f"engines cannot be built with plugins: {reason}; leave out --plugins")
     log.warning("building without plugins: %s", reason)
     return replace(target, plugins=False)
 
 
 def register_plugin(builder: Builder) -> None:
-    """Make GroupNorm's plugin known to TensorRT, for this GPU. Raises BuildError with the reason."""
+    """Register the GroupNorm plugin with TensorRT for this GPU. Raise BuildError, with the reason, if that fails."""
     if not builder.library.plugins:
-        raise BuildError(f"{builder.library.title} takes no plugins: leave out --plugins")
+        raise BuildError(f"{builder.library.title} does not support plugins: leave out --plugins")
     architecture = capability(builder.device)
     try:
         try_compiler(architecture)
         register(architecture)
-    except Exception as error:  # whatever TensorRT's registry raises
+    except Exception as error:  # TensorRT's registry may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise BuildError(f"the plugin for GroupNorm cannot be registered ({reason}): leave out --plugins") from error
+        raise BuildError(f"the GroupNorm plugin cannot be registered ({reason}): leave out --plugins") from error

@@ -1,4 +1,4 @@
-"""What `python -m build --check` examines, and what the checks until now have made of it."""
+"""The state of one `python -m build --check` run: its target, its model and the results of earlier checks."""
 
 import tempfile
 from copy import deepcopy
@@ -32,27 +32,27 @@ STAGES = ("text", "hint", "control", "encoder", "decoder", "vae")
 
 
 class NotTried(Exception):
-    """Why a check cannot be made."""
+    """The reason why a check cannot run."""
 
 
 class NeedsGPU(NotTried):
-    """What a check needs is a GPU that runs the engines."""
+    """The check needs a GPU that can run the engines."""
 
 
 class Wrong(Exception):
-    """The figures of a check that failed, and what was expected."""
+    """A failed check: its figures and, where it helps, what was expected."""
 
 
 @dataclass
 class Case:
-    """Engines stay in memory, engine files are left alone."""
+    """The state shared by the checks. Engines stay in memory; engine files are neither read nor written."""
 
     target: Target
     checkpoint: Checkpoint
     builder: Builder
     engines: dict[str, bytes] = field(default_factory=dict)  # serialized, by stage
     reports: dict[str, Report] = field(default_factory=dict)
-    plugins: bool = False  # is GroupNorm's registered?
+    plugins: bool = False  # whether the GroupNorm plugin is registered
 
     @property
     def device(self) -> torch.device:
@@ -68,7 +68,7 @@ class Case:
 
     @cached_property
     def model(self) -> ControlLDM:
-        """On the device, in float32 until there is a trial."""
+        """The model on the device: float32 until `trial` or `pipeline` converts it in place."""
         return self.checkpoint.load_model().to(self.device)
 
     @cached_property
@@ -81,7 +81,7 @@ class Case:
 
     @cached_property
     def folder(self) -> "tempfile.TemporaryDirectory[str]":
-        """Of the ONNX files, until the case goes."""
+        """A temporary folder for the ONNX files, deleted together with the case."""
         return tempfile.TemporaryDirectory()
 
     @cached_property
@@ -95,7 +95,7 @@ class Case:
     @cached_property
     def pipeline(self) -> Pipeline:
         if missing := [name for name in STAGES if name not in self.engines]:
-            raise NotTried(f"there is no engine of {', '.join(missing)}")
+            raise NotTried(f"no engine was built for {', '.join(missing)}")
         shape = Shape(*self.size, 20, make_plan("ten", 20))
         engines = TensorRTEngines(self.engines, self.device)
         return Pipeline(make_fast(self.model, self.dtype), shape, engines, Streams(self.device))
@@ -104,7 +104,7 @@ class Case:
     def graph(self) -> Graph:
         self.need_gpu()
         if self.pipeline.graph is None:
-            raise NotTried("there is no graph")
+            raise NotTried("no graph was captured")
         return self.pipeline.graph
 
     def onnx(self, stage: str) -> Path:
@@ -118,27 +118,27 @@ class Case:
 
     def need_cuda(self) -> None:
         if self.device.type != "cuda":
-            raise NeedsGPU(f"needs a CUDA device, and the device is {self.device}")
+            raise NeedsGPU(f"needs a CUDA device, got {self.device}")
 
     def need_gpu(self) -> None:
-        """One that runs the engines."""
+        """Raise NeedsGPU unless this machine has a GPU that can run the engines."""
         if not self.builder.runs:
-            raise NeedsGPU(f"needs a GPU of {' or '.join(map(sm, self.builder.targets))}, and there is none here")
+            raise NeedsGPU(f"needs a GPU of {' or '.join(map(sm, self.builder.targets))}, found none")
 
     def need_engine(self, stage: str) -> None:
         if stage not in self.engines:
-            raise NotTried("there is no engine")
+            raise NotTried("no engine was built")
 
     def listed(self, stage: str) -> Report:
-        """The report of an engine whose layers are known."""
+        """Return the report of a stage's engine. Raise NotTried if its layers are unknown."""
         self.need_engine(stage)
         if not self.reports[stage].layers:
-            raise NotTried("the layers of the engine are not known")
+            raise NotTried("the engine's layers are unknown")
         return self.reports[stage]
 
 
 def make_requests(height: int, width: int, samples: int) -> dict[str, Request]:
-    """By what is different from the first. All of one shape."""
+    """Return requests of one shape, by the argument in which they differ from the first."""
 
     def picture(seed: int) -> Any:
         fields = np.random.default_rng(seed).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)

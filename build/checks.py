@@ -1,6 +1,6 @@
-"""What `python -m build --check` tries, one small function each: it returns its figures, or raises what went wrong.
+"""The checks of `python -m build --check`: each function returns its figures, or raises if it fails or cannot run.
 
-What one check leaves for those that follow is kept in the Case.
+The Case keeps the results that later checks need.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from runtime.tensorrt_library import sm
 from runtime.tensorrt_refit import refit
 from runtime.timing import median_ms
 
-FUSED = ("text", "control", "encoder", "decoder")  # whose attentions have a fused kernel in half precision
+FUSED = ("text", "control", "encoder", "decoder")  # stages whose attentions have a fused kernel in half precision
 REFITTED = "encoder"
 
 
@@ -38,7 +38,7 @@ def check_library(case: Case) -> str:
 def check_driver(case: Case) -> str:
     case.need_cuda()
     module = Path("/proc/driver/nvidia/version")
-    words = module.read_text().splitlines()[0] if module.exists() else "NVIDIA's kernel module does not say its version"
+    words = module.read_text().splitlines()[0] if module.exists() else "version of NVIDIA's kernel module unknown"
     return f"{words.strip()}; CUDA {call(cudart().cudaDriverGetVersion)}, PyTorch for CUDA {torch.version.cuda}"
 
 
@@ -63,13 +63,13 @@ def check_attention(stage: str, case: Case) -> str:
     if trivial:
         figures += f", {trivial} over a single token"
     if report.attentions("unfused") > trivial or not report.attentions("fused"):
-        raise Wrong(f"{figures}; expected some fused, and all but those over a single token")
+        raise Wrong(f"{figures}; expected at least one fused, and none unfused except over a single token")
     return figures
 
 
 def single_tokens(path: Path) -> int:
-    """How many of an ONNX file's softmaxes have one value to weigh, so that TensorRT needs no fused kernel."""
-    import onnx  # comes with the exporter
+    """Return the number of softmaxes over a single value in an ONNX file; they need no fused kernel."""
+    import onnx  # imported lazily: a dependency of the exporter
 
     graph = onnx.load(path, load_external_data=False).graph
     shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.value_info}
@@ -77,7 +77,7 @@ def single_tokens(path: Path) -> int:
 
 
 def check_onnx(stage: str, case: Case) -> str:
-    """What TensorRT was given, run by another: its errors are the file's, or the precision's."""
+    """Measure the ONNX file in onnxruntime: errors found here come from the file or its precision, not TensorRT."""
     case.need_engine(stage)
     if find_spec("onnxruntime") is None:
         raise NotTried(f"onnxruntime is not installed: run ./preprocess.sh {case.builder.library.extra}")
@@ -101,21 +101,21 @@ def check_graph(case: Case) -> str:
 
 
 def check_replay(case: Case) -> str:
-    """Equal to the same work enqueued, for requests that all make a difference."""
+    """Verify that replay equals eager execution for several requests, and that each gives a different picture."""
     graph, pipeline = case.graph, case.pipeline
     seen: list[Any] = []
     for name, request in case.requests.items():
         enqueued, launched = (outcome(pipeline, request, case.tokenizer, work) for work in (pipeline.run, graph.launch))
         if not same(enqueued, launched):
-            raise Wrong(f"{name}: the graph draws another picture than its work enqueued one by one")
+            raise Wrong(f"{name}: graph replay differs from eager execution")
         if any(same(launched, one) for one in seen):
-            raise Wrong(f"{name}: the graph draws a picture that it drew before")
+            raise Wrong(f"{name}: graph replay gives the same picture as an earlier request")
         seen.append(launched)
-    return f"equal bit for bit to {len(seen)} requests enqueued: {', '.join(case.requests)}"
+    return f"equal to eager execution bit for bit for {len(seen)} requests: {', '.join(case.requests)}"
 
 
 def check_refit(case: Case) -> str:
-    """An engine that was built from some weights, given others, computes what the module of those does."""
+    """Refit an engine with other weights than it was built from, and compare it with the module that has them."""
     case.need_gpu()
     built, given = (find_checkpoint(f"random:{seed}", case.target.architecture) for seed in (0, 1))
     builder = replace(case.builder, refit=True)
@@ -125,7 +125,7 @@ def check_refit(case: Case) -> str:
     engine = make_engine(trial, REFITTED, serialized)
     before = trial.measure(engine)
     refit(engine, model.state_dict())
-    return f"{_within_bound(trial.measure(engine))}; with the weights of the build the error is {before.judged:.1e}"
+    return f"{_within_bound(trial.measure(engine))}; before the refit, the error is {before.judged:.1e}"
 
 
 def check_process(case: Case) -> str:
@@ -133,7 +133,8 @@ def check_process(case: Case) -> str:
     pipeline = case.pipeline
 
     def process() -> None:
-        pipeline(replace(case.requests["first"]), case.tokenizer)  # its arguments are checked as those of a call are
+        # replace() checks the arguments, as each process() call does.
+        pipeline(replace(case.requests["first"]), case.tokenizer)
 
     how = "one graph" if pipeline.graph else "kernel by kernel"
     evaluations = len(pipeline.shape.plan.evaluated)
@@ -168,7 +169,7 @@ CHECKS: tuple[tuple[str, Callable[[Case], str]], ...] = (
 def _within_bound(measurement: Measurement) -> str:
     figures = f"error {measurement.judged:.1e}, bound {measurement.bound:.1e}"
     if measurement.milliseconds is not None:
-        figures += f", {measurement.milliseconds:.3f} ms where eager takes {measurement.eager_milliseconds:.3f}"
+        figures += f", {measurement.milliseconds:.3f} ms (eager: {measurement.eager_milliseconds:.3f})"
     if not measurement.holds:
         raise Wrong(figures)
     return figures

@@ -1,4 +1,4 @@
-"""From an ONNX file to a serialized TensorRT engine, by whichever library builds for the GPU in question."""
+"""Compiles an ONNX file into a serialized TensorRT engine, with the library that builds for the GPU in question."""
 
 import logging
 import time
@@ -21,32 +21,32 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WORKSPACE = 4 << 30  # bytes that a kernel may at most ask for
+WORKSPACE = 4 << 30  # bytes of workspace that a kernel may request at most
 
 
 @dataclass(frozen=True)
 class Builder:
-    """What builds engines, and for which GPUs."""
+    """A library that builds engines, the GPUs that it builds for, and options."""
 
     library: Library
-    device: torch.device  # the GPU whose kernels are measured; the CPU where a portable library builds for others
+    device: torch.device  # the GPU in use; the CPU if a portable library builds without one
     targets: tuple[int, ...] = ()  # compute capabilities that a portable library builds for
-    refit: bool = False  # leave the weights open, for runtime.tensorrt_refit; kernels may be slower
-    timing_cache: Path | None = None  # times of kernels, for later builds; of one GPU and one version of TensorRT
+    refit: bool = False  # keep the weights replaceable (runtime.tensorrt_refit); kernels may be slower
+    timing_cache: Path | None = None  # kernel timings for later builds, valid for one GPU and TensorRT version
 
     @property
     def runs(self) -> bool:
-        """Can this machine run the engines?"""
+        """Whether this machine can run the engines."""
         if self.device.type != "cuda":
             return False
         return not self.targets or capability(self.device) in self.targets
 
 
 def compile_engine(onnx: Path, spec: EngineSpec, builder: Builder) -> tuple[bytes, Report]:
-    """The serialized engine of an ONNX file with static shapes and the tensors of `spec`, and its report.
+    """Return the serialized engine of an ONNX file with static shapes and the tensors of `spec`, and its report.
 
-    Strongly typed: precision is what the file says. Raises TensorRTError with the reason, KeyboardInterrupt once
-    TensorRT has stopped.
+    The network is strongly typed: the file sets the precision. Raise TensorRTError with the reason if the build fails,
+    KeyboardInterrupt if it is interrupted, once TensorRT has stopped.
     """
     heard, start = BuildLog(), time.perf_counter()
     with on(builder.device), listening(logger_of(builder.library.load()), heard):
@@ -59,29 +59,31 @@ def compile_engine(onnx: Path, spec: EngineSpec, builder: Builder) -> tuple[byte
 
 
 def _inspect(spec: EngineSpec, serialized: bytes, device: torch.device) -> tuple[tuple[Layer, ...], int] | None:
-    """Layers and scratch memory as the engine itself tells them, None where it cannot be asked; logs why not."""
+    """Return layers and scratch bytes from the engine itself; if it cannot be inspected, log why and return None."""
     try:
         engine = TensorRTEngine(spec, serialized, device)
-        inspector = checked(engine.engine.create_engine_inspector(), "it cannot be inspected", engine.logger)
+        inspector = checked(engine.engine.create_engine_inspector(), "its inspector cannot be created", engine.logger)
         text = inspector.get_engine_information(engine.trt.LayerInformationFormat.JSON)
         return layers_of_json(text), engine.scratch_bytes
     except (TensorRTError, ValueError) as error:
-        log.warning("engine %s: its layers are not known (%s)", spec.name, str(error))
+        log.warning("engine %s: layers unknown (%s)", spec.name, str(error))
         return None
 
 
 def _build(onnx: Path, spec: EngineSpec, builder: Builder) -> bytes:
-    """Network, parser and configuration stay referenced here until the engine is made: they share memory."""
+    """Build the engine. Network, parser and configuration share memory, so all stay referenced until it is built."""
     trt = builder.library.load()
     logger = logger_of(trt)
     native = make(lambda: trt.Builder(logger), "Builder", logger)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = checked(native.create_network(flags), f"engine {spec.name}: TensorRT makes no network", logger)
+    network = checked(native.create_network(flags), f"engine {spec.name}: TensorRT cannot create a network", logger)
     parser = make(lambda: trt.OnnxParser(network, logger), "OnnxParser", logger)
     if not parser.parse_from_file(str(onnx)):
         raise TensorRTError(f"engine {spec.name}: {onnx} cannot be parsed: {_parser_errors(parser)}", logger.heard())
     _set_formats(trt, network, spec)
-    config = checked(native.create_builder_config(), f"engine {spec.name}: TensorRT makes no configuration", logger)
+    config = checked(
+        native.create_builder_config(), f"engine {spec.name}: TensorRT cannot create a configuration", logger
+    )
     _configure(trt, config, builder)
     if builder.library.portable:
         _set_targets(trt, config, builder.targets, logger)
@@ -102,7 +104,7 @@ def _parser_errors(parser: "trt.OnnxParser") -> str:
 
 
 def _set_formats(trt: Any, network: "trt.INetworkDefinition", spec: EngineSpec) -> None:
-    """Let the engine read and write buffers in their layouts. Raises TensorRTError if the file has other tensors."""
+    """Set each tensor's layout to that of its buffer. Raise TensorRTError if the file's tensors differ from `spec`."""
     layouts = {one.name: layout(one) for one in (*spec.inputs, *spec.outputs)}
     tensors = [("INPUT", network.get_input(i)) for i in range(network.num_inputs)]
     tensors += [("OUTPUT", network.get_output(i)) for i in range(network.num_outputs)]
@@ -116,34 +118,34 @@ def _set_formats(trt: Any, network: "trt.INetworkDefinition", spec: EngineSpec) 
 
 
 def _configure(trt: Any, config: "trt.IBuilderConfig", builder: Builder) -> None:
-    config.max_aux_streams = 0  # the caller has streams of its own, and a CUDA graph stays simple
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that log or inspector list the layers
+    config.max_aux_streams = 0  # the caller manages the streams; this keeps the CUDA graph simple
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # makes the log or the inspector list the layers
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
-    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is to be exact, as in the other backends
+    config.clear_flag(trt.BuilderFlag.TF32)  # full float32 precision, as in the other backends
     if builder.refit:
         config.set_flag(trt.BuilderFlag.REFIT)
 
 
 def _set_targets(trt: Any, config: Any, targets: tuple[int, ...], logger: Any) -> None:
-    """Build for GPUs of these compute capabilities, whether or not one is here."""
+    """Build for these compute capabilities, whether or not such a GPU is present."""
     config.num_compute_capabilities = len(targets)
     for index, target in enumerate(targets):
         name = sm(target).upper()
         checked(
             config.set_compute_capability(getattr(trt.ComputeCapability, name), index),
-            f"TensorRT does not build for {name}",
+            f"TensorRT cannot build for {name}",
             logger,
         )
 
 
 def _load_times(config: "trt.IBuilderConfig", path: Path, logger: Any) -> None:
-    """Use the file's times, or an empty cache if there is no file or it is of another GPU or version."""
+    """Load the timing cache, or create an empty one if the file is missing or from another GPU or version."""
     if path.exists():
         old = config.create_timing_cache(path.read_bytes())
         if old is not None and config.set_timing_cache(old, ignore_mismatch=False):
             return
-        log.info("timing cache %s is of another GPU or TensorRT, so it is replaced (%s)", path, logger.heard())
-    sentence = f"timing cache {path} cannot be begun"
+        log.info("replacing timing cache %s: it is from another GPU or TensorRT version (%s)", path, logger.heard())
+    sentence = f"timing cache {path} cannot be created"
     new = checked(config.create_timing_cache(b""), sentence, logger)
     checked(config.set_timing_cache(new, ignore_mismatch=False), sentence, logger)
 

@@ -1,6 +1,7 @@
-"""`python -m build --check`: tries all that TensorRT has to do, and writes a report to attach to an issue.
+"""Runs the checks of `python -m build --check` and writes a report to attach to an issue.
 
-Without a GPU it tries what a portable library can do there: parse, build, list the layers; onnxruntime runs the files.
+Without a GPU it runs those that a portable library can do: parse, build, list the layers; onnxruntime runs the ONNX
+files.
 """
 
 import json
@@ -31,7 +32,7 @@ from runtime.tensorrt_calls import TensorRTError, heard_log, on
 from runtime.tensorrt_library import LIBRARIES, sm
 
 REPORT = Path("tensorrt_check.json")
-LINES = 100  # of TensorRT's logger, per check
+LINES = 100  # kept of TensorRT's log, per check
 PACKAGES = [
     *(library.package for library in LIBRARIES),
     *"torch triton onnx onnxscript onnx-ir cuda-bindings numpy".split(),
@@ -40,17 +41,17 @@ PACKAGES = [
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one check."""
+    """The result of one check."""
 
     check: str
     result: Literal["ok", "FAILED", "not tried", "needs GPU"]
-    figures: str  # or the reason
-    traceback: str  # of an error that nobody expects
-    tensorrt: tuple[str, ...]  # warnings and errors that its logger was given
+    figures: str  # or why the check failed or did not run
+    traceback: str  # of an unexpected error, else empty
+    tensorrt: tuple[str, ...]  # warnings and errors from TensorRT's log
 
 
 def examine(case: Case) -> bool:
-    """Make all checks, print a line for each, and write the report. Did none fail?"""
+    """Run all checks, print a line for each, and write the report. Return whether none failed."""
     report, findings = _circumstances(case), []
     with on(case.device):
         for name, check in CHECKS:
@@ -61,17 +62,17 @@ def examine(case: Case) -> bool:
     REPORT.write_text(anonymous(json.dumps(report, indent=2)))
     if left := [one.check for one in findings if one.result == "needs GPU"]:
         where = " or ".join(map(sm, case.builder.targets))
-        print(f"left for a machine with {where}, by the same command there: {', '.join(left)}")
-    print(f"the report is {REPORT.absolute()}: please attach it to an issue if a check failed")
+        print(f"still to run on a machine with {where}, with the same command: {', '.join(left)}")
+    print(f"report written to {REPORT.absolute()}: please attach it to an issue if a check failed")
     return all(one.result != "FAILED" for one in findings)
 
 
 def anonymous(text: str) -> str:
-    """The text without the places where things lie here, and without the user's name in others."""
+    """Return the text with placeholders for local folders, and for the user's name in other paths."""
     home = os.path.expanduser("~")
     places = {"<project>": str(ROOT), "<here>": os.getcwd(), "<temporary>": tempfile.gettempdir(), "~": home}
-    for name, place in sorted(places.items(), key=lambda item: -len(item[1])):  # one may lie in another
-        if len(place) > 1:  # not the root of all
+    for name, place in sorted(places.items(), key=lambda item: -len(item[1])):  # longest first: they may be nested
+        if len(place) > 1:  # not /
             text = re.sub(rf"{re.escape(place)}(?![\w.-])", name, text)
     user = os.path.basename(home)
     return re.sub(rf"/{re.escape(user)}(?![\w.-])", "/<user>", text) if user else text
@@ -89,7 +90,7 @@ def _make(name: str, check: Callable[[], str]) -> Finding:
             figures, result = str(reason), "not tried"
         except (Wrong, BuildError, TensorRTError, CudaError) as error:
             figures = str(error)
-        except Exception as error:  # a doctor goes on whatever is wrong
+        except Exception as error:  # the remaining checks run whatever fails here
             figures, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
     words = tuple(record.getMessage().strip() for record in heard[-LINES:])
     return Finding(name, result, " ".join(figures.split()), trace, words)
@@ -97,11 +98,11 @@ def _make(name: str, check: Callable[[], str]) -> Finding:
 
 @contextmanager
 def _listening() -> Iterator[list[logging.LogRecord]]:
-    """What TensorRT warns of meanwhile, and its errors."""
+    """Collect the warnings and errors that TensorRT logs."""
     handler, level, propagate = BufferingHandler(sys.maxsize), heard_log.level, heard_log.propagate
     heard_log.addHandler(handler)
     heard_log.setLevel(logging.DEBUG)
-    heard_log.propagate = False  # into the report, not between the lines that are printed
+    heard_log.propagate = False  # they go into the report, not between the printed lines
     try:
         yield handler.buffer
     finally:
@@ -111,7 +112,7 @@ def _listening() -> Iterator[list[logging.LogRecord]]:
 
 
 def _circumstances(case: Case) -> dict[str, Any]:
-    """Environment information, anonymised."""
+    """Return versions, platform, the checkpoint's name and the manifest."""
     manifest = expected_manifest(case.target, case.device, library=case.builder.library)
     return {
         "made": time.strftime("%Y-%m-%d"),

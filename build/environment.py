@@ -1,8 +1,8 @@
-"""Which requirements of pyproject.toml does this interpreter not fulfil? Needs nothing but pip's own parts.
+"""Lists the requirements of pyproject.toml that this interpreter does not meet. Needs no package except pip.
 
-    python build/environment.py [extra ...]     prints them, one a line
+    python build/environment.py [extra ...]     prints them, one per line
 
-Exits with 0 if all are fulfilled, 1 if some are not, 2 if that cannot be said.
+The exit status is 0 if all are met, 1 if some are not, 2 if this cannot be determined.
 """
 
 import importlib.metadata
@@ -14,7 +14,7 @@ PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 
 def requirements(extras: list[str]) -> list[str]:
-    """The project's requirements and those of the extras. Raises ValueError for an unknown extra."""
+    """Return the requirements of the project and of the extras. Raise ValueError for an unknown extra."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -27,7 +27,7 @@ def requirements(extras: list[str]) -> list[str]:
 
 
 def is_fulfilled(line: str) -> bool:
-    """Is a version that `line` allows installed, or is the line for other machines?"""
+    """Return whether a version that `line` allows is installed, or its marker excludes this machine."""
     from pip._vendor.packaging.requirements import Requirement
 
     requirement = Requirement(line)
@@ -51,7 +51,10 @@ def main(extras: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except ModuleNotFoundError:
-        print(f"{sys.executable} lacks pip, which reads the requirements: run it with -m ensurepip", file=sys.stderr)
+        print(
+            f"{sys.executable} lacks pip, which is needed to read the requirements: run it with -m ensurepip",
+            file=sys.stderr,
+        )
         return 2
     print("\n".join(lacking))
     return 1 if lacking else 0

@@ -1,2 +1,2 @@
 class BuildError(RuntimeError):
-    """An engine cannot be compiled here, or computes something else than its module."""
+    """An engine cannot be built as requested, or its results differ too much from its module's."""

@@ -1,7 +1,7 @@
-"""Every stage as an ONNX file, from which TensorRT builds its engine and which onnxruntime runs as it is.
+"""Exports every stage as an ONNX file, from which TensorRT builds an engine; onnxruntime runs the same file.
 
-Shapes are static and types are spelled out, in the forms of build/forms.py.
-Weights have the checkpoint's names, so that engines can be refitted: `<key>` as it is there, `<key>.T` transposed.
+Shapes are static and types are explicit, in the forms of build/forms.py.
+Weights have the checkpoint's names so that engines can be refitted: `<key>` unchanged, `<key>.T` transposed.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -20,16 +20,16 @@ from cldm.stages import Stage, make_stages
 from files import digest
 from runtime.spec import EngineSpec, allocate
 
-# The first in which GroupNormalization has a scale per channel. TensorRT's parser reads 9 to 24.
+# The first opset whose GroupNormalization has one scale per channel. TensorRT's parser reads 9 to 24.
 OPSET = 21
 
 
 class ExportError(BuildError):
-    """A stage cannot be written as ONNX."""
+    """A stage cannot be exported to ONNX."""
 
 
 def check_exporter(extra: str) -> None:
-    """Raises ExportError if what the exporter needs is not installed. extra: of pyproject.toml, which installs it."""
+    """Raise ExportError if a package of the exporter is missing. extra: the pyproject.toml extra that installs it."""
     if lacking := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise ExportError(f"the ONNX exporter needs {' and '.join(lacking)}: run ./preprocess.sh {extra}")
 
@@ -41,12 +41,12 @@ def export(
     plugins: bool = False,
     names: Collection[str] | None = None,
 ) -> Iterator[tuple[EngineSpec, Path]]:
-    """Write `<stage>.onnx`, with its weights beside it, into an existing folder; yields each when it is written.
+    """Write `<stage>.onnx`, with its weights next to it, into an existing folder; yield each once it is written.
 
-    model: in the precision that the engines shall have; `spell_out` changes it. size: height and width of the picture
-    in pixels, samples. plugins: GroupNorm in half precision is a call of the plugin. names: of the stages, by default
-    all.
-    Raises ExportError with the exporter's reason.
+    model: in the precision of the engines; `spell_out` changes it in place. size: height and width of the picture in
+    pixels, samples. plugins: export half-precision GroupNorms as plugin calls. names: the stages to export, by
+    default all.
+    Raise ExportError with the exporter's reason.
     """
     stages = make_stages(model, *size)
     spell_out(model, plugins)
@@ -59,8 +59,8 @@ def export(
 
 
 def weight_names(path: Path, keys: Collection[str]) -> set[str]:
-    """What an exported file calls those of its weights that bear a checkpoint's keys."""
-    import onnx  # comes with the exporter
+    """Return the names of the weights in an exported file that come from these checkpoint keys."""
+    import onnx  # imported lazily: a dependency of the exporter
 
     names = {tensor.name for tensor in onnx.load(path, load_external_data=False).graph.initializer}
     return {name for name in names if name in keys or name.removesuffix(".T") in keys}
@@ -80,11 +80,11 @@ def _export(stage: Stage, buffers: Mapping[str, Tensor], keys: Mapping[int, str]
                 output_names=[tensor.name for tensor in spec.outputs],
                 verbose=False,
             )
-    except RuntimeError as error:  # all errors of the exporter are
+    except RuntimeError as error:  # base class of all errors of the exporter
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ExportError(f"stage {spec.name} cannot be written as ONNX: {reason}") from error
+        raise ExportError(f"stage {spec.name} cannot be exported to ONNX: {reason}") from error
     assert program is not None
-    import onnx  # only here, as what comes with the exporter
+    import onnx  # imported lazily: dependencies of the exporter
     import onnx_ir
 
     _rename(program.model.graph, module, keys)
@@ -96,10 +96,11 @@ def _export(stage: Stage, buffers: Mapping[str, Tensor], keys: Mapping[int, str]
 
 @contextmanager
 def _told_apart(module: nn.Module) -> Iterator[None]:
-    """Other values in the weights meanwhile, no two the same; the file refers to the memory, and gets the true ones.
+    """Give all weights except matrices distinct values during the export, then restore them.
 
-    The exporter keeps one of equal small tensors, such as biases that are still zero: under other weights they differ.
-    Not in matrices, which it copies; learned ones differ anyway.
+    Otherwise the exporter would merge equal small tensors, such as biases that are still zero but differ in other
+    checkpoints. The exported program shares the weights' memory, so the file gets the restored values. Matrices need
+    no change: the exporter copies them, and trained ones differ anyway.
     """
     values = [(tensor.data, tensor.data.clone()) for tensor in module.parameters() if tensor.dim() != 2]
     generator = torch.Generator().manual_seed(0)
@@ -113,7 +114,7 @@ def _told_apart(module: nn.Module) -> Iterator[None]:
 
 
 def _rename(graph: Any, module: nn.Module, keys: Mapping[int, str]) -> None:
-    """Give the weights the checkpoint's names. The exporter knows the stage's, and transposes those of products."""
+    """Give the weights the checkpoint's names. The exporter uses the stage's names, and transposes some matrices."""
     names = {name: keys[id(tensor)] for name, tensor in module.named_parameters() if id(tensor) in keys}
     transposed = {
         _digest(tensor.detach().T): f"{names[name]}.T"

@@ -1,11 +1,11 @@
-"""How modules are written in an ONNX file for TensorRT, where that differs from how PyTorch computes them.
+"""Forms of modules in an ONNX file for TensorRT, where they differ from the PyTorch modules.
 
-Attention is written as two products and a softmax. TensorRT's compiler fuses these where it has a kernel, and runs them
-one by one where it has none, in float32 and for heads as wide as the VAE's; ONNX's operator Attention it refuses there.
-In half precision GroupNorm is TensorRT's own layer, which computes its statistics in float32; LayerNorm, which TensorRT
-takes apart, computes in float32 between casts.
-With plugins a GroupNorm in half precision is a call of `canny2image::group_norm` instead (plugins/group_norm), which is
-also a function in the file for all that have no such plugin.
+Attention is two matrix products and a softmax. TensorRT fuses them if it has a kernel, and runs them one by one if not:
+in float32, and for heads as wide as the VAE's. In these cases it rejects ONNX's operator Attention.
+In half precision GroupNorm is TensorRT's own layer, which computes its statistics in float32. TensorRT decomposes
+LayerNorm, so LayerNorm is computed in float32 between casts.
+With plugins, a half-precision GroupNorm is a call of `canny2image::group_norm` (plugins/group_norm) instead. The file
+also defines this function, for runtimes without the plugin.
 docs/tensorrt.md compares these forms with others, by errors and by compiled layers.
 """
 
@@ -19,8 +19,8 @@ from ldm.norm import GroupNorm
 from ldm.vae import AttnBlock
 from plugins.group_norm.tensorrt_plugin import PLUGIN
 
-# What onnxruntime runs for a call, and TensorRT where the plugin is not registered. As types: 1 float, 9 bool, 10 half.
-# An operator's attributes must be named, plugin_namespace too.
+# Runs in place of the plugin in onnxruntime, and in TensorRT if the plugin is not registered. Types of Cast: 1 float,
+# 9 bool, 10 half. The function must declare all attributes of its call, including plugin_namespace.
 DOMAIN = PLUGIN.split("::")[0]
 FUNCTION = """
 <domain: "canny2image", opset_import: ["": 21]>
@@ -41,9 +41,10 @@ group_norm <groups, eps, silu, plugin_namespace> (x, weight, bias) => (y)
 
 
 class PluginGroupNorm(GroupNorm):
-    """A call of the plugin, for the exporter alone. TensorRT looks it up by `plugin_namespace` and the node's type.
+    """A plugin call, for export only. TensorRT looks the plugin up by `plugin_namespace` and the node's type.
 
-    It reads `groups` and `silu` as arrays of one int32 and `eps` as one of one float32, as the plugin registers them.
+    TensorRT reads `groups` and `silu` as arrays of one int32 and `eps` as an array of one float32, the types that the
+    plugin registers.
     """
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -64,7 +65,7 @@ class Float32LayerNorm(nn.LayerNorm):
 
 
 class Float32SoftmaxAttention(AttnBlock):
-    """The VAE's head of 512 has no fused kernel: the softmax is a kernel of its own, in the type written here."""
+    """Computes the softmax in float32: a head of 512 has no fused kernel, so TensorRT uses the type written here."""
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
@@ -81,10 +82,10 @@ EXACT: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def spell_out(model: ControlLDM, plugins: bool) -> None:
-    """Let modules compute as the file shall say, and self-attention use the checkpoint's own weights.
+    """Convert the modules to these forms in place, and let self-attention use the checkpoint's unpacked weights.
 
-    LayerNorms and their weights become float32, as does the softmax of the VAE. plugins: GroupNorms in half precision
-    are calls of the plugin.
+    LayerNorms and their weights become float32, as does the VAE's softmax. plugins: half-precision GroupNorms become
+    plugin calls.
     """
     for module in model.modules():
         if better := EXACT.get(type(module)):

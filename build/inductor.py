@@ -1,6 +1,6 @@
-"""Compiles the six stages, holds each against the module it was made from, and saves what was compiled.
+"""Compiles the six stages with torch.compile, compares each with its module, and saves the compiled artifacts.
 
-The weights are seeded random ones: engine files hold none, and serve every checkpoint of the architecture.
+The weights are random, with a fixed seed: engine files contain no weights and fit every checkpoint of the architecture.
 """
 
 from contextlib import nullcontext
@@ -22,14 +22,14 @@ WEIGHTS = "random:0"
 
 
 def build(target: Target, device: torch.device) -> list[Measurement]:
-    """Compile all stages and save the engine files. Raises BuildError, and saves nothing, if one is wrong."""
-    manifest = expected_manifest(target, device)  # of the sources as they are now, not after minutes
+    """Compile all stages and save the engine files. Raise BuildError, and save nothing, if a stage fails."""
+    manifest = expected_manifest(target, device)  # before compiling, because the sources may change meanwhile
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         measurements = _compile_all(target, device)
     check(measurements)
     artifacts = torch.compiler.save_cache_artifacts()
     if artifacts is None:
-        raise BuildError("PyTorch kept nothing of what it compiled: unset TORCHINDUCTOR_FORCE_DISABLE_CACHES")
+        raise BuildError("PyTorch returned no compiled artifacts: unset TORCHINDUCTOR_FORCE_DISABLE_CACHES")
     save(target.folder, artifacts[0], manifest)
     return measurements
 
@@ -39,7 +39,7 @@ def _compile_all(target: Target, device: torch.device) -> list[Measurement]:
     size = (target.height, target.width, target.samples)
     trial = prepare(model, PRECISIONS[target.precision].dtype, size, device)
     if device.type == "cuda":
-        from plugins.layers import use_kernels  # only here: Triton comes with PyTorch for CUDA alone
+        from plugins.layers import use_kernels  # imported lazily: only PyTorch for CUDA includes Triton
 
         use_kernels(model)
     measurements = []
@@ -54,6 +54,6 @@ def _compile_all(target: Target, device: torch.device) -> list[Measurement]:
 def _compile(stage: Stage, trial: Trial) -> Measurement:
     try:
         return trial.measure(InductorEngine(stage.spec, stage.module))
-    except RuntimeError as error:  # all errors of torch.compile are
+    except RuntimeError as error:  # base class of all errors of torch.compile
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         raise BuildError(f"stage {stage.spec.name} cannot be compiled ({type(error).__name__}: {reason})") from error

@@ -1,7 +1,7 @@
-"""What an engine turned out to be: its compiled layers, from the builder's log or from EngineInspector's JSON.
+"""The compiled layers of an engine, read from the builder's log or from EngineInspector's JSON.
 
-With detailed profiling verbosity the log lists them, one line a layer, and needs no GPU; the inspector reads an engine
-on the GPU that runs it. Both give the same fields under the same names.
+With detailed profiling verbosity the log lists the layers, one per line, and needs no GPU; the inspector needs a GPU
+that can run the engine. Both use the same fields and names.
 """
 
 import json
@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 from build.table import table as aligned
 
-# How TensorRT's compiler names its fused attention kernels, such as _gemm_mha_v2_myl0_4. Names of layers may also
-# repeat those of ONNX nodes, so there the whole stem is asked for.
+# TensorRT's compiler names its fused attention kernels like _gemm_mha_v2_myl0_4. Layer names may also repeat the names
+# of ONNX nodes, so they must contain the whole stem.
 FUSED, FUSED_NAME = re.compile("mha|attention", re.I), re.compile("_ge(mm|mv)_mha")
 UNFUSED = re.compile("softmax|Maxr?SubExpSum", re.I)
 NORM, SILU = re.compile("[GI]nor"), re.compile("Silu")
 
-LAYERS = "Layers:\n"  # how the builder's message begins that lists them
+LAYERS = "Layers:\n"  # first line of the builder's message that lists the layers
 FIELD = re.compile(r"(Name|LayerType|TacticName|Metadata): (.*?)(?=, [A-Z]\w+: |$)")
-OUTPUTS = re.compile(r"Outputs: \[ {(.*)}\]")  # tensors have lists too, of dimensions
+OUTPUTS = re.compile(r"Outputs: \[ {(.*)}\]")  # tensors contain lists too: their dimensions
 OUTPUT = re.compile(r"Datatype: (\w+), Format: (?:\((\w+)\) )?")
 SCRATCH = re.compile(r"Max Scratch Memory: (\d+) bytes")
 
@@ -30,17 +30,17 @@ SCRATCH = re.compile(r"Max Scratch Memory: (\d+) bytes")
 class Layer:
     name: str
     kind: str
-    formats: tuple[str, ...]  # type and layout of each output, in TensorRT's words
-    attention: Literal["fused", "unfused", "none"]  # unfused: it computes the softmax of one
-    norm: Literal["fused", "unfused", "none"]  # fused: SiLU is in the same kernel as a GroupNorm
+    formats: tuple[str, ...]  # type and layout of each output, as TensorRT names them
+    attention: Literal["fused", "unfused", "none"]  # unfused: this layer computes an attention's softmax
+    norm: Literal["fused", "unfused", "none"]  # fused: one kernel computes GroupNorm and SiLU
 
 
 @dataclass(frozen=True)
 class Report:
-    """One engine."""
+    """Layers, sizes and build time of one engine."""
 
     engine: str
-    seconds: float  # that the build took
+    seconds: float  # build time
     engine_bytes: int
     scratch_bytes: int
     layers: tuple[Layer, ...]
@@ -54,19 +54,19 @@ class Report:
 
     @property
     def formats(self) -> Counter[str]:
-        """Number of layer outputs by format."""
+        """The number of layer outputs in each format."""
         return Counter(one for layer in self.layers for one in layer.formats)
 
 
 @dataclass
 class BuildLog:
-    """What of the builder's messages describes the engine."""
+    """Layers and scratch size, collected from the builder's messages."""
 
-    layers: tuple[Layer, ...] = ()  # none where the log does not list them
+    layers: tuple[Layer, ...] = ()  # empty if the log does not list them
     scratch_bytes: int = 0
 
     def __call__(self, message: str) -> None:
-        """Listen to one message. Never raises: the caller is C++."""
+        """Process one message. Never raises, because the caller is C++."""
         if message.startswith(LAYERS):
             lines = message.removeprefix(LAYERS).split("\n\n")[0].splitlines()
             self.layers = tuple(make_layer(_fields(line)) for line in lines if line.startswith("Name: "))
@@ -75,7 +75,7 @@ class BuildLog:
 
 
 def layers_of_json(text: str) -> tuple[Layer, ...]:
-    """EngineInspector's layers of an engine built with detailed verbosity. Raises ValueError if the text is none."""
+    """Return the layers in EngineInspector's JSON. Raise ValueError if it has no layers in detailed verbosity."""
     try:
         return tuple(make_layer(one) for one in json.loads(text)["Layers"])
     except (KeyError, TypeError, AttributeError) as error:
@@ -83,7 +83,7 @@ def layers_of_json(text: str) -> tuple[Layer, ...]:
 
 
 def table(reports: Sequence[Report]) -> str:
-    """One line per engine, to be printed."""
+    """Return a printable table with one line per engine."""
     header = "engine,build s,engine MiB,scratch MiB,layers,attentions fused,unfused,norms with SiLU,output formats"
     rows = []
     for one in reports:
@@ -95,7 +95,7 @@ def table(reports: Sequence[Report]) -> str:
 
 
 def make_layer(information: Mapping[str, Any]) -> Layer:
-    """From the fields that log and inspector give; the key of an output's format depends on TensorRT's version."""
+    """Create a Layer from log or inspector fields; the key of an output's format depends on TensorRT's version."""
     name, kind, tactic, origin = (
         str(information.get(key, "")) for key in ("Name", "LayerType", "TacticName", "Metadata")
     )
@@ -115,8 +115,8 @@ def make_layer(information: Mapping[str, Any]) -> Layer:
 
 
 def _fields(line: str) -> dict[str, Any]:
-    """One line of the builder's list, as the inspector's JSON has it."""
+    """Return one line of the builder's list in the form of the inspector's JSON."""
     outputs = OUTPUTS.search(line)
     found = OUTPUT.findall(outputs[1]) if outputs else []
-    texts = dict(reversed(FIELD.findall(line)))  # the layer's own name comes before those of its tensors
+    texts = dict(reversed(FIELD.findall(line)))  # reversed, so that the first Name, the layer's own, wins
     return {**texts, "Outputs": [{"Datatype": kind, "Format": layout} for kind, layout in found]}

@@ -1,4 +1,4 @@
-"""The errors and times of built stages, whether they are good enough, and a table of them."""
+"""Errors and times of built stages, the check of their errors, and a table."""
 
 import math
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from build.table import table as aligned
 
 @dataclass(frozen=True)
 class Measurement:
-    """One stage. Errors are relative to the next higher precision; times are None on the CPU."""
+    """Results for one stage. Errors are relative to the next higher precision; times are None on the CPU."""
 
     stage: str
     compile_seconds: float
-    error: float | None  # None where the engine cannot be run here
-    eager_error: float | None  # None where the module was not run in its own precision, which half precision is slow in
+    error: float | None  # None if the engine cannot run here
+    eager_error: float | None  # None if the module was not run, as in half precision on the CPU
     floor: float
     milliseconds: float | None
     eager_milliseconds: float | None
-    onnx_error: float | None = None  # of the stage's ONNX file in onnxruntime; None where that was not run
+    onnx_error: float | None = None  # of the stage's ONNX file in onnxruntime; None if it was not run
 
     @property
     def bound(self) -> float:
@@ -27,30 +27,30 @@ class Measurement:
 
     @property
     def judged(self) -> float:
-        """The engine's error, or in its place that of the file it was built from; NaN where neither was run."""
+        """The engine's error, or its ONNX file's if the engine was not run; NaN if neither was run."""
         errors = [error for error in (self.error, self.onnx_error) if error is not None]
         return errors[0] if errors else math.nan
 
     @property
     def holds(self) -> bool:
-        return self.judged <= self.bound  # NaN does not
+        return self.judged <= self.bound  # False for NaN
 
 
 def check(measurements: Sequence[Measurement]) -> None:
-    """Raises BuildError if a stage errs more than twice as much as the eager one."""
+    """Raise BuildError if a stage's error exceeds its bound: twice the eager error, or the floor if larger."""
     for one in measurements:
         if not one.holds:
             what = f"ONNX file of stage {one.stage}" if one.error is None else f"compiled stage {one.stage}"
             raise BuildError(
-                f"the {what} has the relative error {one.judged:.2e}, expected at most {one.bound:.2e}: nothing is "
+                f"the {what} has a relative error of {one.judged:.2e}, expected at most {one.bound:.2e}: nothing is "
                 "saved; use backend eager"
             )
 
 
 def table(measurements: Sequence[Measurement]) -> str:
-    """One line per stage, to be printed."""
+    """Return a printable table with one line per stage."""
     if not measurements:
-        return "errors: nothing was compared, because nothing here runs the engines or their ONNX files"
+        return "errors: nothing was compared, because neither the engines nor their ONNX files can run here"
     header = "stage,compile s,error,bound,eager error,onnx error,compiled ms,eager ms"
     rows = []
     for one in measurements:

@@ -1,4 +1,4 @@
-"""An engine that runs a stage's ONNX file by onnxruntime on the CPU: what TensorRT is given, executed by another."""
+"""An engine that runs a stage's ONNX file, the input of TensorRT's builder, in onnxruntime on the CPU."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +10,11 @@ from torch import Tensor
 from runtime.engine import Engine, Stream
 from runtime.spec import EngineSpec
 
-ERRORS = 3  # onnxruntime's level of its log without the warnings of what it could not fold
+ERRORS = 3  # onnxruntime's log level that hides warnings about constants that it cannot fold
 
 
 class OnnxEngine(Engine):
-    """Its buffers may lie on any device; enqueue copies, and returns when all is done."""
+    """Buffers may be on any device: enqueue copies them, and returns when the run is complete."""
 
     def __init__(self, spec: EngineSpec, path: Path) -> None:
         self.spec = spec

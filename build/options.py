@@ -1,4 +1,4 @@
-"""The options of `python -m build`, and which of them go together."""
+"""The options of `python -m build`, and the check for options that would have no effect."""
 
 import argparse
 import re
@@ -9,43 +9,43 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m build", description="Builds the engines for this machine.")
     add = parser.add_argument
     add("--backend", choices=("auto", "inductor", "tensorrt"), default="auto", help="auto: the best for this GPU. "
-        "Where onnxruntime is installed it runs tensorrt's ONNX files too, for a minute or two on the CPU")  # fmt: skip
-    add("--checkpoint", help="the weights; of them inductor takes the architecture alone")
-    add("--architecture", help="a file of models/*.yaml; by default the checkpoint's")
-    add("--height", type=_multiple_of_64, default=256, help="of the pictures")
-    add("--width", type=_multiple_of_64, default=384, help="of the pictures")
+        "tensorrt also runs its ONNX files in onnxruntime, if installed, for a minute or two on the CPU")  # fmt: skip
+    add("--checkpoint", help="the weights; inductor uses only their architecture")
+    add("--architecture", help="name of a file in models/*.yaml, without the suffix; by default the checkpoint's")
+    add("--height", type=_multiple_of_64, default=256, help="of the pictures, in pixels; a multiple of 64")
+    add("--width", type=_multiple_of_64, default=384, help="of the pictures, in pixels; a multiple of 64")
     add("--samples", type=_positive, default=1, help="pictures per call")
     add("--precision", default="auto", help="auto, fp32 or fp16")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--force", action="store_true", help="build even where engines are up to date")
+    add("--force", action="store_true", help="build even if the engines are up to date")
     add("--debug", action="store_true", help="show the traceback of an error")
-    # What only TensorRT's engines have.
-    add("--target", nargs="+", type=_capability, default=(), metavar="smXY", help="tensorrt: compute capabilities of "
-        "GPUs that need not be here, such as sm86 (RTX 30), sm89 (RTX 40) and sm120 (RTX 50); needs TensorRT for RTX, "
-        "and no GPU")  # fmt: skip
-    add("--plugins", action="store_const", const=True, help="tensorrt in fp16: GroupNorm by this project's kernel; "
-        "where that fails, TensorRT's own layers")  # fmt: skip
-    add("--strict", action="store_true", help="stop where --plugins fails")
-    add("--refit", action="store_const", const=True, help="tensorrt: engines that load_weights() can give other "
-        "weights; may cost speed; kept until --force")  # fmt: skip
-    add("--check", action="store_true", help="build nothing to keep, but try all that TensorRT can do here; by default "
-        "with random weights. Without a GPU for RTX cards of the last three generations")  # fmt: skip
+    # Options for TensorRT only.
+    add("--target", nargs="+", type=_capability, default=(), metavar="smXY", help="tensorrt: build for GPUs of "
+        "these compute capabilities, such as sm86 (RTX 30), sm89 (RTX 40) and sm120 (RTX 50); needs TensorRT for RTX, "
+        "but no GPU")  # fmt: skip
+    add("--plugins", action="store_const", const=True, help="tensorrt in fp16: use this project's GroupNorm kernel; "
+        "if that fails, fall back to TensorRT's own layers")  # fmt: skip
+    add("--strict", action="store_true", help="stop if --plugins fails, instead of falling back")
+    add("--refit", action="store_const", const=True, help="tensorrt: let load_weights() replace the engines' "
+        "weights; may be slower; later builds keep such engines until --force")  # fmt: skip
+    add("--check", action="store_true", help="test everything that TensorRT can do here, without saving engines; by "
+        "default with random weights. Without a GPU: for RTX cards of the last three generations")  # fmt: skip
     return parser
 
 
 def ignored(options: argparse.Namespace, backends: Sequence[str]) -> str:
-    """A sentence if some of the options would change nothing where these backends are built, else ""."""
+    """Return an error message if some options would have no effect on these backends, else ""."""
 
     def given(*names: str) -> str:
         return " and ".join(f"--{name}" for name in names if getattr(options, name))
 
     if "tensorrt" not in backends and (useless := given("check", "target", "plugins", "refit")):
         built = " or ".join(backends) or "eager"
-        return f"{useless}: for backend tensorrt only, and this builds backend {built}: leave out {useless}"
+        return f"{useless}: for backend tensorrt only, but this builds backend {built}: leave out {useless}"
     if options.check and (useless := given("force", "refit", "strict")):
-        return f"--check with {useless}: it builds nothing to keep, and tries all it can: leave out {useless}"
+        return f"--check with {useless}: --check saves no engines and always runs all checks: leave out {useless}"
     if options.strict and not options.plugins:
-        return "--strict without --plugins: it is for plugins that fail: leave it out, or add --plugins"
+        return "--strict has no effect without --plugins: leave it out, or add --plugins"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Checks of GroupNorm's plugin: is it registered, is it in an engine, and is the engine whole without it?"""
+"""Checks of the GroupNorm plugin: it registers, an engine uses it, and the engine loads without it."""
 
 import re
 import subprocess
@@ -11,8 +11,8 @@ from build.builder import register_plugin
 from build.case import Case, NotTried, Wrong
 from runtime.sources import ROOT
 
-PLUGIN = re.compile("plugin|group_?norm", re.I)  # in the kinds and names of layers
-# In a process of its own: reads a serialized engine, and knows no plugin.
+PLUGIN = re.compile("plugin|group_?norm", re.I)  # matches the kind or name of a plugin layer
+# Code of a separate process that reads a serialized engine without registering the plugin.
 READ = """
 import sys, torch
 from runtime.tensorrt_calls import logger_of
@@ -29,14 +29,14 @@ sys.exit(None if engine else f"no engine: {logger.heard()}")
 
 def check_plugin(case: Case) -> str:
     if case.dtype != torch.float16 or not case.target.plugins:
-        raise NotTried("only engines in half precision that are built with --plugins have it")
+        raise NotTried("only half-precision engines built with --plugins use the plugin")
     register_plugin(case.builder)
     case.plugins = True
     return "registered, its kernel compiles"
 
 
 def check_engine_with_plugin(case: Case) -> str:
-    """An engine holds the plugin's code: a process that never registered it reads the engine too."""
+    """Verify that the engine contains the plugin's code: a process that never registered the plugin can read it."""
     if not case.plugins:
         raise NotTried("the plugin is not registered")
     calls = sum(bool(PLUGIN.search(f"{layer.kind} {layer.name}")) for layer in case.listed("decoder").layers)
@@ -46,7 +46,7 @@ def check_engine_with_plugin(case: Case) -> str:
         command = [sys.executable, "-c", READ, file.name, str(case.device)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise Wrong(f"another process cannot read it: {done.stderr[-500:]}")
+        raise Wrong(f"another process cannot read the engine: {done.stderr[-500:]}")
     if not calls:
-        raise Wrong("another process reads the decoder's engine, but no layer of it is called a plugin or group_norm")
-    return f"{calls} layers of the decoder's engine are calls of it, and another process reads the engine"
+        raise Wrong("another process reads the decoder's engine, but none of its layers is named plugin or group_norm")
+    return f"{calls} layers of the decoder's engine call the plugin, and another process reads the engine"

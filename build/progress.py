@@ -1,4 +1,4 @@
-"""A build of TensorRT's as the user sees it: a bar that moves, and Ctrl-C that stops it."""
+"""The progress bar of a TensorRT build, and Ctrl-C to stop it."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def watched(trt: Any, config: "trt.IBuilderConfig", name: str) -> Iterator[None]:
-    """A context for the build of one engine. Raises KeyboardInterrupt once TensorRT has stopped."""
+    """Show the progress of one engine's build. On Ctrl-C raise KeyboardInterrupt, once TensorRT has stopped."""
     with tqdm(desc=f"building {name}", unit="step") as progress:
         monitor = make_monitor(trt, progress)
         config.progress_monitor = monitor
@@ -22,14 +22,14 @@ def watched(trt: Any, config: "trt.IBuilderConfig", name: str) -> Iterator[None]
             yield
         if monitor.interrupted:
             raise KeyboardInterrupt
-        progress.update((progress.total or 0) - progress.n)  # steps that TensorRT left out
+        progress.update((progress.total or 0) - progress.n)  # steps that TensorRT skipped
 
 
 def make_monitor(trt: Any, progress: "tqdm[Any]") -> Any:
-    """An IProgressMonitor that moves the bar by one step of whatever phase, from several threads.
+    """Return an IProgressMonitor that advances the bar with every step of any phase; several threads may call it.
 
-    Phases lie in one another and are announced as they begin, so the total grows. Once `interrupted` is set, the build
-    stops at its next step.
+    Phases are nested and announced only when they start, so the total grows. Once `interrupted` is set, the build stops
+    at its next step.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -49,14 +49,14 @@ def make_monitor(trt: Any, progress: "tqdm[Any]") -> Any:
             return not self.interrupted
 
         def phase_finish(self, phase_name: str) -> None:
-            """Must be there."""
+            """Required by IProgressMonitor; does nothing."""
 
     return Monitor()
 
 
 @contextmanager
 def _interrupts_noted(monitor: Any) -> Iterator[None]:
-    """Python's own handler would raise in a callback, and the bindings swallow what is raised there."""
+    """Set `interrupted` on Ctrl-C. Python's handler would raise in a callback, where bindings swallow exceptions."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,10 +1,10 @@
-"""Tables to be printed."""
+"""Formatting of printed tables."""
 
 from collections.abc import Collection, Sequence
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
-    """One line per row, columns as wide as they need, those in `left` aligned to the left."""
+    """Return one line per row. Columns are as wide as needed; only those in `left` are left-aligned."""
     lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     sides = ["<" if index in left else ">" for index in range(len(header))]

@@ -1,8 +1,8 @@
-"""Builds TensorRT's engines of a checkpoint: ONNX, engines, each held against its module, then all saved.
+"""Builds the TensorRT engines of a checkpoint: exports ONNX, builds, compares each stage with its module, and saves.
 
-Engines for the GPU that is here are run and compared with float32. Engines for other GPUs cannot be: there onnxruntime
-runs the ONNX files in their place, which leaves TensorRT's own arithmetic to `python -m build --check` on the other
-machine.
+Engines for the GPU in this machine are run and compared with higher precision. Engines for other GPUs cannot run here:
+onnxruntime runs their ONNX files instead. That does not cover TensorRT's own arithmetic; `python -m build --check` on
+the target machine does.
 """
 
 import json
@@ -45,9 +45,9 @@ def build(
 ) -> tuple[list[Report], list[Measurement]]:
     """Build all engines and save them.
 
-    target: as `settle_plugins` leaves it. Where building with plugins fails, builds without and logs why; strict:
-    raises instead.
-    Raises TensorRTError, ExportError or BuildError, and then saves nothing.
+    target: as returned by `settle_plugins`. If the build with plugins fails, log why and build without them; with
+    `strict`, raise instead.
+    Raise TensorRTError, ExportError or BuildError, and save nothing, if a stage fails.
     """
     check_exporter(builder.library.extra)
     _warn_of_replaced(target.folder, builder)
@@ -57,7 +57,7 @@ def build(
     except (TensorRTError, BuildError) as error:
         if strict or not target.plugins:
             raise
-        log.warning("building without plugins, because with them it fails: %s", str(error))
+        log.warning("building without plugins, because the build with plugins failed: %s", str(error))
     return _build(replace(target, plugins=False), checkpoint, builder)
 
 
@@ -69,7 +69,7 @@ def build_stages(
     plugins: bool = False,
     names: Collection[str] | None = None,
 ) -> Iterator[tuple[Path, bytes, Report]]:
-    """ONNX file, serialized engine and report of each stage; model, plugins and names as `export` takes them."""
+    """Yield ONNX file, serialized engine and report of each stage. The other arguments are those of `export`."""
     for spec, path in export(model, size, folder, plugins, names):
         serialized, report = compile_engine(path, spec, builder)
         if builder.refit:
@@ -79,38 +79,38 @@ def build_stages(
 
 
 def prepare_trial(model: ControlLDM, dtype: torch.dtype, size: tuple[int, int, int], device: torch.device) -> Trial:
-    """Of the model, which changes: half precision is slow on the CPU, so that there it is not run itself."""
+    """Return a trial of the model, converted in place. Half-precision modules are slow on the CPU and not run there."""
     return prepare(model.to(device), dtype, size, device, eager=dtype != torch.float16 or device.type != "cpu")
 
 
 def make_engine(trial: Trial, name: str, serialized: bytes) -> TensorRTEngine:
-    """An engine of the trial's stage, ready to be measured."""
+    """Return an engine for a stage of the trial, with scratch memory, ready to be measured."""
     engine = TensorRTEngine(trial.stages[name].spec, serialized, trial.device)
     allocate_scratch([[engine]], trial.device)
     return engine
 
 
 def _warn_of_replaced(folder: Path, builder: Builder) -> None:
-    """Engines for other GPUs lie in the same folder."""
+    """Warn if engines for other GPUs will be replaced: all targets share one folder."""
     try:
         capabilities = json.loads((folder / MANIFEST).read_bytes())["capability"]
         there = {int(capability.replace(".", "")) for capability in capabilities}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return  # nothing that could be used
+        return  # no usable engines
     if not builder.targets or there <= {*builder.targets}:
         return
     every = sorted({*there, *builder.targets})
     old, new = (" and ".join(map(sm, some)) for some in (sorted(there), builder.targets))
-    hint = f": for all of them build with --target {' '.join(map(sm, every))}" if builder.library.is_for(every) else ""
-    log.warning("the engines for %s in %s are replaced by those for %s%s", old, folder, new, hint)
+    hint = f"; to build for all, use --target {' '.join(map(sm, every))}" if builder.library.is_for(every) else ""
+    log.warning("replacing the engines for %s in %s with engines for %s%s", old, folder, new, hint)
 
 
 def _build(target: Target, checkpoint: Checkpoint, builder: Builder) -> tuple[list[Report], list[Measurement]]:
-    # Of the sources as they are now, not after minutes.
+    # Before the build, because the sources may change meanwhile.
     manifest = expected_manifest(target, builder.device, library=builder.library)
     plugins = bool(target.plugins) and target.precision == "fp16"
     if plugins:
-        register_plugin(builder)  # the parser looks for it
+        register_plugin(builder)  # before the parser looks it up
     dtype, size = PRECISIONS[target.precision].dtype, (target.height, target.width, target.samples)
     model = checkpoint.load_model()
     files, engines, reports = {}, {}, []
@@ -132,7 +132,7 @@ def _build(target: Target, checkpoint: Checkpoint, builder: Builder) -> tuple[li
 
 
 def _measure(trial: Trial, name: str, builder: Builder, serialized: bytes, path: Path) -> Measurement | None:
-    """Of the engine where it runs here, and of its ONNX file, to tell the file's errors from TensorRT's."""
+    """Measure the ONNX file and, if it can run here, the engine: this separates the file's errors from TensorRT's."""
     by_onnx = _measure_onnx(trial, name, path)
     if not builder.runs:
         return by_onnx
@@ -141,7 +141,7 @@ def _measure(trial: Trial, name: str, builder: Builder, serialized: bytes, path:
 
 
 def _measure_onnx(trial: Trial, name: str, path: Path) -> Measurement | None:
-    """None where onnxruntime cannot run the file."""
+    """Measure the ONNX file. Return None if onnxruntime cannot run it."""
     if find_spec("onnxruntime") is None:
         return None
     from build.onnx_engine import OnnxEngine
@@ -150,5 +150,5 @@ def _measure_onnx(trial: Trial, name: str, path: Path) -> Measurement | None:
         measurement = trial.measure(OnnxEngine(trial.stages[name].spec, path), timed=False)
         return replace(measurement, error=None, onnx_error=measurement.error)
     except Exception as error:  # an older onnxruntime may lack operators; the engine is judged without it
-        log.warning("onnxruntime does not run stage %s (%s)", name, " ".join(str(error).split()))
+        log.warning("onnxruntime cannot run stage %s (%s)", name, " ".join(str(error).split()))
         return None

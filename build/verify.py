@@ -1,4 +1,4 @@
-"""Holds an engine of a stage against the module it was made from, and both against higher precision."""
+"""Compares a stage's engine, and the module it was built from, with the module in higher precision."""
 
 import statistics
 import time
@@ -23,31 +23,31 @@ from runtime.spec import allocate
 SEED = 0
 RUNS = 20  # of each stage, for the median time
 
-HIGHER = {torch.float16: torch.float32, torch.float32: torch.float64}  # the precision of the truth
-# Below these, relative errors are rounding of the outputs themselves; of uint8, one grey level.
+HIGHER = {torch.float16: torch.float32, torch.float32: torch.float64}  # precision of the reference results
+# Relative errors below these are rounding of the outputs themselves; for uint8, one grey level.
 FLOORS = {torch.float16: 1e-3, torch.float32: 1e-5, torch.uint8: 1 / 255}
-NOT_RUN = 2 * torch.finfo(torch.float16).eps  # of networks in half precision that PyTorch did not run to compare with
+NOT_RUN = 2 * torch.finfo(torch.float16).eps  # floor for half-precision networks that PyTorch did not run
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What a stage is held against: results in higher precision, and how the eager module does."""
+    """The expected results of a stage, in higher precision, and the results of its eager module."""
 
     outputs: list[Tensor]
-    eager_outputs: list[Tensor]  # where the module was not run, `outputs` rounded
+    eager_outputs: list[Tensor]  # `outputs`, rounded, if the module was not run
     eager_error: float | None
     eager_milliseconds: float | None
 
     @property
     def floor(self) -> float:
-        """The error that any engine may have."""
+        """The error that is always accepted."""
         floor = max(FLOORS[output.dtype] for output in self.eager_outputs)
         return floor if self.eager_error is not None else max(floor, NOT_RUN)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """All stages, what each of them has to compute, and buffers that hold the inputs of all."""
+    """All stages, the expected results of each, and buffers with the inputs of all."""
 
     stages: dict[str, Stage]
     truths: dict[str, Truth]
@@ -55,7 +55,7 @@ class Trial:
     device: torch.device
 
     def measure(self, engine: Engine, timed: bool = True) -> Measurement:
-        """Of one stage's engine, which is bound and run here; its first run may compile. timed: on a GPU."""
+        """Bind, run and measure one stage's engine; its first run may compile. timed: measure its time, if on a GPU."""
         truth = self.truths[engine.spec.name]
         start = time.perf_counter()
         error = self.error(engine)
@@ -69,11 +69,11 @@ class Trial:
             eager_milliseconds=truth.eager_milliseconds,
         )
         for output, eager in zip(engine.spec.pick(self.buffers)[1], truth.eager_outputs, strict=True):
-            output.copy_(eager)  # the next stage shall read what its truth was computed from
+            output.copy_(eager)  # the next stage must read the inputs of its expected results
         return measurement
 
     def error(self, engine: Engine) -> float:
-        """The relative error of one run of a stage's engine, which is bound here."""
+        """Bind a stage's engine, run it once and return its relative error."""
         engine.bind(self.buffers)
         _, outputs = engine.spec.pick(self.buffers)
         for output in outputs:
@@ -87,9 +87,9 @@ class Trial:
 def prepare(
     model: ControlLDM, dtype: torch.dtype, size: tuple[int, int, int], device: torch.device, eager: bool = True
 ) -> Trial:
-    """A trial of the model, which is float32 and changes to `dtype`, on the device. size: height, width, samples.
+    """Return a trial of the model, which is float32 and on the device; it is converted to `dtype` in place.
 
-    eager: run the modules in `dtype` too, which takes minutes in half precision on the CPU.
+    size: height, width, samples. eager: run the modules in `dtype` too (minutes in half precision on the CPU).
     """
     higher = make_fast(deepcopy(model), HIGHER[dtype])
     stages = make_stages(make_fast(model, dtype), *size)
@@ -101,7 +101,7 @@ def prepare(
 
 
 def _randomize(buffers: Mapping[str, Tensor], stages: Mapping[str, Stage], vocabulary: int) -> None:
-    """Fill what no stage writes, the same on every device; the eager stages will fill the rest in their order."""
+    """Fill the buffers that no stage writes, identically on every device; running the stages fills the others."""
     generator = torch.Generator().manual_seed(SEED)
     written = {spec.name for stage in stages.values() for spec in stage.spec.outputs}
     for name in sorted(buffers.keys() - written):
@@ -114,7 +114,7 @@ def _randomize(buffers: Mapping[str, Tensor], stages: Mapping[str, Stage], vocab
 
 @torch.inference_mode()
 def _truth(stage: Stage, exact: Stage, buffers: Mapping[str, Tensor], device: torch.device, eager: bool) -> Truth:
-    """Run one stage in both precisions, on the same inputs, and leave the outputs for the stages that read them."""
+    """Run one stage in higher precision and, if `eager`, its own; leave the outputs for the stages that read them."""
     inputs, outputs = stage.spec.pick(buffers)
     with full_float32():
         true = list(exact.module(*(x.to(spec.dtype) for x, spec in zip(inputs, exact.spec.inputs, strict=True))))
@@ -131,7 +131,7 @@ def _truth(stage: Stage, exact: Stage, buffers: Mapping[str, Tensor], device: to
 
 
 def relative_error(got: Sequence[Tensor], true: Sequence[Tensor]) -> float:
-    """The largest |got - true| / |true| of the outputs, in the Euclidean norm; 0 where both are 0."""
+    """Return the largest |got - true| / |true| of the outputs, in the Euclidean norm; 0 if both are 0."""
     return float(torch.stack([_relative(g.double(), t.double()) for g, t in zip(got, true, strict=True)]).max())
 
 
@@ -141,7 +141,7 @@ def _relative(got: Tensor, true: Tensor) -> Tensor:
 
 
 def median_milliseconds(enqueue: Callable[[], object], device: torch.device) -> float | None:
-    """Of one run on the current stream as the GPU sees it, gaps between kernels included. None on the CPU."""
+    """Return the median GPU time of a run on the current stream, with gaps between kernels; None on the CPU."""
     if device.type != "cuda":
         return None
     enqueue()

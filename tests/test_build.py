@@ -1,4 +1,4 @@
-"""The engine builder from its command line, with eager engines in place of compiled ones: those take minutes here."""
+"""The engine builder's command line, with eager engines in place of compiled ones, which take minutes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def compiled_as(monkeypatch: pytest.MonkeyPatch, make_engine: Callable[[EngineSp
 
 @pytest.fixture(autouse=True)
 def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty place for engine files, and nothing that compiles."""
+    """Use an empty folder for engine files, and compile nothing."""
     monkeypatch.setattr(cldm.engine_files, "ENGINES", tmp_path / "engines")
     monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: (b"kernels", None))
     compiled_as(monkeypatch, EagerEngine)
@@ -65,7 +65,7 @@ def test_without_cuda_there_is_nothing_to_build(
     assert main([]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [
-        "engines: backend eager runs the PyTorch modules themselves; nothing to build (no CUDA device)"
+        "engines: nothing to build without a CUDA device; backend eager needs no engines"
     ]
     assert captured.err == ""
     assert not engines.exists()
@@ -103,7 +103,7 @@ def test_wrong_engines_are_not_saved(
     assert main(COMMAND) == 1
     (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("engines: ")]
     stage = "decoder" if engine is WrongEngine else "text"
-    assert message.startswith(f"engines: the compiled stage {stage} has the relative error ")
+    assert message.startswith(f"engines: the compiled stage {stage} has a relative error of ")
     assert message.endswith("nothing is saved; use backend eager")
     assert not [*engines.iterdir()]
 
@@ -127,7 +127,7 @@ def test_a_stage_that_cannot_be_compiled(
 def test_without_a_choice_a_failure_is_a_notice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """make score goes on with eager on a GPU for which nothing can be compiled."""
+    """If nothing can be compiled for a GPU, make score falls back to eager."""
 
     def failing(*arguments: object) -> None:
         raise BuildError("stage text cannot be compiled")
@@ -137,7 +137,7 @@ def test_without_a_choice_a_failure_is_a_notice(
     assert main(["--architecture", "small", "--device", "cpu"]) == 0
     captured = capsys.readouterr()
     assert "cannot be compiled" in captured.err
-    assert captured.out == "engines: none built; backend eager needs none\n"
+    assert captured.out == "engines: none built; backend eager needs no engines\n"
 
 
 def test_caches_that_are_switched_off(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

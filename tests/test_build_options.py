@@ -1,4 +1,4 @@
-"""What `python -m build` refuses of its command line."""
+"""Command lines that `python -m build` rejects."""
 
 import re
 
@@ -42,20 +42,23 @@ def test_bad_choices(option: str, value: str, message: str, capsys: pytest.Captu
     assert line.startswith(f"engines: {message}")
 
 
-ON_A_GPU = "--architecture small --height 64 --width 64 --device cpu".split()  # where auto takes inductor
+ON_A_GPU = "--architecture small --height 64 --width 64 --device cpu".split()  # for which auto selects inductor
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--check", "--refit"], "--check with --refit: it builds nothing to keep, .*: leave out --refit"),
-        (["--check", "--strict"], "--check with --strict: it builds nothing to keep, .*: leave out --strict"),
+        (["--check", "--refit"], "--check with --refit: --check saves no engines .*: leave out --refit"),
+        (["--check", "--strict"], "--check with --strict: --check saves no engines .*: leave out --strict"),
         (["--check", "--force", "--refit"], "leave out --force and --refit"),
-        (["--check", "--backend", "inductor"], "--check: for backend tensorrt only, and this builds backend inductor"),
-        (["--strict", "--backend", "tensorrt"], "--strict without --plugins: .*: leave it out, or add --plugins"),
-        (["--plugins", "--backend", "inductor"], "--plugins: for backend tensorrt only, and this builds backend ind"),
-        (["--target", "sm89", "--backend", "inductor"], "--target: for backend tensorrt only, and this builds"),
-        (["--plugins", *ON_A_GPU], "--plugins: for backend tensorrt only, and this builds backend inductor: leave out"),
+        (["--check", "--backend", "inductor"], "--check: for backend tensorrt only, but this builds backend inductor"),
+        (
+            ["--strict", "--backend", "tensorrt"],
+            "--strict has no effect without --plugins: leave it out, or add --plugins",
+        ),
+        (["--plugins", "--backend", "inductor"], "--plugins: for backend tensorrt only, but this builds backend ind"),
+        (["--target", "sm89", "--backend", "inductor"], "--target: for backend tensorrt only, but this builds"),
+        (["--plugins", *ON_A_GPU], "--plugins: for backend tensorrt only, but this builds backend inductor: leave out"),
         (["--plugins", "--refit", *ON_A_GPU], "--plugins and --refit: for backend tensorrt only"),
     ],
 )
@@ -75,4 +78,4 @@ def test_without_a_gpu_nothing_would_be_refitted(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         main(["--refit"])
-    assert "--refit: for backend tensorrt only, and this builds backend eager" in capsys.readouterr().err
+    assert "--refit: for backend tensorrt only, but this builds backend eager" in capsys.readouterr().err

@@ -23,13 +23,13 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None
 
 
 def use_small_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 64x96 pixels, and a folder for plans that is empty."""
+    """Use pictures of 64x96 pixels and an empty folder for plans."""
     monkeypatch.setattr(plans.files, "PLANS", tmp_path / "plans")
     monkeypatch.setattr(plans.requests, "RESOLUTION", 64)
 
 
 def write_pictures(folder: Path, count: int) -> None:
-    """Birds with captions, as `python -m training.pictures` writes scenes."""
+    """Write birds with captions, in the format of `python -m training.pictures`."""
     for i in range(count):
         shutil.copy(DRAWN_BIRDS / f"bird_{i + 1}.png", folder / f"scene_{i}.png")
         (folder / f"scene_{i}.txt").write_text(f"bird number {i}\n")

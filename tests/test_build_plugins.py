@@ -1,4 +1,4 @@
-"""Who builds TensorRT's engines with GroupNorm's plugin, and what is built where it cannot be had."""
+"""TensorRT builds with the GroupNorm plugin, and what is built if it is not available."""
 
 # ruff: noqa: E402
 
@@ -13,7 +13,7 @@ pytest.importorskip(
     "tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it on Linux x86-64", exc_type=ImportError
 )
 for package in ("onnx", "onnxruntime", "onnxscript"):
-    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+    pytest.importorskip(package, reason="exports ONNX files and runs them: ./preprocess.sh dev installs it")
 
 import build.builder
 from build.__main__ import main
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("engines")
 
 def test_no_plugin_is_registered_with_a_library_that_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.builder, "register", Mock(side_effect=AssertionError))
-    with pytest.raises(BuildError, match="TensorRT for RTX takes no plugins: leave out --plugins"):
+    with pytest.raises(BuildError, match="TensorRT for RTX does not support plugins: leave out --plugins"):
         register_plugin(Builder(RTX, CPU, (89,)))
 
 
@@ -40,11 +40,13 @@ def test_where_a_library_takes_no_plugins_the_build_goes_on_without(
 ) -> None:
     caplog.set_level(logging.WARNING)
     assert main([*COMMAND, "--plugins", "--strict"]) == 1
-    sentence = "engines: engines with plugins cannot be built, TensorRT for RTX takes none: leave out --plugins"
+    sentence = (
+        "engines: engines cannot be built with plugins: TensorRT for RTX does not support them; leave out --plugins"
+    )
     assert sentence in capsys.readouterr().err
     assert not engines.exists()
     assert main([*COMMAND, "--plugins"]) == 0
-    assert "building without plugins: TensorRT for RTX takes none" in caplog.text
+    assert "building without plugins: TensorRT for RTX does not support them" in caplog.text
     assert json.loads((target().folder / "manifest.json").read_text())["tuning.plugins"] is False
     assert is_up_to_date(target(targets=(89,)), CPU, RTX)
     assert not is_up_to_date(target(targets=(89,), plugins=True), CPU, RTX)
@@ -54,7 +56,7 @@ def test_where_a_library_takes_no_plugins_the_build_goes_on_without(
 
 
 def test_the_plugin_of_classic_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registered for the GPU that builds, once its kernel compiles there."""
+    """It is registered for the GPU that builds, and only if its kernel compiles there."""
     builder, registered = Builder(CLASSIC, on_a_gpu(monkeypatch, 90)), Mock()
     monkeypatch.setattr(build.builder, "register", registered)
     monkeypatch.setattr(build.builder, "try_compiler", Mock(side_effect=KernelError("NVRTC cannot be loaded\n(no)")))

@@ -1,4 +1,4 @@
-"""`python -m build --backend tensorrt --target ...` on the CPU, by the real builder, and who accepts its files."""
+"""`python -m build --backend tensorrt --target ...` on the CPU, by the real builder; which GPUs accept the files."""
 
 # ruff: noqa: E402
 
@@ -14,7 +14,7 @@ trt = pytest.importorskip(
     "tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it on Linux x86-64", exc_type=ImportError
 )
 for package in ("onnx", "onnxruntime", "onnxscript"):
-    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+    pytest.importorskip(package, reason="exports ONNX files and runs them: ./preprocess.sh dev installs it")
 
 import build.tensorrt
 from build.__main__ import main
@@ -48,12 +48,12 @@ def test_from_a_checkpoint_to_engine_files(
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["device"], manifest["capability"]) == ("none", ["8.6", "8.9"])
     assert manifest["tensorrt"] == f"TensorRT for RTX {trt.__version__}"
-    assert not manifest.keys() & {"torch", "cuda", "triton", "python"}, "it knows nothing of these"
+    assert not manifest.keys() & {"torch", "cuda", "triton", "python"}, "engines do not depend on these"
     assert not (engines / "tensorrt.timing").exists()
 
     assert main(COMMAND) == 0
     assert "up to date" in capsys.readouterr().out
-    assert is_up_to_date(target(targets=(89,)), CPU, RTX), "for fewer GPUs than they were built for"
+    assert is_up_to_date(target(targets=(89,)), CPU, RTX), "engines built for more GPUs fit"
     assert not is_up_to_date(target(targets=(89, 120)), CPU, RTX)
 
     for capability in (86, 89):
@@ -100,16 +100,16 @@ def test_engines_for_other_gpus_that_are_replaced_are_named(engines: Path, caplo
     caplog.set_level(logging.WARNING)
     command = "--backend tensorrt --target".split()
     assert main([*command, "sm89", *SIZE]) == 0
-    assert "replaced" not in caplog.text
+    assert "replacing" not in caplog.text
     assert main([*command, "sm86", *SIZE]) == 0
-    sentence = f"the engines for sm89 in {target().folder} are replaced by those for sm86: for all of them build with"
+    sentence = f"replacing the engines for sm89 in {target().folder} with engines for sm86; to build for all, use"
     assert f"{sentence} --target sm86 sm89" in caplog.text
     caplog.clear()
     assert main([*command, "sm86", "sm89", *SIZE]) == 0
-    assert "replaced" not in caplog.text
+    assert "replacing" not in caplog.text
     (target().folder / "manifest.json").write_text('{"capability": ["9.0"]}')
     assert main([*command, "sm86", *SIZE]) == 0
-    assert f"the engines for sm90 in {target().folder} are replaced by those for sm86" in caplog.messages
+    assert f"replacing the engines for sm90 in {target().folder} with engines for sm86" in caplog.messages
     (target().folder / "manifest.json").write_text("no JSON")
     assert main([*command, "sm86", *SIZE]) == 0
 
@@ -117,7 +117,7 @@ def test_engines_for_other_gpus_that_are_replaced_are_named(engines: Path, caplo
 def test_a_folder_that_cannot_be_written_is_noticed_before_the_build(
     engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(build.tensorrt, "build", Mock(side_effect=AssertionError("after the check")))
+    monkeypatch.setattr(build.tensorrt, "build", Mock(side_effect=AssertionError("the build must not start")))
     for path in (engines, target().folder):
         path.parent.mkdir(exist_ok=True)
         path.write_text("in the way")
@@ -133,5 +133,5 @@ def test_a_wrong_file_saves_nothing(
 ) -> None:
     monkeypatch.setattr(Trial, "error", lambda trial, engine: 0.5)
     assert main(COMMAND) == 1
-    assert "engines: the ONNX file of stage hint has the relative error 5.00e-01" in capsys.readouterr().err
+    assert "engines: the ONNX file of stage hint has a relative error of 5.00e-01" in capsys.readouterr().err
     assert not [*engines.iterdir()]

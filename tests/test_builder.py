@@ -1,4 +1,4 @@
-"""Who builds TensorRT's engines for which GPUs, and what is said where nobody does."""
+"""Which library builds TensorRT engines for which GPUs, and the errors if none does."""
 
 # ruff: noqa: E402
 
@@ -13,7 +13,7 @@ pytest.importorskip(
     "tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it on Linux x86-64", exc_type=ImportError
 )
 for package in ("onnx", "onnxruntime", "onnxscript"):
-    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+    pytest.importorskip(package, reason="exports ONNX files and runs them: ./preprocess.sh dev installs it")
 
 import build.builder
 import build.export
@@ -35,11 +35,11 @@ pytestmark = pytest.mark.usefixtures("engines")
         (["--target", "sm90"], "no library builds for sm90 on another machine: TensorRT for RTX does for sm75,"),
         (
             ["--target", "sm89", "--refit"],
-            "refittable engines only on a machine that runs them, and no GPU of sm89 is here",
+            "refittable engines only on a machine that can run them, and this one has no sm89 GPU",
         ),
         (
             ["--target", "sm75", "sm89", "--precision", "fp32"],
-            "TensorRT for RTX multiplies no float32 matrices on sm75: choose --precision fp16",
+            "TensorRT for RTX cannot multiply float32 matrices on sm75: choose --precision fp16",
         ),
         (["--target", "sm89", "--precision", "int8"], "precision 'int8': expected auto, fp32 or fp16"),
     ],
@@ -61,7 +61,7 @@ def test_arguments_that_are_refused(options: list[str], capsys: pytest.CaptureFi
 
 
 def test_who_measures_what(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A portable library is told the GPU that is here; engines for another one are not run."""
+    """A portable library gets the present GPU as its target; engines for other GPUs are not run."""
     cuda = torch.device("cuda")
     on_a_gpu(monkeypatch, 89)
     monkeypatch.setattr(build.builder, "library_that_builds", lambda device, targets: RTX)
@@ -70,7 +70,9 @@ def test_who_measures_what(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (there.targets, there.runs) == ((120,), False)
     assert not make_builder(target(targets=(89,)), CPU).runs
     assert make_builder(target(targets=(89, 120), refit=True), cuda).refit
-    with pytest.raises(TensorRTError, match="only on a machine that runs them, and no GPU of sm120 is here: leave"):
+    with pytest.raises(
+        TensorRTError, match="machine that can run them, and this one has no sm120 GPU: leave out --refit"
+    ):
         make_builder(target(targets=(120,), refit=True), cuda)
     monkeypatch.setattr(build.builder, "library_that_builds", lambda device, targets: CLASSIC)
     classic = make_builder(target(refit=True), cuda)

@@ -1,4 +1,4 @@
-"""What `python -m build --check` tries, check by check: what needs a GPU with the stand-in for TensorRT's run time."""
+"""Each check of `python -m build --check`; where a GPU is needed, with the stand-in for TensorRT's run time."""
 
 # ruff: noqa: E402
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
-    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+    pytest.importorskip(package, reason="exports ONNX files and runs them: ./preprocess.sh dev installs it")
 
 import build.checks
 import build.plugin_checks
@@ -37,7 +37,7 @@ CLASSIC, _, RTX = LIBRARIES
 @pytest.fixture(autouse=True)
 def _all_calls_made(tiny: None) -> Iterator[None]:
     yield
-    assert not standin.to_fail, "a call that should have failed was not made"
+    assert not standin.to_fail, "a call that was set to fail was not made"
 
 
 def case_of(precision: str = "fp16", library: Any = CLASSIC, **changes: Any) -> Case:
@@ -69,14 +69,14 @@ def test_attentions_in_half_precision_have_to_be_fused(
     case.engines["encoder"] = b""
     case.reports["encoder"] = listed(*attentions)
     if wrong:
-        with pytest.raises(Wrong, match="; expected some fused, and all but those over a single token"):
+        with pytest.raises(Wrong, match="; expected at least one fused, and none unfused except over a single token"):
             check_attention("encoder", case)
     else:
         assert "unfused" in check_attention("encoder", case)
 
 
 def test_an_attention_over_a_single_token_needs_no_fused_kernel() -> None:
-    """In pictures of 64x64 the lowest maps of four levels have one pixel."""
+    """With four levels, the lowest maps of a 64x64 picture have one pixel."""
     pytest.importorskip("tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it", exc_type=ImportError)
     target = Target("small", 64, 64, 1, "fp16", "tensorrt")
     case = Case(target, find_checkpoint("random:0", "small"), Builder(RTX, CPU, (89,)))
@@ -90,25 +90,25 @@ def test_without_a_list_of_layers_nothing_is_said_of_them() -> None:
     case.reports = {"encoder": listed(), "decoder": listed()}
     case.plugins = True
     for check in (partial(check_attention, "encoder"), check_engine_with_plugin):
-        with pytest.raises(NotTried, match="the layers of the engine are not known"):
+        with pytest.raises(NotTried, match="the engine's layers are unknown"):
             check(case)
 
 
 class Standin(Builder):
-    """Takes the CPU for the GPU that runs its engines."""
+    """A builder that treats the CPU as the GPU that runs its engines."""
 
     runs = True
 
 
 def compile_standin(path: Path, spec: EngineSpec, builder: Builder) -> tuple[bytes, Report]:
-    """An engine that the stand-in for TensorRT's run time reads."""
+    """Return an engine that the stand-in for TensorRT's run time can read."""
     layouts = {one.name: layout(one) for one in (*spec.inputs, *spec.outputs)}
     serialized = standin.serialize(path, layouts, builder.refit)
     return serialized, Report(spec.name, 1.0, len(serialized), 0, ())
 
 
 def test_parity_and_refit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On the encoder, by the stand-in; then with a result that is wrong."""
+    """The encoder in the stand-in: first correct, then with a wrong result."""
     use_standin(monkeypatch, tmp_path / "engines")
     monkeypatch.setattr(build.tensorrt, "compile_engine", compile_standin)
     case = case_of("fp32")
@@ -116,7 +116,7 @@ def test_parity_and_refit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     case.engines["encoder"], _ = case.build(case.exported, "encoder", case.builder)
     assert check_parity("encoder", case).startswith("error ")
     figures = check_refit(case)
-    assert float(figures.split("error is ")[1]) > 0.1, "other weights do make a difference"
+    assert float(figures.split("error is ")[1]) > 0.1, "other weights must give other results"
 
     def wrong(context: Any, stream_handle: int) -> bool:
         done = execute(context, stream_handle)
@@ -130,10 +130,10 @@ def test_parity_and_refit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_the_plugin_and_an_engine_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine is read by a process of its own, whose TensorRT is the stand-in too."""
+    """A separate process reads the engine; its TensorRT is the stand-in too."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "standin"))
     for case in (case_of(), case_of("fp32", plugins=True)):
-        with pytest.raises(NotTried, match="only engines in half precision that are built with --plugins have it"):
+        with pytest.raises(NotTried, match="only half-precision engines built with --plugins use the plugin"):
             check_plugin(case)
     case = case_of(plugins=True)
     with pytest.raises(NotTried, match="the plugin is not registered"):
@@ -147,17 +147,17 @@ def test_the_plugin_and_an_engine_with_it(monkeypatch: pytest.MonkeyPatch) -> No
     names = [("node_group_norm_3", "PluginV3"), ("conv_1", "Convolution")]
     layers = [Layer(name, kind, (), "none", "none") for name, kind in names]
     case.reports["decoder"] = Report("decoder", 1.0, 2, 3, tuple(layers))
-    assert check_engine_with_plugin(case).startswith("1 layers of the decoder's engine are calls of it, and another")
+    assert check_engine_with_plugin(case).startswith("1 layers of the decoder's engine call the plugin, and another")
     case.reports["decoder"] = Report("decoder", 1.0, 2, 3, tuple(layers[1:]))
-    with pytest.raises(Wrong, match="no layer of it is called a plugin"):
+    with pytest.raises(Wrong, match="none of its layers is named plugin"):
         check_engine_with_plugin(case)
     case.engines["decoder"] = case.engines["decoder"][:40]
-    with pytest.raises(Wrong, match="another process cannot read it: no engine: Serialization assertion"):
+    with pytest.raises(Wrong, match="another process cannot read the engine: no engine: Serialization assertion"):
         check_engine_with_plugin(case)
 
 
 def test_engines_for_another_gpu_are_not_run() -> None:
     case = case_of()
     case.builder = Builder(RTX, CPU, (86, 120))
-    with pytest.raises(NeedsGPU, match="needs a GPU of sm86 or sm120, and there is none here"):
+    with pytest.raises(NeedsGPU, match="needs a GPU of sm86 or sm120, found none"):
         check_graph(case)

@@ -1,4 +1,4 @@
-"""The checks of the recorded graph, with the CPU in place of a GPU."""
+"""The checks of the captured graph, with the CPU in place of a GPU."""
 
 # ruff: noqa: E402
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
-    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+    pytest.importorskip(package, reason="exports ONNX files and runs them: ./preprocess.sh dev installs it")
 
 import build.checks
 from build.case import Case, NotTried, Wrong, make_requests
@@ -28,12 +28,12 @@ from runtime.tensorrt_library import LIBRARIES
 from tests.tensorrt_toys import CPU
 
 CLASSIC = LIBRARIES[0]
-DIFFERENT = ("other picture", "other scale")  # enough of the requests, to save time
+DIFFERENT = ("other picture", "other scale")  # only some of the requests, to save time
 
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch, tiny: None) -> Case:
-    """Eager engines, the CPU in place of a GPU, and in place of a graph what it would be made of."""
+    """A case with eager engines on the CPU; its graph is replaced by the work that would be captured."""
     monkeypatch.setattr(Builder, "runs", True)
     checkpoint = find_checkpoint("random:0", "tiny")
     case = Case(Target("tiny", 64, 64, 1, "fp32", "tensorrt"), checkpoint, Builder(CLASSIC, CPU))
@@ -49,12 +49,12 @@ def record(pipeline: Pipeline, launch: Callable[[], None]) -> None:
 
 
 def test_a_graph_that_follows_every_request(recorded: Case) -> None:
-    with pytest.raises(NotTried, match="there is no graph"):
+    with pytest.raises(NotTried, match="no graph was captured"):
         check_replay(recorded)
     assert check_graph(recorded) == "one picture on two streams, 7 nodes: Kernel 6, Memcpy 1"
     case = replace(recorded)
     case.pipeline, case.requests = recorded.pipeline, make_requests(*case.size)
-    assert check_replay(case).startswith("equal bit for bit to 8 requests enqueued: first, other picture, ")
+    assert check_replay(case).startswith("equal to eager execution bit for bit for 8 requests: first, other picture, ")
 
 
 @pytest.mark.parametrize(("buffer", "request_"), [("scale", "other scale"), ("edges", "other picture")])
@@ -68,7 +68,7 @@ def test_a_graph_with_a_constant_in_it(recorded: Case, buffer: str, request_: st
         pipeline.run()
 
     record(pipeline, launch)
-    with pytest.raises(Wrong, match=f"{request_}: the graph draws another picture than its work"):
+    with pytest.raises(Wrong, match=f"{request_}: graph replay differs from eager execution"):
         check_replay(recorded)
 
 
@@ -81,7 +81,7 @@ def test_work_that_ignores_a_request(recorded: Case, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(pipeline, "run", deaf)
     record(pipeline, deaf)
-    with pytest.raises(Wrong, match="other scale: the graph draws a picture that it drew before"):
+    with pytest.raises(Wrong, match="other scale: graph replay gives the same picture as an earlier request"):
         check_replay(recorded)
 
 

@@ -1,4 +1,4 @@
-"""`python -m build --check`: its lines and its report, by the real builder without a GPU; what is wrong is noticed."""
+"""`python -m build --check`: printed lines and report, with the real builder and no GPU; and that it finds errors."""
 
 # ruff: noqa: E402
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
-    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+    pytest.importorskip(package, reason="exports ONNX files and runs them: ./preprocess.sh dev installs it")
 
 import build.doctor
 import build.export
@@ -39,7 +39,7 @@ def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: None) -> None:
 
 
 def results(printed: str) -> dict[str, str]:
-    """What each check came to, as it was printed and as the report says."""
+    """Return the result of each check from the report, and compare it with the printed lines."""
     report = json.loads(Path("tensorrt_check.json").read_text())
     found = {one["check"]: one["result"] for one in report["checks"]}
     for one in report["checks"]:
@@ -61,14 +61,16 @@ def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert {name for name, result in found.items() if result == "needs GPU"} == ON_A_GPU
     assert {name for name, result in found.items() if result == "not tried"} == NOT_TRIED
     assert set(found.values()) == {"ok", "needs GPU", "not tried"}
-    assert check("graph")["figures"] == "needs a GPU of sm89, and there is none here"
-    assert check("driver")["figures"] == "needs a CUDA device, and the device is cpu"
+    assert check("graph")["figures"] == "needs a GPU of sm89, found none"
+    assert check("driver")["figures"] == "needs a CUDA device, got cpu"
     assert check("library")["figures"].startswith(f"TensorRT for RTX {trt.__version__}, builds for sm89, PyTorch")
     assert "0 unfused" in check("attention encoder")["figures"]
     assert check("ONNX decoder")["figures"].startswith("error ")
-    left = next(line for line in printed.splitlines() if line.startswith("left for a machine with sm89, by the same"))
+    left = next(
+        line for line in printed.splitlines() if line.startswith("still to run on a machine with sm89, with the same")
+    )
     assert set(left.split(": ")[1].split(", ")) == ON_A_GPU
-    assert not (tmp_path / "engines").exists(), "engine files are left alone"
+    assert not (tmp_path / "engines").exists(), "engine files must not be written"
     text = Path("tensorrt_check.json").read_text()
     report = json.loads(text)
     assert report["manifest"]["tensorrt"] == f"TensorRT for RTX {trt.__version__}"
@@ -102,7 +104,7 @@ def test_what_is_wrong_fails_and_the_rest_goes_on(
     assert "hint.onnx cannot be parsed: " in check("build hint")["figures"]
     assert any("ERROR" in line or "INTERNAL_ERROR" in line for line in check("build hint")["tensorrt"])
     assert check("ONNX vae")["figures"].startswith("error 5.0e-01, bound ")
-    assert check("ONNX hint")["figures"] == "there is no engine"
+    assert check("ONNX hint")["figures"] == "no engine was built"
 
 
 def test_an_unknown_error_leaves_its_traceback(

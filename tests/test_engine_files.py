@@ -1,4 +1,4 @@
-"""The command that builds a target's engine files again."""
+"""The command that rebuilds a target's engine files."""
 
 from dataclasses import replace
 

@@ -50,9 +50,9 @@ def test_every_extra_parses() -> None:
         lines = environment.requirements([extra])
         assert len(lines) > len(core)
         for line in lines:
-            environment.is_fulfilled(line)  # raises for a line that pip would not understand
+            environment.is_fulfilled(line)  # raises for a line that pip cannot parse
     assert environment.is_fulfilled("torch>=2") is True
-    for here in (True, False):  # what another kind of machine needs is not lacking
+    for here in (True, False):  # a requirement of other machines is not lacking
         marker = f"sys_platform {'==' if here else '!='} '{sys.platform}'"
         assert environment.is_fulfilled(f"no-such-distribution>=1; {marker}") is not here
 
@@ -84,7 +84,7 @@ def test_the_versions_are_those_of_pyproject() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What preprocess.sh needs of the project, and an interpreter in .venv that notes its calls in the file calls."""
+    """The files that preprocess.sh needs, and an interpreter in .venv that logs its calls in the file `calls`."""
     root = tmp_path / "checkout"
     for name in ("build", "runtime"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -98,9 +98,9 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def preprocess(root: Path, *arguments: str, python: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run preprocess.sh where neither the network nor a package index can be asked."""
+    """Run preprocess.sh without a package index and without GPUs."""
     offline = {"PIP_NO_INDEX": "1", "PYTHONDONTWRITEBYTECODE": "1", "CANNY2IMAGE_PYTHON": str(python or "")}
-    offline["CUDA_VISIBLE_DEVICES"] = ""  # with a GPU it would build engines, of a project that is not all here
+    offline["CUDA_VISIBLE_DEVICES"] = ""  # with a GPU it would build engines, but the project is incomplete here
     return subprocess.run(
         [root / "preprocess.sh", *arguments], env={**os.environ, **offline}, capture_output=True, text=True, check=False
     )
@@ -111,7 +111,7 @@ def tree(root: Path) -> dict[str, int]:
 
 
 def lack(root: Path, place: str) -> None:
-    """Let the project require something that nobody has: in "dependencies" or in the extra `place`."""
+    """Add a requirement that cannot be met to `place`: "dependencies" or the name of an extra."""
     text = (root / "pyproject.toml").read_text()
     assert f"\n{place} = [" in text
     (root / "pyproject.toml").write_text(text.replace(f"\n{place} = [", f'\n{place} = ["{LACKING}", ', 1))
@@ -155,18 +155,18 @@ def test_preprocess_refuses_an_unknown_extra(checkout: Path) -> None:
 
 
 def test_preprocess_names_what_an_interpreter_without_pip_lacks(checkout: Path, tmp_path: Path) -> None:
-    """As `uv venv` makes them, and as Debian ships them."""
+    """`uv venv` creates such interpreters, and Debian ships them."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     done = preprocess(checkout, python=tmp_path / "bare" / "bin" / "python")
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr
     (line,) = done.stderr.splitlines()
     assert "lacks " in line
-    assert "lacks :" not in line, "it does not say what"
+    assert "lacks :" not in line, "the message names nothing that is missing"
 
 
 def test_make_passes_the_chosen_python_on() -> None:
-    """A make variable of the same name would be exported in its place."""
+    """A make variable named PYTHON would be exported in place of the caller's."""
     shown = subprocess.run(
         ["make", "-s", "--eval", "show:;@echo $$PYTHON", "show"],
         cwd=ROOT, env={**os.environ, "PYTHON": "python3.12"}, capture_output=True, text=True, check=True,

@@ -1,4 +1,4 @@
-"""The exported stages, run by onnxruntime, compute what the stages do; weights have the checkpoint's names."""
+"""Exported stages in onnxruntime equal the PyTorch stages, and their weights have the checkpoint's names."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from scoring.pictures import DRAWN_BIRDS, find_pictures
 from tests.conftest import SIZES, Exported
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
-    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+    pytest.importorskip(package, reason="exports ONNX files and runs them: ./preprocess.sh dev installs it")
 
 import onnx  # noqa: E402
 from onnx import helper, numpy_helper  # noqa: E402
@@ -65,13 +65,13 @@ def test_in_half_precision_the_vae_has_its_softmax_in_float32(exported: Exported
 
 
 def weight_types(graph: onnx.GraphProto, *op_types: str) -> list[set[int]]:
-    """Of each node of these types, the types of its weights."""
+    """Return the set of weight types of each node of these types."""
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     return [{types[name] for name in node.input[1:]} for node in graph.node if node.op_type in op_types]
 
 
 def test_norms_have_weights_of_the_type_that_they_compute_in(trial: tuple[Trial, dict[str, Path]]) -> None:
-    """GroupNorm is TensorRT's layer, whose statistics are float32 whatever the type; LayerNorm it takes apart."""
+    """TensorRT's GroupNorm layer always computes statistics in float32; LayerNorm is decomposed, so it is float32."""
     modules, paths = trial
     half = modules.stages["hint"].spec.outputs[0].dtype == torch.float16
     groups, layers = [], []
@@ -117,7 +117,7 @@ def test_with_plugins_every_group_norm_is_a_call(with_plugins: dict[str, Path]) 
             n, channels, h, w = (size.dim_value for size in shapes[node.output[0]])
             for channels_last in (True, False):
                 assert choose_launch(n, channels, h * w, groups, eps, bool(silu), channels_last, clusters=True), (
-                    "the kernel can"
+                    "the kernel does not support this shape"
                 )
     parts = ("input_blocks", "middle_block", "first_stage_model.decoder")
     expected = [
@@ -130,7 +130,7 @@ def test_with_plugins_every_group_norm_is_a_call(with_plugins: dict[str, Path]) 
 
 
 def test_calls_have_attributes_of_the_plugins_types(with_plugins: dict[str, Path]) -> None:
-    """TensorRT's parser makes an array of one int32 of an INT and of one float32 of a FLOAT."""
+    """TensorRT's parser converts an INT to an array of one int32, and a FLOAT to an array of one float32."""
     graph = onnx.load(with_plugins["vae"], load_external_data=False).graph
     node = next(node for node in graph.node if node.op_type == "group_norm")
     kinds = {attribute.name: attribute.type for attribute in node.attribute}
@@ -183,5 +183,5 @@ def test_whole_picture_by_onnxruntime(exported: Exported) -> None:
 def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_fast(ControlLDM(load_architecture("small")), torch.float32)
     monkeypatch.setattr("build.export.spell_out", lambda model, plugins: spell_out(model.half(), plugins))
-    with pytest.raises(ExportError, match=r"stage control cannot be written as ONNX: Input type \(float\)"):
+    with pytest.raises(ExportError, match=r"stage control cannot be exported to ONNX: Input type \(float\)"):
         list(export(model, TINY, tmp_path))

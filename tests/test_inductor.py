@@ -1,4 +1,4 @@
-"""The compiled engine computes what its module does, and is found again by a process that loads its files."""
+"""A compiled engine equals its module, and a process that loads its files does not compile again."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 compiler = os.environ.get("CXX", "g++")
 needs_compiler = pytest.mark.skipif(
-    shutil.which(compiler) is None, reason=f"Inductor needs a C++ compiler, and {compiler} is not here"
+    shutil.which(compiler) is None, reason=f"Inductor needs a C++ compiler, found no {compiler}"
 )
 
 X = TensorSpec("x", (1, 3, 8, 8), torch.float32)
@@ -31,7 +31,7 @@ SPEC = EngineSpec("toy", (X,), (Y, MEAN))
 
 
 class Toy(nn.Module):
-    """A convolution between pointwise work, and two results."""
+    """A convolution between pointwise operations, with two outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def toy() -> Toy:
 
 
 def assert_equals_eager(engine: InductorEngine, buffers: dict[str, Tensor], seed: int) -> None:
-    """One run of the engine on new inputs, against the module's own."""
+    """Compare one run of the engine on new inputs with the eager module."""
     buffers["x"].copy_(torch.randn(X.shape, generator=torch.Generator().manual_seed(seed)))
     eager = EagerEngine(engine.spec, engine.module)
     expected = {name: torch.zeros_like(buffer) for name, buffer in buffers.items()} | {"x": buffers["x"]}
@@ -83,7 +83,7 @@ def test_further_pipelines_run_the_code_of_the_first() -> None:
     kept = own["y"].clone()
     with torch.compiler.set_stance("fail_on_recompile"):
         assert_equals_eager(second, others, seed=1)
-    assert torch.equal(own["y"], kept), "each writes its own buffers"
+    assert torch.equal(own["y"], kept), "the second engine wrote the first one's buffers"
     assert make(replace(SPEC, name="other"), module).run is not first.run
 
 
@@ -101,7 +101,7 @@ def test_new_inputs_and_new_weights_need_no_compilation() -> None:
         assert_equals_eager(engine, buffers, seed=1)
         module.load_state_dict(Toy().state_dict())
         assert_equals_eager(engine, buffers, seed=1)
-        with torch.inference_mode():  # as the pipeline calls it
+        with torch.inference_mode():  # as in the pipeline
             assert_equals_eager(engine, buffers, seed=2)
     assert not torch.allclose(buffers["y"], before)
 
@@ -135,7 +135,7 @@ def test_caller_may_have_set_tf32() -> None:
 
 @needs_compiler
 def test_more_engines_than_dynamo_keeps_variants() -> None:
-    """Pipelines of several shapes have six engines each; the limit is eight variants of one code object."""
+    """Each pipeline has six engines; PyTorch keeps at most eight variants of one code object."""
     for i in range(12):
         engine = InductorEngine(SCALE, Scale(float(i)))
         buffers = allocate({"scale": SCALE}, CPU)
@@ -230,7 +230,7 @@ def test_a_fresh_process_finds_the_kernels(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_on_cuda_in_half_precision() -> None:
-    """Channels-last weights, a stream of its own, and a CUDA graph that follows new inputs and new weights."""
+    """Channels-last weights, a separate stream, and a CUDA graph whose replay uses new inputs and new weights."""
     x, y, mean = (replace(spec, dtype=torch.float16) for spec in (X, Y, MEAN))
     spec, module = EngineSpec("toy", (x,), (y, mean)), toy().half().cuda()
     engine = InductorEngine(spec, module)

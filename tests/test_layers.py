@@ -1,4 +1,4 @@
-"""What log and inspector say of an engine, as layers of one form."""
+"""Parsing an engine's layers from the builder's log and the inspector's JSON."""
 
 import json
 from dataclasses import replace
@@ -38,7 +38,7 @@ def test_layers_in_the_builders_log() -> None:
 
 
 def test_layers_in_the_inspectors_json() -> None:
-    """The same fields, and a key of the format that depends on the version."""
+    """The fields equal those of the log, except that the format's key depends on TensorRT's version."""
     outputs = [{"Name": "y", "Format/Datatype": "Half"}, {"Name": "z", "Datatype": "Half", "Format": "Row major"}]
     text = json.dumps({"Layers": [{"Name": "_gemm_mha_v2_myl0_1", "LayerType": "kgen", "Outputs": outputs}]})
     (layer,) = layers_of_json(text)
@@ -61,7 +61,7 @@ def test_layers_in_the_inspectors_json() -> None:
     ],
 )
 def test_attentions_as_tensorrt_names_them(information: dict[str, Any], attention: str) -> None:
-    """Names are from listings of TensorRT 9 and 10, and of TensorRT for RTX 1.7."""
+    """The names come from listings of TensorRT 9 and 10, and of TensorRT for RTX 1.7."""
     assert make_layer(information).attention == attention
 
 

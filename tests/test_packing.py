@@ -1,4 +1,4 @@
-"""The weights of self-attention side by side stay the module's own weights, whatever happens to the module."""
+"""Packed self-attention weights remain the module's own parameters when it moves or changes precision."""
 
 import copy
 
@@ -11,7 +11,7 @@ from ldm.attention import Attention
 
 
 def made() -> tuple[Attention, PackedAttention, Tensor]:
-    """The same attention twice, the second packed, and tokens."""
+    """Return the same attention twice, the second packed, and tokens."""
     torch.manual_seed(0)
     plain = Attention(16, 16, 2).requires_grad_(False)
     packed = copy.deepcopy(plain)

@@ -1,4 +1,4 @@
-"""One fingerprint by import closure: of what base pictures and engines are made."""
+"""Fingerprints, by import closure, of the sources of base pictures and engines."""
 
 import hashlib
 import subprocess
@@ -67,7 +67,7 @@ def test_a_change_of_another_file_is_none(project: Path) -> None:
 
 
 def test_the_fingerprint_is_of_bytes(project: Path) -> None:
-    """Plans of TensorRT are built by one Python and read by another, whose syntax trees differ."""
+    """One Python version may build TensorRT engines and another read them; their syntax trees differ."""
     content = b"".join(
         f"{name} {len(text)}\n".encode() + text for name, text in (("a/__init__.py", b""), ("k.cu", b"kernel"))
     )

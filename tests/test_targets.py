@@ -1,4 +1,4 @@
-"""Manifest and folder of the engine files that a target asks for."""
+"""The manifest and the folder of a target's engine files."""
 
 from dataclasses import replace
 

@@ -149,11 +149,14 @@ def test_without_a_list_in_the_log_the_inspector_is_asked(
     report = build_toy(toy_file)[1]
     assert "Conv" in {layer.kind for layer in report.layers}
     assert report.scratch_bytes == standin.SCRATCH_BYTES
-    for call, reason in (("create_engine_inspector", "cannot be inspected"), ("get_engine_information", "Expecting")):
+    for call, reason in (
+        ("create_engine_inspector", "its inspector cannot be created"),
+        ("get_engine_information", "Expecting"),
+    ):
         standin.fail_once(call)
         caplog.clear()
         assert build_toy(toy_file)[1].layers == ()
-        (line,) = (line for line in caplog.messages if line.startswith("engine toy: its layers are not known ("))
+        (line,) = (line for line in caplog.messages if line.startswith("engine toy: layers unknown ("))
         assert reason in line
 
 
@@ -165,4 +168,4 @@ def test_without_a_list_in_the_log_and_without_a_gpu_no_layers_are_known(
     serialized, report = build_toy(toy_file)
     assert serialized.startswith(RTX.magic)
     assert report.layers == ()
-    assert "engine toy: its layers are not known (TensorRT engines need a CUDA device: got cpu" in caplog.text
+    assert "engine toy: layers unknown (TensorRT engines need a CUDA device: got cpu" in caplog.text

@@ -86,9 +86,9 @@ class Failing:
     ("call", "sentence"),
     [
         ("Builder", "TensorRT makes no Builder"),
-        ("create_network", "engine toy: TensorRT makes no network"),
+        ("create_network", "engine toy: TensorRT cannot create a network"),
         ("OnnxParser", "TensorRT makes no OnnxParser"),
-        ("create_builder_config", "engine toy: TensorRT makes no configuration"),
+        ("create_builder_config", "engine toy: TensorRT cannot create a configuration"),
         ("build_serialized_network", "toy.onnx cannot be built"),
     ],
 )

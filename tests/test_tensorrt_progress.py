@@ -78,11 +78,11 @@ def test_timing_cache_is_kept_between_builds(tmp_path: Path, caplog: pytest.LogC
 
     config.set_timing_cache.side_effect = [False, True]
     build.compile._load_times(config, path, logger)
-    assert "times is of another GPU or TensorRT, so it is replaced (its reason)" in caplog.text
+    assert "times: it is from another GPU or TensorRT version (its reason)" in caplog.text
     config.set_timing_cache.side_effect = None
     for call, failing in (
-        ("create_timing_cache", "begun"),
-        ("set_timing_cache", "begun"),
+        ("create_timing_cache", "created"),
+        ("set_timing_cache", "created"),
         ("get_timing_cache", "saved"),
     ):
         broken = Mock(**{f"{call}.return_value": None})
