@@ -1,0 +1,1 @@
+"""Short scripts to start from: `.venv/bin/python -m examples.NAME` in the project's folder."""
