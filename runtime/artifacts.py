@@ -91,7 +91,7 @@ def read(folder: Path, expected: Manifest) -> bytes:
     if len(data) != found["size"]:
         raise _error(folder, f"{ARTIFACTS} has {len(data)} bytes, expected {found['size']}", expected)
     if digest(data) != found["sha256"]:
-        raise _error(folder, f"{ARTIFACTS} does not have the SHA-256 that {MANIFEST} lists", expected)
+        raise _error(folder, f"{ARTIFACTS} was altered: its SHA-256 differs from the one in {MANIFEST}", expected)
     return data
 
 

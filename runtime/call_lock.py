@@ -9,7 +9,7 @@ import torch
 
 
 class Turns:
-    """Calling it returns a context manager that one thread at a time can enter, and that thread again."""
+    """A reentrant lock: calling the object returns a context manager that only one thread at a time can enter."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()

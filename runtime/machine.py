@@ -27,7 +27,7 @@ def machine(device: torch.device) -> Facts:
 
 
 def tensorrt_machine(device: torch.device, library: Library, targets: Sequence[int] = ()) -> Facts:
-    """Return the facts that TensorRT's engines depend on, which exclude the rest of the installation.
+    """Return the facts that TensorRT's engines depend on; the rest of the installation does not matter to them.
 
     targets: compute capabilities, by default the device's. Raise TensorRTError if the library cannot be imported.
     """

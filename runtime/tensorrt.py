@@ -125,7 +125,7 @@ class TensorRTEngine(Engine):
         self.buffers = bound
 
     def enqueue(self, stream: Stream) -> None:
-        """See Engine. Raise TensorRTError if it fails, also during capture into a CUDA graph."""
+        """See Engine. Raise TensorRTError if the run cannot be queued, also during capture into a CUDA graph."""
         if not self.buffers:
             raise TensorRTError(f"engine {self.spec.name} has no buffers: call bind before enqueue")
         if self.scratch is None:
@@ -138,7 +138,7 @@ class TensorRTEngine(Engine):
         )
 
     def check_capturable(self, stream: torch.cuda.Stream) -> None:
-        """See Engine. Does nothing if the library does not offer this check."""
+        """See Engine. Skipped if the library does not offer this check."""
         says = getattr(self.context, "is_stream_capturable", None)
         if says and not says(stream.cuda_stream):
             raise CaptureError(f"engine {self.spec.name} cannot be captured ({self.logger.heard()})")

@@ -25,7 +25,7 @@ class TensorRTError(RuntimeError):
 
 
 def logger_of(trt: Any) -> Any:
-    """Return the logger for the module `trt`, one per process: the library ignores others while its objects exist.
+    """Return the logger for the module `trt`, one per process: while an object uses it, the library ignores others.
 
     It stores the last warnings and errors until heard() returns them, and calls `listener` with every message.
     """

@@ -1,8 +1,8 @@
 """A cache of the kernels that TensorRT for RTX compiles on this machine, saved next to the engine files.
 
 The library compiles an engine's kernels at the first run, or loads them from a runtime cache that the same version of
-the library created for the same GPU and driver. Losing the cache costs only seconds of compilation, so an unusable file
-is logged and does not raise. Not executed on an RTX GPU yet; tests/standin covers the calls.
+the library created for the same GPU and driver. Losing the cache costs only seconds of compilation, so problems with
+its file are logged, not raised. Not executed on an RTX GPU yet; tests/standin covers the calls.
 """
 
 import logging

@@ -58,7 +58,7 @@ LIBRARIES = (  # in order of preference
 
 
 def installed() -> list[Library]:
-    """Return the libraries that Python can find. They are not imported, which may still fail."""
+    """Return the libraries that Python can find. Importing them may still fail."""
     return [library for library in LIBRARIES if find_spec(library.module) is not None]
 
 
@@ -74,8 +74,8 @@ def library_that_builds(device: torch.device, targets: Sequence[int] = ()) -> Li
     if not able:
         portable = next(one for one in LIBRARIES if one.portable)
         raise TensorRTError(
-            f"no library builds for {' and '.join(map(sm, wanted))} without such a GPU: {portable.title} supports "
-            f"only {', '.join(map(sm, portable.capabilities))}; for other GPUs, build on a machine that has one"
+            f"no library builds for {' and '.join(map(sm, wanted))} with --target: {portable.title} supports only "
+            f"{', '.join(map(sm, portable.capabilities))}; for other GPUs, build without --target on a machine with one"
         )
     return _import(able)[0]
 

@@ -134,7 +134,7 @@ def test_made_for_several_gpus(folder: Path) -> None:
     [
         (DATA[:-1], "artifacts.bin has 6 bytes, expected 7"),
         (b"", "artifacts.bin has 0 bytes, expected 7"),
-        (b"Kernels", "artifacts.bin does not have the SHA-256 that manifest.json lists"),
+        (b"Kernels", "artifacts.bin was altered: its SHA-256 differs from the one in manifest.json"),
     ],
 )
 def test_truncated_or_altered_artifacts_never_reach_torch(

@@ -53,7 +53,7 @@ def allocate(specs: Mapping[str, EngineSpec], device: torch.device) -> dict[str,
 
 
 def use_standin(monkeypatch: pytest.MonkeyPatch, engines: Path, modules: tuple[str, ...] = ("tensorrt",)) -> None:
-    """Install the stand-in as TensorRT, accept the CPU as a GPU of capability 8.9, and use `engines` for engine files."""
+    """Install the stand-in as TensorRT, accept the CPU as a GPU of capability 8.9, use `engines` for engine files."""
     for name in ("tensorrt", "tensorrt_lean", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, standin if name in modules else None)
     monkeypatch.setattr(cldm.engine_files, "ENGINES", engines)

@@ -1,4 +1,4 @@
-"""What the real parser and builder of TensorRT for RTX fuse and reject: the reasons for the form of our ONNX files."""
+"""Operators that the real builder of TensorRT for RTX fuses or rejects: the reasons for the form of our ONNX files."""
 
 # ruff: noqa: E402
 

@@ -84,7 +84,7 @@ def test_who_builds(
             90,
             (89, 90),
             NAMES,
-            r"no library builds for sm89 and sm90 without such a GPU: .* for other GPUs, build on a",
+            r"no library builds for sm89 and sm90 with --target: .* for other GPUs, build without --target on a",
         ),
     ],
 )

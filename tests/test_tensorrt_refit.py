@@ -121,7 +121,7 @@ def test_equal_weights_stay_apart(tmp_path: Path) -> None:
 
 
 def started(checkpoint: str, backend: str = "tensorrt") -> hackathon:
-    """Return a runtime in the state after initialize(), but for pictures of 64x64."""
+    """Return a runtime in the state after initialize(), except for pictures of 64x64."""
     runtime = hackathon(checkpoint, architecture=ARCHITECTURE, backend=backend, plan="19,7", device="cpu")
     engines, model = runtime._engines, make_fast(runtime.checkpoint.load_model(), torch.float32)
     size = engines._size(*SIZE)
