@@ -1,1 +1,1 @@
-"""Tensors, engines and streams. Knows nothing of diffusion."""
+"""Tensors, engines and streams; independent of diffusion."""

@@ -1,11 +1,11 @@
-"""Engine files: what torch.compile or TensorRT made, kept for the next start.
+"""Engine files: the output of torch.compile or TensorRT, saved for later starts.
 
-    <folder>/artifacts.bin    kernels and tuning choices, from torch.compiler.save_cache_artifacts(), without weights;
-                              or TensorRT's engines, with them
-    <folder>/manifest.json    for what, with what and for which device they were made
+    <folder>/artifacts.bin    kernels and tuning choices from torch.compiler.save_cache_artifacts(), without weights;
+                              or serialized TensorRT engines, with weights
+    <folder>/manifest.json    the model, the software and the device that they were built for
 
-The artifacts hold code that will run: load only files that were built here or by someone you trust. The checksum
-guards against damage, not against malice.
+The artifacts contain code that will be executed: load only files that you or someone you trust built. The checksum
+detects damage, not tampering.
 """
 
 import fcntl
@@ -27,15 +27,15 @@ ARTIFACTS, MANIFEST = "artifacts.bin", "manifest.json"
 
 
 class EngineFileError(ValueError):
-    """Engine files that are missing, damaged or made for something else: what differs and the command that mends it."""
+    """Engine files are missing, damaged or built for something else; the message states how to rebuild them."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What engine files are made for and with, values of JSON by name.
+    """The facts that engine files depend on, as JSON values by name.
 
-    facts: must agree for the files to be of use; those that are expected as None may be anything, and of an expected
-    list all must be in the one that is found. notes: for readers. command: what builds such files.
+    facts: must match for the files to be usable. An expected None matches any value; an expected list must be a subset
+    of the list in the file. notes: for readers, not compared. command: builds such files.
     """
 
     facts: Mapping[str, Any]
@@ -44,10 +44,10 @@ class Manifest:
 
 
 def save(folder: Path, data: bytes, manifest: Manifest) -> None:
-    """Write both files under a temporary name, then rename; the manifest gets size and checksum of the data.
+    """Write both files to a temporary folder and rename it; add the size and checksum of the data to the manifest.
 
-    What was in `folder` is replaced once all is written. What killed runs left beside it is removed.
-    Raises OSError with the path where the folder cannot be written.
+    An existing `folder` is replaced after everything is written. Temporary folders left by killed runs are removed.
+    Raise OSError with the path if the folder cannot be written.
     """
     values = {**manifest.facts, **manifest.notes, "size": len(data), "sha256": digest(data)}
     try:
@@ -59,24 +59,24 @@ def save(folder: Path, data: bytes, manifest: Manifest) -> None:
             finally:
                 _clean_up(folder)
     except OSError as error:
-        raise OSError(f"{folder} cannot be written ({error.strerror}): it must be a place you may write to") from error
+        raise OSError(f"{folder} cannot be written ({error.strerror}); check permissions and free space") from error
 
 
 def load(folder: Path, expected: Manifest) -> None:
-    """Check the files and give the artifacts to torch.compile. Raises EngineFileError, as `read` does."""
+    """Check the files and load the artifacts into torch.compile's caches. Raise EngineFileError if that fails."""
     data = read(folder, expected)
     try:
         info = torch.compiler.load_cache_artifacts(data)
-    except Exception as error:  # whatever a reader of foreign bytes may raise
+    except Exception as error:  # unknown bytes can cause any exception
         raise _error(folder, f"PyTorch cannot read {ARTIFACTS} ({type(error).__name__})", expected) from error
     if info is None:
         raise _error(folder, f"PyTorch cannot read {ARTIFACTS}", expected)
 
 
 def read(folder: Path, expected: Manifest) -> bytes:
-    """The artifacts, if the folder's manifest agrees with `expected` and they with the manifest.
+    """Return the artifacts if the folder's manifest matches `expected` and the artifacts match the manifest.
 
-    Raises EngineFileError with one sentence that names all that differs and the command that builds the files again.
+    Otherwise raise EngineFileError with one sentence that lists all differing facts and the command to rebuild.
     """
     if not folder.is_dir():
         raise _error(folder, "there is no such folder", expected)
@@ -91,17 +91,17 @@ def read(folder: Path, expected: Manifest) -> bytes:
     if len(data) != found["size"]:
         raise _error(folder, f"{ARTIFACTS} has {len(data)} bytes, expected {found['size']}", expected)
     if digest(data) != found["sha256"]:
-        raise _error(folder, f"{ARTIFACTS} was altered, its SHA-256 is not that of {MANIFEST}", expected)
+        raise _error(folder, f"{ARTIFACTS} was altered: its SHA-256 differs from the one in {MANIFEST}", expected)
     return data
 
 
 def _parse(folder: Path, content: bytes, expected: Manifest) -> dict[str, Any]:
     try:
         values = json.loads(content)
-    except ValueError:  # bytes that are no UTF-8 too
-        raise _error(folder, f"{MANIFEST} is no JSON", expected) from None
+    except ValueError:  # includes invalid UTF-8
+        raise _error(folder, f"{MANIFEST} is not valid JSON", expected) from None
     if not isinstance(values, dict):
-        raise _error(folder, f"{MANIFEST} holds no object", expected)
+        raise _error(folder, f"{MANIFEST} is not a JSON object", expected)
     names = {*expected.facts, *expected.notes, "size", "sha256"}
     if unknown := sorted(values.keys() - names):
         raise _error(folder, f"{MANIFEST} has the unknown field {unknown[0]!r}", expected)
@@ -130,24 +130,24 @@ def _error(folder: Path, what: str, expected: Manifest) -> EngineFileError:
 
 
 def _replace(folder: Path, contents: dict[str, bytes]) -> None:
-    """Let `folder` hold these files and no others."""
+    """Replace the contents of `folder` with these files."""
     whole = _temporary(folder)
     for name, content in contents.items():
         (whole / name).write_bytes(content)
-    if folder.exists():  # a folder cannot be renamed over another that is not empty
+    if folder.exists():  # rename fails if the target is a folder that is not empty
         folder.rename(_temporary(folder))
     whole.rename(folder)
 
 
 def _temporary(folder: Path) -> Path:
     path = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    path.chmod(0o755)  # mkdtemp's folders are for their owner alone
+    path.chmod(0o755)  # mkdtemp gives access only to the owner
     return path
 
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """One writer at a time among the folder's neighbours; released by the system if the process is killed."""
+    """Allow one writer at a time in the parent folder. The system releases the lock if the process is killed."""
     handle = os.open(folder.parent / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -157,6 +157,6 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _clean_up(folder: Path) -> None:
-    """Remove temporary folders. While the lock is held, they are those of killed runs."""
+    """Remove temporary folders. Call it with the lock held: then no running process uses them."""
     for leftover in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(leftover)

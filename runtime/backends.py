@@ -1,4 +1,4 @@
-"""What this machine can run: device, precision and the backend that makes engines."""
+"""The choice of device, precision and backend on this machine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ from runtime.tensorrt_library import capability, check_device, installed
 class Backend:
     name: str
     make_engine: Callable[[EngineSpec, nn.Module], Engine]
-    keep: Callable[[], None] = lambda: None  # for the next start, what engines that have run have compiled
+    keep: Callable[[], None] = lambda: None  # saves kernels that engines compiled while running, for the next start
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Of the networks' weights and activations; latents and time stay float32."""
+    """The dtype of the networks' weights and activations; latents and time stay float32."""
 
     name: str
     dtype: torch.dtype
 
 
 BACKENDS = {b.name: b for b in (Backend("eager", EagerEngine), Backend("inductor", InductorEngine))}
-NAMES = (*BACKENDS, "tensorrt")  # this one makes engines from files alone: cldm.engine_files.find_engines
+NAMES = (*BACKENDS, "tensorrt")  # tensorrt loads engines only from files: see cldm.engine_files.find_engines
 PRECISIONS = {p.name: p for p in (Precision("fp32", torch.float32), Precision("fp16", torch.float16))}
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" takes the GPU if there is one. Raises ValueError for a device that this machine does not have."""
+    """Return the device; "auto" is the GPU if there is one. Raise ValueError if this machine has no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -53,7 +53,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """ "auto" is fp16 on a GPU and fp32 on the CPU, the only one there. Raises ValueError for another choice."""
+    """Return the precision; "auto" is fp16 on a GPU and fp32 on the CPU, which supports only fp32.
+
+    Raise ValueError for an unknown or unsupported precision.
+    """
     if name == "auto":
         name = "fp16" if device.type == "cuda" else "fp32"
     if name not in PRECISIONS:
@@ -64,9 +67,9 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 
 
 def choose_backends(name: str, device: torch.device) -> tuple[str, ...]:
-    """Names of the backends to look for, the fastest first: of "auto" all that the device could run, else one.
+    """Return the names of the backends to try, fastest first: for "auto" all that the device supports, else `name`.
 
-    Raises ValueError for another choice, and for TensorRT without a GPU.
+    Raise ValueError for an unknown name, and for TensorRT without a GPU.
     """
     if name == "auto":
         if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""One call at a time, in the process that made the object, whatever the caller has set globally in PyTorch."""
+"""A lock for calls: one thread at a time, only in the process that created it, under PyTorch's default settings."""
 
 import os
 import threading
@@ -9,7 +9,7 @@ import torch
 
 
 class Turns:
-    """Called, a context that one thread has at a time, and the thread that has it again."""
+    """A reentrant lock: calling the object returns a context manager that only one thread at a time can enter."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -17,11 +17,11 @@ class Turns:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Raises RuntimeError in a forked child, where CUDA and locks of the parent do not work."""
+        """Raise RuntimeError in a forked child, where the parent's CUDA context and locks do not work."""
         if os.getpid() != self.process_id:
             raise RuntimeError(
-                "this hackathon was made in another process, which was forked: make one in each process, or start "
-                "processes with multiprocessing's method 'spawn'"
+                "this hackathon object was created before this process was forked: create one in each process, or "
+                "start processes with multiprocessing's method 'spawn'"
             )
         with self.lock, defaults():
             yield
@@ -29,9 +29,9 @@ class Turns:
 
 @contextmanager
 def defaults() -> Iterator[None]:
-    """PyTorch's defaults meanwhile: no autocast, tensors in float32 and on the CPU unless we say otherwise.
+    """Restore PyTorch's defaults inside the context: no autocast; new tensors are float32 and on the CPU.
 
-    Nothing is entered where nothing was changed: a default device costs time in every operation.
+    Settings that already have their defaults are not touched: setting a default device slows down every operation.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Convolution weights in the memory format that convolutions work on."""
+"""Conversion of convolution weights to channels-last, the memory format that convolutions use on GPUs."""
 
 import torch
 from torch import nn
@@ -6,10 +6,10 @@ from torch import nn
 
 @torch.inference_mode(False)
 def channels_last(module: nn.Module) -> nn.Module:
-    """The module with its convolution weights on CUDA devices in channels-last format, in place.
+    """Convert the module's convolution weights on CUDA devices to channels-last, in place, and return the module.
 
-    Inductor runs convolutions in that format there, and would convert other weights in every call. What was recorded
-    into a CUDA graph with the weights as they were does not follow: convert before recording.
+    Inductor runs convolutions in that format on GPUs, and would otherwise convert the weights in every call.
+    A CUDA graph captured earlier keeps using the old memory: convert before capture.
     """
     for parameter in module.parameters():
         if parameter.is_cuda and parameter.dim() == 4:

@@ -1,19 +1,19 @@
-"""CUDA's runtime through cuda-python, with every status looked at."""
+"""Calls of the CUDA runtime through cuda-python, with every status checked."""
 
 from collections.abc import Callable
 from typing import Any
 
 
 class CudaError(RuntimeError):
-    """A call of CUDA's runtime failed; the message says which, in CUDA's own words."""
+    """A CUDA runtime call failed; the message names the call and contains CUDA's error string."""
 
 
 class CaptureError(CudaError):
-    """Work that a CUDA graph cannot hold: it runs without one."""
+    """The work cannot be captured into a CUDA graph; it can still run without one."""
 
 
 def cudart() -> Any:
-    """The module cuda.bindings.runtime, imported when it is needed. Raises CudaError if it is not installed."""
+    """Return the module cuda.bindings.runtime, imported on first use. Raise CudaError if it cannot be imported."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
@@ -22,7 +22,10 @@ def cudart() -> Any:
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function` returns behind its status: None, the one value, or a tuple. Raises CudaError if it failed."""
+    """Call `function` and return its values without the status: None, one value, or a tuple.
+
+    Raise CudaError if the status is an error.
+    """
     status, *values = function(*arguments)
     if status != 0:
         words = cudart().cudaGetErrorString(status)[1].decode()

@@ -1,4 +1,4 @@
-"""The engine that runs anywhere: the torch module itself."""
+"""An engine that runs the torch module itself, on any device."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from runtime.spec import EngineSpec
 
 
 class EagerEngine(Engine):
-    """Runs a module whose forward takes the spec's inputs and returns a tuple of its outputs."""
+    """Runs a module whose forward takes the spec's inputs and returns a tuple of the spec's outputs."""
 
     def __init__(self, spec: EngineSpec, module: nn.Module) -> None:
         self.spec = spec
@@ -23,6 +23,6 @@ class EagerEngine(Engine):
 
     @torch.inference_mode()
     def enqueue(self, stream: Stream) -> None:
-        with torch.cuda.stream(stream):  # None leaves the current one
+        with torch.cuda.stream(stream):  # None keeps the current stream
             for buffer, result in zip(self.outputs, self.module(*self.inputs), strict=True):
                 buffer.copy_(result)

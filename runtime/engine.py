@@ -1,4 +1,4 @@
-"""The one protocol behind which every backend runs."""
+"""The protocol that the engines of every backend implement."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -12,24 +12,24 @@ Stream = torch.cuda.Stream | None  # None: the CPU, or the device's current stre
 
 
 class Engine(Protocol):
-    """A network with fixed shapes that reads and writes buffers bound to it beforehand."""
+    """A network with fixed shapes that reads and writes buffers bound to it in advance."""
 
     spec: EngineSpec
-    scratch_bytes: int = 0  # of memory that it wants to be given to work in
+    scratch_bytes: int = 0  # size of the scratch memory that it needs from use_scratch
 
     def bind(self, buffers: Mapping[str, Tensor]) -> None:
-        """Take from `buffers` what the spec names, for all later calls of enqueue."""
+        """Use the buffers that the spec names in all later calls of enqueue."""
 
     def enqueue(self, stream: Stream) -> None:
         """Queue one run on the stream."""
 
     def use_scratch(self, memory: Tensor) -> None:
-        """Work in this memory: uint8, contiguous, on the engine's device, `scratch_bytes` or more, 256-byte aligned.
+        """Use this scratch memory: contiguous uint8 on the engine's device, at least `scratch_bytes`, 256-byte aligned.
 
-        Raises ValueError if it is anything else.
+        Raise ValueError if it does not meet these requirements.
         """
         return
 
     def check_capturable(self, stream: torch.cuda.Stream) -> None:
-        """Raises CaptureError if it is known that a CUDA graph cannot hold the engine."""
+        """Raise CaptureError if the engine is known not to be capturable into a CUDA graph."""
         return

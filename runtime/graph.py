@@ -1,4 +1,4 @@
-"""Work recorded once into a CUDA graph and launched as a whole."""
+"""CUDA graphs: work captured once and launched as a whole."""
 
 import weakref
 from collections import Counter
@@ -11,12 +11,13 @@ from runtime.cuda import CaptureError, CudaError, call, cudart
 
 
 class Graph:
-    """All that `work` queues on `stream`, and on streams that fork from it and join it again.
+    """A CUDA graph of everything that `work` queues on `stream`, and on streams that fork from it and join it again.
 
-    Whatever memory PyTorch takes during the recording comes from a pool that lives as long as the graph. Run the work
-    once before: a recording refuses what libraries do at their first call. Not run by being recorded.
-    Raises CaptureError if the work cannot be captured, torch.OutOfMemoryError, and CudaError for whatever else is wrong
-    with the device; then nothing is left behind.
+    Memory that PyTorch allocates during capture comes from a pool that lives as long as the graph. Capture does not
+    execute the work. Run the work once before: libraries initialize at their first call, which capture does not allow.
+    Raises CaptureError if the work cannot be captured, torch.OutOfMemoryError, and CudaError for other errors of the
+    device. A RuntimeError of `work` becomes a CaptureError; its other exceptions propagate. Failures leave nothing
+    behind.
     """
 
     def __init__(self, work: Callable[[], object], stream: torch.cuda.Stream) -> None:
@@ -31,12 +32,12 @@ class Graph:
         finally:
             call(runtime.cudaGraphDestroy, recorded)
         self.close = weakref.finalize(self, call, runtime.cudaGraphExecDestroy, self.executable)
-        self.close.atexit = False  # the driver may be gone by then, and the memory with it
+        self.close.atexit = False  # at exit the driver may already be shut down, and the memory freed
         call(runtime.cudaGraphUpload, self.executable, stream.cuda_stream)
         self.start = runtime.cudaGraphLaunch
 
     def launch(self) -> None:
-        """Queue the whole on the stream."""
+        """Queue the graph on the stream."""
         call(self.start, self.executable, self.stream.cuda_stream)
 
     @property
@@ -45,7 +46,7 @@ class Graph:
 
 
 def _record(runtime: Any, work: Callable[[], object], stream: torch.cuda.Stream) -> Any:
-    # Thread-local: what other threads do meanwhile neither spoils the recording nor gets into it.
+    # Thread-local: calls of other threads neither invalidate the capture nor get captured.
     mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     with torch.cuda.stream(stream):
         call(runtime.cudaStreamBeginCapture, stream.cuda_stream, mode)
@@ -56,9 +57,9 @@ def _record(runtime: Any, work: Callable[[], object], stream: torch.cuda.Stream)
             if status == 0:
                 runtime.cudaGraphDestroy(unfinished)
             if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-                call(runtime.cudaStreamSynchronize, stream.cuda_stream)  # a broken device is no matter of capture
+                call(runtime.cudaStreamSynchronize, stream.cuda_stream)  # raises CudaError if the device failed
                 raise CaptureError(f"{type(error).__name__}: {error}") from error
-            raise  # the status would hide what went wrong
+            raise  # the status would hide the cause
         try:
             return call(runtime.cudaStreamEndCapture, stream.cuda_stream)
         except CudaError as error:
@@ -67,7 +68,7 @@ def _record(runtime: Any, work: Callable[[], object], stream: torch.cuda.Stream)
 
 
 def _count(runtime: Any, recorded: Any) -> Counter[str]:
-    """Number of nodes by kind: Kernel, Memcpy, Memset, ..."""
+    """Return the number of nodes by kind: Kernel, Memcpy, Memset, ..."""
     _, count = call(runtime.cudaGraphGetNodes, recorded)
     nodes, _ = call(runtime.cudaGraphGetNodes, recorded, count)
     names = (call(runtime.cudaGraphNodeGetType, node).name for node in nodes)

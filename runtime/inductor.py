@@ -1,8 +1,8 @@
-"""The engine that torch.compile makes: the same module in fewer and better kernels.
+"""An engine compiled by torch.compile: the same module in fewer and faster kernels.
 
-Inductor compiles at the first run. Where `runtime.artifacts.load` has handed it the files of an earlier compilation,
-it takes the kernels from there. The weights stay inputs of the compiled code: whoever writes new values into the
-module's parameters gets new results from the same kernels.
+Inductor compiles at the first run, or uses the kernels of an earlier compilation if `runtime.artifacts.load` has loaded
+them. Weights are inputs of the compiled code: after new values are written into the module's parameters, the same
+kernels compute with them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,25 +24,25 @@ Run = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
 
 @dataclass(frozen=True)
 class Tuning:
-    """How long Inductor looks for better kernels: options of torch.compile under their own names.
+    """How much Inductor searches for faster kernels: options of torch.compile under their own names.
 
-    The defaults are PyTorch's, but for products instead of 1x1 convolutions. Each engine file says how it was made.
+    The defaults are PyTorch's, except conv_1x1_as_mm. The manifest of engine files lists the options used.
     """
 
     coordinate_descent_tuning: bool = False  # try block sizes for every Triton kernel
-    max_autotune_gemm: bool = False  # Triton's matrix products against cuBLAS
+    max_autotune_gemm: bool = False  # compare Triton's matrix products with cuBLAS
     max_autotune_pointwise: bool = False
-    conv_1x1_as_mm: bool = True  # 1x1 convolutions as matrix products
+    conv_1x1_as_mm: bool = True  # compute 1x1 convolutions as matrix products
 
     def options(self) -> dict[str, bool]:
         return asdict(self)
 
 
 class InductorEngine(Engine):
-    """A compiled module whose forward takes the spec's inputs and returns a tuple of its outputs.
+    """Compiles a module whose forward takes the spec's inputs and returns a tuple of the spec's outputs.
 
-    On a CUDA device the module's convolution weights change to channels-last, in place.
-    The first call of enqueue compiles (seconds to minutes), so it must come before a CUDA graph is recorded.
+    On a CUDA device the module's convolution weights are converted to channels-last, in place.
+    The first call of enqueue compiles (seconds to minutes), so it must come before capture into a CUDA graph.
     """
 
     def __init__(self, spec: EngineSpec, module: nn.Module, tuning: Tuning | None = None) -> None:
@@ -57,16 +57,16 @@ class InductorEngine(Engine):
 
     @torch.inference_mode()
     def enqueue(self, stream: Stream) -> None:
-        # Compiled code is valid for one setting of TF32, under which it must be found again by whoever loads it.
+        # Compiled code and its cache entry are valid for one TF32 setting: compile, load and run under the same one.
         with full_float32(), fused_attention(), torch.cuda.stream(stream):
             self.run(self.inputs, self.outputs)
 
 
 class CompiledEngines:
-    """Makes engines of one model: further pipelines run the code that the first one loaded."""
+    """Creates the engines of one model; later pipelines reuse the code compiled or loaded for the first."""
 
     def __init__(self) -> None:
-        self.unbound: dict[EngineSpec, InductorEngine] = {}  # else they would keep a pipeline's buffers alive
+        self.unbound: dict[EngineSpec, InductorEngine] = {}  # bound engines would keep a pipeline's buffers alive
 
     def __call__(self, spec: EngineSpec, module: nn.Module) -> InductorEngine:
         if spec not in self.unbound:
@@ -75,7 +75,10 @@ class CompiledEngines:
 
 
 def _compiled(module: nn.Module, tuning: Tuning) -> Run:
-    """Results are copied inside the compiled code, where the copy becomes part of the kernel that makes them."""
+    """Return compiled code that runs the module and copies its results into the outputs.
+
+    Inductor fuses these copies into the kernels that compute the results.
+    """
 
     def run(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         for buffer, result in zip(outputs, module(*inputs), strict=True):
@@ -85,10 +88,10 @@ def _compiled(module: nn.Module, tuning: Tuning) -> Run:
 
 
 def _own_code(function: Run) -> Run:
-    """The function with a code object that it shares with no other.
+    """Return the function with a code object of its own.
 
-    PyTorch keeps what it compiled by code object, and at most eight variants of each. All closures of one definition
-    share theirs, and so two pipelines of six engines would be too many.
+    PyTorch stores compiled code per code object, with at most eight variants each. All closures of one definition share
+    a code object, so two pipelines of six engines would exceed that limit.
     """
     assert isinstance(function, FunctionType)
     return FunctionType(

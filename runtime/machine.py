@@ -1,4 +1,4 @@
-"""The facts of this machine that engine files depend on: the device and the installed libraries."""
+"""Facts about this machine that engine files depend on: the device and the installed libraries."""
 
 import platform
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ import torch
 
 from runtime.tensorrt_library import Library, capability, dotted
 
-NONE = "none"  # has no part in it
-Facts = dict[str, Any]  # values of JSON by name
+NONE = "none"  # not installed, or irrelevant to the engine
+Facts = dict[str, Any]  # JSON values by name
 
 
 def machine(device: torch.device) -> Facts:
-    """Those of torch.compile's engines."""
+    """Return the facts that torch.compile's engines depend on."""
     is_cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",
@@ -27,9 +27,9 @@ def machine(device: torch.device) -> Facts:
 
 
 def tensorrt_machine(device: torch.device, library: Library, targets: Sequence[int] = ()) -> Facts:
-    """Those of TensorRT's engines, which know nothing of the rest of the installation.
+    """Return the facts that TensorRT's engines depend on; the rest of the installation does not matter to them.
 
-    targets: compute capabilities, by default the device's. Raises TensorRTError if the library cannot be imported.
+    targets: compute capabilities, by default the device's. Raise TensorRTError if the library cannot be imported.
     """
     return {
         "device": NONE if library.portable else torch.cuda.get_device_name(device),
@@ -39,7 +39,7 @@ def tensorrt_machine(device: torch.device, library: Library, targets: Sequence[i
 
 
 def package_version(package: str) -> str:
-    """Of an installed package, or NONE."""
+    """Return the version of an installed package, or NONE."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Inputs in page-locked host memory: the host writes them there, and a recorded graph copies them to the device."""
+"""Inputs in page-locked host memory: the host writes them, and a captured graph copies them to the device."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,18 +8,17 @@ from torch import Tensor
 
 
 class PinnedInputs:
-    """A copy in host memory of each of some buffers."""
+    """A host copy of each of the given buffers."""
 
     def __init__(self, buffers: Mapping[str, Tensor]) -> None:
         self.buffers = buffers
         self.written = {name: pinned(buffer) for name, buffer in buffers.items()}
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Values of all buffers, as NumPy takes them. No `upload` may be running."""
+        """Write a value for every buffer, in any form that NumPy can assign. No `upload` may be running."""
         for name, written in self.written.items():
-            written.numpy()[...] = values[
-                name
-            ]  # by NumPy: PyTorch would wake all its threads, which takes milliseconds
+            # NumPy, because PyTorch would wake all its threads, which takes milliseconds.
+            written.numpy()[...] = values[name]
 
     def upload(self) -> None:
         """Queue the copies to the buffers on the current stream."""
@@ -28,5 +27,5 @@ class PinnedInputs:
 
 
 def pinned(buffer: Tensor) -> Tensor:
-    """Zeros in host memory, page-locked for a buffer on a GPU: the processor does not wait for copies of it."""
+    """Return zeros in host memory, page-locked for a buffer on a GPU, so that copies do not block the host."""
     return torch.zeros(buffer.shape, dtype=buffer.dtype, pin_memory=buffer.is_cuda)

@@ -1,4 +1,4 @@
-"""float32 that is float32."""
+"""float32 at full precision."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """No TF32 on NVIDIA GPUs: cuDNN would use its 10-bit mantissa in float32 convolutions by default."""
+    """Disable TF32 inside the context: by default cuDNN uses its 10-bit mantissa in float32 convolutions."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32, cudnn.allow_tf32 = False, False

@@ -1,4 +1,4 @@
-"""Scratch memory that engines share which never run at the same time."""
+"""Scratch memory shared by engines that never run at the same time."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ ALIGNMENT = 256  # bytes
 
 
 def allocate_scratch(groups: Iterable[Sequence[Engine]], device: torch.device) -> None:
-    """Give each group of engines, of which never two run at the same time, one scratch buffer for all."""
+    """Allocate one scratch buffer per group, for all engines of the group. They must never run at the same time."""
     for group in groups:
         size = max([ALIGNMENT, *(engine.scratch_bytes for engine in group)])
         memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8, device=device)

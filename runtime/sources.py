@@ -1,4 +1,4 @@
-"""The files of the project that another is made of, as a fingerprint that changes when one of them does."""
+"""A fingerprint of the project's files that something depends on; it changes when one of them changes."""
 
 import ast
 from collections.abc import Iterable, Iterator
@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @cache
 def fingerprint(entries: tuple[str, ...], others: tuple[str, ...] = (), root: Path = ROOT) -> str:
-    """Of the bytes of the entries, of all that they import, and of other files. Paths are relative to the project."""
+    """Return a digest of the entries, everything that they import, and other files. Paths are relative to `root`."""
     paths = sorted({*import_closure(entries, root), *others})
     contents = ((path, (root / path).read_bytes()) for path in paths)
     return digest(b"".join(f"{path} {len(content)}\n".encode() + content for path, content in contents))
 
 
 def import_closure(entries: Iterable[str], root: Path = ROOT) -> set[str]:
-    """The entries and the project's files that they import, directly or not, also inside functions."""
+    """Return the entries and the project's files that they import, directly or indirectly, also inside functions."""
     found: set[str] = set()
     waiting = [*entries]
     while waiting:
@@ -31,7 +31,7 @@ def import_closure(entries: Iterable[str], root: Path = ROOT) -> set[str]:
 
 
 def _imported(file: Path, path: str) -> Iterator[str]:
-    """Dotted names; `from a import b` gives a and a.b."""
+    """Yield the dotted names that the file imports; `from a import b` yields a and a.b."""
     package = path.split("/")[:-1]
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
@@ -44,7 +44,7 @@ def _imported(file: Path, path: str) -> Iterator[str]:
 
 
 def _files(name: str, root: Path) -> Iterator[str]:
-    """The file of a module, if it is the project's, and those of the packages that it lies in."""
+    """Yield the module's file and those of the packages that contain it, if they are in the project."""
     parts = name.split(".")
     for end in range(1, len(parts) + 1):
         path = "/".join(parts[:end])

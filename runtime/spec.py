@@ -1,4 +1,4 @@
-"""What an engine reads and writes: names, shapes, dtypes."""
+"""Names, shapes and dtypes of the tensors that an engine reads and writes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,23 +12,26 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    channels_last: bool = False  # in memory on a GPU, where convolutions work on that; 4 dimensions only
+    channels_last: bool = False  # memory format on a GPU, for convolutions; 4 dimensions only
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """The signature of one engine, in the order of its arguments and results."""
+    """The signature of one engine: its arguments and results, in order."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     def pick(self, buffers: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The input and the output buffers, in order. Raises ValueError for a missing or unfit one."""
+        """Return the input and the output buffers, in order.
+
+        Raise ValueError if a buffer is missing or has the wrong shape or dtype.
+        """
         for spec in (*self.inputs, *self.outputs):
             got = buffers.get(spec.name)
             if got is None or tuple(got.shape) != spec.shape or got.dtype != spec.dtype:
-                what = "nothing" if got is None else f"{got.dtype} {list(got.shape)}"
+                what = "missing" if got is None else f"{got.dtype} {list(got.shape)}"
                 raise ValueError(
                     f"engine {self.name}: buffer {spec.name!r} is {what}, expected {spec.dtype} {list(spec.shape)}"
                 )
@@ -36,7 +39,10 @@ class EngineSpec:
 
 
 def allocate(specs: Mapping[str, EngineSpec], device: torch.device) -> dict[str, Tensor]:
-    """One zeroed buffer per tensor name; engines that name the same tensor share it and must agree on it."""
+    """Return one zeroed buffer per tensor name. Engines that name the same tensor share its buffer.
+
+    Raise ValueError if engines have different specs for one name.
+    """
     wanted: dict[str, TensorSpec] = {}
     for engine in specs.values():
         for spec in (*engine.inputs, *engine.outputs):

@@ -1,4 +1,4 @@
-"""Two streams side by side, joined by events."""
+"""Two streams that run concurrently, synchronized by events."""
 
 from typing import Literal
 
@@ -10,9 +10,9 @@ StreamName = Literal["main", "side"]
 
 
 class Streams:
-    """Work on `side` runs beside work on `main`, between a fork and a join. On the CPU both are None: all in order.
+    """Between a fork and a join, `side` runs concurrently with `main`. On the CPU both are None: work runs in order.
 
-    Take two streams for all work that never runs at the same time: libraries keep memory for each stream they saw.
+    Share one pair among work that never runs at the same time: libraries keep memory for each stream that they use.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -20,7 +20,7 @@ class Streams:
         self.main, self.side = (torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(2))
 
     def begin(self) -> None:
-        """What the caller's stream has queued, such as weights on their way to the device, comes before."""
+        """Make `main` wait for the caller's stream, which may still be copying weights to the device."""
         if self.main:
             self.main.wait_stream(torch.cuda.current_stream(self.main.device))
 
@@ -28,11 +28,11 @@ class Streams:
         return self.main if name == "main" else self.side
 
     def fork(self) -> None:
-        """What `side` is given next waits for all that `main` was given until now."""
+        """Make later work on `side` wait for all work queued on `main` so far."""
         _after(self.side, self.main)
 
     def join(self) -> None:
-        """What `main` is given next waits for all that `side` was given until now."""
+        """Make later work on `main` wait for all work queued on `side` so far."""
         _after(self.main, self.side)
 
     def synchronize(self) -> None:

@@ -1,10 +1,10 @@
-"""The engine that TensorRT builds, read from its serialized form by the library whose magic that begins with.
+"""A TensorRT engine, deserialized by the library whose magic its bytes begin with.
 
-TensorRT's own documentation calls a serialized engine a plan. It fits one version of its library, 10.16 or later, and
-one kind of GPU. It reads and writes each tensor in the layout that `layout` names, in which `runtime.spec.allocate`
-makes buffers on a GPU.
-No engine of ours has been executed by TensorRT yet: tests/standin covers the calls that are made here, and what they
-would read is built by a real builder (tests/test_tensorrt_build.py).
+TensorRT's own documentation calls a serialized engine a plan. It runs only with the version of the library that built
+it, 10.16 or later, and on the GPUs that it was built for. Its tensors have the layouts that `layout` returns, which are
+those of buffers from `runtime.spec.allocate` on a GPU.
+Not executed by TensorRT yet: tests run these calls on a stand-in (tests/standin), and the real builder of TensorRT for
+RTX builds our engines (tests/test_tensorrt_build.py).
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,12 +38,12 @@ DTYPES = {
 
 
 class TensorRTEngine(Engine):
-    """A deserialized engine with one context, whose scratch memory the caller gives.
+    """A deserialized engine with one execution context, whose scratch memory the caller provides.
 
-    Contexts that never run at the same time may share it (`allocate_scratch`). Capture into a CUDA graph needs one run
-    before, and buffers, scratch and engine alive as long as the graph.
-    kernels: where a library that compiles kernels when it first runs finds and leaves them.
-    Raises TensorRTError if TensorRT cannot run the engine here, or if its tensors are not those of `spec`.
+    Contexts that never run at the same time may share scratch memory (`allocate_scratch`). Before capture into a CUDA
+    graph the engine must run once; buffers, scratch memory and engine must live as long as the graph.
+    kernels: the cache of a library that compiles kernels at the first run.
+    Raises TensorRTError if TensorRT cannot run the engine here, or if its tensors differ from those of `spec`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TensorRTEngine(Engine):
         self.spec, self.device, self.kernels = spec, device, kernels
         self.trt: Any = self.library.load()
         self.logger = logger_of(self.trt)
-        self.logger.heard()  # of other engines
+        self.logger.heard()  # discard messages about other engines
         with on(device):
             self.runtime: trt.Runtime = make(lambda: self.trt.Runtime(self.logger), "Runtime", self.logger)
             self.engine: trt.ICudaEngine = checked(
@@ -69,16 +69,16 @@ class TensorRTEngine(Engine):
         self._begin()
 
     def twin(self) -> "TensorRTEngine":
-        """The same engine, whose weights the device holds once, with another context of its own.
+        """Return the same engine with a new context; both share the weights on the device.
 
-        Raises TensorRTError if there is no memory for it.
+        Raise TensorRTError if the context cannot be created.
         """
         other = copy(self)
         other._begin()
         return other
 
     def _begin(self) -> None:
-        """With a new context, which has neither buffers nor scratch memory."""
+        """Create a new context, without buffers and scratch memory."""
         how = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         with on(self.device):
             if self.library.runtime_cache and self.kernels:
@@ -99,15 +99,15 @@ class TensorRTEngine(Engine):
             f"device {memory.device}, expected {self.device}": memory.device != torch.device(self.device.type, index),
             "gaps, expected contiguous memory": not memory.is_contiguous(),
             f"{memory.numel()} bytes, expected at least {self.scratch_bytes}": memory.numel() < self.scratch_bytes,
-            f"an address that is no multiple of {ALIGNMENT}": memory.data_ptr() % ALIGNMENT != 0,
+            f"an address that is not a multiple of {ALIGNMENT}": memory.data_ptr() % ALIGNMENT != 0,
         }
         if found := [what for what, is_wrong in wrong.items() if is_wrong]:
             raise ValueError(f"engine {self.spec.name}: scratch memory has {', '.join(found)}; use allocate_scratch")
         self.context.set_device_memory(memory.data_ptr(), memory.numel())
-        self.scratch = memory  # TensorRT keeps the address only
+        self.scratch = memory  # keeps it alive: TensorRT stores only the address
 
     def bind(self, buffers: Mapping[str, Tensor]) -> None:
-        """See Engine. Raises ValueError for a buffer in another layout, TensorRTError if TensorRT refuses one."""
+        """See Engine. Raise ValueError for a buffer in another layout, TensorRTError if TensorRT rejects a buffer."""
         inputs, outputs = self.spec.pick(buffers)
         bound, self.buffers = [*inputs, *outputs], []
         for spec, buffer in zip((*self.spec.inputs, *self.spec.outputs), bound, strict=True):
@@ -115,17 +115,17 @@ class TensorRTEngine(Engine):
             if not buffer.is_contiguous(memory_format=wanted):
                 raise ValueError(
                     f"engine {self.spec.name}: buffer {spec.name!r} has strides {buffer.stride()}, expected {wanted}; "
-                    "make buffers with runtime.spec.allocate"
+                    "allocate buffers with runtime.spec.allocate"
                 )
             checked(
                 self.context.set_tensor_address(spec.name, buffer.data_ptr()),
-                f"engine {self.spec.name}: TensorRT refuses the address of {spec.name!r}",
+                f"engine {self.spec.name}: TensorRT rejects the address of {spec.name!r}",
                 self.logger,
             )
         self.buffers = bound
 
     def enqueue(self, stream: Stream) -> None:
-        """See Engine. Raises TensorRTError too where a CUDA graph is being captured and cannot hold this engine."""
+        """See Engine. Raise TensorRTError if the run cannot be queued, also during capture into a CUDA graph."""
         if not self.buffers:
             raise TensorRTError(f"engine {self.spec.name} has no buffers: call bind before enqueue")
         if self.scratch is None:
@@ -138,24 +138,24 @@ class TensorRTEngine(Engine):
         )
 
     def check_capturable(self, stream: torch.cuda.Stream) -> None:
-        """See Engine; an older library does not say."""
+        """See Engine. Skipped if the library does not offer this check."""
         says = getattr(self.context, "is_stream_capturable", None)
         if says and not says(stream.cuda_stream):
             raise CaptureError(f"engine {self.spec.name} cannot be captured ({self.logger.heard()})")
 
 
 def check_version(name: str, serialized: bytes, library: Library) -> None:
-    """Raises TensorRTError if another version of the library built the engine; `name` is the engine's."""
+    """Raise TensorRTError if another version of the library built the engine. name: the engine's, for the message."""
     built = ".".join(str(number) for number in serialized[24:28])
     if built != library.version():
         raise TensorRTError(
-            f"engine {name}: the serialized engine is of {library.title} {built}, and {library.version()} is "
+            f"engine {name}: the serialized engine was built by {library.title} {built}, but {library.version()} is "
             f"installed; build it again with {BUILD}, or install {library.package}=={built}"
         )
 
 
 def check_tensors(spec: EngineSpec, found: Mapping[str, str]) -> None:
-    """Raises TensorRTError if `found`, descriptions by name as of `describe`, are not the tensors of the spec."""
+    """Raise TensorRTError if `found`, descriptions by name from `describe`, differs from the tensors of the spec."""
     wanted = {one.name: describe("INPUT", DTYPES[one.dtype], one.shape, layout(one)) for one in spec.inputs}
     wanted |= {one.name: describe("OUTPUT", DTYPES[one.dtype], one.shape, layout(one)) for one in spec.outputs}
     different = [
@@ -172,7 +172,10 @@ def describe(mode: str, dtype: str, shape: Iterable[int], layout: str) -> str:
 
 
 def layout(spec: TensorSpec) -> str:
-    """How the tensor lies in memory: the name of a TensorFormat. HWC8 pads channels to eight, so it must need none."""
+    """Return the name of the tensor's TensorFormat.
+
+    HWC8 pads channels to a multiple of eight, so it is used only if that needs no padding.
+    """
     if not spec.channels_last:
         return "LINEAR"
     return "HWC8" if spec.dtype in (torch.float16, torch.bfloat16) and spec.shape[1] % 8 == 0 else "HWC"

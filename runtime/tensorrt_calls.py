@@ -1,4 +1,4 @@
-"""Calls of TensorRT, whose failures are return values, with the reasons given to a logger: here they are exceptions."""
+"""TensorRT calls: failures, which TensorRT reports by return values and log messages, become exceptions."""
 
 import logging
 from collections import deque
@@ -11,23 +11,23 @@ import torch
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-heard_log = log.getChild("heard")  # for those who want TensorRT's warnings and errors without all its details
+heard_log = log.getChild("heard")  # TensorRT's warnings and errors, without its details
 
-LINES = 8  # of the logger that an error carries
+LINES = 8  # the number of log messages that an error includes
 
 
 class TensorRTError(RuntimeError):
-    """TensorRT is missing, refused something or failed: one sentence, and what its logger heard."""
+    """TensorRT is missing, rejected something or failed. The message is one sentence and TensorRT's log messages."""
 
     def __init__(self, sentence: str, heard: str = "") -> None:
         text = f"{sentence} (TensorRT: {heard})" if heard else sentence
-        super().__init__(" ".join(text.split()))  # TensorRT's reasons may have several lines
+        super().__init__(" ".join(text.split()))  # TensorRT's messages may have several lines
 
 
 def logger_of(trt: Any) -> Any:
-    """The logger of the module `trt`, one for the process: the library ignores any other while an object of it lives.
+    """Return the logger for the module `trt`, one per process: while an object uses it, the library ignores others.
 
-    It keeps warnings and errors until they are asked for with heard(). `listener` is called with every message.
+    It stores the last warnings and errors until heard() returns them, and calls `listener` with every message.
     """
     return _logger_of(trt.ILogger)
 
@@ -59,7 +59,7 @@ def _logger_of(base: Any) -> Any:
 
 @contextmanager
 def listening(logger: Any, listener: Callable[[str], object]) -> Iterator[None]:
-    """Let the listener have every message meanwhile; what was heard before is forgotten."""
+    """Call the listener with every message inside the context; discard the messages stored before."""
     logger.heard()
     logger.listener = listener
     try:
@@ -69,20 +69,22 @@ def listening(logger: Any, listener: Callable[[str], object]) -> Iterator[None]:
 
 
 def make(factory: Callable[[], T], name: str, logger: Any) -> T:
-    """What the factory makes. Raises TensorRTError if it is nothing, which the bindings report as a TypeError."""
+    """Return the object that the factory creates. Raise TensorRTError if the bindings report failure by a TypeError."""
     try:
         return factory()
     except TypeError as error:
-        raise TensorRTError(f"TensorRT makes no {name} ({error}); check driver and GPU", logger.heard()) from error
+        raise TensorRTError(
+            f"TensorRT cannot create the {name} ({error}); check the driver and the GPU", logger.heard()
+        ) from error
 
 
 def checked(value: T | None, sentence: str, logger: Any) -> T:
-    """The value. Raises TensorRTError with the sentence if it is None or False, TensorRT's signs of failure."""
+    """Return the value. Raise TensorRTError with the sentence if it is None or False, which mean failure."""
     if value is None or value is False:
         raise TensorRTError(sentence, logger.heard())
     return value
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
-    """TensorRT works on CUDA's current device."""
+    """Return a context in which `device` is CUDA's current device, the one that TensorRT uses."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

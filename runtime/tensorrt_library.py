@@ -1,7 +1,7 @@
-"""The libraries that build and run TensorRT engines, and what differs between them.
+"""The libraries that build and run TensorRT engines, and their differences.
 
-All have almost the same Python API; the table LIBRARIES holds the rest. A serialized engine is read by the library
-whose magic it begins with, and built by the first installed library that builds for the GPU in question.
+Their Python APIs are almost the same; the table LIBRARIES lists the differences. A serialized engine is read by the
+library whose magic it begins with, and built by the first installed library that builds for the GPU.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,33 +19,33 @@ from runtime.tensorrt_calls import TensorRTError
 class Library:
     """One library. Compute capabilities are integers, 89 for 8.9."""
 
-    title: str  # libraries of one title read each other's engines
-    module: str  # as it is imported
-    package: str  # as pip installs it
-    extra: str  # of pyproject.toml that installs it
-    magic: bytes  # of its serialized engines
+    title: str  # libraries with the same title read each other's engines
+    module: str  # import name
+    package: str  # pip name
+    extra: str  # the extra in pyproject.toml that installs it
+    magic: bytes  # the first bytes of its serialized engines
     builds: bool = False
-    capabilities: tuple[int, ...] = ()  # of the GPUs that it is for; empty: any
-    half_only: tuple[int, ...] = ()  # of these, those on which it multiplies no float32 matrices
-    portable: bool = False  # builds for GPUs that are not here, and for all models of a compute capability
-    plugins: bool = False  # may be given ours; others end the process when a file asks for one
-    timing_cache: bool = False  # measures kernels when it builds
-    runtime_cache: bool = False  # compiles kernels when it first runs, which can be kept
+    capabilities: tuple[int, ...] = ()  # of the GPUs that it supports; empty: all
+    half_only: tuple[int, ...] = ()  # capabilities on which it cannot multiply float32 matrices
+    portable: bool = False  # builds for GPUs that are not in this machine, and for all models of a compute capability
+    plugins: bool = False  # accepts our plugins; other libraries terminate the process if a file uses one
+    timing_cache: bool = False  # measures kernels during the build
+    runtime_cache: bool = False  # compiles kernels at the first run, and can save them
 
     def load(self) -> Any:
-        """The module. Raises TensorRTError if it cannot be imported."""
+        """Import and return the module. Raise TensorRTError if it cannot be imported."""
         return _import((self,))[1]
 
     def version(self) -> str:
-        """As in its engines, "major.minor.patch.build". Raises TensorRTError if the library cannot be imported."""
+        """Return "major.minor.patch.build", as in its engines. Raise TensorRTError if it cannot be imported."""
         return str(self.load().__version__)
 
     def is_for(self, capabilities: Iterable[int]) -> bool:
-        """Does it make and run engines for GPUs of all these compute capabilities?"""
+        """Return whether the library supports GPUs of all these compute capabilities."""
         return not self.capabilities or set(capabilities) <= set(self.capabilities)
 
 
-LIBRARIES = (  # the first one that fits is taken
+LIBRARIES = (  # in order of preference
     Library(
         "TensorRT", "tensorrt", "tensorrt-cu13", "tensorrt", b"ftrt", builds=True, plugins=True, timing_cache=True
     ),
@@ -58,14 +58,14 @@ LIBRARIES = (  # the first one that fits is taken
 
 
 def installed() -> list[Library]:
-    """The libraries that can be found, which does not say that they run."""
+    """Return the libraries that Python can find. Importing them may still fail."""
     return [library for library in LIBRARIES if find_spec(library.module) is not None]
 
 
 def library_that_builds(device: torch.device, targets: Sequence[int] = ()) -> Library:
-    """The library for engines for GPUs of the compute capabilities `targets`, by default for `device`.
+    """Return the library that builds engines for GPUs of the compute capabilities `targets`, by default for `device`.
 
-    Raises TensorRTError if there is none, with what to install.
+    Raise TensorRTError, with the packages to install, if there is none.
     """
     if not targets:
         check_device(device)
@@ -74,37 +74,40 @@ def library_that_builds(device: torch.device, targets: Sequence[int] = ()) -> Li
     if not able:
         portable = next(one for one in LIBRARIES if one.portable)
         raise TensorRTError(
-            f"no library builds for {' and '.join(map(sm, wanted))} on another machine: {portable.title} does for "
-            f"{', '.join(map(sm, portable.capabilities))}; for other GPUs build on the machine that has one"
+            f"no library builds for {' and '.join(map(sm, wanted))} with --target: {portable.title} supports only "
+            f"{', '.join(map(sm, portable.capabilities))}; for other GPUs, build without --target on a machine with one"
         )
     return _import(able)[0]
 
 
 def library_that_reads(name: str, serialized: bytes) -> Library:
-    """The library for an engine, by its first bytes; `name` is the engine's. Raises TensorRTError if there is none."""
+    """Return the library for an engine, by its first bytes. name: the engine's, for the message.
+
+    Raise TensorRTError if no library has this magic or if none of them can be imported.
+    """
     able = [one for one in LIBRARIES if len(serialized) >= 28 and serialized[:8] == one.magic + bytes(4)]
     if not able:
         magics = " or ".join(str(magic) for magic in dict.fromkeys(one.magic for one in LIBRARIES))
         raise TensorRTError(
-            f"engine {name}: {len(serialized)} bytes that begin with {serialized[:8]!r} are no serialized TensorRT "
+            f"engine {name}: {len(serialized)} bytes that begin with {serialized[:8]!r} are not a serialized TensorRT "
             f"engine, expected at least 28 that begin with {magics}; build it with python -m build --backend tensorrt"
         )
     return _import(able)[0]
 
 
 def library_that_runs_on(device: torch.device, title: str = "") -> Library:
-    """The installed library of this title for `device`; without such a one, the first for that device.
+    """Return the installed library that supports `device` and has this title, or else the first that supports it.
 
-    Raises TensorRTError if none is installed.
+    Raise TensorRTError if none can be imported.
     """
     able = [one for one in LIBRARIES if one.is_for([capability(device)])] if device.type == "cuda" else [*LIBRARIES]
     return _import(sorted(able, key=lambda one: one.title != title))[0]
 
 
 def check_device(device: torch.device, library: Library | None = None) -> None:
-    """Raises TensorRTError if there is no such CUDA device, or if it is not one that the library is for.
+    """Raise TensorRTError if there is no such CUDA device, or if the library does not support it.
 
-    Must come before a Runtime is made: without a driver, tensorrt_lean ends the process when it reads an engine.
+    Call this before creating a Runtime: without a driver, tensorrt_lean terminates the process when it reads an engine.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type != "cuda" or (device.index or 0) >= count:
@@ -114,13 +117,13 @@ def check_device(device: torch.device, library: Library | None = None) -> None:
         )
     if library and not library.is_for([capability(device)]):
         raise TensorRTError(
-            f"{library.title} is for GPUs of compute capability {', '.join(map(dotted, library.capabilities))}, and "
+            f"{library.title} supports GPUs of compute capability {', '.join(map(dotted, library.capabilities))}, but "
             f"{device} has {dotted(capability(device))}: run ./preprocess.sh {LIBRARIES[0].extra} and build again"
         )
 
 
 def capability(device: torch.device) -> int:
-    """The compute capability of a CUDA device, 89 for 8.9."""
+    """Return the compute capability of a CUDA device, 89 for 8.9."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 
@@ -134,7 +137,7 @@ def sm(capability: int) -> str:
 
 
 def _import(libraries: Sequence[Library]) -> tuple[Library, Any]:
-    """The first that can be imported, and its module. Raises TensorRTError with the reasons."""
+    """Return the first library that can be imported, and its module. If none can, raise TensorRTError with reasons."""
     reasons = []
     for library in libraries:
         try:

@@ -1,7 +1,7 @@
-"""Other weights for a TensorRT engine that leaves them open: one that was built with `--refit`.
+"""Replacement of the weights of a TensorRT engine that was built with `--refit`.
 
-The engine knows its weights by the checkpoint's keys: `<key>` as it is there, `<key>.T` transposed. What else it lists
-are constants of the network, and they stay.
+The engine lists its weights by the checkpoint's keys: `<key>` as in the checkpoint, `<key>.T` transposed. All else that
+it lists are constants of the network, which stay unchanged.
 Not executed by TensorRT yet; tests/standin covers the calls. TensorRT for RTX needs a GPU to build such an engine.
 """
 
@@ -20,37 +20,38 @@ FLOATS = {name: dtype for dtype, name in DTYPES.items() if dtype.is_floating_poi
 
 
 def refit(engine: TensorRTEngine, weights: Mapping[str, Tensor]) -> None:
-    """Let the engine compute with these weights from now on. Those that it does not know are passed over.
+    """Replace the engine's weights with these. Weights that the engine does not list are ignored.
 
-    weights: by key, on any device, in any floating type; the engine's type is what they are converted to.
-    The engine must not be running. Raises TensorRTError; then it may hold some weights of each kind: throw it away.
+    weights: by key, on any device, in any floating-point type; they are converted to the engine's type.
+    The engine must not be running. Raise TensorRTError if the refit fails; the engine may then have a mix of old and
+    new weights, so discard it.
     """
     with on(engine.device):
         refitter = _refitter(engine)
-        given: dict[str, Tensor] = {}  # TensorRT reads their memory until it has refitted
+        given: dict[str, Tensor] = {}  # kept alive until TensorRT has read their memory
         for name in refitter.get_all_weights():
             tensor = weights.get(name, weights.get(name.removesuffix(".T")))
             if tensor is not None:
                 transposed = tensor if name in weights else tensor.T
                 given[name] = _give(refitter, engine, name, transposed)
         if not given:
-            raise TensorRTError(f"engine {engine.spec.name} knows none of the weights; build it again with {BUILD}")
+            raise TensorRTError(f"engine {engine.spec.name} has none of these weights; build it again with {BUILD}")
         if missing := refitter.get_missing_weights():
             raise TensorRTError(
-                f"engine {engine.spec.name}: TensorRT has merged {len(missing)} constants that no checkpoint holds, "
-                f"such as {missing[0]!r}, with weights that change; build it from these weights, without --refit",
+                f"engine {engine.spec.name}: TensorRT has merged {len(missing)} constants that no checkpoint contains, "
+                f"such as {missing[0]!r}, with weights to refit; build it from these weights, without --refit",
                 engine.logger.heard(),
             )
-        sentence = f"engine {engine.spec.name} cannot be refitted, and may hold some weights of each kind"
+        sentence = f"engine {engine.spec.name} cannot be refitted, and may have a mix of old and new weights"
         checked(refitter.refit_cuda_engine(), sentence, engine.logger)
 
 
 def check_weights(engine: TensorRTEngine, names: Collection[str]) -> None:
-    """Raises TensorRTError if the engine does not leave all these weights open, named as in the ONNX file."""
+    """Raise TensorRTError if the engine cannot refit all these weights, named as in the ONNX file."""
     with on(engine.device):
         if folded := sorted(set(names) - set(_refitter(engine).get_all_weights())):
             raise TensorRTError(
-                f"engine {engine.spec.name}: TensorRT cannot change {len(folded)} of {len(names)} weights any more, "
+                f"engine {engine.spec.name}: TensorRT cannot refit {len(folded)} of {len(names)} weights, "
                 f"such as {folded[0]!r}; build it without --refit",
                 engine.logger.heard(),
             )
@@ -63,18 +64,18 @@ def _refitter(engine: TensorRTEngine) -> "trt.Refitter":
 
 
 def _give(refitter: "trt.Refitter", engine: TensorRTEngine, name: str, tensor: Tensor) -> Tensor:
-    """What TensorRT was given: the tensor in the engine's type, in memory of the host."""
+    """Pass the tensor to TensorRT in the engine's type, in host memory. Return the tensor passed."""
     prototype = refitter.get_weights_prototype(name)
     got, wanted = f"{tensor.dtype}, {tensor.numel()} values", f"{prototype.dtype.name}, {prototype.size} values"
     if not tensor.is_floating_point() or prototype.dtype.name not in FLOATS or tensor.numel() != prototype.size:
         raise TensorRTError(
-            f"engine {engine.spec.name}: the weights of {name!r} are {got}, expected {wanted}: give a checkpoint of "
+            f"engine {engine.spec.name}: the weights of {name!r} are {got}, expected {wanted}: use a checkpoint of "
             "the architecture that the engine was built for"
         )
     tensor = tensor.detach().to("cpu", FLOATS[prototype.dtype.name]).contiguous()
     checked(
         refitter.set_named_weights(name, engine.trt.Weights(prototype.dtype, tensor.data_ptr(), tensor.numel())),
-        f"engine {engine.spec.name}: TensorRT refuses the weights of {name!r}, {got}",
+        f"engine {engine.spec.name}: TensorRT rejects the weights of {name!r}, {got}",
         engine.logger,
     )
     return tensor

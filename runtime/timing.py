@@ -1,4 +1,4 @@
-"""When each piece of work began and ended, on its stream."""
+"""Start and end times of pieces of work on their streams."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ from runtime.engine import Stream
 
 
 class Span(NamedTuple):
-    """One piece of work, in milliseconds since its timeline began."""
+    """The times of one piece of work, in milliseconds since the start of the timeline's first span."""
 
     name: str
     stream: str
@@ -21,8 +21,9 @@ class Span(NamedTuple):
 
 
 class Timeline:
-    """Marks the work queued inside `span`. Its events are nodes of a graph that is being recorded, and tell the times
-    of its last launch; on the CPU the clock on the wall does.
+    """Times the work queued inside `span`: by events on a GPU, by the host's clock on the CPU.
+
+    During capture the events become nodes of the graph, and then hold the times of the graph's last launch.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,7 +37,7 @@ class Timeline:
         self.marks.append((name, stream_name, start, self._now(stream)))
 
     def spans(self) -> list[Span]:
-        """All of them, in the order in which they were queued. The work has to be done: synchronize before."""
+        """Return all spans in the order in which they were queued. The work must be finished: synchronize first."""
         if not self.marks:
             return []
         begin = self.marks[0][2]
@@ -53,7 +54,7 @@ class Timeline:
 
 
 def median_ms(work: Callable[[], object], runs: int, warmups: int = 0) -> float:
-    """Milliseconds as the host sees them; `work` returns when it is done."""
+    """Return the median time of `work` in milliseconds of the host's clock; `work` must return only when finished."""
     times = []
     for _ in range(warmups + runs):
         start = time.perf_counter()

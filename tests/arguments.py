@@ -1,4 +1,4 @@
-"""Good arguments of `process()`, for small and quick pictures."""
+"""Valid arguments of `process()`, for small pictures that are quick to generate."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ Picture = NDArray[np.uint8]
 
 
 def waves(height: int, width: int) -> Picture:
-    """Smooth bands: canny finds no edge at high thresholds and many at low ones."""
+    """Return smooth bands: Canny finds no edges at high thresholds and many at low ones."""
     rows, columns = np.mgrid[:height, :width]
     channels = [np.sin(rows / 9), np.cos(columns / 5), np.sin((rows + columns) / 7)]
     return (127 + 40 * np.stack(channels, axis=-1)).astype(np.uint8)
@@ -36,5 +36,5 @@ GOOD: dict[str, Any] = {
 
 
 def process(runtime: hackathon, **changes: Any) -> list[Picture]:
-    """Copies, so that a test of something else does not depend on whose memory the pictures are."""
+    """Return copies of the pictures, so that tests of other things do not depend on who owns their memory."""
     return [picture.copy() for picture in runtime.process(**{**GOOD, **changes})]

@@ -1,4 +1,4 @@
-"""Tests marked `gpu` are skipped, with the reason, where there is no CUDA device; and what several tests use."""
+"""Fixtures that several test files use, and the skipping of tests marked `gpu` where there is no CUDA device."""
 
 import os
 from collections.abc import Callable
@@ -18,17 +18,17 @@ import ldm.config
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL
 
-# torch.compile imports setuptools, which fails in Python 3.10 and 3.11 once a test has imported pip: so it comes first.
+# torch.compile imports setuptools, which fails in Python 3.10 and 3.11 after a test has imported pip: import it first.
 with suppress(ImportError):
     import setuptools  # noqa: F401
 
 
-LONGEST = ("exported", "test_training.py", "test_tensorrt_refit.py", "test_tensorrt_backend.py")  # groups of tests
+LONGEST = ("exported", "test_training.py", "test_tensorrt_refit.py", "test_tensorrt_backend.py")  # test groups
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput"):  # one of several processes, a core each: more threads would wait for one another
-        os.environ["OMP_NUM_THREADS"] = "1"  # of commands that tests run
+    if hasattr(config, "workerinput"):  # one of several processes, one per core: more threads would only compete
+        os.environ["OMP_NUM_THREADS"] = "1"  # for commands that tests run
         torch.set_num_threads(1)
 
 
@@ -37,16 +37,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and PyTorch sees none here"))
-        # Of several processes (make test), one takes a whole file, and one all that needs the exported model.
+        # With several processes (make test), each file runs in one process, as do all tests of the exported model.
         needed = getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("exported" if "exported" in needed else item.path.name))
-    # What takes longest comes first, so that no process waits for it at the end.
+    # The slowest groups run first, so that the other processes do not wait for them at the end.
     items.sort(key=lambda item: next(item.iter_markers("xdist_group")).args[0] not in LONGEST)
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An architecture of this name beside "small": two levels, so that exporting it takes seconds."""
+    """Add an architecture "tiny" next to "small", with two levels, so that exporting it takes only seconds."""
     models = tmp_path / "models"
     models.mkdir()
     values = yaml.safe_load((ldm.config.MODELS / "small.yaml").read_text())
@@ -67,22 +67,23 @@ def runtime() -> hackathon:
 
 @pytest.fixture(scope="session")
 def trained() -> hackathon:
-    """Of weights to which edges and words say something."""
+    """A runtime with trained weights, which respond to edges and prompts."""
     made = hackathon(str(SMALL_MODEL), plan="19,4", device="cpu")
     made.initialize()
     return made
 
 
-# Pictures of the exported small model. Half precision is slow on the CPU; the lowest maps have 2x3 pixels.
+# Height, width and batch of the exported small model. Half precision is slow on the CPU, so its pictures are smaller;
+# their smallest feature maps have 2x3 pixels.
 SIZES = {torch.float32: (256, 384, 1), torch.float16: (128, 192, 1)}
 Exported = Callable[[torch.dtype], tuple[Any, dict[str, Path]]]
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The small model's trial (build.verify.Trial) in a precision, and its ONNX files by stage; made once for each."""
+    """Return a function of the dtype: the small model's trial (build.verify.Trial) and ONNX files by stage, cached."""
     for package in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+        pytest.importorskip(package, reason="./preprocess.sh dev installs the exporter and onnxruntime")
     from build.export import export
     from build.verify import prepare
     from cldm.checkpoint import find_checkpoint
@@ -97,9 +98,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 class NothingFromTheHost(TorchDispatchMode):
-    """Every tensor of every operation is on the device meta: what a CUDA graph records may touch no other.
+    """Asserts that every tensor of every operation is on the device meta, because capture allows no host tensors.
 
-    Reading a value back fails there by itself, meta tensors have none.
+    Reading a value back fails without this check, because meta tensors have no values.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -111,5 +112,5 @@ class NothingFromTheHost(TorchDispatchMode):
 
 @pytest.fixture
 def nothing_from_the_host() -> TorchDispatchMode:
-    """A context in which work on the device meta fails where a CUDA graph could not record it."""
+    """A context in which work on the device meta fails if a CUDA graph could not capture it."""
     return NothingFromTheHost()

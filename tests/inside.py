@@ -1,4 +1,4 @@
-"""What tests look at inside of a runtime."""
+"""Access to the internals of a runtime, for tests."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def pipelines_of(runtime: hackathon) -> Pipelines:
 
 
 def last_of(runtime: hackathon) -> Pipeline:
-    """The pipeline of the last picture."""
+    """Return the pipeline of the last picture."""
     last = pipelines_of(runtime).last
     assert last is not None
     return last

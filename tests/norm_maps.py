@@ -1,4 +1,4 @@
-"""Maps that GroupNorm is tried on, and what PyTorch makes of them."""
+"""Feature maps for tests of GroupNorm, and PyTorch's results for them."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,8 @@ from torch import Tensor
 
 EPS = 1e-5
 FORMATS = [torch.channels_last, torch.contiguous_format]
-# n, c, h, w, groups: no powers of two, groups that share a load, one pixel, a group wider than a block, many pixels
+# n, c, h, w, groups: sizes that are not powers of two, groups that share a load, one pixel, a group wider than a block,
+# many pixels
 ODD = [
     (2, 320, 5, 7, 32),
     (1, 60, 9, 11, 6),
@@ -19,7 +20,7 @@ SHIFTED = [(2, 320, 32, 48, 32), (2, 1280, 4, 6, 32), (1, 640, 16, 24, 32), (3, 
 
 
 def tensors(n: int, c: int, h: int, w: int, memory: torch.memory_format, mean: float = 0.0) -> list[Tensor]:
-    """x, weight and bias, float16 on the CPU."""
+    """Return x, weight and bias, float16 on the CPU."""
     generator = torch.Generator().manual_seed(n + c + h + w)
     x = (mean + torch.randn(n, c, h, w, generator=generator)).half().contiguous(memory_format=memory)
     weight, bias = (torch.randn(c, generator=generator).half() for _ in range(2))

@@ -1,4 +1,4 @@
-"""The real builder of TensorRT for RTX, for cards that are not here."""
+"""The real builder of TensorRT for RTX, building for GPUs that are not in this machine."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Engine files of the architecture "tiny", built by TensorRT for RTX for cards that are not here."""
+"""Engine files of the architecture "tiny", built by TensorRT for RTX for GPUs that are not in this machine."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> Path
 
 @pytest.fixture
 def hint_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One stage instead of six, to save time."""
+    """Build one stage instead of six, to save time."""
     for user in (build.export, build.verify):
         monkeypatch.setattr(user, "make_stages", lambda *given: {"hint": make_stages(*given)["hint"]})
 
@@ -39,7 +39,7 @@ def target(**changes: Any) -> Target:
 
 
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch, capability: int) -> torch.device:
-    """The CPU, taken for a GPU of this compute capability."""
+    """Return the CPU, which passes for a GPU of this compute capability."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: divmod(capability, 10))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU of the tests")
     monkeypatch.setattr(cldm.engine_files, "check_device", lambda device, library=None: None)

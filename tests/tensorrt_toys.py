@@ -1,4 +1,4 @@
-"""A small network with every layout and type that the stages have, as an engine that the stand-in for TensorRT runs."""
+"""A small network with every layout and dtype of the stages, as an engine that the TensorRT stand-in runs."""
 
 import sys
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ LAYOUTS = {one.name: layout(one) for one in (*SPEC.inputs, *SPEC.outputs)}
 
 
 class Toy(nn.Module):
-    """Every layout and every type that the stages have."""
+    """Uses every layout and dtype of the stages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def export(module: nn.Module, spec: EngineSpec, path: Path, opset: int) -> Path:
 
 
 def aligned(spec: TensorSpec, offset: int = 0) -> Tensor:
-    """A random buffer as runtime.spec.allocate makes it on a GPU, whose allocator aligns it."""
+    """Return a random buffer like those of runtime.spec.allocate on a GPU, whose allocator aligns them."""
     count = torch.Size(spec.shape).numel() * spec.dtype.itemsize
     memory = torch.zeros(count + 512, dtype=torch.uint8)
     start = -memory.data_ptr() % 256 + offset
@@ -122,7 +122,7 @@ def toy_file(toy: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def standin_is_tensorrt(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
-    """The stand-in as the installed TensorRT, and, but where a test asks for the real check, the CPU as its device."""
+    """Install the stand-in as TensorRT, and accept the CPU as its device unless the test uses `real_device`."""
     monkeypatch.setitem(sys.modules, "tensorrt", standin)
     if "real_device" not in request.fixturenames:
         monkeypatch.setattr(runtime.tensorrt, "check_device", lambda device, library=None: None)
@@ -132,7 +132,7 @@ def standin_is_tensorrt(monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
 
 @pytest.fixture
 def real_device() -> None:
-    """Asks for the real check of the device."""
+    """Keep the real check of the device."""
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +142,6 @@ def serialized(toy_file: Path) -> bytes:
 
 @pytest.fixture
 def rtx_serialized(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """Of TensorRT for RTX, for which the stand-in stands too."""
+    """An engine of TensorRT for RTX, which the stand-in then also replaces."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", standin)
     return standin.serialize(toy_file, LAYOUTS, magic=b"vtrt")

@@ -1,4 +1,4 @@
-"""Engine files are whole and fit, or one sentence says what differs and how to mend it."""
+"""Engine files are loaded only if complete and matching; else one sentence lists the differences and how to rebuild."""
 
 import json
 import os
@@ -31,13 +31,13 @@ def expecting(**facts: object) -> Manifest:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Good engine files."""
+    """Valid engine files."""
     save(tmp_path / "engines" / "key", DATA, EXPECTED)
     return tmp_path / "engines" / "key"
 
 
 def refusal(folder: Path, expected: Manifest = EXPECTED) -> str:
-    """What `read` says of the folder, without its beginning and its end, which are always the same."""
+    """Return the error message of `read` without its constant beginning and end."""
     with pytest.raises(EngineFileError) as caught:
         read(folder, expected)
     message = str(caught.value)
@@ -79,10 +79,10 @@ def test_unreadable(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"", "manifest.json is no JSON"),
-        (b'{"backend": "induc', "manifest.json is no JSON"),
-        (b"\xff\xfe", "manifest.json is no JSON"),
-        (b"[]", "manifest.json holds no object"),
+        (b"", "manifest.json is not valid JSON"),
+        (b'{"backend": "induc', "manifest.json is not valid JSON"),
+        (b"\xff\xfe", "manifest.json is not valid JSON"),
+        (b"[]", "manifest.json is not a JSON object"),
         (b"{}", "manifest.json lacks the field 'backend'"),
         (b'{"newer": 1}', "manifest.json has the unknown field 'newer'"),
     ],
@@ -134,7 +134,7 @@ def test_made_for_several_gpus(folder: Path) -> None:
     [
         (DATA[:-1], "artifacts.bin has 6 bytes, expected 7"),
         (b"", "artifacts.bin has 0 bytes, expected 7"),
-        (b"Kernels", "artifacts.bin was altered, its SHA-256 is not that of manifest.json"),
+        (b"Kernels", "artifacts.bin was altered: its SHA-256 differs from the one in manifest.json"),
     ],
 )
 def test_truncated_or_altered_artifacts_never_reach_torch(
@@ -157,7 +157,7 @@ def test_a_manifest_without_check_is_refused(folder: Path, field: str) -> None:
 
 
 def test_artifacts_that_torch_cannot_read(folder: Path) -> None:
-    """Whole, by their checksum, but of no format that PyTorch knows."""
+    """The checksum matches, but PyTorch does not know the format."""
     with pytest.raises(EngineFileError, match=r"engine files .*: PyTorch cannot read artifacts\.bin.*; build them"):
         load(folder, EXPECTED)
 
@@ -209,13 +209,13 @@ def test_a_save_that_stops_half_way_leaves_the_good_files(
 
 
 def test_a_killed_save_is_never_taken_for_engines(folder: Path) -> None:
-    """What a process leaves that is killed in the middle: here one that dies without any clean-up."""
+    """A process is killed during a save: here a child that exits without any cleanup."""
     if (child := os.fork()) == 0:
         try:
             Path.rename = lambda path, target: os._exit(9)  # type: ignore[method-assign, assignment]
             save(folder, b"new", EXPECTED)
         finally:
-            os._exit(1)  # a child that came here must not go on with the tests
+            os._exit(1)  # the child must not continue with the tests
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert read(folder, EXPECTED) == DATA
     assert len(list(folder.parent.glob(".key.*"))) == 2

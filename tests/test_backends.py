@@ -100,7 +100,7 @@ def test_pick_is_in_the_order_of_the_spec() -> None:
 @pytest.mark.parametrize(
     ("name", "buffer", "got"),
     [
-        ("y", None, "nothing"),
+        ("y", None, "missing"),
         ("x", torch.zeros(3, 2), "torch.float32 [3, 2]"),
         ("x", torch.zeros(6), "torch.float32 [6]"),
         ("total", torch.zeros(2, dtype=torch.float16), "torch.float16 [2]"),
@@ -155,5 +155,5 @@ def test_eager_engine_refuses_a_module_of_another_signature() -> None:
 
 
 def test_bind_refuses_unfit_buffers() -> None:
-    with pytest.raises(ValueError, match="engine scaler: buffer 'x' is nothing"):
+    with pytest.raises(ValueError, match="engine scaler: buffer 'x' is missing"):
         EagerEngine(SPEC, Scaler()).bind({})

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("engines")
     ("options", "sentence"),
     [
         (["--backend", "tensorrt"], "TensorRT engines need a CUDA device: got cpu, .* --target sm89"),
-        (["--target", "sm90"], "no library builds for sm90 on another machine: TensorRT for RTX does for sm75,"),
+        (["--target", "sm90"], "no library builds for sm90 with --target: TensorRT for RTX supports only sm75,"),
         (
             ["--target", "sm89", "--refit"],
             "refittable engines only on a machine that can run them, and this one has no sm89 GPU",

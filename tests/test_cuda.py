@@ -1,4 +1,4 @@
-"""CUDA's runtime: every status is looked at."""
+"""Calls of the CUDA runtime: every status is checked."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""On a CUDA device: one recorded graph draws what its work draws when it is enqueued, call after call."""
+"""On a CUDA device: replay of the captured graph equals eager execution, call after call."""
 
 import gc
 import os
@@ -31,7 +31,7 @@ def runtime() -> hackathon:
 
 
 def arguments(call: int) -> dict[str, Any]:
-    """Other pictures, prompts, seeds, scales, strengths and modes with every call."""
+    """Return different pictures, prompts, seeds, scales, strengths and modes for every call."""
     pictures = list(find_pictures(DRAWN_BIRDS).values())
     return vars(
         Request.contest(
@@ -48,7 +48,7 @@ def arguments(call: int) -> dict[str, Any]:
 
 
 def enqueued(runtime: hackathon, call: int) -> NDArray[np.uint8]:
-    """The picture by kernels launched one by one, on the same engines and buffers."""
+    """Return the picture generated without the graph, with the same engines and buffers."""
     pipeline = last_of(runtime)
     graph, pipeline.graph = pipeline.graph, None
     try:
@@ -80,7 +80,7 @@ def test_one_launch_per_call(runtime: hackathon, monkeypatch: pytest.MonkeyPatch
 
 
 def test_many_calls(runtime: hackathon) -> None:
-    """Nothing grows, no picture is lost, and the last call with the first one's arguments draws the first picture."""
+    """Memory does not grow, no picture is blank, and the first call's arguments give the first picture again."""
     first, *_ = (runtime.process(**arguments(call))[0] for call in range(CALLS))
     pipeline = last_of(runtime)
     gc.collect()
@@ -94,7 +94,7 @@ def test_many_calls(runtime: hackathon) -> None:
 
 
 def host_bytes() -> int:
-    """What this process holds in main memory."""
+    """Return the resident memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -131,7 +131,7 @@ def test_work_that_cannot_be_recorded_leaves_nothing_behind() -> None:
     with pytest.raises(ZeroDivisionError):
         Graph(lambda: print(1 / 0), stream)
     graph = Graph(lambda: x.add_(1), stream)
-    assert (graph.nodes, x.item()) == (1, 1.0), "recorded, not run"
+    assert (graph.nodes, x.item()) == (1, 1.0), "captured, not run"
     for _ in range(3):
         graph.launch()
     stream.synchronize()

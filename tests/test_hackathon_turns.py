@@ -92,7 +92,7 @@ def test_calls_in_a_forked_child_raise(runtime: hackathon, monkeypatch: pytest.M
     monkeypatch.setattr("os.getpid", lambda: runtime._turns.process_id + 1)
     calls = lambda: process(runtime), runtime.initialize, runtime.timeline, lambda: runtime.load_weights("random:1")
     for call in calls:
-        with pytest.raises(RuntimeError, match=r"made in another process, which was forked: .* method 'spawn'"):
+        with pytest.raises(RuntimeError, match=r"created before this process was forked: .* method 'spawn'"):
             call()
 
 

@@ -159,7 +159,7 @@ def test_the_copy_into_the_buffer_is_no_kernel_of_its_own() -> None:
 
 
 def test_bind_refuses_unfit_buffers() -> None:
-    with pytest.raises(ValueError, match="engine toy: buffer 'x' is nothing"):
+    with pytest.raises(ValueError, match="engine toy: buffer 'x' is missing"):
         InductorEngine(SPEC, toy()).bind({})
 
 

@@ -1,7 +1,7 @@
-"""Engines are bound and run as TensorRT's API asks, by a stand-in for its run time on the CPU.
+"""Engines are bound and run according to TensorRT's API, on a stand-in for its runtime on the CPU.
 
-What TensorRT computes and captures into CUDA graphs can only be seen on a GPU; that it builds such engines, in
-test_tensorrt_build.py.
+TensorRT's own results and capture into CUDA graphs can be tested only on a GPU. test_tensorrt_build.py tests that
+TensorRT for RTX builds such engines.
 """
 
 import pytest
@@ -88,7 +88,7 @@ def test_twins_share_what_was_read_and_nothing_else(serialized: bytes, toy: nn.M
         (torch.empty(4096, dtype=torch.uint8, device="meta"), "device meta, expected cpu"),
         (torch.empty(8192, dtype=torch.uint8)[::2], "gaps"),
         (torch.empty(999, dtype=torch.uint8), "999 bytes, expected at least 1000"),
-        (torch.empty(8192, dtype=torch.uint8)[1:], "an address that is no multiple of 256"),
+        (torch.empty(8192, dtype=torch.uint8)[1:], "an address that is not a multiple of 256"),
     ],
 )
 def test_unfit_scratch(serialized: bytes, memory: Tensor, wrong: str) -> None:
@@ -110,7 +110,7 @@ def test_nothing_runs_unbound_or_without_scratch(serialized: bytes) -> None:
 
 def test_unfit_buffers(serialized: bytes) -> None:
     engine, _ = ready(SPEC, serialized)
-    with pytest.raises(ValueError, match="engine toy: buffer 'x' is nothing"):
+    with pytest.raises(ValueError, match="engine toy: buffer 'x' is missing"):
         engine.bind({})
     buffers = buffers_of(SPEC)
     with pytest.raises(ValueError, match=r"buffer 'y' has strides \(384, 24, 6, 1\), expected torch.channels_last"):
@@ -118,7 +118,7 @@ def test_unfit_buffers(serialized: bytes) -> None:
     transposed = torch.zeros(3, 2).T
     with pytest.raises(ValueError, match=r"buffer 'gain' has strides \(1, 2\), expected torch.contiguous_format"):
         engine.bind(buffers | {"gain": transposed})
-    with pytest.raises(TensorRTError, match=r"TensorRT refuses the address of 'z' .*must be aligned to 256 bytes"):
+    with pytest.raises(TensorRTError, match=r"TensorRT rejects the address of 'z' .*must be aligned to 256 bytes"):
         engine.bind(buffers | {"z": aligned(Z, offset=64)})
     with pytest.raises(TensorRTError, match="call bind before enqueue"):
         engine.enqueue(STREAM)
@@ -127,7 +127,7 @@ def test_unfit_buffers(serialized: bytes) -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        ("set_tensor_address", "engine toy: TensorRT refuses the address of 'x'"),
+        ("set_tensor_address", "engine toy: TensorRT rejects the address of 'x'"),
         ("execute_async_v3", "engine toy cannot be enqueued"),
     ],
 )
@@ -138,7 +138,7 @@ def test_each_failure_of_a_run_is_an_error(serialized: bytes, toy: nn.Module, ca
         engine.bind(buffers)
         engine.enqueue(STREAM)
 
-    for _ in range(2):  # what the logger heard of the first is not told again
+    for _ in range(2):  # the second error must not repeat the first one's log message
         standin.fail_once(call)
         with pytest.raises(TensorRTError) as error:
             run()

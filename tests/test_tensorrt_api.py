@@ -1,7 +1,7 @@
-"""What the project and the stand-in name of TensorRT exists in the real bindings, of both versions and of RTX.
+"""Every TensorRT name that the project or the stand-in uses exists in the real bindings, of both versions and of RTX.
 
-The bindings of classic TensorRT come from their wheel and import over empty libraries: classes, enums and signatures
-are the real ones. Those of TensorRT for RTX are installed.
+The bindings of classic TensorRT come from their wheel and are imported with empty shared libraries: classes, enums and
+signatures are the real ones. The bindings of TensorRT for RTX are installed.
 """
 
 import ast
@@ -30,7 +30,7 @@ CALLERS = (
     "runtime/tensorrt_calls.py",
     "runtime/tensorrt_refit.py",
 )
-# What objects of the library are called in them.
+# The names of variables in CALLERS that hold objects of the library, and their classes.
 VARIABLES = {
     "native": "Builder",
     "network": "INetworkDefinition",
@@ -44,7 +44,7 @@ VARIABLES = {
 }
 WHEEL = "tensorrt-cu13-bindings"
 LIBRARIES = ("libnvinfer", "libnvonnxparser", "libnvinfer_plugin")
-# What the bindings link to; none of it is called here.
+# Functions that the bindings link to; the tests call none of them.
 FUNCTIONS = """
 createInferBuilder_INTERNAL createInferRuntime_INTERNAL createInferRefitter_INTERNAL createNvOnnxParser_INTERNAL
 createNvOnnxParserRefitter_INTERNAL getPluginRegistry getBuilderPluginRegistry initLibNvInferPlugins getInferLibVersion
@@ -53,7 +53,7 @@ getNvOnnxParserVersion
 OURS = [kind for kind in vars(standin).values() if getattr(kind, "__module__", "").startswith("tests.standin.")]
 CLASSES = {kind.__qualname__: kind for kind in OURS if isinstance(kind, type) and kind.__name__[0] != "_"}
 CLASSES |= {"ILogger.Severity": standin.ILogger.Severity}
-# The stand-in's own; and what only TensorRT for RTX has.
+# Members that only the stand-in has, and those that only TensorRT for RTX has.
 EXTRA = {"IRuntimeCache.HEADER"}
 RTX_ONLY = {"IRuntimeCache", "ICudaEngine.create_runtime_config", "IExecutionContext.is_stream_capturable"}
 RTX_ONLY |= {"IRuntimeConfig.create_runtime_cache", "IRuntimeConfig.set_runtime_cache", "ComputeCapability"}
@@ -80,7 +80,7 @@ print(list(trtp.op.canny2image.group_norm.input_attrs), trtp.op.canny2image.grou
 
 
 def named() -> set[str]:
-    """What the project's code looks up in the module, as `Class` and `Class.member`."""
+    """Return the names that the project's code looks up in the module, as `Class` and `Class.member`."""
     found = set()
     for caller in CALLERS:
         for node in ast.walk(ast.parse((ROOT / caller).read_text())):
@@ -94,7 +94,7 @@ def named() -> set[str]:
 
 
 def ask(module: str, folder: Path, names: set[str]) -> dict[str, dict[str, str] | None]:
-    """Class -> member -> its docstring, which begins with its signature; None for a class that is not there."""
+    """Return class -> member -> docstring, which begins with the signature; None for a class that does not exist."""
     program = DESCRIBE.format(module=module)
     done = subprocess.run(
         [sys.executable, "-c", program, *sorted(names)], cwd=folder, capture_output=True, text=True, check=False
@@ -105,7 +105,7 @@ def ask(module: str, folder: Path, names: set[str]) -> dict[str, dict[str, str] 
 
 
 def install(version: str, folder: Path) -> None:
-    """The bindings of classic TensorRT, as tensorrt_bindings and tensorrt in the folder."""
+    """Install the bindings of classic TensorRT as tensorrt_bindings and tensorrt in the folder."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler")
@@ -117,7 +117,7 @@ def install(version: str, folder: Path) -> None:
         wheel.extractall(folder)
     source = "\n".join(f"void* {name}(void) {{ return 0; }}" for name in FUNCTIONS)
     for library in LIBRARIES:
-        # Beside the bindings, where they look first.
+        # Next to the bindings, where they look first.
         path = folder / "tensorrt_bindings" / f"{library}.so.{version.split('.')[0]}"
         subprocess.run([compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", path], input=source, text=True, check=True)
     shutil.copytree(folder / "tensorrt_bindings" / "plugin", folder / "tensorrt" / "plugin")
@@ -125,26 +125,26 @@ def install(version: str, folder: Path) -> None:
 
 
 def check_names(real: dict[str, dict[str, str] | None], missing: set[str]) -> None:
-    """All that is named exists, but for `missing`."""
+    """Check that all names that the project uses exist, except those in `missing`."""
     for name in named():
         kind, _, member = name.partition(".")
         if {kind, name} & missing:
             continue
         members = real[kind]
-        assert members is not None, f"{kind} is not there"
-        assert not member or member in members, f"{name} is not there"
+        assert members is not None, f"{kind} does not exist"
+        assert not member or member in members, f"{name} does not exist"
 
 
 def check_standin(real: dict[str, dict[str, str] | None], missing: set[str]) -> int:
-    """The stand-in offers only what is real, with the same arguments; how many members were compared."""
+    """Check that the stand-in has only real members, with the real arguments. Return the number of members compared."""
     checked = 0
     for name, kind in CLASSES.items():
         for member, value in vars(kind).items():
             if member[0] == "_" or {name, f"{name}.{member}"} & (EXTRA | missing):
                 continue
             members = real[name]
-            assert members is not None, f"{name} is not there"
-            assert member in members, f"{name}.{member} is not there"
+            assert members is not None, f"{name} does not exist"
+            assert member in members, f"{name}.{member} does not exist"
             if isfunction(value) and name != "ILogger":
                 names = [*signature(value).parameters]
                 overloads = [re.findall(r"(\w+):", line) for line in members[member].splitlines() if "(self:" in line]
@@ -163,7 +163,7 @@ def test_what_the_project_names_is_found() -> None:
 @pytest.mark.parametrize("version", ["10.16.1.11", "11.4.0.106"])
 def test_classic_tensorrt_has_all_that_is_named_and_takes_the_plugin(version: str, tmp_path: Path) -> None:
     install(version, tmp_path)
-    # A process of its own: a name can be registered once only.
+    # In a separate process: a name can be registered only once.
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = subprocess.run([sys.executable, "-c", PLUGIN], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

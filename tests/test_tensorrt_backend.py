@@ -1,4 +1,4 @@
-"""Backend tensorrt from engine files to the picture, on the stand-in: what is ours of it, not TensorRT itself."""
+"""Backend tensorrt from engine files to the picture, on the stand-in: tests our code, not TensorRT."""
 
 # ruff: noqa: E402
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
-    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+    pytest.importorskip(package, reason="./preprocess.sh dev installs the exporter and onnxruntime")
 
 import build.verify
 import cldm.engine_files
@@ -47,13 +47,13 @@ ARCHITECTURE = "tiny"
 
 
 def allocate(specs: Mapping[str, EngineSpec], device: torch.device) -> dict[str, Tensor]:
-    """Buffers as runtime.spec.allocate makes them on a GPU: aligned, and in channels-last where the spec says so."""
+    """Return buffers like those of runtime.spec.allocate on a GPU: aligned, and channels-last if the spec says so."""
     tensors = {t.name: t for spec in specs.values() for t in (*spec.inputs, *spec.outputs)}
     return {name: aligned(tensor).zero_() for name, tensor in tensors.items()}
 
 
 def use_standin(monkeypatch: pytest.MonkeyPatch, engines: Path, modules: tuple[str, ...] = ("tensorrt",)) -> None:
-    """The stand-in as the installed TensorRT, the CPU as its GPU of capability 8.9, and a place for engine files."""
+    """Install the stand-in as TensorRT, accept the CPU as a GPU of capability 8.9, use `engines` for engine files."""
     for name in ("tensorrt", "tensorrt_lean", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, standin if name in modules else None)
     monkeypatch.setattr(cldm.engine_files, "ENGINES", engines)
@@ -67,9 +67,10 @@ def use_standin(monkeypatch: pytest.MonkeyPatch, engines: Path, modules: tuple[s
 
 
 def write_engines(seed: int, folder: Path, size: tuple[int, int, int] = (256, 384, 1), refit: bool = False) -> Target:
-    """Engine files of plans that the stand-in runs, by the weights random:SEED, as `python -m build` writes them.
+    """Write engine files for the stand-in with the weights random:SEED, in the format of `python -m build`.
 
-    folder: for the ONNX files, which are written once. The plans are those of the library that the stand-in stands for.
+    folder: for the ONNX files, which are written once. The engines have the magic of the library that the stand-in
+    replaces.
     """
     checkpoint = find_checkpoint(f"random:{seed}", ARCHITECTURE)
     target = Target(ARCHITECTURE, *size, "fp32", "tensorrt", plugins=False, refit=refit).of(checkpoint)
@@ -121,15 +122,15 @@ def test_from_engine_files_to_the_picture(files: Path) -> None:
     scratch = {engine.spec.name: engine.scratch.data_ptr() for engine in engines_of(made)}
     assert scratch["hint"] == scratch["control"]
     assert scratch["text"] == scratch["encoder"] == scratch["decoder"] == scratch["vae"]
-    assert scratch["control"] != scratch["encoder"], "they run side by side"
+    assert scratch["control"] != scratch["encoder"], "they run concurrently"
     assert (np.abs(draw(made).astype(int) - draw(eager)) <= 1).mean() > 0.99
 
     read = [weakref.ref(engine.engine) for engine in engines_of(made)]
     assert (np.abs(draw(made, "19,11,3").astype(int) - draw(eager, "19,11,3")) <= 1).mean() > 0.99
     assert [weakref.ref(engine.engine) for engine in engines_of(made)] == read, "another plan reads no engine again"
     pipelines_of(made).clear()
-    assert {engine() for engine in read} == {None}, "what no pipeline runs takes no memory"
-    assert draw(made).std() > 0, "and is read again when it is asked for"
+    assert {engine() for engine in read} == {None}, "engines without a pipeline are freed"
+    assert draw(made).std() > 0, "engines are read again when needed"
 
     with pytest.raises(ValueError, match=r"load_weights\(\) got random:1, but TensorRT's engines hold the weights of"):
         made.load_weights("random:1")
@@ -145,7 +146,7 @@ def test_auto_goes_on_where_a_plan_is_refused(
 ) -> None:
     write_engines(0, files)
     runtime_ = make("random:0", "auto", plan="19")
-    monkeypatch.setattr(runtime_, "_backends", ("tensorrt", "eager"))  # what auto looks for on a GPU
+    monkeypatch.setattr(runtime_, "_backends", ("tensorrt", "eager"))  # the backends of auto on a GPU
     standin.fail_once("deserialize_cuda_engine")
     runtime_.initialize()
     assert runtime_.backend.name == "eager"
@@ -161,7 +162,7 @@ def test_auto_goes_on_where_a_plan_is_refused(
 def test_the_checkpoint_is_read_for_its_fingerprint_only_where_engines_are(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And once for a file, whatever the number of sizes."""
+    """Each file is read once, regardless of the number of picture sizes."""
     read: list[Path] = []
     digest = project_files._file_digest.__wrapped__
 
@@ -186,7 +187,7 @@ def test_the_checkpoint_is_read_for_its_fingerprint_only_where_engines_are(
     assert read == [checkpoint]
     checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
     runtime_._engines._find(target, ("tensorrt",))
-    assert read == [checkpoint, checkpoint], "another file of that name"
+    assert read == [checkpoint, checkpoint], "a changed file is read again"
 
 
 def test_plans_of_rtx_keep_their_kernels_beside_them(
@@ -202,7 +203,7 @@ def test_plans_of_rtx_keep_their_kernels_beside_them(
         runtime_.initialize()
         assert kernels.read_bytes() == standin.IRuntimeCache.HEADER + 6 * starts * b".", "once for each engine"
     libraries = {engine.library.title for engine in engines_of(runtime_)}
-    assert libraries == {"TensorRT for RTX"}, "by the plans, though the other is installed too"
+    assert libraries == {"TensorRT for RTX"}, "chosen by the magic, although TensorRT is installed too"
 
 
 def test_where_tensorrt_cannot_run_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

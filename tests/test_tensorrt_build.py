@@ -1,6 +1,6 @@
-"""The real builder, of TensorRT for RTX, which needs no GPU: what we export builds.
+"""Our ONNX files build with the real builder of TensorRT for RTX, which needs no GPU.
 
-Running the engines needs an RTX card and is not tested here.
+Running the engines needs an RTX GPU and is not tested here.
 """
 
 # ruff: noqa: E402
@@ -36,13 +36,13 @@ from tests.tensorrt_toys import CPU, LAYOUTS, SPEC, toy, toy_file
 __all__ = ["toy", "toy_file"]  # fixtures
 
 ATTENTIONS = {"text": 3, "hint": 0, "control": 14, "encoder": 14, "decoder": 18, "vae": 1}
-WORDS = {"LINEAR": "(kLINEAR)", "HWC": "channel-last", "HWC8": "(kHWC8)"}  # the builder's for a layout
+WORDS = {"LINEAR": "(kLINEAR)", "HWC": "channel-last", "HWC8": "(kHWC8)"}  # the builder's names of layouts
 FLOAT, HALF = torch.float32, torch.float16
 
 
 @pytest.fixture(autouse=True)
 def silence(caplog: pytest.LogCaptureFixture) -> None:
-    """What TensorRT's logger is given of warnings and errors, so that a test can say that it was nothing."""
+    """Capture TensorRT's warnings and errors, so that tests can assert that there were none."""
     caplog.set_level(logging.DEBUG, heard_log.name)
 
 
@@ -73,7 +73,7 @@ def test_every_stage_builds(dtype: torch.dtype, exported: Exported, caplog: pyte
 def test_an_engine_reads_and_writes_in_our_layouts(
     exported: Exported, caplog: pytest.LogCaptureFixture, toy_file: Path
 ) -> None:
-    """As the builder lists them: the toy has every layout, the stages have each of theirs."""
+    """According to the builder's log, for the toy, which has every layout, and for two stages."""
     caplog.set_level(logging.DEBUG, "runtime.tensorrt_calls")
     trial, files = exported(HALF)
     for spec, path in [(SPEC, toy_file), *((trial.stages[name].spec, files[name]) for name in ("hint", "vae"))]:
@@ -108,13 +108,13 @@ def test_where_float32_matrices_are_not_multiplied(capability: int, exported: Ex
 
 @pytest.mark.parametrize("targets", [(90,), (89, 90), (100,)])
 def test_other_targets_need_the_machine(targets: tuple[int, ...]) -> None:
-    with pytest.raises(TensorRTError, match=r"no library builds for .*: TensorRT for RTX does for sm75, .*sm121; for"):
+    with pytest.raises(TensorRTError, match=r"no library builds .*: TensorRT for RTX supports only sm75, .*sm121; for"):
         library_that_builds(CPU, targets)
 
 
 @pytest.fixture
 def configs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What every builder was given."""
+    """The configurations that builders were given."""
     given: list[Any] = []
     configure = build.compile._configure
 
@@ -141,7 +141,7 @@ def test_what_the_builder_is_told(toy_file: Path, configs: list[Any]) -> None:
 def test_without_a_list_in_the_log_the_inspector_is_asked(
     toy_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As classic TensorRT may need; the stand-in reads the engine."""
+    """Classic TensorRT may need this; the stand-in reads the engine."""
     serialized = standin.serialize(toy_file, LAYOUTS)
     monkeypatch.setitem(sys.modules, "tensorrt", standin)
     monkeypatch.setattr(runtime.tensorrt, "check_device", lambda device, library=None: None)

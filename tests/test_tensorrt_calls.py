@@ -1,4 +1,4 @@
-"""What TensorRT's logger hears, and that the project imports without TensorRT."""
+"""TensorRT's logger, and imports of the project without TensorRT."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from tests.standin import tensorrt as standin
 def test_the_logger_keeps_the_last_warnings_and_errors() -> None:
     messages: list[str] = []
     logger, severity = logger_of(standin), standin.ILogger.Severity
-    assert logger_of(standin) is logger, "TensorRT has one for a process"
+    assert logger_of(standin) is logger, "TensorRT has one logger per process"
     logger.heard()
     for level in severity:
         logger.log(level, f"{level.name}\n")

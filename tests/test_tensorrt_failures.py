@@ -1,4 +1,4 @@
-"""What the real builder of TensorRT for RTX cannot build is a sentence."""
+"""Failures of the real builder of TensorRT for RTX become one-sentence errors."""
 
 # ruff: noqa: E402
 
@@ -62,7 +62,7 @@ def test_a_file_with_other_tensors(toy_file: Path, index: int, changes: dict[str
 
 
 class Failing:
-    """The library, but its builder's or parser's call of one name gives its sign of failure."""
+    """The library, except that the constructor or builder method named `call` fails."""
 
     def __init__(self, call: str) -> None:
         self.call = call
@@ -85,9 +85,9 @@ class Failing:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        ("Builder", "TensorRT makes no Builder"),
+        ("Builder", "TensorRT cannot create the Builder"),
         ("create_network", "engine toy: TensorRT cannot create a network"),
-        ("OnnxParser", "TensorRT makes no OnnxParser"),
+        ("OnnxParser", "TensorRT cannot create the OnnxParser"),
         ("create_builder_config", "engine toy: TensorRT cannot create a configuration"),
         ("build_serialized_network", "toy.onnx cannot be built"),
     ],
@@ -110,6 +110,6 @@ def test_an_engine_without_a_gpu_is_a_sentence(toy_file: Path, monkeypatch: pyte
     ):
         TensorRTEngine(SPEC, serialized, CPU)
     other = serialized[:24] + bytes([1, 2, 3, 4]) + serialized[28:]
-    sentence = rf"of TensorRT for RTX 1\.2\.3\.4, and {trt.__version__} is installed; .*install tensorrt-rtx-cu13==1\.2"
+    sentence = rf"by TensorRT for RTX 1\.2\.3\.4, but {trt.__version__} is installed; .*install tensorrt-rtx-cu13==1\.2"
     with pytest.raises(TensorRTError, match=sentence):
         TensorRTEngine(SPEC, other, CPU)

@@ -1,4 +1,4 @@
-"""Serialized engines are read and checked, by the stand-in for TensorRT; what is wrong is a sentence."""
+"""Serialized engines are read and checked, on the TensorRT stand-in; each problem becomes a one-sentence error."""
 
 import sys
 from dataclasses import replace
@@ -39,7 +39,7 @@ __all__ = ["real_device", "serialized", "standin_is_tensorrt", "toy", "toy_file"
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        ("Runtime", "TensorRT makes no Runtime"),
+        ("Runtime", "TensorRT cannot create the Runtime"),
         ("deserialize_cuda_engine", "engine toy: the serialized engine cannot be read"),
         ("create_execution_context", "engine toy: no execution context can be created"),
     ],
@@ -89,14 +89,14 @@ def test_an_engine_of_another_layout(serialized: bytes) -> None:
 
 def test_an_engine_of_another_version(serialized: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standin, "__version__", "11.4.0.106")
-    with pytest.raises(TensorRTError, match=r"of TensorRT 10\.16\.1\.11, and 11.* or install tensorrt-cu13==10\.16"):
+    with pytest.raises(TensorRTError, match=r"by TensorRT 10\.16\.1\.11, but 11.* or install tensorrt-cu13==10\.16"):
         TensorRTEngine(SPEC, serialized, CPU)
 
 
 @pytest.mark.parametrize("foreign", [b"", b"ftrt", b"ftrt" + bytes(23), bytes(1000), b"PK\3\4" + bytes(1000)])
 def test_bytes_that_are_no_engine(foreign: bytes) -> None:
     with pytest.raises(
-        TensorRTError, match=rf"engine toy: {len(foreign)} bytes that .* are no serialized TensorRT engine"
+        TensorRTError, match=rf"engine toy: {len(foreign)} bytes that .* are not a serialized TensorRT engine"
     ):
         TensorRTEngine(SPEC, foreign, CPU)
 

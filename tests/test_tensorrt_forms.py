@@ -1,4 +1,4 @@
-"""What the real parser and builder of TensorRT for RTX fuse and what they refuse: why ONNX files are as they are."""
+"""Operators that the real builder of TensorRT for RTX fuses or rejects: the reasons for the form of our ONNX files."""
 
 # ruff: noqa: E402
 
@@ -23,7 +23,7 @@ from tests.rtx_builder import SM89
 
 
 def attention(kind: int, width: int, operator: bool, masked: bool = False, **attributes: Any) -> Any:
-    """One attention of two heads of this width over 64 tokens, as ONNX's operator or as build.export writes it."""
+    """Return a model of one attention, two heads of this width over 64 tokens: ONNX's operator or our exported form."""
     shape = [1, 2, 64, width]
     values = [helper.make_tensor_value_info(name, kind, shape) for name in "qkv"]
     values += [helper.make_tensor_value_info("m", kind, [64, 64])] if masked else []
@@ -46,7 +46,7 @@ def attention(kind: int, width: int, operator: bool, masked: bool = False, **att
 
 
 def compiled(model: Any, folder: Path) -> Report:
-    """Of a file with one output, whatever its tensors are called."""
+    """Build the model, with any tensor names, and return the build's report."""
     path = folder / "model.onnx"
     onnx.save(model, path)
     dtypes = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}
@@ -73,7 +73,7 @@ UNFUSABLE = {
 
 @pytest.mark.parametrize(("kind", "width", "masked"), UNFUSABLE.values(), ids=UNFUSABLE)
 def test_attention_without_a_fused_kernel(kind: int, width: int, masked: bool, tmp_path: Path) -> None:
-    """The operator is refused, two products and a softmax are not: why we write these."""
+    """The operator is rejected, but two matrix products and a softmax build: this is why we export those."""
     with pytest.raises(
         TensorRTError, match=r"one: .*model\.onnx cannot be built .*not supported by a dedicated kernel"
     ):

@@ -1,4 +1,4 @@
-"""Kernels that TensorRT for RTX compiles at the first run, kept for the next start."""
+"""Kernels that TensorRT for RTX compiles at the first run are saved for the next start."""
 
 import logging
 from pathlib import Path
@@ -49,13 +49,13 @@ def test_kernels_compiled_at_the_first_run_are_kept(
         assert [*tmp_path.iterdir()] == [path]
     assert [line.split(" in ")[0] for line in caplog.messages] == [
         "compiled kernels: none",
-        *2 * ["compiled kernels: kept 0.0 MiB"],
+        *2 * ["compiled kernels: saved 0.0 MiB"],
     ]
     caplog.clear()
     path.write_bytes(b"of another GPU")
     kernels = KernelCache(path)
     TensorRTEngine(SPEC, rtx_serialized, CPU, kernels)
-    assert "is of another machine or version and is replaced (the runtime cache is of another" in caplog.text
+    assert "is from another machine or version and will be replaced (the runtime cache is from another" in caplog.text
     kernels.save()
     assert path.read_bytes() == standin.IRuntimeCache.HEADER + b"."
 
@@ -74,7 +74,7 @@ def test_kernels_that_cannot_be_kept_are_no_error(
         assert sentence in caplog.text
     standin.fail_once("serialize")
     kernels.save()
-    assert "compiled kernels are not kept (serialize was told to fail): the next start" in caplog.text
+    assert "compiled kernels not saved (serialize was told to fail): the next start" in caplog.text
 
 
 @pytest.mark.parametrize("call", ["create_runtime_config", "create_runtime_cache", "set_runtime_cache"])

@@ -1,6 +1,7 @@
-"""The real lean runtime of TensorRT refuses what is no engine of its own: our sentence every time, and no crash.
+"""The real lean runtime of TensorRT rejects bytes that are not an engine: always with our error, never with a crash.
 
-A process of its own for each case, because a crash would end the tests. It builds nothing: a good engine is not here.
+Each case runs in a separate process, because a crash would end the tests. The lean runtime cannot build, so these tests
+have no valid engine.
 """
 
 import os
@@ -29,10 +30,11 @@ except TensorRTError as error:
     print(error)
 """
 REFUSED = {
-    "b''": "engine vae: 0 bytes that begin with b'' are no serialized TensorRT engine",
+    "b''": "engine vae: 0 bytes that begin with b'' are not a serialized TensorRT engine",
     "header[:9]": "engine vae: 9 bytes that begin with b'ftrt",
     "bytes(5000)": "engine vae: 5000 bytes that begin with b'\\x00",
-    "header + bytes([10, 16, 1, 11]) + bytes(5000)": "engine vae: the serialized engine is of TensorRT 10.16.1.11, ",
+    "header + bytes([10, 16, 1, 11]) + bytes(5000)": "engine vae: the serialized engine was built by "
+    "TensorRT 10.16.1.11, but ",
     "header + bytes(numbers)": "engine vae: the serialized engine cannot be read; build it again with python -m build",
     "header + bytes(numbers) + bytes(5000)": "engine vae: the serialized engine cannot be read; build it again with",
     "header + bytes(numbers) + bytes(range(256)) * 400": "engine vae: the serialized engine cannot be read; build",

@@ -1,4 +1,4 @@
-"""Which library builds, which reads, and what is said where none does."""
+"""Which library builds, reads and runs engines, and the errors if there is none."""
 
 import sys
 
@@ -23,7 +23,7 @@ NAMES = [library.module for library in LIBRARIES]
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, gpu: int | None, *modules: str) -> None:
-    """One GPU of this compute capability, or none, and these libraries."""
+    """Simulate a machine with one GPU of this compute capability, or none, and these libraries."""
     for name in NAMES:
         monkeypatch.setitem(sys.modules, name, standin if name in modules else None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
@@ -35,7 +35,7 @@ def test_libraries_are_told_apart_by_the_table_alone() -> None:
     assert [library.magic for library in LIBRARIES] == [b"ftrt", b"ftrt", b"vtrt"]
     assert [library.module for library in LIBRARIES if library.plugins] == ["tensorrt"]
     assert [library.module for library in LIBRARIES if library.builds] == ["tensorrt", "tensorrt_rtx"]
-    assert all(library.capabilities for library in LIBRARIES if library.portable), "or nothing limits its targets"
+    assert all(library.capabilities for library in LIBRARIES if library.portable), "otherwise its targets are unlimited"
     assert (dotted(89), dotted(120), sm(75)) == ("8.9", "12.0", "sm75")
 
 
@@ -84,7 +84,7 @@ def test_who_builds(
             90,
             (89, 90),
             NAMES,
-            r"no library builds for sm89 and sm90 on another machine: .* for other GPUs build on the",
+            r"no library builds for sm89 and sm90 with --target: .* for other GPUs, build without --target on a",
         ),
     ],
 )
@@ -106,7 +106,7 @@ def test_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
         library_that_reads("vae", rtx)
     for foreign in (b"", classic[:27], b"ftrt" + bytes([1]) * 24, b"PK\3\4" + bytes(100)):
         with pytest.raises(
-            TensorRTError, match=r"engine vae: \d+ bytes that .* are no serialized TensorRT engine, .* or b'vtrt'"
+            TensorRTError, match=r"engine vae: \d+ bytes that .* are not a serialized TensorRT engine, .* or b'vtrt'"
         ):
             library_that_reads("vae", foreign)
 
@@ -119,7 +119,9 @@ def test_who_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 89, "tensorrt_lean", "tensorrt_rtx")
     assert library_that_runs_on(CUDA, "TensorRT").module == "tensorrt_lean"
     machine(monkeypatch, 90, "tensorrt", "tensorrt_rtx")
-    assert library_that_runs_on(CUDA, "TensorRT for RTX").module == "tensorrt", "the other is not for this GPU"
+    assert library_that_runs_on(CUDA, "TensorRT for RTX").module == "tensorrt", (
+        "TensorRT for RTX does not support this GPU"
+    )
     assert [library.module for library in installed()] == ["tensorrt", "tensorrt_rtx"]
 
 
@@ -128,7 +130,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     classic, _, rtx = LIBRARIES
     check_device(CUDA, classic)
     with pytest.raises(
-        TensorRTError, match=r"for RTX is for GPUs of compute capability 7\.5, .*, and cuda has 9\.0: run ./p"
+        TensorRTError, match=r"for RTX supports GPUs of compute capability 7\.5, .*, but cuda has 9\.0: run ./p"
     ):
         check_device(CUDA, rtx)
     machine(monkeypatch, 89, *NAMES)

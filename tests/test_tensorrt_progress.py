@@ -1,4 +1,4 @@
-"""A build's bar, Ctrl-C in it, and the times of kernels that it leaves."""
+"""The progress bar of a build, Ctrl-C during a build, and the timing cache that a build saves."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ __all__ = ["toy", "toy_file"]  # fixtures
 
 
 def bars_with(monkeypatch: pytest.MonkeyPatch, **methods: Any) -> list[Any]:
-    """The progress bars that builds make from now on."""
+    """Return a list that collects the progress bars that builds create from now on."""
     bars: list[Any] = []
 
     class Bar(tqdm):  # type: ignore[type-arg]
@@ -49,7 +49,7 @@ def test_progress_ends_full(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_ctrl_c_stops_a_build(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real signal, inside the builder, whose bindings swallow exceptions of callbacks."""
+    """Send a real signal during the build: the builder's bindings swallow exceptions of callbacks."""
     before = signal.getsignal(signal.SIGINT)
     bars_with(monkeypatch, set_postfix_str=lambda *_: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
@@ -63,7 +63,7 @@ def test_a_library_without_timing_cache_leaves_none(toy_file: Path, tmp_path: Pa
 
 
 def test_timing_cache_is_kept_between_builds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Of classic TensorRT, whose builder needs a GPU: its configuration is a mock."""
+    """Only classic TensorRT has a timing cache, and its builder needs a GPU: the configuration is a mock."""
     caplog.set_level(logging.INFO)
     path, logger = tmp_path / "new" / "times", Mock(heard=lambda: "its reason")
     config = Mock()

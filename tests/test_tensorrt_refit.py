@@ -1,4 +1,4 @@
-"""Other weights for TensorRT's engines, through the stand-in: one engine, then the drop-in class."""
+"""Refit of TensorRT engines on the stand-in: first a single engine, then the drop-in class."""
 
 # ruff: noqa: E402
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
-    pytest.importorskip(package, reason="the exporter and what runs its files: ./preprocess.sh dev")
+    pytest.importorskip(package, reason="./preprocess.sh dev installs the exporter and onnxruntime")
 
 from build.export import export, weight_names
 from canny2image_TRT import hackathon
@@ -68,12 +68,12 @@ def test_an_engine_without_refit_keeps_its_weights(toy_file: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        ("Refitter", "TensorRT makes no Refitter"),
-        ("get_all_weights", "engine toy knows none of the weights"),
+        ("Refitter", "TensorRT cannot create the Refitter"),
+        ("get_all_weights", "engine toy has none of these weights"),
         ("get_weights_prototype", "of 'narrow.bias' are torch.float32, 3 values, expected FLOAT, -1 values"),
-        ("set_named_weights", "engine toy: TensorRT refuses the weights of"),
-        ("get_missing_weights", "engine toy: TensorRT has merged 1 constants that no checkpoint holds, such as"),
-        ("refit_cuda_engine", "engine toy cannot be refitted, and may hold some weights of each kind"),
+        ("set_named_weights", "engine toy: TensorRT rejects the weights of"),
+        ("get_missing_weights", "engine toy: TensorRT has merged 1 constants that no checkpoint contains, such as"),
+        ("refit_cuda_engine", "engine toy cannot be refitted, and may have a mix of old and new weights"),
     ],
 )
 def test_each_failure_is_an_error(serialized: bytes, call: str, sentence: str) -> None:
@@ -91,7 +91,7 @@ def test_each_failure_is_an_error(serialized: bytes, call: str, sentence: str) -
     [
         ({"narrow.bias": torch.zeros(4)}, "'narrow.bias' are torch.float32, 4 values, expected FLOAT, 3 values"),
         ({"narrow.bias": torch.zeros(3).int()}, "'narrow.bias' are torch.int32, 3 values, expected FLOAT, 3 values"),
-        ({"other": torch.zeros(3)}, "knows none of the weights"),
+        ({"other": torch.zeros(3)}, "has none of these weights"),
     ],
 )
 def test_weights_of_another_architecture(serialized: bytes, weights: dict[str, torch.Tensor], wrong: str) -> None:
@@ -105,12 +105,12 @@ def test_weights_of_another_architecture(serialized: bytes, weights: dict[str, t
 def test_an_engine_that_folded_a_weight_is_told_at_its_build(serialized: bytes) -> None:
     engine = TensorRTEngine(SPEC, serialized, CPU)
     check_weights(engine, ["wide.weight", "narrow.bias"])
-    with pytest.raises(TensorRTError, match=r"TensorRT cannot change 1 of 2 weights any more, such as 'folded'; build"):
+    with pytest.raises(TensorRTError, match=r"TensorRT cannot refit 1 of 2 weights, such as 'folded'; build"):
         check_weights(engine, ["wide.weight", "folded"])
 
 
 def test_equal_weights_stay_apart(tmp_path: Path) -> None:
-    """The exporter merges small tensors that are equal, and a refit would then change both."""
+    """By default the exporter merges small tensors that are equal; a refit would then change both."""
     model = find_checkpoint("random:0", "small").load_model()
     for name, tensor in model.named_parameters():
         if name.endswith("bias"):
@@ -121,7 +121,7 @@ def test_equal_weights_stay_apart(tmp_path: Path) -> None:
 
 
 def started(checkpoint: str, backend: str = "tensorrt") -> hackathon:
-    """As initialize() leaves it, but for pictures of 64x64."""
+    """Return a runtime in the state after initialize(), except for pictures of 64x64."""
     runtime = hackathon(checkpoint, architecture=ARCHITECTURE, backend=backend, plan="19,7", device="cpu")
     engines, model = runtime._engines, make_fast(runtime.checkpoint.load_model(), torch.float32)
     size = engines._size(*SIZE)
@@ -149,10 +149,10 @@ def test_pictures_after_loading_are_those_of_engines_built_from_these_weights(en
     assert np.abs(before.astype(int) - expected).mean() > 5
     pipelines = list(pipelines_of(runtime).kept.values())
     runtime.load_weights("random:1")
-    assert not pipelines_of(runtime).kept, "to be recorded again"
+    assert not pipelines_of(runtime).kept, "pipelines must be created again"
     assert np.array_equal(drawn(runtime), expected)
     assert set(pipelines_of(runtime).kept.values()).isdisjoint(pipelines)
-    runtime._engines.found.clear()  # as pictures of another size find their engines
+    runtime._engines.found.clear()  # engines are looked up again, as for another picture size
     pipelines_of(runtime).clear()
     assert np.array_equal(drawn(runtime), expected)
     runtime.load_weights("random:0")
@@ -176,5 +176,5 @@ def test_pictures_after_loading_are_those_of_engines_built_from_these_weights(en
     pipelines_of(runtime).clear()
     assert np.abs(drawn(runtime).astype(int) - expected).max() <= 1
     assert [backend.name for backend in runtime._engines.found.values()] == ["eager"], (
-        "files without refit hold other weights"
+        "engine files without refit have other weights"
     )

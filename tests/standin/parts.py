@@ -1,4 +1,4 @@
-"""What the parts of the stand-in for TensorRT share: enums, the logger, and calls that fail when they are told to."""
+"""Shared parts of the TensorRT stand-in: enums, the logger, and calls that fail on request."""
 
 from enum import IntEnum
 
@@ -9,7 +9,7 @@ to_fail: set[str] = set()
 
 
 def fail_once(name: str) -> None:
-    """Let the next call of this method, or of this class, give its sign of failure."""
+    """Make the next call of this method or class fail, in the way that TensorRT reports failure."""
     to_fail.add(name)
 
 
@@ -21,7 +21,7 @@ def fails(name: str, logger: "ILogger") -> bool:
 
 
 def error_heard(logger: "ILogger", text: str) -> bool:
-    """True, so that a check reads `if wrong and error_heard(...)`."""
+    """Log the error and return True, so that a check reads `if wrong and error_heard(...)`."""
     logger.log(ILogger.Severity.ERROR, text)
     return True
 
@@ -58,7 +58,7 @@ NUMPY = {
 
 
 class Base:
-    """The bindings demand that a subclass calls __init__ of what it extends."""
+    """A base class whose subclasses must call its __init__, as the bindings require."""
 
     _ready = False
 
@@ -76,11 +76,11 @@ class ILogger(Base):
 
 def demand(value: object, kind: type) -> None:
     if not isinstance(value, kind) or (isinstance(value, Base) and not value._ready):
-        raise TypeError(f"incompatible function arguments: {value!r} is no {kind.__name__}")
+        raise TypeError(f"incompatible function arguments: {value!r} is not a {kind.__name__}")
 
 
 class Made:
-    """What a logger must be given to; the bindings raise TypeError if the library makes nothing."""
+    """A class whose constructor needs a logger; the bindings raise TypeError if the library returns a null pointer."""
 
     def __init__(self, logger: ILogger) -> None:
         demand(logger, ILogger)

@@ -1,4 +1,4 @@
-"""The part of the stand-in that gives an engine other weights."""
+"""The part of the stand-in that refits an engine's weights."""
 
 import ctypes
 from math import prod
@@ -19,12 +19,12 @@ class Weights:
 
 
 class Refitter(Made):
-    """TensorRT lists what of the constants it likes; here all of them."""
+    """TensorRT lists the constants that it can refit; the stand-in lists all of them."""
 
     def __init__(self, engine: Any, logger: ILogger) -> None:
         super().__init__(logger)
         if not engine.refittable:
-            raise AssertionError("the project asks beforehand")
+            raise AssertionError("the project checks `refittable` first")
         self._engine, self._given = engine, dict[str, Weights]()
         model = onnx.load_from_string(engine._model)
         self._all = {one.name: dtype_of(one.data_type) for one in model.graph.initializer}
@@ -41,7 +41,7 @@ class Refitter(Made):
     def set_named_weights(self, name: str, weights: Weights) -> bool:
         demand(weights, Weights)
         if (weights.dtype, weights.size) != (self._all[name], self._sizes[name]):
-            raise AssertionError("the project checks type and size beforehand")
+            raise AssertionError("the project checks type and size first")
         self._given[name] = weights
         return not fails("set_named_weights", self._logger)
 

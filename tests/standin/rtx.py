@@ -1,4 +1,4 @@
-"""The part of the stand-in that only TensorRT for RTX has: kernels that are compiled when an engine first runs."""
+"""The part of the stand-in that exists only in TensorRT for RTX: a cache of kernels compiled at the first run."""
 
 from tests.standin.parts import ExecutionContextAllocationStrategy, ILogger, error_heard, fails
 
@@ -8,7 +8,7 @@ class IHostMemory(bytes):
 
 
 class IRuntimeCache:
-    """Of TensorRT for RTX. Its content says how often it was used."""
+    """A runtime cache; its content is a header and one dot per use."""
 
     HEADER = b"kernels of this machine"
 
@@ -20,13 +20,13 @@ class IRuntimeCache:
 
     def deserialize(self, blob: bytes) -> bool:
         if not blob.startswith(self.HEADER):
-            return not error_heard(self._logger, "the runtime cache is of another machine")
+            return not error_heard(self._logger, "the runtime cache is from another machine")
         self._data = blob
         return True
 
 
 class IRuntimeConfig:
-    """Of TensorRT for RTX."""
+    """The configuration that creates an execution context."""
 
     def __init__(self, logger: ILogger) -> None:
         self._logger, self._strategy = logger, ExecutionContextAllocationStrategy.STATIC

@@ -1,9 +1,9 @@
-"""A stand-in for TensorRT at run time: the part of its Python API that reads and runs engines, without a GPU.
+"""A stand-in for TensorRT's runtime: the part of its Python API that reads and runs engines, without a GPU.
 
-Engines are made by `serialize` from ONNX files, which onnxruntime runs on the CPU; "device" addresses are CPU memory.
-Names, arguments and signs of failure (None, False, a line to the logger) are those of the real bindings; speed, fusion,
-capture and numerics are not. What builds engines is not here: tests have the real builder of TensorRT for RTX.
-`fail_once(name)` makes the next call of that name fail. Parts are in the modules beside.
+`serialize` creates engines from ONNX files, which onnxruntime runs on the CPU; "device" addresses are CPU memory.
+Names, arguments and failures (None, False, a log message) are those of the real bindings; speed, fusion, capture and
+numerics are not. There is no builder: tests use the real one of TensorRT for RTX.
+`fail_once(name)` makes the next call of that name fail. The other modules of this folder are parts of the stand-in.
 """
 
 import ctypes
@@ -44,7 +44,7 @@ ALIGNMENT = 256
 
 
 def serialize(path: Path, layouts: Mapping[str, str], refit: bool = False, magic: bytes = b"ftrt") -> bytes:
-    """An engine that computes the file, with TensorRT's header. layouts: the name of each tensor's TensorFormat."""
+    """Return an engine that runs the ONNX file, with TensorRT's header. layouts: a TensorFormat name per tensor."""
     model = onnx.load(path)
     tensors = {
         value.name: {
@@ -60,7 +60,7 @@ def serialize(path: Path, layouts: Mapping[str, str], refit: bool = False, magic
     return magic + bytes(20) + _version() + json.dumps(content).encode()
 
 
-make_plan = serialize  # as tests/test_tensorrt_backend.py calls it
+make_plan = serialize  # the name that tests/test_tensorrt_backend.py uses
 
 
 def _version() -> bytes:
@@ -72,7 +72,7 @@ class Runtime(Made):
         if fails("deserialize_cuda_engine", self._logger):
             return None
         if serialized_engine[24:28] != _version():
-            raise AssertionError("the project checks the header beforehand")
+            raise AssertionError("the project checks the header first")
         try:
             return ICudaEngine(json.loads(serialized_engine[28:]), self._logger)
         except ValueError:
@@ -112,7 +112,7 @@ class ICudaEngine:
         if isinstance(strategy, IRuntimeConfig):
             strategy = strategy._strategy
         if strategy != ExecutionContextAllocationStrategy.USER_MANAGED:
-            raise AssertionError("the project gives scratch memory itself")
+            raise AssertionError("the project provides scratch memory itself")
         return None if fails("create_execution_context", self._logger) else IExecutionContext(self)
 
     def create_runtime_config(self) -> "IRuntimeConfig | None":
@@ -131,7 +131,7 @@ class IExecutionContext:
 
     def set_device_memory(self, memory: int, size: int) -> None:
         if memory % ALIGNMENT or size < SCRATCH_BYTES:
-            raise AssertionError("the project checks scratch memory beforehand")
+            raise AssertionError("the project checks scratch memory first")
         self._scratch = memory
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
@@ -142,7 +142,7 @@ class IExecutionContext:
         return not fails("set_tensor_address", self._logger)
 
     def is_stream_capturable(self, stream: int) -> bool:
-        """Of TensorRT for RTX."""
+        """Exists only in TensorRT for RTX."""
         return not fails("is_stream_capturable", self._logger)
 
     def execute_async_v3(self, stream_handle: int) -> bool:
@@ -154,7 +154,7 @@ class IExecutionContext:
             error_heard(self._logger, f"Address is not set for {missing or 'scratch'}")
             return False
         ctypes.memset(self._scratch, 0xAB, SCRATCH_BYTES)
-        if self._model is not self._engine._model:  # a context follows when its engine is refitted
+        if self._model is not self._engine._model:  # the engine was refitted
             self._model = self._engine._model
             self._session = onnxruntime.InferenceSession(self._model, providers=["CPUExecutionProvider"])
         inputs = [one.name for one in self._session.get_inputs()]
@@ -165,7 +165,7 @@ class IExecutionContext:
         return True
 
     def _memory(self, name: str) -> Any:
-        """The tensor in the caller's memory, its axes in ONNX's order."""
+        """Return the tensor in the caller's memory, with its axes in ONNX's order."""
         shape, dtype = self._engine.get_tensor_shape(name), NUMPY[self._engine.get_tensor_dtype(name)]
         count = prod(shape) * np.dtype(dtype).itemsize
         flat: Any = np.frombuffer(memoryview((ctypes.c_char * count).from_address(self._addresses[name])), dtype)
