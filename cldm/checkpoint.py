@@ -124,7 +124,7 @@ def find_checkpoint(name: str | os.PathLike[str] | None = None, architecture: st
         places = [(str(path), "found") for path in USUAL_PLACES if path.is_file()]
         found = [*places, (str(SMALL_MODEL), "no Stable Diffusion checkpoint found")][0]
     is_random = found[0].startswith("random:")
-    is_small = is_random or Path(found[0]).absolute() == SMALL_MODEL
+    is_small = is_random or Path(found[0]).resolve() == SMALL_MODEL.resolve()
     checkpoint = Checkpoint(found[0], architecture or ("small" if is_small else "sd15"), found[1])
     if is_random and checkpoint.random_seed is None:
         raise CheckpointError(f"weights {found[0]!r}: expected random:SEED with a whole number, for example random:0")
