@@ -1,1 +1,1 @@
-"""Kernels of our own, and the layers that run on them. Triton, where one needs it, comes with PyTorch for CUDA."""
+"""Our own GPU kernels, and the layers that use them. Split-K convolutions need Triton (part of PyTorch for CUDA)."""

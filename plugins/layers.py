@@ -1,4 +1,4 @@
-"""The layers of a model that is compiled for a GPU: where our kernels are faster, they run on those."""
+"""Switches the layers of a model that is compiled for a GPU to our kernels where those are faster."""
 
 from torch import nn
 
@@ -7,6 +7,9 @@ from plugins.split_k_convolution import split_convolutions
 
 
 def use_kernels(model: nn.Module) -> None:
-    """For a model on a CUDA device, before it is compiled. Weights and names stay, and results, but for rounding."""
+    """Switch a model on a CUDA device to our kernels, in place, before it is compiled.
+
+    Weights and names stay the same; results differ only by rounding.
+    """
     split_convolutions(model)
     fuse_norms(model)

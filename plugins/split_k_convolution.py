@@ -1,8 +1,8 @@
-"""Split-K convolutions: 3x3 convolutions over few pixels and many channels, their sums split into parts.
+"""Split-K convolutions: 3x3 convolutions over few pixels and many channels, with their sums split into parts.
 
-At 8x12 pixels and 1280 channels there are few outputs, and each is a sum of 11,520 products. A kernel that gives each
-tile of outputs to one multiprocessor leaves most of the GPU idle (cuDNN's takes 24 us on an H200, reading the weights
-once takes 7). Here the sums are split into parts that run side by side, which takes 17 us. torch.compile adds the
+At 8x12 pixels and 1280 channels there are few outputs, and each is a sum of 11,520 products. A kernel that assigns each
+tile of outputs to one multiprocessor leaves most of the GPU idle: on an H200 cuDNN takes 24 us, although the weights
+can be read in 7 us. Here the sums are split into parts that run in parallel, which takes 17 us. torch.compile adds the
 parts, always in the same order, in the kernel that adds the bias.
 """
 
@@ -14,14 +14,14 @@ import triton.language as tl
 from torch import Tensor, nn
 from torch.library import triton_op, wrap_triton
 
-# The best on an H200 of a dozen tried.
-ROWS, COLUMNS, DEPTH = 64, 128, 64  # a tile of outputs, and how much of the sum is added at a time
+# The best of a dozen settings tried on an H200.
+ROWS, COLUMNS, DEPTH = 64, 128, 64  # output tile: pixels, channels; input channels per step
 WARPS, STAGES = 4, 4
-PROGRAMS = 264  # two for each multiprocessor
+PROGRAMS = 264  # two per multiprocessor of an H200
 
 
 class SplitKConv2d(nn.Conv2d):
-    """A 3x3 convolution that is split where that is faster, and torch.compile compiles for a GPU in half precision."""
+    """A 3x3 convolution, split where that is faster, if torch.compile compiles it for a GPU in float16."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         stride = self.stride[0]
@@ -36,18 +36,21 @@ class SplitKConv2d(nn.Conv2d):
 
 
 def split_convolutions(model: nn.Module) -> None:
-    """Let the 3x3 convolutions of a model on a GPU be split. Weights and names stay, and results, but for rounding."""
+    """Turn the 3x3 convolutions of a model on a GPU into `SplitKConv2d`, in place.
+
+    Weights and names stay the same; results differ only by rounding.
+    """
     if torch.cuda.get_device_capability(next(model.parameters()).device) < (8, 0):
-        return  # the kernel takes more shared memory than older GPUs have
+        return  # the kernel needs more shared memory than older GPUs have
     for module in model.modules():
         if type(module) is nn.Conv2d and (module.kernel_size, module.padding) == ((3, 3), (1, 1)):
             module.__class__ = SplitKConv2d
 
 
 def parts_for(pixels: int, channels: int, out_channels: int) -> int:
-    """Into how many parts to split the sums of a convolution with that many outputs; 0: cuDNN is faster, or has to do.
+    """Return the number of parts to split a convolution's sums into; 0 if cuDNN is faster or the kernel cannot do it.
 
-    pixels: of all maps together. The bounds are those measured on an H200 (docs/performance.md).
+    pixels: output pixels of all maps together. The bounds were measured on an H200 (docs/performance.md).
     """
     if channels % DEPTH or out_channels % COLUMNS:
         return 0
@@ -58,10 +61,10 @@ def parts_for(pixels: int, channels: int, out_channels: int) -> int:
 
 @triton_op("canny2image::convolution_parts", mutates_args={})
 def convolution_parts(x: Tensor, weight: Tensor, stride: int, parts: int) -> Tensor:
-    """Parts of the 3x3 convolution of x with a border of zeros: their sum over the first axis is the convolution.
+    """Return the parts of the 3x3 convolution of x with zero padding; their sum over the first axis is the convolution.
 
-    x: float16 [n, h, w, c], weight: float16 [o, 3, 3, c], both contiguous, where `parts_for` gives parts.
-    Returns float32 [parts, n, h / stride, w / stride, o], sizes rounded up.
+    x: float16 [n, h, w, c], weight: float16 [o, 3, 3, c], both contiguous; c a multiple of DEPTH, o of COLUMNS.
+    The result is float32 [parts, n, h / stride, w / stride, o], with h / stride and w / stride rounded up.
     """
     n, h, w, channels = x.shape
     out_channels, out_h, out_w = weight.shape[0], -(-h // stride), -(-w // stride)
@@ -80,7 +83,7 @@ def _convolution(
     x, weight, result, h, w, out_h, out_w, channels, out_channels,
     pixels, parts, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    # One tile of outputs, one part of its sums: steps of DEPTH channels under one of the nine taps.
+    # A program computes one part of the sums of an output tile. Each step adds DEPTH channels at one of 9 filter taps.
     part = tl.program_id(2)
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)

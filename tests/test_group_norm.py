@@ -1,4 +1,4 @@
-"""GroupNorm with SiLU: the op on the CPU, the launch of the kernel, the compiler."""
+"""GroupNorm with SiLU: the op on the CPU, the kernel's launch parameters, and its compilation."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_the_constants_of_a_launch() -> None:
 
     launch = choose_launch(2, 320, 1536, 32, EPS, True, channels_last=True, clusters=True)
     expected = {"VECTOR": 8, "SPAN": 40, "CLUSTER": 8, "CHANNELS_LAST": 1, "SILU": 1}
-    assert constants(launch).items() >= expected.items(), "four groups of ten channels are five loads"
+    assert constants(launch).items() >= expected.items(), "four groups of ten channels should be five loads"
     assert launch.grid == (8, 8, 2)
     assert constants(choose_launch(2, 320, 1536, 32, EPS, True, channels_last=True, clusters=False))["CLUSTER"] == 1
     assert constants(choose_launch(1, 60, 99, 6, EPS, True, channels_last=True, clusters=True))["VECTOR"] == 4
@@ -49,13 +49,13 @@ def test_the_constants_of_a_launch() -> None:
     )
     with pytest.raises(ValueError, match="60 channels and 99 pixels in 7 groups"):
         choose_launch(1, 60, 99, 7, EPS, True, channels_last=True, clusters=True)
-    with pytest.raises(ValueError, match="a shift for groups of 10 channels, channels-last: False"):
+    with pytest.raises(ValueError, match="a shift with groups of 10 channels and channels_last=False"):
         choose_launch(1, 60, 99, 6, EPS, True, channels_last=False, clusters=True, shift=True)
 
 
 @pytest.fixture(scope="module")
 def nvrtc() -> None:
-    """Skips where NVRTC is not there."""
+    """Skip the test if NVRTC cannot be loaded."""
     try:
         compile_ptx(choose_launch(1, 8, 8, 1, EPS, False, channels_last=True, clusters=False).defines, 80)
     except KernelError as reason:
@@ -68,7 +68,7 @@ def nvrtc() -> None:
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("architecture", [80, 90])
 def test_the_kernel_compiles(architecture: int, channels_last: bool) -> None:
-    for n, c, h, w, groups in [*SHAPES[::4], *ODD]:  # each takes a quarter of a second
+    for n, c, h, w, groups in [*SHAPES[::4], *ODD]:  # a quarter of a second each
         launch = choose_launch(n, c, h * w, groups, EPS, True, channels_last, clusters=architecture >= 90)
         ptx = compile_ptx(launch.defines, architecture).decode()
         assert ".visible .entry group_norm(" in ptx
@@ -85,5 +85,8 @@ def test_the_kernel_compiles_with_a_shift() -> None:
 
 @pytest.mark.usefixtures("nvrtc")
 def test_a_compilers_refusal_brings_its_log() -> None:
-    with pytest.raises(KernelError, match=r"(?s)NVRTC_ERROR_COMPILATION.*no whole groups or warps"):
+    with pytest.raises(
+        KernelError,
+        match=r"(?s)NVRTC_ERROR_COMPILATION.*SPAN needs whole groups, THREADS whole warps",
+    ):
         compile_ptx((*choose_launch(1, 8, 8, 1, EPS, False, True, False).defines, ("CHANNELS", "9")), 80)

@@ -1,4 +1,4 @@
-"""GroupNorm's kernel against PyTorch, on a GPU."""
+"""The GroupNorm kernel compared with PyTorch, on a GPU."""
 
 from copy import deepcopy
 
@@ -29,7 +29,7 @@ def test_the_kernel(shape: tuple[int, int, int, int, int], memory: torch.memory_
     got = group_norm(x, weight, bias, *options)
     assert got.stride() == x.stride()
     assert error(got, true) <= 2 * error(torchs(x, weight, bias, *options), true)
-    assert torch.equal(got, group_norm(x, weight, bias, *options)), "the same in every run"
+    assert torch.equal(got, group_norm(x, weight, bias, *options)), "two runs differ"
 
 
 @pytest.mark.gpu
@@ -50,7 +50,7 @@ def test_a_compiled_layer_is_one_kernel() -> None:
     half = layer(x, shift[None])
     true = deepcopy(layer).double()(x.double(), shift[None].double())
     fuse_norms(layer)
-    assert torch.equal(layer(x, shift[None]), half), "as it was, where nothing is compiled"
+    assert torch.equal(layer(x, shift[None]), half), "the eager layer has changed"
     compiled = torch.compile(layer, fullgraph=True)
     assert error(compiled(x, shift[None]), true) <= 2 * error(half, true)
     with torch.profiler.profile() as profile:

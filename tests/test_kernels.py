@@ -1,4 +1,4 @@
-"""Our kernels against PyTorch: at most twice the error that its own half precision has."""
+"""Our kernels compared with PyTorch: their error is at most twice that of PyTorch in half precision."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA alone")
+pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 pytestmark = pytest.mark.gpu
 
 MAPS = [(2, 4, 6), (2, 8, 12), (2, 16, 24), (1, 5, 7), (3, 8, 8)]
@@ -39,7 +39,7 @@ def test_convolution(size: tuple[int, int, int], channels: int, out_channels: in
         got = convolution_parts(x, weight, stride, parts)
         assert got.shape == (parts, *true.shape)
         assert error(got.sum(dim=0).half(), true) <= 2 * error(half, true)
-        assert torch.equal(got, convolution_parts(x, weight, stride, parts)), "the same in every run"
+        assert torch.equal(got, convolution_parts(x, weight, stride, parts)), "two runs differ"
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -54,7 +54,7 @@ def test_a_compiled_layer_is_split(stride: int) -> None:
     true = deepcopy(layer).double()(x.double())
     split_convolutions(layer)
     assert isinstance(layer, SplitKConv2d)
-    assert torch.equal(layer(x), half), "as it was, where nothing is compiled"
+    assert torch.equal(layer(x), half), "the eager layer has changed"
     compiled = torch.compile(layer, fullgraph=True)
     assert error(compiled(x), true) <= 2 * error(half, true)
     with torch.profiler.profile() as profile:
@@ -69,7 +69,7 @@ def test_a_convolution_that_leaves_the_gpu_idle_is_split() -> None:
     assert parts_for(2 * 8 * 12, 2560, 1280) == 8
     assert parts_for(2 * 16 * 24, 640, 640) == 4
     assert parts_for(2 * 16 * 24, 1280, 640) == 4
-    assert parts_for(2 * 16 * 24, 320, 640) == 0, "the adding would take what it gains"
+    assert parts_for(2 * 16 * 24, 320, 640) == 0, "adding the parts would cost what splitting gains"
     assert parts_for(2 * 16 * 24, 1920, 640) == 0, "cuDNN is faster"
-    assert parts_for(2 * 32 * 48, 320, 320) == 0, "it fills the GPU whole"
-    assert parts_for(2 * 4 * 6, 96, 128) == 0, "no whole tiles"
+    assert parts_for(2 * 32 * 48, 320, 320) == 0, "the convolution already fills the GPU"
+    assert parts_for(2 * 4 * 6, 96, 128) == 0, "the sizes are not whole tiles"

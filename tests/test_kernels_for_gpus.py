@@ -1,4 +1,4 @@
-"""Our kernels build for GPUs that they have not run on. Needs NVRTC and Triton, which come with PyTorch for CUDA."""
+"""Our kernels compile for GPUs that they have not run on. Needs NVRTC and Triton, which come with PyTorch for CUDA."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("triton", reason="comes with PyTorch for CUDA")
+pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
 
 import triton
 from torch.utils.cpp_extension import CUDA_HOME
@@ -19,7 +19,7 @@ from plugins import split_k_convolution as split_k
 from plugins.group_norm.compile import KernelError, choose_launch, compile_ptx
 
 PTXAS = shutil.which("ptxas", path=f"{os.environ.get('PATH')}:{CUDA_HOME}/bin")
-# Compute capability -> bytes of shared memory that a block may have (CUDA C++ Programming Guide).
+# Compute capability -> maximum bytes of shared memory per block (CUDA C++ Programming Guide).
 SHARED = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 120: 99 * 1024}
 MAPS = [(2, 320, 32 * 48, 32), (2, 2560, 4 * 6, 32), (1, 128, 256 * 384, 32)]
 
@@ -34,12 +34,12 @@ def test_group_norm(capability: int, shape: tuple[int, int, int, int], channels_
         ptx = compile_ptx(launch.defines, capability)
     except KernelError as error:
         if "cannot be loaded" in str(error):
-            pytest.skip("NVRTC comes with PyTorch for CUDA")
+            pytest.skip("needs NVRTC, which comes with PyTorch for CUDA")
         raise
     assert f".target sm_{capability}".encode() in ptx
     (tmp_path / "kernel.ptx").write_bytes(ptx.rstrip(b"\0"))
     if PTXAS is None:
-        pytest.skip("no ptxas of CUDA's toolkit to assemble it with")
+        pytest.skip("needs ptxas from the CUDA toolkit to assemble the PTX")
     command = [PTXAS, f"-arch=sm_{capability}", str(tmp_path / "kernel.ptx"), "-o", str(tmp_path / "kernel.cubin")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

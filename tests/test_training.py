@@ -1,4 +1,4 @@
-"""The pieces of the training that a wrong sign would spoil silently, and a run of a few seconds."""
+"""Parts of the training in which a wrong sign would go unnoticed, and a run of a few seconds."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("pytorch_lightning", reason="the extra train is not installed")
+pytest.importorskip("pytorch_lightning", reason="needs the optional dependencies `train`")
 from cldm.checkpoint import Checkpoint
 from ldm.config import load_architecture
 from ldm.vae import VAE
@@ -33,7 +33,7 @@ def test_normalized_latents_keep_the_reconstruction() -> None:
     torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(vae.decode(latents), before, atol=1e-4, rtol=0)
-    scaled = vae.moments(as_input(pictures))[1] - spread  # the noise is scaled with the latents
+    scaled = vae.moments(as_input(pictures))[1] - spread  # the log variances are scaled with the latents
     torch.testing.assert_close(scaled, scaled.mean((0, 2, 3), keepdim=True).expand_as(scaled), atol=1e-4, rtol=0)
 
 
@@ -50,9 +50,9 @@ def test_edge_f1() -> None:
     line, near, far = (np.zeros((32, 32), np.uint8) for _ in range(3))
     line[:, 10], near[:, 13], far[:, 14] = 255, 255, 255
     assert edge_f1(line, line) == 1.0
-    assert edge_f1(line, near) == 1.0, "three pixels are tolerated"
+    assert edge_f1(line, near) == 1.0, "a distance of three pixels is within the tolerance"
     assert edge_f1(line, far) == 0.0
-    assert edge_f1(line, np.maximum(line, far)) == pytest.approx(2 / 3), "half of the edges found are wrong"
+    assert edge_f1(line, np.maximum(line, far)) == pytest.approx(2 / 3), "precision is 1/2 and recall is 1"
     assert edge_f1(line, np.zeros_like(line)) == 0.0
 
 
@@ -74,17 +74,17 @@ for state, out, *more in runs:
 
 
 def test_a_run_of_seconds_goes_on_and_loads(tmp_path: Path) -> None:
-    """Three runs, in one process of their own: training sets PyTorch's global state."""
+    """Three runs in a separate process, because training changes PyTorch's global state."""
     subprocess.run([sys.executable, "-c", RUNS], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
     first, again, begun = (tmp_path / f"{name}.safetensors" for name in ("first", "again", "begun"))
     assert first.stat().st_size <= 20 * 2**20
     model = Checkpoint(str(first), "small", "given").load_model()
     assert all(parameter.isfinite().all() for parameter in model.parameters())
-    assert model.alphas_cumprod[0] == pytest.approx(0.99915, abs=1e-6), "the schedule is not rounded to half precision"
+    assert model.alphas_cumprod[0] == pytest.approx(0.99915, abs=1e-6), "the schedule was rounded to half precision"
     made = (tmp_path / "state" / "corpus" / "pictures.npy").stat().st_mtime_ns
-    assert made < first.stat().st_mtime_ns, "the pictures are made once"
-    assert again.read_bytes() == first.read_bytes(), "a finished run is not trained further"
-    assert begun.read_bytes() == first.read_bytes(), "begun with these weights and not trained, they stay"
+    assert made < first.stat().st_mtime_ns, "the pictures were created again"
+    assert again.read_bytes() == first.read_bytes(), "a finished run was trained further"
+    assert begun.read_bytes() == first.read_bytes(), "the weights given by --start changed without training"
 
 
 def test_corpus_of_another_recipe_is_made_anew(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""python -m training.pictures: the birds that ship, and scenes with captions as `build plans` reads them."""
+"""python -m training.pictures: the shipped birds, and scenes with captions in the format that `build plans` reads."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from training.scenes.scene import scene
 
 def test_the_birds_that_ship_are_those_that_are_drawn() -> None:
     for picture, made in zip(find_pictures(DRAWN_BIRDS).values(), birds(), strict=True):
-        difference = np.abs(picture[:, :, ::-1].astype(int) - made.picture)  # blue comes first
-        assert (difference <= 2).mean() > 0.99, "but for OpenCV's versions"
+        difference = np.abs(picture[:, :, ::-1].astype(int) - made.picture)  # BGR to RGB
+        assert (difference <= 2).mean() > 0.99, "the shipped birds differ by more than OpenCV versions do"
 
 
 def test_scenes_are_written_with_their_captions(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_scenes_are_written_with_their_captions(tmp_path: Path) -> None:
     for name, made in zip(names, map(scene, range(Recipe().held_out, Recipe().held_out + 3)), strict=True):
         np.testing.assert_array_equal(pictures[name][:, :, ::-1], made.picture)
         assert captions[name] == made.caption
-    assert len(set(captions.values())) == 3, "else plans could not share them out among folds"
+    assert len(set(captions.values())) == 3, "plans need distinct captions to split the pictures into folds"
 
 
 def test_scenes_need_a_folder(capsys: pytest.CaptureFixture[str]) -> None:

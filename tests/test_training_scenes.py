@@ -1,4 +1,4 @@
-"""The made training pictures: always the same, recognisable by their edges, and of the colour they are said to be."""
+"""The drawn training pictures are reproducible, recognisable by their edges, and have the colour of their label."""
 
 import hashlib
 import subprocess
@@ -40,7 +40,7 @@ def edges(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def test_same_seed_same_picture_in_another_process() -> None:
     h = hashlib.sha256()
-    for seed in reversed(range(12)):  # other pictures before it must not matter
+    for seed in reversed(range(12)):  # pictures drawn before must not matter
         scene(seed), photograph(seed)
     for seed in range(12):
         s, p = scene(seed), photograph(seed)
@@ -84,7 +84,7 @@ def test_colour_changes_nothing_but_the_colour() -> None:
             np.testing.assert_array_equal(s.mask, versions["red"].mask)
             away = cv2.dilate(s.mask.astype(np.uint8), np.ones((9, 9), np.uint8)) == 0
             lone = s.picture[away] == versions["red"].picture[away]
-            assert lone.mean() > 0.95, (seed, colour)  # a flag or a wing's tip may lie outside
+            assert lone.mean() > 0.95, (seed, colour)  # a flag or the tip of a wing may extend beyond it
 
 
 def test_caption_with_colour(scenes: list[Scene]) -> None:
@@ -112,7 +112,7 @@ def test_edges_show_the_object_and_are_few(scenes: list[Scene]) -> None:
         found = edges(s.picture)
         body = s.mask.astype(np.uint8)
         contour = (body - cv2.erode(body, np.ones((3, 3), np.uint8))) > 0
-        contour[[0, -1]] = contour[:, [0, -1]] = False  # the picture's own border is no edge
+        contour[[0, -1]] = contour[:, [0, -1]] = False  # the border of the picture is not an edge
         near = cv2.distanceTransform((~found).astype(np.uint8), cv2.DIST_L2, 5) <= 3
         density.append(found.mean())
         recall.append(near[contour].mean())
@@ -123,7 +123,7 @@ def test_edges_show_the_object_and_are_few(scenes: list[Scene]) -> None:
 
 
 def test_pictures_are_smooth_enough_for_a_small_autoencoder(scenes: list[Scene]) -> None:
-    """12 of 192 numbers a block, by the best linear code there is, already give 30 dB."""
+    """The best linear code reaches 30 dB with 12 of the 192 numbers per block."""
     pictures = np.stack([s.picture for s in scenes[:40]]).astype(np.float32)
     blocks = pictures.reshape(40, 32, 8, 48, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 192)
     spread = np.linalg.eigvalsh(np.cov(blocks.T))
@@ -131,7 +131,7 @@ def test_pictures_are_smooth_enough_for_a_small_autoencoder(scenes: list[Scene])
 
 
 def test_a_picture_is_made_in_little_time() -> None:
-    """12 ms on a free core; the limit leaves room for busy machines, and finds a tenfold slowdown."""
+    """A picture takes 12 ms on an idle core; the limit tolerates busy machines but detects a tenfold slowdown."""
     before = time.process_time()
     for seed in range(20):
         scene(seed)
@@ -143,7 +143,7 @@ def test_photographs() -> None:
         p = photograph(seed)
         assert p.picture.shape == (256, 384, 3)
         assert p.picture.dtype == np.uint8
-        assert p.picture.std() > 8  # something is on it
+        assert p.picture.std() > 8  # not a uniform area
     grey, coloured = 0, 0
     for seed in range(60):
         spread = np.ptp(photograph(seed).picture.astype(int), axis=2).max()

@@ -1,4 +1,4 @@
-"""The tokenizer that ships is the one that the training's words make."""
+"""The shipped tokenizer is the one that the training vocabulary produces."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from training.tokenizer import PROMPT_WORDS, write_tokenizer
 
 
 def test_the_files_are_what_the_script_writes(tmp_path: Path) -> None:
-    """Byte for byte: the ids of the shipped tokenizer can be made again."""
+    """The files are equal byte for byte, so the ids of the shipped tokenizer are reproducible."""
     write_tokenizer(tmp_path, [*PROMPT_WORDS, *VOCABULARY])
     for file in ("vocab.json", "merges.txt"):
         assert (tmp_path / file).read_bytes() == (SMALL_TOKENIZER / file).read_bytes()

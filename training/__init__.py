@@ -1,1 +1,1 @@
-"""How the small model is made: pictures with captions, and the training on them."""
+"""Training of the small model, and the pictures with captions that it is trained on."""

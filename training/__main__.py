@@ -1,7 +1,7 @@
-"""python -m training: makes the pictures, trains the small model and writes models/small/model.safetensors.
+"""python -m training: draws the pictures, trains the small model and writes models/small/model.safetensors.
 
-Stopped, it goes on where it was: pictures, checkpoints and loss curves are in --state. The budgets
-in training/recipe.py are meant for a GPU of the H200 class; on a CPU use --smoke to see that it runs.
+An interrupted run resumes from --state, which contains pictures, checkpoints and loss curves. The time budgets
+in training/recipe.py are meant for a GPU of the H200 class; on a CPU, use --smoke to check that training runs.
 """
 
 import argparse
@@ -43,8 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, default=Path("training_state"))
     parser.add_argument("--out", type=Path, default=SMALL_MODEL)
-    parser.add_argument("--start", type=Path, default=None, help="weights of the small model to begin with")
-    parser.add_argument("--smoke", action="store_true", help="a few steps on a few pictures")
+    parser.add_argument("--start", type=Path, default=None, help="weights file of the small model to start from")
+    parser.add_argument("--smoke", action="store_true", help="run a few steps on a few pictures")
     for field in dataclasses.fields(Recipe):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=None)
     options = vars(parser.parse_args())
@@ -54,7 +54,10 @@ def main() -> None:
 
 
 def train(recipe: Recipe, state: Path, out: Path, start: Path | None = None) -> None:
-    """The whole run: corpus, autoencoder, diffusion, and the averaged weights to `out`. Begins at `start` if given."""
+    """Make the corpus, train autoencoder and diffusion, and write the averaged weights to `out`.
+
+    Starts from the weights in `start` if given.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_float32_matmul_precision("high")
     pl.seed_everything(recipe.seed)
@@ -85,9 +88,9 @@ def train(recipe: Recipe, state: Path, out: Path, start: Path | None = None) -> 
 
 
 def make_examples(latents: torch.Tensor, edges: NDArray[np.uint8], captions: list[str], recipe: Recipe) -> Examples:
-    """All on the device of the latents."""
+    """Return the examples, with all tensors on the device of the latents."""
     tokenizer = load_tokenizer([SMALL_TOKENIZER], load_architecture("small").text.positions)
-    unique = sorted(set(captions))  # far fewer than pictures, and tokenizing takes its time
+    unique = sorted(set(captions))  # far fewer than pictures, and tokenizing is slow
     place = {caption: i for i, caption in enumerate(unique)}
     rows = torch.tensor([place[caption] for caption in captions])
     worded = [f"{caption}, {recipe.a_prompt}" for caption in unique]
@@ -100,7 +103,7 @@ def make_examples(latents: torch.Tensor, edges: NDArray[np.uint8], captions: lis
 
 
 def half_precision(model: ControlLDM) -> dict[str, Any]:
-    """All weights in float16; the schedule keeps float32, which its numbers near 1 need."""
+    """Return all weights in float16; the schedule stays float32 because its values near 1 need the precision."""
     schedule = {name for name, _ in model.named_buffers(recurse=False)}
     return {
         name: tensor.half() if tensor.is_floating_point() and name not in schedule else tensor

@@ -1,4 +1,4 @@
-"""All training pictures with their edges and captions, made once and kept on disk."""
+"""All training pictures with their edges and captions, created once and kept on disk."""
 
 import json
 import multiprocessing
@@ -18,22 +18,22 @@ from training.recipe import Recipe
 from training.scenes.canvas import HEIGHT, WIDTH
 from training.scenes.scene import scene
 
-CHUNK = 50  # pictures per task of a worker
+CHUNK = 50  # pictures per worker task
 ARRAYS = {"pictures": (HEIGHT, WIDTH, 3), "edges": (HEIGHT, WIDTH), "half_edges": (HEIGHT // 2, WIDTH // 2)}
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """n pictures; the arrays are read from disk as they are used."""
+    """n pictures with edges and captions; the arrays are memory-mapped."""
 
     pictures: NDArray[np.uint8]  # RGB [n, 256, 384, 3]
     edges: NDArray[np.uint8]  # [n, 256, 384], 0 or 255
-    half_edges: NDArray[np.uint8]  # [n, 128, 192], of the pictures at half their height and width
+    half_edges: NDArray[np.uint8]  # [n, 128, 192], of the pictures at half height and width
     captions: list[str]
 
 
 def load_corpus(folder: Path, recipe: Recipe) -> Corpus:
-    """The corpus in `folder`; made by all cores if it is not there, not whole, or of another recipe."""
+    """Return the corpus in `folder`; create it on all cores if it is missing, incomplete or of another size."""
     count = recipe.scenes + recipe.photographs
     listing = folder / "captions.json"
     known = json.loads(listing.read_text()) if listing.is_file() else {}
@@ -41,7 +41,7 @@ def load_corpus(folder: Path, recipe: Recipe) -> Corpus:
         folder.mkdir(parents=True, exist_ok=True)
         listing.unlink(missing_ok=True)
         known = {"scenes": recipe.scenes, "photographs": recipe.photographs, "captions": _make(folder, recipe, count)}
-        write_whole(listing, json.dumps(known).encode())  # last: it says that the arrays are whole
+        write_whole(listing, json.dumps(known).encode())  # written last: marks the arrays as complete
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     return Corpus(**arrays, captions=known["captions"])
 
@@ -56,7 +56,7 @@ def _make(folder: Path, recipe: Recipe, count: int) -> list[str]:
 
 
 def _fill(task: tuple[Path, Recipe, int, int]) -> list[str]:
-    """Make the pictures `begin` to `end` and write them to their places; returns their captions."""
+    """Create pictures `begin` to `end` - 1, write them into the arrays and return their captions."""
     folder, recipe, begin, end = task
     pictures, edges, half_edges = (np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ARRAYS)
     captions = []
@@ -71,11 +71,11 @@ def _fill(task: tuple[Path, Recipe, int, int]) -> list[str]:
 
 
 def thresholds(i: int) -> tuple[float, float]:
-    """Mostly canny's usual 100 and 200, sometimes others, so that the network does not depend on them."""
+    """Return canny's thresholds: usually 100 and 200, else random, so that the network does not rely on them."""
     rng = np.random.default_rng([0xCA77, i])
     low = 100.0 if rng.random() < 0.7 else float(rng.uniform(50, 150))
     return low, 2 * low
 
 
 def _one_thread() -> None:
-    cv2.setNumThreads(1)  # one process a core already
+    cv2.setNumThreads(1)  # there is already one process per core

@@ -1,4 +1,4 @@
-"""Training UNet, ControlNet and text encoder together: predict the noise in a latent from edges and words."""
+"""Joint training of UNet, ControlNet and text encoder to predict the noise in a latent from edges and words."""
 
 import copy
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from training.vae import as_input
 
 @dataclass(frozen=True)
 class Examples:
-    """What the networks learn from, on their device."""
+    """Training data, on the device of the networks."""
 
     latents: Tensor  # float16 [n, 4, h, w]
     edges: Tensor  # uint8 [n, 8h, 8w], 0 or 255
-    tokens: Tensor  # [2, n, 77]: the caption, and the caption with a_prompt behind it
+    tokens: Tensor  # [2, n, 77]: the caption, and the caption followed by a_prompt
     no_prompt: Tensor  # [2, 77]: the empty prompt, and n_prompt
 
 
 class Networks(nn.Module):
-    """The parts that are trained here, without the autoencoder."""
+    """The networks trained here: all except the autoencoder."""
 
     def __init__(self, model: ControlLDM) -> None:
         super().__init__()
@@ -40,13 +40,13 @@ class DiffusionTraining(Training):
     abar: Tensor
 
     def __init__(self, model: ControlLDM, recipe: Recipe, phase: Phase, examples: Examples) -> None:
-        """The examples stay out of the checkpoints."""
+        """`examples` are not saved in the checkpoints."""
         super().__init__(Networks(model), phase.lr, recipe.warmup, recipe.ema_decay, phase.anneal)
         self.recipe, self.batch, self.examples = recipe, phase.batch, examples
         self.register_buffer("abar", model.alphas_cumprod.clone())
 
     def loss(self, network: nn.Module) -> dict[str, Tensor]:
-        """Squared error of the predicted noise, weighted by Min-SNR; and unweighted, to look at."""
+        """Return the squared error of the predicted noise, weighted by Min-SNR, and the unweighted one for the log."""
         latent, hint_image, tokens = self._draw()
         n, device, dtype = self.batch, latent.device, next(network.parameters()).dtype
         t = torch.randint(len(self.abar), (n,), device=device)
@@ -61,7 +61,10 @@ class DiffusionTraining(Training):
         return {"weighted_loss": weighted.mean(), "loss": error.mean()}
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, edges [n, 3, 8h, 8w] in 0..1 and tokens; with more words or without prompt by chance."""
+        """Draw a random batch: latents, edges [n, 3, 8h, 8w] in 0..1 and tokens.
+
+        The tokens are, at random, the caption, the caption with a_prompt, n_prompt or the empty prompt.
+        """
         examples, n, device = self.examples, self.batch, self.examples.latents.device
         index = torch.randint(len(examples.latents), (n,), device=device)
         worded, which = (torch.randint(2, (n,), device=device) for _ in range(2))
@@ -72,7 +75,7 @@ class DiffusionTraining(Training):
 
 
 def start_small(model: ControlLDM) -> None:
-    """Control and prediction begin at zero, embeddings small; all else as PyTorch initialises it. In place."""
+    """Set ControlNet's and UNet's output convolutions to zero and the embeddings to small random values, in place."""
     zero = [*model.control.zero_convs.modules(), *model.control.middle_block_out.modules(), model.unet.out[2]]
     for module in zero:
         if isinstance(module, nn.Conv2d):
@@ -84,7 +87,10 @@ def start_small(model: ControlLDM) -> None:
 
 @torch.no_grad()
 def encode_all(model: ControlLDM, pictures: Tensor, shrink: int) -> Tensor:
-    """Mean latents of the pictures (uint8 [n, h, w, 3]), shrunk by a whole number: float16 [n, 4, h / 8, w / 8]."""
+    """Return the mean latents of the pictures (uint8 [n, h, w, 3]), scaled down by the integer `shrink`.
+
+    The result is float16 [n, 4, h / (8 shrink), w / (8 shrink)].
+    """
     dtype = torch.bfloat16 if pictures.is_cuda else torch.float32
     vae = copy.deepcopy(model.vae).to(pictures.device, dtype)
     shrunk = (F.avg_pool2d(as_input(part), shrink).to(dtype) for part in pictures.split(64))

@@ -1,8 +1,8 @@
-"""python -m training.evaluate: what the small model can do, on held-out scenes, as JSON and contact sheets.
+"""python -m training.evaluate: measures the small model on held-out scenes; writes JSON and a contact sheet.
 
-Edges: canny of the output against the canny given, F1 with 3 pixels' tolerance, with and without control. Words: the
-colour asked for against the nearest of six in the mask of the object. VAE: PSNR of reconstructions. Plans: the distance
-of evenly spaced plans to the picture of all twenty steps.
+Edges: F1 between the input's canny edges and the output's, with a tolerance of 3 pixels, at strength 1 and 0. Words:
+how often the requested colour is the nearest of the six inside the object's mask. VAE: PSNR of reconstructions. Plans:
+distance between the pictures of evenly spaced plans and the picture of all twenty steps.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=SMALL_MODEL)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--scenes", type=int, default=32, help="for edges and VAE; words and plans use a third")
+    parser.add_argument("--scenes", type=int, default=32, help="scenes for edges and VAE; words and plans use a third")
     parser.add_argument("--out", type=Path, default=Path("score"))
     options = parser.parse_args()
     runtime = hackathon(
@@ -61,12 +61,12 @@ def main() -> None:
 
 
 def spaced_plan(evaluations: int) -> str:
-    """Step indices from 19 down, as evenly as 20 steps allow."""
+    """Return step indices from 19 down, as evenly spaced as 20 steps allow."""
     return ",".join(str(20 - 1 - (20 * k) // evaluations) for k in range(evaluations))
 
 
 def draw(runtime: hackathon, picture: Picture, prompt: str, strength: float = 1.0, plan: str = "all") -> Picture:
-    """One picture with the contest's other arguments."""
+    """Generate one picture, with the contest's values for all other arguments."""
     recipe = Recipe()
     request = Request.contest(
         picture, prompt=prompt, a_prompt=recipe.a_prompt, n_prompt=recipe.n_prompt, strength=strength
@@ -75,7 +75,10 @@ def draw(runtime: hackathon, picture: Picture, prompt: str, strength: float = 1.
 
 
 def edge_f1(given: Picture, found: Picture, tolerance: float = TOLERANCE) -> float:
-    """F1 of two edge pictures [h, w], non-zero on edges: an edge is right if the other has one within `tolerance`."""
+    """Return the F1 of two edge pictures [h, w] that are non-zero on edges.
+
+    An edge pixel is correct if the other picture has one within `tolerance` pixels.
+    """
     if not given.any() or not found.any():
         return 0.0
     to_given, to_found = (
@@ -88,7 +91,7 @@ def edge_f1(given: Picture, found: Picture, tolerance: float = TOLERANCE) -> flo
 
 
 def measure_edges(runtime: hackathon, scenes: Sequence[Scene]) -> dict[str, float]:
-    """Mean F1 with strength 1 and 0."""
+    """Return the mean F1 at strength 1 and 0."""
     scores: dict[str, float] = {}
     for strength in (1.0, 0.0):
         values = []
@@ -100,7 +103,7 @@ def measure_edges(runtime: hackathon, scenes: Sequence[Scene]) -> dict[str, floa
 
 
 def measure_words(runtime: hackathon, scenes: Sequence[Scene]) -> tuple[dict[str, Any], Picture]:
-    """The share of pictures with the colour asked for, in all and per colour; and a sheet, one row per scene."""
+    """Return the share of pictures in the requested colour, overall and per colour, and a sheet, one row per scene."""
     right: dict[str, list[bool]] = {colour: [] for colour in PALETTE}
     rows = []
     for made in tqdm(scenes, desc="words"):
@@ -117,18 +120,18 @@ def measure_words(runtime: hackathon, scenes: Sequence[Scene]) -> tuple[dict[str
 
 @torch.inference_mode()
 def measure_vae(runtime: hackathon, scenes: Sequence[Scene]) -> float:
-    """Mean PSNR in dB of encoded and decoded pictures."""
+    """Return the mean PSNR in dB of reconstructions."""
     vae, values = runtime.checkpoint.load_model().to(runtime.device).vae, []
     weight = next(vae.parameters())
     for made in scenes:
         picture = as_input(torch.from_numpy(made.picture)[None]).to(weight)
         error = (vae.decode(vae.encode(picture)).clamp(-1, 1) - picture).float().square().mean()
-        values.append(float(10 * torch.log10(4 / error)))  # the values span 2
+        values.append(float(10 * torch.log10(4 / error)))  # the values range over 2, from -1 to 1
     return fmean(values)
 
 
 def measure_plans(runtime: hackathon, scenes: Sequence[Scene]) -> dict[str, float]:
-    """Root mean square distance, in grey levels, of evenly spaced plans to the picture of all steps."""
+    """Return the root mean square distance, in grey levels, between pictures of evenly spaced plans and all steps."""
     distances: dict[int, list[float]] = {count: [] for count in PLANS}
     for made in tqdm(scenes, desc="plans"):
         whole = draw(runtime, made.picture, made.caption).astype(float)

@@ -1,4 +1,4 @@
-"""Training for a given time, with checkpoints to go on from."""
+"""Training for a given time, with checkpoints to resume from."""
 
 import copy
 import itertools
@@ -17,20 +17,20 @@ from torch import Tensor, nn
 
 LOG_STEPS = 50
 SAVE_SECONDS = 60.0
-EAGER_STEPS = 3  # before the recording: libraries load, cuDNN chooses its algorithms, Adam makes its state
+EAGER_STEPS = 3  # before capture: libraries load, cuDNN chooses its algorithms, Adam creates its state
 
 
 class Training(pl.LightningModule):
-    """Trains `network` by the loss that a subclass takes of it; `average` follows the weights exponentially.
+    """Trains `network` on the loss that a subclass defines; `average` is a moving average of its weights.
 
-    The loss sees a copy of the network, in bfloat16 on a GPU; weights, Adam's state and average are float32. On a
-    GPU the whole step, from the draw of the examples to the average, is recorded into one CUDA graph: its
-    thousands of small kernels take the processor longer to launch than the GPU to run.
+    The loss is computed with a copy of the network, in bfloat16 on a GPU; weights, Adam's state and average are
+    float32. On a GPU the whole step, from drawing the examples to updating the average, is captured into one CUDA
+    graph: launching its thousands of small kernels takes the CPU longer than running them takes the GPU.
     """
 
     automatic_optimization = False
-    learning_rate: Tensor  # both on the device, where a recorded step reads them
-    momentum: Tensor  # the share of the average that stays
+    learning_rate: Tensor  # this and momentum: on the device, where a captured step reads them
+    momentum: Tensor  # the weight of the old average in the new one
 
     def __init__(self, network: nn.Module, lr: float, warmup: int, decay: float, anneal: bool) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Training(pl.LightningModule):
         self.replay: Callable[[], None] | None = None
 
     def loss(self, network: nn.Module) -> dict[str, Tensor]:
-        """Draws examples. The first entry is made small, all are logged."""
+        """Draw examples and return losses. The first one is minimised, all are logged."""
         raise NotImplementedError
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -58,7 +58,7 @@ class Training(pl.LightningModule):
         for weight in self.network.parameters():
             weight.grad = torch.zeros_like(weight)
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.copies = (copy.deepcopy(self.network).to(dtype),)  # in a tuple: no submodule, so not in the checkpoints
+        self.copies = (copy.deepcopy(self.network).to(dtype),)  # a tuple, to keep it out of submodules and checkpoints
 
     def training_step(self, _: Any, index: int) -> None:
         self._schedule(index)
@@ -72,7 +72,7 @@ class Training(pl.LightningModule):
             self.log_dict(self.logs, prog_bar=True)
 
     def step(self) -> None:
-        """One step. Nothing in it waits for the GPU or copies from the processor, so that it can be recorded."""
+        """Run one step. It neither waits for the GPU nor copies from the CPU, so that it can be captured."""
         (network,) = self.copies
         weights: list[Tensor] = list(self.network.parameters())
         rounded: list[Tensor] = list(network.parameters())
@@ -93,7 +93,7 @@ class Training(pl.LightningModule):
             torch._foreach_add_(averages, change)
 
     def _record(self) -> None:
-        # The first backward pass binds gradients to its stream, which must not be the default one.
+        # The first backward pass binds gradients to its stream, which must not be the default stream.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -106,7 +106,10 @@ class Training(pl.LightningModule):
         self.replay = graph.replay
 
     def _schedule(self, index: int) -> None:
-        """The learning rate rises for `warmup` steps; if it anneals, it falls as a cosine of the time used up."""
+        """Set learning rate and momentum.
+
+        The rate rises for `warmup` steps; with `anneal` it falls to zero over the whole time, along a cosine.
+        """
         timer = next(callback for callback in self.trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
         used, left = timer.time_elapsed(), timer.time_remaining() or 0.0
         cosine = 0.5 * (1 + math.cos(math.pi * used / max(used + left, 1e-9))) if self.anneal else 1.0
@@ -115,12 +118,12 @@ class Training(pl.LightningModule):
 
 
 def average_momentum(step: int, decay: float) -> float:
-    """Low at first, so that the average of a short run does not remember where the weights began."""
+    """Return the momentum: low at first, so that the average of a short run does not contain the initial weights."""
     return min(decay, (1 + step) / (10 + step))
 
 
 class Save(pl.Callback):
-    """Writes a checkpoint once a minute."""
+    """Saves a checkpoint once a minute."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.last = path, time.monotonic()
@@ -132,7 +135,7 @@ class Save(pl.Callback):
 
 
 def fit(module: Training, folder: Path, minutes: float) -> None:
-    """Train; go on where `folder` says, for what is left of the minutes."""
+    """Train for `minutes` in total. Resume from the checkpoint in `folder`, if any, for the remaining time."""
     last = folder / "last.ckpt"
     trainer = pl.Trainer(
         default_root_dir=folder,
@@ -144,6 +147,6 @@ def fit(module: Training, folder: Path, minutes: float) -> None:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    # The module draws its own examples: what the loader yields is not looked at.
+    # The module draws its own examples and ignores what the loader yields.
     trainer.fit(module, itertools.repeat(0), ckpt_path=str(last) if last.is_file() else None)
     trainer.save_checkpoint(last)

@@ -1,4 +1,4 @@
-"""Natural edges: random crops of the photographs that come inside the scikit-image wheel."""
+"""Training pictures with natural edges: random crops of the photographs in the scikit-image wheel."""
 
 import functools
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from training.scenes.canvas import HEIGHT, WIDTH
 
-TAG = 0xF070  # keeps these random numbers apart from those of the scenes
+TAG = 0xF070  # makes the random numbers differ from those of the scenes
 
 
 @dataclass(frozen=True)
 class Source:
-    """A photograph on disk, its words, how often it is taken and the least share of it that a crop shows."""
+    """A photograph: file name, caption, sampling weight, and smallest crop relative to the largest possible one."""
 
     file: str
     words: str
@@ -43,14 +43,14 @@ SOURCES = (
 
 @dataclass(frozen=True)
 class Photograph:
-    """A crop of a photograph; it has no mask, as it has no main object of a palette colour."""
+    """A crop of a photograph. It has no mask because it has no main object of a palette colour."""
 
     picture: NDArray[np.uint8]  # RGB [256, 384, 3]
     caption: str
 
 
 def photograph(seed: int) -> Photograph:
-    """The crop of a seed, always the same: flipped, enlarged, its light and colours changed a little."""
+    """Return the crop for a seed, always the same: resized, sometimes flipped, light and colours changed slightly."""
     rng = np.random.default_rng([TAG, seed])
     weights = np.array([source.weight for source in SOURCES])
     source = SOURCES[int(rng.choice(len(SOURCES), p=weights / weights.sum()))]
@@ -62,19 +62,22 @@ def photograph(seed: int) -> Photograph:
 
 @functools.cache
 def _opened(file: str) -> NDArray[np.uint8]:
-    """RGB uint8 [height, width, 3]; grey photographs get three equal channels."""
+    """Return a photograph as RGB uint8 [height, width, 3]; grey ones get three equal channels."""
     package = find_spec("skimage")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("the photographs are part of scikit-image, which is not installed")
+        raise ModuleNotFoundError("the photographs are part of scikit-image, which is not installed: install it")
     path = Path(package.origin).parent / "data" / file
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
-        raise FileNotFoundError(f"scikit-image should hold the photograph {path}, and it cannot be read")
+        raise FileNotFoundError(f"cannot read {path}, a photograph of scikit-image: install scikit-image again")
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _cropped(rng: np.random.Generator, photo: NDArray[np.uint8], least: float) -> NDArray[np.float32]:
-    """A part of the shape 2:3, at least `least` of the largest such part, as RGB float32 [256, 384, 3]."""
+    """Return a random crop of aspect ratio 3:2, resized to RGB float32 [256, 384, 3].
+
+    Its width and height are at least `least` times those of the largest possible crop.
+    """
     height, width = photo.shape[:2]
     scale = min(height / HEIGHT, width / WIDTH) * rng.uniform(least, 1.0)
     high, wide = int(scale * HEIGHT), int(scale * WIDTH)
@@ -85,7 +88,7 @@ def _cropped(rng: np.random.Generator, photo: NDArray[np.uint8], least: float) -
 
 
 def _relit(rng: np.random.Generator, picture: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Other brightness, contrast and saturation, each by at most a tenth or so."""
+    """Change saturation and contrast by at most 15 % and brightness by at most 14 grey levels, at random."""
     grey = picture.mean(axis=2, keepdims=True)
     vivid = grey + (picture - grey) * np.float32(rng.uniform(0.85, 1.15))
     contrast, brightness = rng.uniform(0.88, 1.1), rng.uniform(-14, 14)

@@ -1,7 +1,7 @@
-"""python -m training.pictures: writes the pictures that are scored where nobody brings any.
+"""python -m training.pictures: writes the pictures that are scored by default.
 
-They are the first eight held-out scenes that show a bird, so nobody chose them and no training saw them. With --scenes
-it writes so many held-out scenes of all kinds instead, each with its caption as a .txt file: for plans, say.
+They are the first eight held-out scenes with a bird: not hand-picked, and not in the training data. With --scenes N it
+writes N held-out scenes of all kinds instead, each with its caption in a .txt file, for example to search plans on.
 """
 
 import argparse
@@ -32,13 +32,11 @@ def write_picture(made: Scene, file: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=0, help="so many scenes of all kinds, with captions")
-    parser.add_argument(
-        "--out", type=Path, help="folder; needed with --scenes, default for the birds: models/small/..."
-    )
+    parser.add_argument("--scenes", type=int, default=0, help="write this many scenes of all kinds, with captions")
+    parser.add_argument("--out", type=Path, help="output folder; required with --scenes, else models/small/pictures")
     options = parser.parse_args(arguments)
     if options.scenes and not options.out:
-        parser.error("--scenes needs --out FOLDER, so that the scored birds stay as they are")
+        parser.error("--scenes needs --out FOLDER, so that the scenes do not mix with the birds that are scored")
     if not options.scenes:
         for i, made in enumerate(tqdm(birds(), unit="picture"), start=1):
             write_picture(made, (options.out or DRAWN_BIRDS) / f"bird_{i}.png")

@@ -1,13 +1,13 @@
-"""The numbers of the training run that made the model that ships."""
+"""The settings of the training run that produced the shipped model."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Budgets are minutes of training; a budget of zero skips its phase.
+    """Settings of a training run. Budgets are in minutes of training; a budget of zero skips its phase.
 
-    Held-out scenes begin at seed `held_out`, far behind those that are trained on.
+    Held-out scenes start at seed `held_out`, far above the seeds used for training.
     """
 
     scenes: int = 30_000
@@ -17,38 +17,38 @@ class Recipe:
     a_prompt: str = "best quality, extremely detailed"
     n_prompt: str = "longbody, lowres, bad anatomy, bad hands, missing fingers"
     ema_decay: float = 0.999
-    warmup: int = 200  # steps until the learning rate is full
+    warmup: int = 200  # steps until the full learning rate
 
     vae_minutes: float = 2.5
     vae_batch: int = 24
     vae_lr: float = 1e-3
     kl_weight: float = 1e-4
-    slope_weight: float = 0.5  # of the difference between neighbouring pixels, which keeps edges sharp
+    slope_weight: float = 0.5  # for differences between neighbouring pixels; keeps edges sharp
 
-    # The diffusion learns on pictures of half the height and width first, where a step sees four times as many.
+    # Diffusion first trains on pictures of half the height and width, in batches twice as large.
     half_minutes: float = 5.0
     half_batch: int = 256
     half_lr: float = 1e-3
     full_minutes: float = 11.7
     full_batch: int = 128
     full_lr: float = 7e-4
-    prompt_dropout: float = 0.12  # half to the empty prompt, half to n_prompt: both stand for "no prompt" in guidance
-    control_dropout: float = 0.15  # keeps the UNet a model of its own, as strength 0 asks
-    snr_limit: float = 5.0  # Hang et al. 2023, Min-SNR: nearly clean latents do not rule the loss
+    prompt_dropout: float = 0.12  # half empty prompt, half n_prompt: guidance uses either as "no prompt"
+    control_dropout: float = 0.15  # trains the UNet to work without ControlNet (strength 0)
+    snr_limit: float = 5.0  # Min-SNR (Hang et al. 2023): nearly clean latents must not dominate the loss
 
     def phases(self) -> list["Phase"]:
-        """Those of the diffusion. The average stands in for annealing where another phase follows."""
+        """Return the diffusion phases. Only the last one anneals; averaged weights replace annealing before it."""
         half = Phase("half", 2, self.half_minutes, self.half_batch, self.half_lr, anneal=False)
         return [half, Phase("full", 1, self.full_minutes, self.full_batch, self.full_lr, anneal=True)]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Diffusion training on pictures of one size."""
+    """Diffusion training at one picture size."""
 
     name: str
-    shrink: int  # pictures' height and width are divided by this
+    shrink: int  # divisor of the pictures' height and width
     minutes: float
     batch: int
     lr: float
-    anneal: bool  # the learning rate falls to zero with the time that is left
+    anneal: bool  # whether the learning rate falls to zero by the end of the time

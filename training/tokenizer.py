@@ -1,4 +1,4 @@
-"""The small model's tokenizer files: byte-pair merges that make each word of a list one token, in CLIP's format.
+"""The small model's tokenizer files, in CLIP's format: byte-pair merges that turn each word of a list into one token.
 
 python -m training.tokenizer        writes vocab.json and merges.txt to models/small/tokenizer
 """
@@ -15,7 +15,7 @@ from cldm.checkpoint import SMALL_TOKENIZER
 from training.scenes.captions import VOCABULARY
 
 END_OF_WORD = "</w>"
-# What the contest's prompts add to the words of the training captions.
+# Words of prompts, such as the contest's, in addition to those of the training captions.
 PROMPT_WORDS = (
     "best quality extremely detailed longbody lowres bad anatomy hands missing fingers high low good beautiful "
     "highres photo picture painting drawing sharp blurry simple bright dark big small one two three"
@@ -23,10 +23,10 @@ PROMPT_WORDS = (
 
 
 def train_merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """The merges, first to last, that build every word out of its letters: byte-pair encoding (Sennrich et al. 2016).
+    """Return the merges, in order, that build every word from its letters: byte-pair encoding (Sennrich et al. 2016).
 
-    The most frequent pair goes first, of equally frequent ones the first in the alphabet: the same words, the same
-    merges, which a library's trainer does not promise.
+    The most frequent pair is merged first, ties in alphabetical order. So the same words always give the same merges,
+    which library trainers do not guarantee.
     """
     split = [[*word[:-1], word[-1] + END_OF_WORD] for word in sorted(set(words))]
     merges = []
@@ -48,14 +48,14 @@ def _merged(pieces: list[str], merge: tuple[str, str]) -> list[str]:
 
 
 def clip_vocabulary(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Token -> id in CLIP's order: 256 letters, the same at a word's end, the merges, start and end of text."""
+    """Return token -> id in CLIP's order: 256 letters, the same at a word's end, merges, start of text, end of text."""
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(letter + END_OF_WORD for letter in alphabet), *map("".join, merges)]
     return {token: i for i, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
 
 
 def write_tokenizer(folder: Path, words: Sequence[str]) -> int:
-    """Write vocab.json and merges.txt, and return the number of tokens."""
+    """Write vocab.json and merges.txt; return the number of tokens."""
     merges = train_merges(words)
     vocabulary = clip_vocabulary(merges)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Training the autoencoder: sharp reconstructions, and latents of unit variance."""
+"""Training of the autoencoder, and scaling of its latents to unit variance."""
 
 from typing import cast
 
@@ -12,12 +12,15 @@ from training.recipe import Recipe
 
 class VAETraining(Training):
     def __init__(self, vae: VAE, recipe: Recipe, pictures: Tensor) -> None:
-        """`pictures`, uint8 [n, 256, 384, 3], stay out of the checkpoints."""
+        """`pictures`, uint8 [n, 256, 384, 3], are not saved in the checkpoints."""
         super().__init__(vae, recipe.vae_lr, recipe.warmup, recipe.ema_decay, anneal=True)
         self.recipe, self.pictures = recipe, pictures
 
     def loss(self, network: nn.Module) -> dict[str, Tensor]:
-        """Absolute, squared and slope error, and the KL divergence to the unit normal per latent value."""
+        """Return the total loss, and two of its terms for the log.
+
+        It adds absolute, squared and slope error, and the KL divergence from the unit normal per latent value.
+        """
         vae, pictures = cast(VAE, network), self.pictures
         index = torch.randint(len(pictures), (self.recipe.vae_batch,), device=pictures.device)
         picture = as_input(pictures[index])
@@ -32,23 +35,23 @@ class VAETraining(Training):
 
 
 def as_input(pictures: Tensor) -> Tensor:
-    """uint8 [n, h, w, 3] -> float32 [n, 3, h, w] in -1..1."""
+    """Convert uint8 [n, h, w, 3] to float32 [n, 3, h, w] in -1..1."""
     return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()
 def normalize_latents(vae: VAE, pictures: Tensor) -> None:
-    """Make the scaled latents of `pictures` zero in mean and one in variance, channel by channel, in place.
+    """Change `vae` in place so that each channel of the scaled latents of `pictures` has mean 0 and variance 1.
 
-    An affine map behind the encoder and its inverse before the decoder, folded into their 1x1 convolutions: the
-    reconstructions stay what they are.
+    An affine map after the encoder and its inverse before the decoder are folded into their 1x1 convolutions, so the
+    reconstructions do not change.
     """
     latents = torch.cat([vae.encode(as_input(batch)) for batch in pictures.split(32)])
     mean, std = latents.mean((0, 2, 3)) / vae.scale_factor, latents.std((0, 2, 3))
     after, before, c = vae.quant_conv, vae.post_quant_conv, len(mean)
     assert after.bias is not None
     assert before.bias is not None
-    # The first half of the channels are means, the second log variances.
+    # The first half of the channels are means, the second half log variances.
     after.weight[:c] /= std[:, None, None, None]
     after.bias[:c] = (after.bias[:c] - mean) / std
     after.bias[c:] -= 2 * std.log()

@@ -1,4 +1,4 @@
-"""GroupNorm with SiLU as one CUDA kernel: a torch op (`op.py`), the layer on it, a TensorRT plugin.
+"""GroupNorm with SiLU as one CUDA kernel: a torch op (`op.py`), a layer (`layer.py`) and a TensorRT plugin.
 
-`kernel.cu` is compiled when it is needed (`compile.py`).
+`compile.py` compiles `kernel.cu` on demand.
 """

@@ -1,4 +1,4 @@
-"""How the kernel is cut for a map, and its PTX from CUDA's run-time compiler (NVRTC), through cuda-python."""
+"""Launch parameters of the GroupNorm kernel, and its PTX, compiled by NVRTC through cuda-python."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from math import gcd, lcm
 from pathlib import Path
 from typing import Any
 
-NAME = "group_norm"  # of the kernel
+NAME = "group_norm"  # the kernel's function in kernel.cu
 
-# The first that were tried on an H200, where they beat torch.compile's kernels at most shapes (docs/performance.md).
-MAX_CLUSTER = 8  # blocks, what every GPU with clusters can do
+# The first values tried on an H200; with them the kernel beats torch.compile's at most shapes (docs/performance.md).
+MAX_CLUSTER = 8  # blocks; every GPU with clusters supports 8
 MAX_THREADS = 512
-MAX_HOLD = 8  # vectors that a thread keeps in registers
-BLOCKS = 128  # enough for an H200's 132 multiprocessors
-WORTH_A_BLOCK = 256  # vectors
-SECTOR = 16  # values of the 32 bytes that memory hands out at least
+MAX_HOLD = 8  # vectors kept in registers per thread
+BLOCKS = 128  # enough to occupy an H200's 132 multiprocessors
+WORTH_A_BLOCK = 256  # vectors per block, at least, when a span is split
+SECTOR = 16  # float16 values in 32 bytes, the smallest memory access
 
 
 class KernelError(RuntimeError):
-    """NVRTC or the driver refused; the message has their words."""
+    """NVRTC or the CUDA driver failed; the message includes their error."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What one kind of map needs: constants of the kernel, and the grid and threads that it is launched with."""
+    """Launch parameters for maps of one size: the kernel's compile-time constants, grid and threads per block."""
 
     defines: tuple[tuple[str, str], ...]
     grid: tuple[int, int, int]
@@ -42,13 +42,13 @@ def choose_launch(
     clusters: bool,
     shift: bool = False,
 ) -> Launch:
-    """The launch for maps of that size. clusters: the GPU has them, that is compute capability 9.0 or more.
+    """Return the launch for maps of this size. clusters: whether the GPU has them (compute capability 9.0 or higher).
 
-    Raises ValueError for sizes that the kernel cannot do.
+    Raises ValueError for sizes that the kernel does not support.
     """
     vector, span = _cut_channels(images, channels, pixels, groups, channels_last, shift)
     cluster = _count_blocks(images * channels // span, pixels * span // vector) if clusters else 1
-    width = span // vector if channels_last else 1  # vectors of a pixel
+    width = span // vector if channels_last else 1  # vectors per pixel
     per_block = -(-(pixels * span // vector) // width // cluster) * width
     threads = min(max(_warps(per_block // 2), _warps(width), 128), MAX_THREADS)
     per_thread = -(-per_block // (threads // width * width or threads))
@@ -65,11 +65,11 @@ def choose_launch(
 def _cut_channels(
     images: int, channels: int, pixels: int, groups: int, channels_last: bool, shift: bool
 ) -> tuple[int, int]:
-    """Values of one load, and channels of the span that a cluster of blocks works on. Raises ValueError."""
+    """Return values per load and channels per span (the part of a map that one cluster handles). Raises ValueError."""
     if min(images, channels, pixels, groups) < 1 or channels % groups or images * channels * pixels >= 2**30:
         raise ValueError(
             f"group_norm got {images} images of {channels} channels and {pixels} pixels in {groups} groups, expected "
-            "fewer than 2^30 values and channels that the groups divide: choose other sizes or groups"
+            "positive sizes, fewer than 2^30 values and channels divisible by groups: choose other sizes or groups"
         )
     group = channels // groups
     if channels_last:
@@ -80,14 +80,14 @@ def _cut_channels(
         vector, span = gcd(pixels, 8), group
     if shift and not (channels_last and span // vector <= MAX_THREADS):
         raise ValueError(
-            f"group_norm got a shift for groups of {group} channels, channels-last: {channels_last}, expected "
-            f"channels-last maps and groups of at most {MAX_THREADS} loads: add the shift beforehand"
+            f"group_norm got a shift with groups of {group} channels and channels_last={channels_last}, expected "
+            f"channels-last maps and groups of at most {MAX_THREADS} loads: add the shift to x before the call"
         )
     return vector, span
 
 
 def _count_blocks(spans: int, vectors: int) -> int:
-    """Blocks that share a span of so many vectors: enough to fill the GPU, while there is work for each."""
+    """Return how many blocks share a span of `vectors`: enough to fill the GPU, if each gets enough work."""
     cluster = 1
     while cluster < MAX_CLUSTER and spans * cluster < BLOCKS and vectors >= 2 * cluster * WORTH_A_BLOCK:
         cluster *= 2
@@ -95,7 +95,7 @@ def _count_blocks(spans: int, vectors: int) -> int:
 
 
 def _widest(channels: int, group: int) -> tuple[int, int]:
-    """Values of the widest load with which a span of whole groups is whole loads, and the channels of that span."""
+    """Return values of the widest load that divides some span of whole groups, and the channels of that span."""
     for vector in (8, 4, 2):
         span = lcm(group, vector)
         if channels % span == 0 and (span == group or span // vector <= MAX_THREADS):
@@ -109,7 +109,10 @@ def _warps(threads: int) -> int:
 
 @cache
 def compile_ptx(defines: tuple[tuple[str, str], ...], architecture: int) -> bytes:
-    """PTX of the kernel for a compute capability, 90 for 9.0. Raises KernelError, with NVRTC's log if that refused."""
+    """Return the kernel's PTX for a compute capability (90 for 9.0).
+
+    Raises KernelError if NVRTC cannot be loaded or fails; after a failed compilation the message includes its log.
+    """
     try:
         from cuda.bindings import nvrtc
 
@@ -118,7 +121,7 @@ def compile_ptx(defines: tuple[tuple[str, str], ...], architecture: int) -> byte
         reason = " ".join(str(error).split())
         raise KernelError(f"NVRTC cannot be loaded ({reason}): run ./preprocess.sh on a machine with CUDA") from error
     file = Path(__file__).with_name("kernel.cu")
-    # Without the last, NVRTC takes constexpr functions and lambdas for the host's, and refuses them.
+    # Without the last option, NVRTC treats constexpr functions and lambdas as host code and rejects them.
     options = [f"--gpu-architecture=compute_{architecture}", "--std=c++17", "--device-as-default-execution-space"]
     options += [f"-D{name}={value}" for name, value in defines]
     program = call(nvrtc.nvrtcCreateProgram, file.read_bytes(), file.name.encode(), 0, [], [])
@@ -137,7 +140,7 @@ def compile_ptx(defines: tuple[tuple[str, str], ...], architecture: int) -> byte
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of NVRTC or the driver returns behind its status: None or the value. Raises KernelError."""
+    """Call an NVRTC or driver function; return its value without the status, or None. Raises KernelError."""
     status, *values = function(*arguments)
     if status != 0:
         raise KernelError(f"{function.__name__} failed with {status.name}")

@@ -1,36 +1,38 @@
-// GroupNorm (Wu and He 2018) of x + shift, and SiLU behind it: float16 in and out, float32 between.
+// GroupNorm (Wu and He 2018) of x + shift, optionally followed by SiLU: float16 input and output, float32 arithmetic.
 //
-// A group lies in all pixels, so its statistics need either a second kernel or blocks that talk to each other. Here up
-// to eight blocks form a cluster: they share the pixels of one span of channels (one or several whole groups) and read
-// each other's mean and squares from shared memory. Each thread keeps its last values in registers, so a map that fits
-// is read once. All sums have a fixed order: the same bits in every run.
+// A group spans all pixels of an image, so its statistics need either a second kernel or communication between blocks.
+// Here up to eight blocks form a cluster: they divide the pixels of one span of channels (one or several whole groups)
+// among them and read each other's means and squared deviations from shared memory. Each thread keeps its last values
+// in registers, so a map that fits is read once. All sums have a fixed order: results are the same bits in every run.
 //
-// Grid: (CLUSTER, CHANNELS / SPAN, images), blocks of THREADS. compile.py chooses what comes by -D:
+// Grid: (CLUSTER, CHANNELS / SPAN, images), blocks of THREADS. compile.py sets these constants with -D:
 //   CHANNELS, GROUPS; CHANNELS_LAST: 1 for [n, pixels, c], 0 for [n, c, pixels]; SHIFT, SILU: 1 or 0; EPS
-//   VECTOR: values of one load; SPAN: channels of a cluster; CLUSTER, THREADS; HOLD: vectors a thread keeps
+//   VECTOR: values per load; SPAN: channels per cluster; CLUSTER: blocks per cluster; THREADS: threads per block
+//   HOLD: vectors kept in registers per thread
 
-using Half = unsigned short;  // float16 bits: cuda_fp16.h is not everywhere where NVRTC is
+using Half = unsigned short;  // float16 bits; NVRTC may be installed without cuda_fp16.h
 struct alignas(2 * VECTOR) Vector { Half at[VECTOR]; };
 
 constexpr int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
 
-constexpr int GROUP = CHANNELS / GROUPS;                                  // channels of a group
+constexpr int GROUP = CHANNELS / GROUPS;                                  // channels per group
 constexpr int SPAN_GROUPS = SPAN / GROUP;
-constexpr int WIDTH = CHANNELS_LAST ? SPAN / VECTOR : 1;                  // vectors of a pixel
-constexpr bool FIXED = CHANNELS_LAST && WIDTH <= THREADS;                 // a thread sees the same channels always
-constexpr int COLUMNS = FIXED ? WIDTH : 1;                                // threads: ROWS x COLUMNS, the rest idle
+constexpr int WIDTH = CHANNELS_LAST ? SPAN / VECTOR : 1;                  // vectors per pixel
+constexpr bool FIXED = CHANNELS_LAST && WIDTH <= THREADS;                 // a thread always sees the same channels
+constexpr int COLUMNS = FIXED ? WIDTH : 1;                                // ROWS x COLUMNS threads; the rest are idle
 constexpr int ROWS = THREADS / COLUMNS;
 constexpr int ACTIVE = ROWS * COLUMNS;
-constexpr int PIECE = CHANNELS_LAST ? gcd(VECTOR, GROUP) : VECTOR;        // values of a vector surely in one group
+constexpr int PIECE = CHANNELS_LAST ? gcd(VECTOR, GROUP) : VECTOR;        // values of a vector that share a group
 constexpr int PIECES = VECTOR / PIECE;
-constexpr int SHARES = FIXED ? GROUP / PIECE : 1;                         // pieces of a group in a row of threads
+constexpr int SHARES = FIXED ? GROUP / PIECE : 1;                         // pieces of a group in one row of threads
 constexpr int WARPS = THREADS / 32;
-static_assert(CHANNELS % SPAN == 0 && SPAN % GROUP == 0 && THREADS % 32 == 0, "no whole groups or warps");
-static_assert(!CHANNELS_LAST || SPAN % VECTOR == 0, "a vector leaves the span");
+static_assert(CHANNELS % SPAN == 0 && SPAN % GROUP == 0 && THREADS % 32 == 0,
+              "SPAN needs whole groups, THREADS whole warps");
+static_assert(!CHANNELS_LAST || SPAN % VECTOR == 0, "SPAN must be whole vectors");
 static_assert(FIXED || SPAN_GROUPS == 1, "a thread would see several groups");
 static_assert(FIXED || !SHIFT, "a thread would see several shifts");
 #if CLUSTER > 1 && defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-#error "clusters need sm_90: compile with CLUSTER=1"
+#error "clusters need sm_90 or newer: compile with CLUSTER=1"
 #endif
 
 __device__ float to_float(Half bits) {
@@ -52,7 +54,7 @@ __device__ float warp_sum(float value) {
     return value;
 }
 
-// The value that `local` has in the shared memory of block `rank` of the cluster.
+// Reads the variable at `local` from the shared memory of block `rank` of the cluster.
 __device__ float read_from(int rank, const float* local) {
     if (CLUSTER == 1) return *local;
     unsigned address = __cvta_generic_to_shared(local);
@@ -62,7 +64,7 @@ __device__ float read_from(int rank, const float* local) {
     return value;
 }
 
-// A barrier of the whole cluster in two halves; of a block alone, the first half is all of it.
+// A barrier of the whole cluster in two halves. If CLUSTER is 1, the first is a block barrier, the second does nothing.
 __device__ void cluster_arrive() {
     if (CLUSTER > 1) asm volatile("barrier.cluster.arrive.release;" ::: "memory");
     else __syncthreads();
@@ -75,18 +77,18 @@ __cluster_dims__(CLUSTER, 1, 1)
 #endif
 group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Half* __restrict__ bias,
 #if SHIFT
-           const Half* __restrict__ shift,  // of each channel, the same in all images
+           const Half* __restrict__ shift,  // one value per channel, the same for all images
 #endif
            int pixels, Half* __restrict__ y) {
-    __shared__ float counts[THREADS], means[PIECES][THREADS], squares[PIECES][THREADS];      // of each thread
-    __shared__ float block_count, block_mean[SPAN_GROUPS], block_squares[SPAN_GROUPS];       // the others read these
+    __shared__ float counts[THREADS], means[PIECES][THREADS], squares[PIECES][THREADS];      // per thread
+    __shared__ float block_count, block_mean[SPAN_GROUPS], block_squares[SPAN_GROUPS];       // read by other blocks
     __shared__ float group_mean[SPAN_GROUPS], group_scale[SPAN_GROUPS];
 
     const int thread = threadIdx.x, rank = blockIdx.x, channel = blockIdx.y * SPAN;
     const int start = blockIdx.z * pixels * CHANNELS + (CHANNELS_LAST ? channel : channel * pixels);
     x += start, y += start, weight += channel, bias += channel;
 
-    // This block's vectors are first, first + 1, ..., end - 1 of the span; channels-last, they are whole pixels.
+    // This block processes vectors first, first + 1, ..., end - 1 of the span; in channels-last maps, whole pixels.
     const int units = CHANNELS_LAST ? pixels : SPAN * pixels / VECTOR, per_block = (units + CLUSTER - 1) / CLUSTER;
     const int first = min(rank * per_block, units) * WIDTH, end = min((rank + 1) * per_block, units) * WIDTH;
     const int chunks = (end - first + ACTIVE * HOLD - 1) / (ACTIVE * HOLD);
@@ -110,7 +112,7 @@ group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Ha
 #endif
 
     Vector weights, biases;
-    const auto load_affine = [&](int i) {  // of the channels of vector i
+    const auto load_affine = [&](int i) {  // weight and bias for the channels of vector i
         if constexpr (CHANNELS_LAST) {
             weights = load(weight + i % WIDTH * VECTOR), biases = load(bias + i % WIDTH * VECTOR);
         } else {
@@ -118,9 +120,9 @@ group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Ha
                 weights.at[j] = weight[i * VECTOR / pixels], biases.at[j] = bias[i * VECTOR / pixels];
         }
     };
-    if constexpr (FIXED) load_affine(thread);  // early: it takes as long as the values do
+    if constexpr (FIXED) load_affine(thread);  // early: these loads take as long as those of x
 
-    // Mean and squared deviations of each chunk, merged into those before it (Chan, Golub and LeVeque 1983).
+    // Merges mean and squared deviations of each chunk with the previous ones (Chan, Golub and LeVeque 1983).
     float count = 0, mean[PIECES] = {}, square[PIECES] = {};
     for (int chunk = 0; chunk < chunks; ++chunk) {
         const int loaded = load_chunk(chunk);
@@ -151,7 +153,7 @@ group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Ha
     for (int p = 0; p < PIECES; ++p) means[p][thread] = mean[p], squares[p][thread] = square[p];
     __syncthreads();
 
-    // The threads of this block: a warp for each group.
+    // Merges the statistics of this block's threads, one warp per group.
     for (int group = thread / 32; group < SPAN_GROUPS; group += WARPS) {
         float n = 0, sum = 0, total = 0;
         const auto for_each_piece = [&](auto&& add) {
@@ -171,7 +173,7 @@ group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Ha
     }
     cluster_arrive(), cluster_wait();
 
-    // The blocks of the cluster, always in the same order.
+    // Merges the statistics of the cluster's blocks, always in the same order.
     for (int group = thread; group < SPAN_GROUPS; group += THREADS) {
         float n[CLUSTER], means[CLUSTER], count = 0, sum = 0, total = 0;
 #pragma unroll
@@ -185,11 +187,11 @@ group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Ha
         for (int other = 0; other < CLUSTER; ++other) total += n[other] * (means[other] - mean) * (means[other] - mean);
         group_mean[group] = mean, group_scale[group] = rsqrtf(total / count + float(EPS));
     }
-    cluster_arrive();  // no block may end while another reads from it: waited for at the end
+    cluster_arrive();  // no block may exit while another reads from it; cluster_wait() follows at the end
     __syncthreads();
 
     float scale[VECTOR], offsets[VECTOR];
-    const auto prepare = [&] {  // what to do with the values of a vector
+    const auto prepare = [&] {  // scale and offset of each value in a vector
 #pragma unroll
         for (int j = 0; j < VECTOR; ++j) {
             const int group = FIXED ? (thread % WIDTH * VECTOR + j) / GROUP : 0;
@@ -199,7 +201,7 @@ group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Ha
     };
     if constexpr (FIXED) prepare();
 
-    // Backwards: the last chunk is still here, and of the others the latest are the likeliest in the cache.
+    // Backwards: the last chunk is still in registers, and the most recent of the others are most likely still cached.
     for (int chunk = chunks - 1; chunk >= 0; --chunk) {
         if (chunk < chunks - 1) load_chunk(chunk);
 #pragma unroll

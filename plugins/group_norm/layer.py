@@ -1,4 +1,4 @@
-"""The layer that torch.compile runs on the kernel."""
+"""The GroupNorm layer that uses the kernel under torch.compile."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from plugins.group_norm.op import group_norm
 
 
 class FusedGroupNorm(GroupNorm):
-    """GroupNorm, which is one kernel where torch.compile compiles it for a GPU in half precision."""
+    """GroupNorm that runs as one kernel when torch.compile compiles it for a GPU in float16."""
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         if not (torch.compiler.is_compiling() and x.is_cuda and x.dtype == torch.float16):
@@ -17,9 +17,12 @@ class FusedGroupNorm(GroupNorm):
 
 
 def fuse_norms(model: nn.Module) -> None:
-    """Let the norms of a model on a GPU be one kernel each. Weights and names stay, and results, but for rounding."""
+    """Turn the norms of a model on a GPU into `FusedGroupNorm`, in place, if the GPU has thread block clusters.
+
+    Weights and names stay the same; results differ only by rounding.
+    """
     if torch.cuda.get_device_capability(next(model.parameters()).device) < (9, 0):
-        return  # without clusters of blocks it has not been measured, and uses few of them
+        return  # without clusters the kernel uses few blocks and has not been measured
     for module in model.modules():
         if type(module) is GroupNorm:
             module.__class__ = FusedGroupNorm

@@ -1,6 +1,6 @@
-"""torch.ops.canny2image.group_norm: GroupNorm (Wu and He 2018), and SiLU behind it if asked for, as one kernel.
+"""torch.ops.canny2image.group_norm: GroupNorm (Wu and He 2018), optionally followed by SiLU, as one kernel.
 
-It can be recorded into a CUDA graph once it has run for such maps: the first call compiles and loads the kernel.
+The first call for maps of a size compiles and loads the kernel; later calls can be captured into a CUDA graph.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from plugins.group_norm.compile import NAME, Launch, call, choose_launch, compil
 def reference(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None = None
 ) -> Tensor:
-    """What the op computes, in float32, or float64 for such maps; in the type and layout of x."""
+    """Compute the op in float32 (float64 if x is float64); the result has the type and layout of x."""
     n, channels, h, w = x.shape
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     values = (exact if shift is None else exact + shift[..., None, None]).reshape(n, groups, -1)
@@ -31,11 +31,11 @@ def reference(
 def group_norm(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None = None
 ) -> Tensor:
-    """GroupNorm of x + shift over the channels of a group and all pixels, then SiLU if `silu`.
+    """Compute GroupNorm of x + shift over the channels of a group and all pixels, then SiLU if `silu`.
 
-    x: [n, c, h, w], in memory channels-last or contiguous, and so is the result; weight, bias: [c]; shift: [1, c], for
-    maps in channels-last. On a GPU all are float16 and one kernel does it, with float32 between; on a CPU it is
-    `reference`. Raises ValueError for what the kernel cannot take, KernelError if it cannot be compiled or launched.
+    x: [n, c, h, w], channels-last or contiguous, and the result has the same layout; weight, bias: [c]; shift: [1, c],
+    only with channels-last x. On a GPU all are float16 and one kernel does it in float32; on a CPU `reference` does.
+    Raises ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or launched.
     """
     channels_last = _check(x, weight, bias, shift)
     n, channels, h, w = x.shape
@@ -62,7 +62,7 @@ def _(
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> bool:
-    """Whether x is channels-last, or else contiguous."""
+    """Return whether x is channels-last; it is contiguous otherwise. Raises ValueError for unsupported arguments."""
     channels_last = x.is_contiguous(memory_format=torch.channels_last)
     if not (channels_last or x.is_contiguous()):
         raise ValueError(
@@ -81,13 +81,16 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> boo
                 f"torch.float16 {list(shape)} on {x.device}: convert it first"
             )
         if tensor.data_ptr() % 16:
-            raise ValueError(f"group_norm got {name} at no multiple of 16 bytes, as it expects: call .clone() first")
+            raise ValueError(
+                f"group_norm got {name} at an address that is not a multiple of 16 bytes, expected an aligned tensor: "
+                "call .clone() first"
+            )
     return channels_last
 
 
 @cache
 def _load(launch: Launch, architecture: int, device: int) -> Any:
-    """The kernel, loaded for good. `device` is the current one, and here to tell loaded kernels apart."""
+    """Load the kernel on the current device, permanently. `device` is that device; it is only part of the cache key."""
     from cuda.bindings import driver
 
     module = call(driver.cuModuleLoadData, compile_ptx(launch.defines, architecture))

@@ -1,7 +1,7 @@
-"""The kernel as a TensorRT plugin, `canny2image::group_norm`: its PTX is stored in the engine, no Python at run time.
+"""The kernel as a TensorRT plugin, `canny2image::group_norm`. Engines contain its PTX and need no Python to run it.
 
 No `from __future__ import annotations` here: TensorRT reads the annotations as types. Attributes are arrays of one
-value, because scalar ones raise TypeError in TensorRT 10.16 with NumPy 2.4. Has not been built into an engine yet.
+value, because scalars raise TypeError in TensorRT 10.16 with NumPy 2.4. No engine has been built with the plugin yet.
 """
 
 from functools import cache
@@ -18,12 +18,13 @@ Floats = npt.NDArray[np.float32]
 
 @cache
 def register(architecture: int, lazy: bool = False) -> None:
-    """Make the plugin known to TensorRT, once per process; the same once more changes nothing.
+    """Register the plugin with TensorRT, once per process; a second call with the same arguments does nothing.
 
-    Inputs x [n, c, h, w], weight [c] and bias [c], all float16; attributes groups (int32), eps (float32), silu (int32,
-    0 or 1), each an array of one value; output like x. x may be contiguous, or channels-last (HWC8) where 8 divides c.
-    architecture: compute capability of the GPU that will run the engine, 90 for 9.0. lazy: only when it is first used.
-    Raises ImportError without TensorRT, ValueError if it is registered already, for another architecture.
+    Inputs: x [n, c, h, w], weight [c] and bias [c], all float16. Attributes: groups (int32), eps (float32), silu
+    (int32, 0 or 1), each an array of one value. Output: like x. x is contiguous, or channels-last (HWC8) if c is a
+    multiple of 8. architecture: compute capability of the GPU that will run the engine, 90 for 9.0. lazy: register the
+    plugin at its first use. Raises ImportError without TensorRT, ValueError if it is already registered for another
+    architecture.
     """
     import tensorrt as trt
     import tensorrt.plugin as trtp
@@ -40,7 +41,7 @@ def register(architecture: int, lazy: bool = False) -> None:
         x: TensorDesc, weight: TensorDesc, bias: TensorDesc, groups: Ints, eps: Floats, silu: Ints,
         outputs: tuple[TensorDesc],
     ) -> list[trtp.AutoTuneCombination]:  # fmt: skip
-        # HWC8 pads channels to a multiple of 8, and the kernel knows no padding.
+        # HWC8 pads channels to a multiple of 8; the kernel does not support padding.
         layouts = ["LINEAR", "HWC8"] if x.shape[1] % 8 == 0 else ["LINEAR"]
         types = "FP16, FP16, FP16, FP16"
         return [trtp.AutoTuneCombination(types, f"{layout}, LINEAR, LINEAR, {layout}") for layout in layouts]
@@ -58,18 +59,21 @@ def register(architecture: int, lazy: bool = False) -> None:
 
 
 def try_compiler(architecture: int) -> None:
-    """Compile one kernel: once TensorRT asks for one, an error can no longer be told. Raises KernelError."""
+    """Compile one kernel as a check: errors while TensorRT requests kernels would not reach the user.
+
+    Raises KernelError.
+    """
     compile_ptx(choose_launch(1, 8, 8, 1, 1e-5, silu=True, channels_last=True, clusters=False).defines, architecture)
 
 
 def _launch(
     shape: tuple[int, ...], groups: Ints, eps: Floats, silu: Ints, channels_last: bool, architecture: int
 ) -> tuple[int, Launch]:
-    """Pixels of a map, and how the kernel is launched."""
+    """Return the pixels of a map and its launch. Raises ValueError unless `shape` has four known sizes."""
     if len(shape) != 4 or min(shape) < 1:
         raise ValueError(
-            f"{PLUGIN} got x of shape {list(shape)}, expected four sizes known when the engine is built: "
-            "build it for fixed shapes"
+            f"{PLUGIN} got x of shape {list(shape)}, expected four dimensions known at build time: "
+            "build the engine for fixed shapes"
         )
     n, channels, h, w = shape
     sizes = n, channels, h * w, int(groups[0]), float(eps[0]), bool(silu[0])

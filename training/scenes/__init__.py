@@ -1,1 +1,1 @@
-"""How a training scene is drawn: an object of one colour before a background, with its caption."""
+"""Drawing of training scenes: an object of one colour in front of a background, with a caption."""

@@ -1,4 +1,4 @@
-"""The other animals: fish, cats and butterflies."""
+"""Drawings of fish, cats and butterflies."""
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def _band(x: float, deep: float) -> Points:
 
 
 def cat(rng: np.random.Generator) -> Drawing:
-    """A cat that sits and looks out of the picture."""
+    """A sitting cat that faces the viewer."""
     fat, r, hx = rng.uniform(0.88, 1.15), rng.uniform(0.22, 0.26), rng.uniform(-0.04, 0.08)
     hy, tilt, wave = -0.42, rng.uniform(-0.15, 0.15), rng.uniform(0.25, 0.45)
     w = 0.28 * fat
@@ -65,7 +65,7 @@ def cat(rng: np.random.Generator) -> Drawing:
 
 
 def _cat_face(rng: np.random.Generator, r: float) -> list[Part]:
-    """A head of radius `r` about the origin, striped or not."""
+    """A head of radius `r` centred on the origin, with or without stripes."""
     head = smooth(
         (0.0, -0.82 * r),
         (0.62 * r, -0.75 * r),

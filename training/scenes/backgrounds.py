@@ -1,4 +1,4 @@
-"""All backgrounds by name, and which of them fit what is in front."""
+"""All backgrounds by name, and those that fit each stance of an object."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -24,4 +24,4 @@ PLACES: Mapping[Stance, tuple[str, ...]] = MappingProxyType(
         "float": ("plain", "sea", "sea", "sea"),
     }
 )
-"""Where a thing that is so supported can be; what is named twice is twice as frequent."""
+"""Backgrounds that fit objects of a stance; a name listed twice is twice as frequent."""

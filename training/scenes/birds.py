@@ -1,4 +1,4 @@
-"""Birds: songbirds on a twig or on the ground, and birds in flight."""
+"""Drawings of birds: songbirds on a branch or on the ground, and birds in flight."""
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def _songbird(rng: np.random.Generator) -> Drawing:
 
 
 def _songbird_body(hx: float, hy: float, r: float, plump: float) -> Points:
-    """Body and head in one; the head is of radius `r` about (hx, hy)."""
+    """One outline for body and head; the head has radius `r` and centre (hx, hy)."""
     return smooth(
         (hx + 0.92 * r, hy - 0.3 * r),
         (hx + 0.5 * r, hy - 0.9 * r),
@@ -80,7 +80,7 @@ def _leg(x: float, top: float, bottom: float) -> list[Part]:
 
 
 def _wing(span: float, chord: float, feathers: int) -> Points:
-    """A wing that reaches up from its root at the origin; the tips of its feathers are on the left."""
+    """A wing that extends upwards from its root at the origin; its feather tips are on the left."""
     leading = bend(
         [(0.5 * chord, 0.04), (0.54 * chord, -0.3 * span), (0.18 * chord, -0.7 * span), (-0.5 * chord, -span)]
     )
@@ -108,7 +108,7 @@ def _flying(rng: np.random.Generator) -> Drawing:
     )
     tail = points((-0.34, -0.05), (-0.74, -fan - 0.03), (-0.68, 0.0), (-0.76, fan), (-0.34, 0.06))
     beak = points((0.54, -0.11), (0.58 + rng.uniform(0.1, 0.2), -0.03), (0.53, 0.01))
-    spread = rng.random() < 0.35  # both wings out, as it turns; else both up
+    spread = rng.random() < 0.35  # one wing up and one down, as in a turn; otherwise both up
     quills = [limb([(x, -0.25 * span), (x - 0.16 * chord, -0.6 * span)], 0.025, 0.02) for x in (-0.3 * chord, 0.0)]
     near = [
         Part(turned(shape, sweep), tint, relief)

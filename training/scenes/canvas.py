@@ -1,4 +1,4 @@
-"""A picture under the brush: shaded shapes, soft shadows, and which pixels are the main object's body."""
+"""The canvas: filled shapes with shading, soft shadows, and a mask of the main object's body."""
 
 from dataclasses import dataclass, field
 
@@ -13,18 +13,18 @@ HEIGHT, WIDTH = 256, 384
 LIGHT = (-0.6, -0.8)  # unit vector towards the light: from the upper left
 
 _SHIFT = 4  # fractional bits of the coordinates given to OpenCV
-_FINE = 2  # outlines are drawn twice as large, as OpenCV's own smoothing is uneven
-_COARSE = 4  # shading is soft, so it is computed on every fourth pixel
+_FINE = 2  # outlines are drawn at twice the size because OpenCV's antialiasing is uneven
+_COARSE = 4  # shading is soft, so it is computed at a quarter of the width and height
 
 Picture = NDArray[np.float32]  # RGB [256, 384, 3], 0 to 255
 
 
 @dataclass
 class Canvas:
-    """The picture so far and the mask of the main body.
+    """The picture so far and the mask of the main object's body.
 
-    `rim` is the light lost at the outline of a body, as in a watercolour: it keeps an outline visible on a ground of
-    the same colour, without the doubled edges of an ink line. It is negative (light gained) on dark grounds.
+    `rim` is the light lost at the outline of a shape, as in a watercolour: it keeps the outline visible on a background
+    of the same colour, without the double edges of an ink line. It is negative (light gained) on dark backgrounds.
     """
 
     picture: Picture
@@ -32,9 +32,9 @@ class Canvas:
     mask: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((HEIGHT, WIDTH), np.bool_))
 
     def fill(self, outline: Points, paint: NDArray[np.float32], relief: float = 0.0, body: bool = False) -> None:
-        """Fill a closed outline in pixels with an RGB colour [3] or the same part of a picture [256, 384, 3].
+        """Fill a closed outline in pixels with an RGB colour [3] or with the same region of a picture [256, 384, 3].
 
-        `relief` is how round it looks, 0 to about 0.5; `body` says whether it belongs to the main body.
+        `relief` is how round the shape looks, 0 to about 0.5; `body`: whether it belongs to the main object's body.
         """
         window = _window(outline)
         if window is None:
@@ -63,7 +63,7 @@ class Canvas:
         return np.asarray(darker + np.float32(0.7) * (255 - colour) * np.maximum(light, 0), np.float32)
 
     def shade(self, outline: Points, softness: float, amount: float) -> None:
-        """Darken (or lighten, below 0) the inside of an outline in pixels; its border is `softness` pixels soft."""
+        """Darken (or lighten, if `amount` < 0) the inside of an outline in pixels, blurred by `softness` pixels."""
         window = _window(outline, margin=2 * softness)
         if window is None:
             return
@@ -75,13 +75,13 @@ class Canvas:
         self.picture[window] += (target - self.picture[window]) * soft * np.float32(abs(amount))
 
     def finished(self) -> NDArray[np.uint8]:
-        """The picture as RGB uint8 [256, 384, 3]; a touch of blur, as no lens and no decoder is sharper."""
+        """Return the picture as RGB uint8 [256, 384, 3], slightly blurred: no lens or decoder is sharper."""
         soft = cv2.GaussianBlur(self.picture, (3, 3), 0.6)
         return np.asarray(cv2.convertScaleAbs(np.maximum(soft, 0)), np.uint8)  # rounds and saturates
 
 
 def _tripled(channel: NDArray[np.float32] | cv2.typing.MatLike) -> Picture:
-    """One channel as three equal ones: numpy multiplies these several times as fast as it stretches one."""
+    """Return one channel as three equal ones: NumPy multiplies these several times faster than it broadcasts one."""
     return np.asarray(cv2.merge((channel, channel, channel)), np.float32)
 
 

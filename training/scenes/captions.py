@@ -1,7 +1,7 @@
-"""The words of captions: a closed vocabulary, and how a thing and its colour are named."""
+"""The words of captions: a closed vocabulary, and names of objects with their colours."""
 
 TEMPLATES = ("{}", "{}", "{}", "a picture of {}", "a photo of {}", "a painting of {}", "a drawing of {}")
-"""What stands around a caption; named more often is more frequent."""
+"""Templates of captions; one listed several times is more frequent."""
 
 _WORDS = """
 a an and at background balloon bird black blue boat brick brown butterfly car cat cup desert drawing field fish flower
@@ -11,10 +11,10 @@ astronaut camera coffee coins evening face garage man moon motorcycle page rocke
 woman
 """
 VOCABULARY: tuple[str, ...] = tuple(_WORDS.split())
-"""All words of all captions, those of the photographs last."""
+"""All words of all captions; those used only for photographs come last."""
 
 
 def named(kind: str, colour: str | None) -> str:
-    """A noun with its article: "a bird", "an orange bird"."""
+    """Return a noun with its article and colour: "a bird", "an orange bird"."""
     words = f"{colour} {kind}" if colour else kind
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

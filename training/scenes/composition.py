@@ -1,4 +1,4 @@
-"""Where an object goes: its pose, the shadow below it, the branch, the grass or the water that holds it."""
+"""Placement of an object: its pose, its shadow, and the branch, grass or water around it."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ from training.scenes.scenery import Rng, tuft, wave
 
 @dataclass(frozen=True)
 class Room:
-    """The part of the picture that an object has."""
+    """The part of the picture that is available to an object."""
 
-    x: float = 0.5 * WIDTH  # its middle, pixels
+    x: float = 0.5 * WIDTH  # centre, pixels
     width: float = 0.8 * WIDTH  # pixels
     height: float = 0.8 * HEIGHT  # pixels
-    rise: float = 0.0  # pixels; how much further up (away) than the nearest floor
+    rise: float = 0.0  # pixels; how far the object is moved up, that is, away from the viewer
 
 
 def put(rng: Rng, ground: Ground, drawing: Drawing, room: Room, paint: Colour, main: bool) -> None:
-    """Draw an object with all that holds it."""
+    """Draw an object with its shadow, branch, grass or water."""
     pose, box = _posed(rng, ground, drawing, room)
     left, _, right, bottom = box
     wide, middle = right - left, (left + right) / 2
@@ -51,7 +51,7 @@ def _posed(rng: Rng, ground: Ground, drawing: Drawing, room: Room) -> tuple[Pose
 
 
 def _foot(rng: Rng, ground: Ground, drawing: Drawing, height: float) -> float:
-    """The row of the object's lowest point."""
+    """Return the row of the object's lowest point."""
     if drawing.stance in ("stand", "float"):
         return rng.uniform(*ground.floor)
     lowest = HEIGHT - (40 if drawing.stance == "perch" else 12)
@@ -59,7 +59,7 @@ def _foot(rng: Rng, ground: Ground, drawing: Drawing, height: float) -> float:
 
 
 def _ripples(rng: Rng, ground: Ground, left: float, right: float, bottom: float) -> None:
-    """The reflection below what floats, and the wave at its waterline."""
+    """Draw the reflection of a floating object and the waves at its waterline."""
     wide, middle = right - left, (left + right) / 2
     ground.canvas.shade(ellipse(middle, bottom + 6, 0.46 * wide, 9), 5, 0.3)
     for row, reach in ((0, 0.56), (15, 0.36)):

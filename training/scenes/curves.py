@@ -1,4 +1,4 @@
-"""Outlines: closed polygons with which everything in the made pictures is drawn."""
+"""Outlines: the closed polygons that all drawn pictures consist of."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def _catmull_rom(p0: Points, p1: Points, p2: Points, p3: Points, samples: int) -
 
 
 def limb(pairs: Sequence[tuple[float, float]], start: float, end: float) -> Points:
-    """A strip along an open curve, `start` wide where it begins and `end` wide where it ends."""
+    """A strip along an open curve; its width changes from `start` to `end`."""
     spine = bend(pairs, samples=6)
     along = np.gradient(spine, axis=0)
     across = along[:, ::-1] * [-1, 1] / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
@@ -52,14 +52,14 @@ def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0, sample
 
 
 def lobed(x: float, y: float, rx: float, ry: float, lobes: float, turn: float = 0.0, arc: float = 2 * np.pi) -> Points:
-    """A round shape with `lobes` bulges, from the angle `turn` on along `arc`: leaves, clouds and bushes."""
+    """A round shape with `lobes` bulges that spans `arc` from the angle `turn`: treetops, clouds, bushes, daisies."""
     t = np.linspace(0, 1, int(6 * lobes) + 1)
     swell = 0.86 + 0.14 * np.abs(np.sin(np.pi * lobes * t)) ** 0.8
     return np.stack([x + rx * swell * np.cos(turn + arc * t), y + ry * swell * np.sin(turn + arc * t)], 1)
 
 
 def rounded(corners: ArrayLike, times: int = 3) -> Points:
-    """A polygon with its corners cut `times` times (Chaikin)."""
+    """A polygon whose corners have been cut `times` times (Chaikin)."""
     p = np.asarray(corners, np.float64)
     for _ in range(times):
         following = np.roll(p, -1, 0)
@@ -75,7 +75,7 @@ def turned(outline: Points, angle: float, x: float = 0.0, y: float = 0.0) -> Poi
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a drawing's own coordinates lie in the picture."""
+    """The mapping from a drawing's own coordinates to pixels of the picture."""
 
     x: float  # pixels
     y: float  # pixels

@@ -1,4 +1,4 @@
-"""What a drawing is: parts in its own coordinates, and how it comes onto a canvas."""
+"""Drawings: parts in their own coordinates, which a pose maps onto a canvas."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ GLASS = (186, 218, 232)
 
 @dataclass(frozen=True)
 class Part:
-    """A shape of one colour: a tint of the object's own colour (1 is that colour), or a fixed RGB."""
+    """A shape of one colour: a tint of the object's own colour (1 is that colour), or a fixed RGB colour."""
 
     outline: Points
     paint: float | tuple[int, int, int]
@@ -35,16 +35,16 @@ class Drawing:
 
     parts: Sequence[Part]
     stance: Stance
-    sway: float = 0.03  # radians; how far it may be turned
+    sway: float = 0.03  # radians; the largest random rotation
 
     def bounds(self, pose: Pose) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom where the pose puts it."""
+        """Return left, top, right and bottom in pixels for a pose."""
         everything = np.concatenate([pose(part.outline) for part in self.parts])
         (left, top), (right, bottom) = everything.min(0), everything.max(0)
         return float(left), float(top), float(right), float(bottom)
 
     def draw(self, canvas: Canvas, pose: Pose, colour: Colour, main: bool) -> None:
-        """Draw onto the canvas; `main` says whether the coloured parts are the mask's body."""
+        """Draw onto the canvas. main: whether the mask includes the parts in the object's own colour."""
         for part in self.parts:
             own = isinstance(part.paint, float)
             paint = tinted(colour, part.paint) if isinstance(part.paint, float) else np.array(part.paint, np.float32)

@@ -1,4 +1,4 @@
-"""Birds on the water."""
+"""Drawings of birds on the water."""
 
 import numpy as np
 
@@ -7,8 +7,8 @@ from training.scenes.drawing import BEAK, CREAM, Drawing, Part, eye
 
 
 def duck(rng: np.random.Generator) -> Drawing:
-    """A duck, or with a longer neck a swan."""
-    long = rng.uniform(0.0, 0.22)  # of the neck: from a duck to a swan
+    """A duck, or a swan if its neck is long."""
+    long = rng.uniform(0.0, 0.22)  # length of the neck, from a duck's to a swan's
     r = rng.uniform(0.13, 0.16)
     hx, hy = 0.4, -0.36 - long
     body = _body(hx, hy, r)
@@ -34,7 +34,7 @@ def duck(rng: np.random.Generator) -> Drawing:
 
 
 def _body(hx: float, hy: float, r: float) -> Points:
-    """Body, neck and head in one; the head is of radius `r` about (hx, hy)."""
+    """One outline for body, neck and head; the head has radius `r` and centre (hx, hy)."""
     return smooth(
         (hx + 0.95 * r, hy - 0.2 * r),
         (hx + 0.4 * r, hy - r),

@@ -1,4 +1,4 @@
-"""What every background has: a canvas, words, and a floor; and the air above most of them."""
+"""The parts that all backgrounds have (a canvas, words and a floor), and the daylight sky that most have."""
 
 import dataclasses
 
@@ -13,28 +13,28 @@ GREEN, SUMMER = colour(96, 146, 72), colour(156, 196, 108)
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """A painted background: the words for it, and where things can stand."""
+    """A painted background, the words for it, and the place for objects."""
 
     canvas: Canvas
     words: str  # as in "a red bird {words}"
-    floor: tuple[float, float]  # rows for the feet of what stands there
+    floor: tuple[float, float]  # rows for the lowest points of standing and floating objects
     leaves: Colour = dataclasses.field(default_factory=lambda: GREEN)
-    grass: Colour | None = None  # what grows before the feet
+    grass: Colour | None = None  # colour of the tufts in front of objects
     water: bool = False
 
 
 def blank(picture: Picture, dark: bool = False) -> Canvas:
-    """A canvas to begin with; `picture` may be a view."""
+    """Return a canvas with a copy of `picture`."""
     return Canvas(np.array(picture, np.float32), rim=-0.22 if dark else 0.35)
 
 
 def pick(rng: Rng, *options: str) -> str:
-    """One of the options, all equally likely."""
+    """Return one of the options, all equally likely."""
     return options[int(rng.integers(len(options)))]
 
 
 def air(rng: Rng, horizon: float) -> tuple[Canvas, Colour, str]:
-    """Daylight: blue, or grey, or pink."""
+    """Return a canvas with a daylight sky, the colour at its horizon, and its name: blue, grey or pink."""
     top, low, name = (
         (colour(112, 172, 230), colour(206, 230, 244), "blue"),
         (colour(150, 162, 176), colour(216, 220, 224), "grey"),

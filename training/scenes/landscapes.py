@@ -44,7 +44,7 @@ def forest(rng: Rng) -> Ground:
 
 
 def mountains(rng: Rng) -> Ground:
-    """A meadow before snowy peaks."""
+    """A meadow in front of snowy peaks."""
     horizon = rng.uniform(150, 180)
     canvas, low, _ = air(rng, horizon)
     far = peaks(rng, horizon, rng.uniform(95, 130))

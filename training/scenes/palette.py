@@ -1,4 +1,4 @@
-"""The colours that words can ask for, and which of them a picture shows."""
+"""The named colours of objects and backgrounds, and the name of the colour that a picture shows."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -30,11 +30,11 @@ NEUTRALS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
         "pink": (240, 172, 190),
     }
 )
-"""Colours that only backgrounds have; sRGB, 0 to 255."""
+"""Colours used only for backgrounds; sRGB, 0 to 255."""
 
 
 def colour(red: float, green: float, blue: float) -> Colour:
-    """A colour of its own; sRGB, 0 to 255."""
+    """Return a colour as an array; sRGB, 0 to 255."""
     return np.array((red, green, blue), np.float32)
 
 
@@ -42,28 +42,28 @@ WHITE: Colour = colour(255, 255, 255)
 
 
 def mixed(colour: ArrayLike, other: ArrayLike, share: float) -> Colour:
-    """`share` of `other` and the rest of `colour`."""
+    """Mix two colours: `share` of `other`, the rest of `colour`."""
     return np.asarray(np.asarray(colour) * (1 - share) + np.asarray(other) * share, np.float32)
 
 
 def tinted(colour: ArrayLike, tint: float) -> Colour:
-    """A shade of the same hue: below 1 darker, 1 the colour itself, above 1 towards white (2 is white)."""
+    """Return a shade of `colour`: darker for a tint below 1, the colour itself for 1, paler above 1 (2 is white)."""
     return np.asarray(colour, np.float32) * np.float32(tint) if tint <= 1 else mixed(colour, WHITE, tint - 1)
 
 
 def jittered(colour: ArrayLike, rng: np.random.Generator) -> Colour:
-    """A neighbour of `colour` that still goes by the same word."""
+    """Return a random colour near `colour` that still has the same name."""
     wobble = rng.uniform(-9, 9, 3) + rng.uniform(-10, 10)
     return np.asarray(np.clip(np.asarray(colour, np.float32) + wobble, 0, 255), np.float32)
 
 
 def cielab(rgb: ArrayLike) -> NDArray[np.float32]:
-    """CIELAB, L 0 to 100, of sRGB colours [n, 3], 0 to 255."""
+    """Convert sRGB colours [n, 3], 0 to 255, to CIELAB with L from 0 to 100."""
     unit = np.asarray(rgb, np.float32).reshape(1, -1, 3) / np.float32(255)
     return np.asarray(cv2.cvtColor(unit, cv2.COLOR_RGB2LAB)[0], np.float32)
 
 
 def nearest_colour(mean_rgb: ArrayLike) -> str:
-    """The word of `PALETTE` nearest in CIELAB to a mean sRGB colour [3], 0 to 255."""
+    """Return the name of the `PALETTE` colour nearest in CIELAB to a mean sRGB colour [3], 0 to 255."""
     distances = np.linalg.norm(cielab(list(PALETTE.values())) - cielab(mean_rgb), axis=1)
     return list(PALETTE)[int(distances.argmin())]

@@ -1,4 +1,4 @@
-"""Made pictures: an object of one colour before a background, with a caption and a mask."""
+"""Drawn training pictures: an object of one colour in front of a background, with a caption and a mask."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ from training.scenes.plants import flower, mushroom, tree
 from training.scenes.things import balloon, cup, house
 from training.scenes.vehicles import boat, car
 
-TAG = 0x5CE7E  # keeps these random numbers apart from everybody else's
+TAG = 0x5CE7E  # makes the random numbers differ from those of other generators
 
 DRAWINGS: Mapping[str, Callable[[np.random.Generator], Drawing]] = MappingProxyType(
     {f.__name__: f for f in (bird, fish, cat, butterfly, flower, mushroom, tree, house, car, boat, balloon, cup)}
 )
 
-BIRDS, COMPANY = 0.3, 0.4  # of all scenes: those with a bird first, and those where a second object is tried
+BIRDS, COMPANY = 0.3, 0.4  # probabilities: of choosing a bird outright, and of trying a second object
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A made picture and what is known about it."""
+    """A drawn picture and its labels."""
 
     picture: NDArray[np.uint8]  # RGB [256, 384, 3]
     caption: str
@@ -39,16 +39,16 @@ class Scene:
     kind: str
     colour: str  # of `PALETTE`
     background: str  # of `BACKGROUNDS`
-    template: str  # the caption with {} for the main object
+    template: str  # the caption with {} in place of the main object
 
 
 def caption_with_colour(scene: Scene, colour: str) -> str:
-    """The caption of the same scene, asking for a main object of another colour."""
+    """Return the caption of a scene with the main object in another colour."""
     return scene.template.format(named(scene.kind, colour))
 
 
 def scene(seed: int, colour: str | None = None) -> Scene:
-    """The scene of a seed, always the same; `colour` of `PALETTE` changes the main object's colour and nothing else."""
+    """Return the scene for a seed, always the same; `colour` of `PALETTE` changes only the main object's colour."""
     rng = np.random.default_rng([TAG, seed])
     chosen = _pick(rng, PALETTE)
     colour = colour or chosen
@@ -63,7 +63,7 @@ def scene(seed: int, colour: str | None = None) -> Scene:
     where = f" {ground.words}" if rng.random() < 0.75 else ""
     template = TEMPLATES[int(rng.integers(len(TEMPLATES)))].format("{}" + company + where)
     caption = template.format(named(kind, colour if rng.random() < 0.85 else None))
-    turn = -1 if rng.random() < 0.5 else 1  # the light comes from the left until here
+    turn = -1 if rng.random() < 0.5 else 1  # up to here the light always comes from the left
     picture = np.ascontiguousarray(ground.canvas.finished()[:, ::turn])
     mask = np.ascontiguousarray(ground.canvas.mask[:, ::turn])
     return Scene(picture, caption, mask, kind, colour, background, template)
@@ -75,7 +75,7 @@ def _pick(rng: np.random.Generator, options: Iterable[str]) -> str:
 
 
 def _company(rng: np.random.Generator, ground: Ground, background: str, kind: str) -> tuple[Room, str]:
-    """Draw a smaller thing of another kind; returns the room left for the main object, and the words to add."""
+    """Draw a smaller object of another kind, if it fits; return the main object's room and the words to add."""
     side = float(rng.choice([-1.0, 1.0]))
     other = _pick(rng, (k for k in DRAWINGS if k != kind))
     drawing = DRAWINGS[other](rng)

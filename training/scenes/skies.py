@@ -8,14 +8,14 @@ from training.scenes.scenery import Rng, clouds, ramp, ridge
 
 
 def sky(rng: Rng) -> Ground:
-    """High up among the clouds."""
+    """A sky with clouds."""
     canvas, _, name = air(rng, HEIGHT)
     clouds(canvas, rng, HEIGHT, colour(252, 252, 252), 2)
     return Ground(canvas, pick(rng, "in the sky", f"in a {name} sky"), (215, 235))
 
 
 def sunset(rng: Rng) -> Ground:
-    """Hills before the evening sun."""
+    """Hills in front of the evening sun."""
     horizon, x = rng.uniform(140, 180), rng.uniform(50, 334)
     canvas = blank(ramp(colour(120, 96, 160), colour(232, 132, 120), colour(252, 206, 132), bottom=horizon))
     r = rng.uniform(24, 36)

@@ -1,4 +1,4 @@
-"""Things: houses, balloons and cups."""
+"""Drawings of houses, balloons and cups."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from training.scenes.drawing import BARK, CREAM, GLASS, Drawing, Part
 
 
 def house(rng: np.random.Generator) -> Drawing:
-    """A house with walls of its colour."""
+    """A house with walls in the object's colour."""
     wide, high, gable = rng.uniform(0.46, 0.62), rng.uniform(0.5, 0.7), rng.uniform(0.3, 0.45)
     roof_colour = ((112, 72, 62), (92, 96, 110), (150, 84, 66))[rng.integers(3)]
     door_colour = (BARK, CREAM, (84, 92, 112))[rng.integers(3)]
@@ -16,7 +16,7 @@ def house(rng: np.random.Generator) -> Drawing:
     roof = points(
         (-wide - 0.1, 0.03), (-0.5 * wide * (rng.random() < 0.5), -gable), (0.5 * wide, -gable), (wide + 0.1, 0.03)
     )
-    if rng.random() < 0.5:  # a gable to the front: the wall reaches up to the ridge
+    if rng.random() < 0.5:  # the gable faces the viewer, so the wall extends up to the ridge
         walls = points((-wide, 0.0), (0.0, -gable), (wide, 0.0), (wide, high), (-wide, high))
         roof = points(
             (0.0, -gable - 0.1),
@@ -78,7 +78,7 @@ def balloon(rng: np.random.Generator) -> Drawing:
 
 
 def cup(rng: np.random.Generator) -> Drawing:
-    """A cup of coffee on its saucer."""
+    """A cup of coffee on a saucer."""
     wide, high, taper = rng.uniform(0.32, 0.42), rng.uniform(0.42, 0.6), rng.uniform(0.62, 0.9)
     low, flat = taper * wide, 0.2 * wide
     rim = ellipse(0.0, 0.0, wide, flat)

@@ -1,4 +1,4 @@
-"""Vehicles: cars and boats."""
+"""Drawings of cars and boats."""
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def car(rng: np.random.Generator) -> Drawing:
 
 
 def boat(rng: np.random.Generator) -> Drawing:
-    """A sailing boat with a hull of its colour."""
+    """A sailing boat with a hull in the object's colour."""
     mast, deep, rake = rng.uniform(0.75, 1.0), rng.uniform(0.18, 0.26), rng.uniform(0.08, 0.2)
     hull = smooth(
         (-0.56, -0.02),

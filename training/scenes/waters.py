@@ -1,4 +1,4 @@
-"""Backgrounds with water: on it and in it."""
+"""Backgrounds on and under water."""
 
 from training.scenes.canvas import HEIGHT, WIDTH
 from training.scenes.curves import ellipse, limb, points
