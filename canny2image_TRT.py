@@ -75,7 +75,7 @@ class hackathon:
             self._pipelines = None  # drop the pipelines of an earlier call, which use its weights
             progress.set_description("loading weights")
             tokenizer = self.checkpoint.load_tokenizer()
-            model = make_fast(self.checkpoint.load_model().to(self.device), self.precision.dtype)
+            model = make_fast(self.checkpoint.load_model(self.device), self.precision.dtype)
             self._engines.weights = None if self.checkpoint is self._built else model.state_dict()
             pipelines = Pipelines(model, tokenizer, self._engines, self._streams, self._strict)
             progress.update()
@@ -139,7 +139,7 @@ class hackathon:
             "load_weights() was called before initialize(): pass the checkpoint to the constructor"
         )
         with defaults():
-            tokenizer, model = found.load_tokenizer(), found.load_model()
+            tokenizer, model = found.load_tokenizer(), found.load_model(torch.device("cpu"))
         with self._turns():
             weights = pipelines.model.state_dict()  # references, not copies
             if self.backend.name == "tensorrt":

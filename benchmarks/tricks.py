@@ -51,7 +51,7 @@ class Bench:
 
     def __init__(self, architecture: str, plan: str, precision: Precision, device: torch.device, runs: int) -> None:
         checkpoint = Checkpoint("random:0", architecture, "given")
-        self.model: ControlLDM = checkpoint.load_model().to(device)
+        self.model: ControlLDM = checkpoint.load_model(device)
         self.tokenizer: Tokenizer = checkpoint.load_tokenizer()
         self.request: Request = contest_request()
         self.shape = Shape(*self.request.size, 1, self.request.ddim_steps, make_plan(plan, self.request.ddim_steps))

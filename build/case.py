@@ -69,7 +69,7 @@ class Case:
     @cached_property
     def model(self) -> ControlLDM:
         """The model on the device: float32 until `trial` or `pipeline` converts it in place."""
-        return self.checkpoint.load_model().to(self.device)
+        return self.checkpoint.load_model(self.device)
 
     @cached_property
     def exported(self) -> ControlLDM:

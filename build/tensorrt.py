@@ -112,7 +112,7 @@ def _build(target: Target, checkpoint: Checkpoint, builder: Builder) -> tuple[li
     if plugins:
         register_plugin(builder)  # before the parser looks it up
     dtype, size = PRECISIONS[target.precision].dtype, (target.height, target.width, target.samples)
-    model = checkpoint.load_model()
+    model = checkpoint.load_model(torch.device("cpu"))
     files, engines, reports = {}, {}, []
     with tempfile.TemporaryDirectory() as folder:
         converted = make_fast(deepcopy(model), dtype)

@@ -30,7 +30,7 @@ def base_pictures(
     files = {name: cache / f"{_key(common, request, tokenizer)}.png" for name, request in requests.items()}
     missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
-        model = checkpoint.load_model().to(device)
+        model = checkpoint.load_model(device)
         for name in tqdm(missing, desc="base pictures", unit="picture"):
             picture = reference_pictures(model, tokenizer, requests[name])[0]
             write_whole(files[name], cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())

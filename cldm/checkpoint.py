@@ -3,18 +3,23 @@
 import logging
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cldm.model import ControlLDM
 from files import digest, file_digest
 from ldm.config import MODELS, load_architecture
-from ldm.diffusers_layout import diffusers_files, read_diffusers
-from ldm.diffusion import schedule_buffers
 from ldm.tokenizer import CLIP_ON_THE_HUB, Tokenizer, TokenizerError, load_tokenizer
-from ldm.weights import CheckpointError, load_strict, randomize, read_tensors
+from ldm.weights import CheckpointError, check_finite, load_strict, randomize
+from weights.folders import resolve
+from weights.join import join
+from weights.names import sort_tensors
+from weights.sources import Source, find
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +36,18 @@ SMALL_TOKENIZER = MODELS / "small" / "tokenizer"
 class Checkpoint:
     """The chosen weights, not loaded yet.
 
-    name: a file, `SD15_FOLDER:CONTROLNET_FOLDER` in the layout of the diffusers library, or `random:SEED`.
+    name: BASE, BASE:CONTROL or `random:SEED`; each of the two is a file or a folder (see docs/weights.md).
+    vae: a file or folder with another VAE.
     """
 
     name: str
     architecture: str
     chosen_by: str
+    vae: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.architecture}, {self.chosen_by})"
+        vae = f" with the VAE of {self.vae}" if self.vae else ""
+        return f"{self.name}{vae} ({self.architecture}, {self.chosen_by})"
 
     @property
     def random_seed(self) -> int | None:
@@ -47,36 +55,36 @@ class Checkpoint:
         return int(match[1]) if match else None
 
     @property
-    def diffusers_folders(self) -> tuple[Path, Path] | None:
-        """The Stable Diffusion folder and the ControlNet folder, if `name` consists of two paths."""
-        parts = self.name.split(os.pathsep)
-        return (Path(parts[0]), Path(parts[1])) if len(parts) == 2 and not Path(self.name).exists() else None
+    def sources(self) -> list[Source]:
+        """The files or folders of the weights; none for random weights. Raises CheckpointError if one is missing."""
+        return [] if self.random_seed is not None else find(self.name)
 
     def fingerprint(self) -> str:
         """Return a digest of the files' bytes or the seed, and of the architecture."""
-        architecture = repr(load_architecture(self.architecture))
-        if self.random_seed is not None:
-            return digest(self.name + architecture)
-        folders = self.diffusers_folders
-        files = diffusers_files(*folders).values() if folders else [self._file()]
-        return digest("".join([*map(file_digest, files), architecture]))
+        sources = [*self.sources, *self._vae()]
+        parts = [file_digest(file) for source in sources for file in source.files]
+        return digest("".join([*(parts or [self.name]), repr(load_architecture(self.architecture))]))
 
-    def load_model(self) -> ControlLDM:
-        """Load or generate the weights: float32, on the CPU. Raises CheckpointError if they do not fit."""
+    def load_model(self, device: torch.device | None = None) -> ControlLDM:
+        """Load or generate the weights, float32. Raises CheckpointError if they are missing, damaged or do not fit.
+
+        device: where they are moved to and checked for NaN and infinity; None leaves them unread on the CPU, where a
+            file's tensors are read when they are first used.
+        """
         architecture = load_architecture(self.architecture)
         if self.random_seed is not None:
             model = ControlLDM(architecture)
             randomize(model, self.random_seed)
-            return model.eval().requires_grad_(False)
-        with torch.device("meta"):
-            model = ControlLDM(architecture)
-        if folders := self.diffusers_folders:
-            tensors = read_diffusers(model.state_dict(), *folders, architecture)
-            tensors |= schedule_buffers(architecture.schedule)
         else:
-            tensors = read_tensors(self._file())
-        load_strict(model, tensors, f"checkpoint {self.name}")
-        return model.eval().requires_grad_(False)
+            with torch.device("meta"):
+                model = ControlLDM(architecture)
+            tensors = join(self.sources, next(iter(self._vae()), None), _shapes(self.architecture), architecture)
+            load_strict(model, tensors, f"checkpoint {self.name}")
+        model.eval().requires_grad_(False)
+        if device is not None:
+            model.to(device)
+            check_finite(model, f"checkpoint {self.name}")
+        return model
 
     def load_tokenizer(self) -> Tokenizer:
         """Load the tokenizer that belongs to the weights. Raises TokenizerError if it is missing or does not fit."""
@@ -86,7 +94,7 @@ class Checkpoint:
         if self.architecture == "small":
             tokenizer = load_tokenizer([SMALL_TOKENIZER], text.positions)
         else:
-            folders = [self.diffusers_folders[0] / "tokenizer"] if self.diffusers_folders else []
+            folders = [self.sources[0].path / "tokenizer"]
             tokenizer = load_tokenizer([*folders, MODELS / "tokenizer"], text.positions, CLIP_ON_THE_HUB)
         if tokenizer.vocabulary != text.vocabulary:
             raise TokenizerError(
@@ -95,25 +103,19 @@ class Checkpoint:
             )
         return tokenizer
 
-    def _file(self) -> Path:
-        path = Path(self.name)
-        if path.is_dir():
-            raise CheckpointError(
-                f"checkpoint {path} is a folder: give a .pth or .safetensors file, or the two folders of the "
-                f"diffusers library as SD15_FOLDER{os.pathsep}CONTROLNET_FOLDER"
-            )
-        if not path.is_file():
-            raise CheckpointError(f"checkpoint {path} does not exist: give the path of a .pth or .safetensors file")
-        return path
+    def _vae(self) -> list[Source]:
+        return [Source(resolve(self.vae))] if self.vae else []
 
 
-def find_checkpoint(name: str | os.PathLike[str] | None = None, architecture: str | None = None) -> Checkpoint:
+def find_checkpoint(
+    name: str | os.PathLike[str] | None = None, architecture: str | None = None, vae: str | None = None
+) -> Checkpoint:
     """Choose the weights and log the choice.
 
     name: the weights; by default $CANNY2IMAGE_CHECKPOINT if set, else the first existing file in USUAL_PLACES, else
         SMALL_MODEL.
-    architecture: the name of a file in models/*.yaml; by default small for random weights and the small model, and
-        sd15 for any other checkpoint.
+    architecture: the name of a file in models/*.yaml; by default small for random weights and for weights of the small
+        model's shapes, and sd15 for any others.
     Raises CheckpointError for a malformed random:SEED.
     """
     if name is not None:
@@ -123,10 +125,31 @@ def find_checkpoint(name: str | os.PathLike[str] | None = None, architecture: st
     else:
         places = [(str(path), "found") for path in USUAL_PLACES if path.is_file()]
         found = [*places, (str(SMALL_MODEL), "no Stable Diffusion checkpoint found")][0]
-    is_random = found[0].startswith("random:")
-    is_small = is_random or Path(found[0]).resolve() == SMALL_MODEL.resolve()
-    checkpoint = Checkpoint(found[0], architecture or ("small" if is_small else "sd15"), found[1])
-    if is_random and checkpoint.random_seed is None:
+    if found[0].startswith("random:") and Checkpoint(found[0], "small", "").random_seed is None:
         raise CheckpointError(f"weights {found[0]!r}: expected random:SEED with a whole number, for example random:0")
+    checkpoint = Checkpoint(found[0], architecture or _architecture(Checkpoint(found[0], "", found[1])), found[1], vae)
     log.info("weights: %s", checkpoint)
     return checkpoint
+
+
+def _architecture(checkpoint: Checkpoint) -> str:
+    """Return the architecture that most of the base's tensors fit; small for random weights, sd15 if none fits."""
+    if checkpoint.random_seed is not None:
+        return "small"
+    names = sorted((path.stem for path in MODELS.glob("*.yaml")), key=lambda name: name != "sd15")
+    try:
+        base = checkpoint.sources[0].read()
+    except CheckpointError:  # raised again, with the reason, when the weights are loaded
+        return "sd15"
+    return max(names, key=lambda name: _fitting(base, name))
+
+
+def _fitting(tensors: Sequence[tuple[str | None, Mapping[str, Tensor]]], architecture: str) -> int:
+    shapes, config = _shapes(architecture), load_architecture(architecture)
+    return sum(sort_tensors(some, shapes, config, part).fitting(shapes) for part, some in tensors)
+
+
+@cache
+def _shapes(architecture: str) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in ControlLDM(load_architecture(architecture)).state_dict().items()}

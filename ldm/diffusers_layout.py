@@ -1,14 +1,9 @@
 """Weights of Stable Diffusion and ControlNet in the diffusers layout, renamed to the keys of `ControlLDM`."""
 
 import re
-from collections.abc import Callable, Iterable
-from pathlib import Path
-
-import torch
-from torch import Tensor
+from collections.abc import Callable
 
 from ldm.config import Architecture
-from ldm.weights import CheckpointError, read_tensors
 
 # Key prefix of each part of the joined model -> the diffusers folder that contains it.
 PARTS = {
@@ -17,11 +12,6 @@ PARTS = {
     "cond_stage_model.transformer.": "text_encoder",
     "control_model.": "controlnet",
 }
-FILES = [
-    f"{stem}.{kind}"
-    for kind in ("safetensors", "fp16.safetensors", "bin")
-    for stem in ("diffusion_pytorch_model", "model", "pytorch_model")
-]
 RES_BLOCK = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -49,41 +39,6 @@ HEADS_AND_TAILS = {
 }
 # Names from before diffusers renamed the VAE's attention; the files of Stable Diffusion 1.5 still have them.
 OLD_VAE = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-
-
-def read_diffusers(
-    names: Iterable[str], pipeline: Path, controlnet: Path, architecture: Architecture
-) -> dict[str, Tensor]:
-    """Read the weights called `names` in ControlLDM from a Stable Diffusion folder and a ControlNet folder.
-
-    The folders do not contain the schedule's buffers, so these are left out. Raises CheckpointError if a file or a
-    tensor is missing or a tensor is left over; the strict load that follows checks the shapes.
-    """
-    tensors: dict[str, Tensor] = {}
-    files = diffusers_files(pipeline, controlnet)
-    for prefix, part in PARTS.items():
-        folder, source = files[part].parent, read_tensors(files[part])
-        for name in names:
-            if name.startswith(prefix):
-                tensors[name] = _take(source, name.removeprefix(prefix), part, folder, architecture)
-        if left := [name for name in source if not name.endswith("position_ids")]:
-            raise CheckpointError(
-                f"{folder} holds {len(left)} tensors that the model does not have, first {left[:5]}; choose "
-                "the architecture that belongs to them"
-            )
-    return tensors
-
-
-def diffusers_files(pipeline: Path, controlnet: Path) -> dict[str, Path]:
-    """Return the weight file of each part. Raises CheckpointError for a folder without one."""
-    folders = {part: controlnet if part == "controlnet" else pipeline / part for part in PARTS.values()}
-    files = {}
-    for part, folder in folders.items():
-        found = [folder / name for name in FILES if (folder / name).is_file()]
-        if not found:
-            raise CheckpointError(f"no weights in {folder}: expected one of {', '.join(FILES)}")
-        files[part] = found[0]
-    return files
 
 
 def diffusers_name(name: str, part: str, architecture: Architecture) -> str:
@@ -138,24 +93,3 @@ def _vae_block(name: str, architecture: Architecture) -> str:
     name = re.sub(r"^decoder\.up\.(\d)", lambda m: f"decoder.up_blocks.{top - int(m[1])}", name)
     name = re.sub(r"\.mid\.block_(\d)", lambda m: f".mid_block.resnets.{int(m[1]) - 1}", name)
     return re.sub(r"\.block\.(\d)", r".resnets.\1", name)
-
-
-def _take(source: dict[str, Tensor], name: str, part: str, folder: Path, architecture: Architecture) -> Tensor:
-    """Remove the tensor called `name` in ControlLDM from `source` and return it."""
-    theirs = diffusers_name(name, part, architecture)
-    candidates = [theirs, theirs.removeprefix("text_model."), *_old_names(theirs)]
-    for candidate in candidates:
-        if candidate in source:
-            tensor = source.pop(candidate)
-            # VAE attention uses 1x1 convolutions here and linear layers in diffusers.
-            is_projection = part == "vae" and tensor.dim() == 2
-            return tensor[..., None, None] if is_projection else tensor
-    if name.endswith("position_ids"):  # constants, which later versions omit
-        return torch.arange(architecture.text.positions)[None]
-    raise CheckpointError(
-        f"{folder} has no tensor {theirs!r}: fetch it again if it is damaged, or choose its architecture"
-    )
-
-
-def _old_names(name: str) -> list[str]:
-    return [name.replace(f".{new}.", f".{old}.") for new, old in OLD_VAE.items() if f".{new}." in name]

@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 IMPORTING = threading.Lock()
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 FILES = ("vocab.json", "merges.txt")
+ONE_FILE = "tokenizer.json"  # the same in one file, which is all that transformers 5 writes
 LETTERS = 2 * 256 + 2  # the smallest vocabulary: bytes, bytes at the end of a word, start and end of text
 
 
@@ -52,24 +53,28 @@ class Tokenizer:
 
 
 def load_tokenizer(folders: Sequence[Path], positions: int, on_hub: str | None = None) -> Tokenizer:
-    """Load the tokenizer from the first of `folders` with vocab.json and merges.txt, else from the Hugging Face cache.
+    """Load the tokenizer from the first of `folders` that has its files, else from the Hugging Face cache.
+
+    Its files are vocab.json and merges.txt, or tokenizer.json.
 
     on_hub: the repository to look up in that cache. Raises TokenizerError if the files are missing or damaged.
     """
-    cached = try_to_load_from_cache(on_hub, FILES[0]) if on_hub else None
-    for folder in [*folders, *([Path(cached).parent] if isinstance(cached, str) else [])]:
-        if all((folder / file).is_file() for file in FILES):
+    found = [try_to_load_from_cache(on_hub, file) for file in (FILES[0], ONE_FILE)] if on_hub else []
+    cached = [Path(file).parent for file in found if isinstance(file, str)]
+    for folder in [*folders, *cached]:
+        if all((folder / file).is_file() for file in FILES) or (folder / ONE_FILE).is_file():
             return Tokenizer(_read(folder), positions)
     looked = ", ".join([*map(str, folders), *([f"the Hugging Face cache of {on_hub}"] if on_hub else [])])
-    raise TokenizerError(f"no tokenizer: looked for {' and '.join(FILES)} in {looked}; put the two files there")
+    raise TokenizerError(f"no tokenizer: looked for {' and '.join(FILES)}, or {ONE_FILE}, in {looked}; put them there")
 
 
 def _read(folder: Path) -> Any:
     with IMPORTING:  # transformers imports its modules lazily, which is not thread-safe
-        from transformers import CLIPTokenizer  # slow to import, and needed by pipelines only
+        from transformers import CLIPTokenizer, CLIPTokenizerFast  # slow to import, and needed by pipelines only
 
+    kind = CLIPTokenizer if all((folder / file).is_file() for file in FILES) else CLIPTokenizerFast
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the library raises bare Exceptions for files that it cannot parse
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TokenizerError(f"the tokenizer in {folder} cannot be read ({detail}): fetch the files again") from error

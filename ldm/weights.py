@@ -1,6 +1,5 @@
 """Weights: strict loading from files, and random weights from a seed."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,36 +12,6 @@ from files import replacing
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged or does not fit; the message states what is wrong and what to do."""
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a `.safetensors` file, or a PyTorch file (`.pth`, `.ckpt`, `.bin`) with tensors only, to the CPU."""
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist: give the path of a .pth or .safetensors file")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        # mmap reads tensors on first use, so a 5.7 GB file is not copied into memory twice.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"checkpoint {path} holds Python objects other than tensors, which are not loaded because they could run "
-            "code, or it is not a PyTorch file: give a .safetensors file, or a .pth with tensors only"
-        ) from error
-    except Exception as error:  # damaged files make PyTorch raise almost any exception
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read ({path.stat().st_size} bytes; {type(error).__name__}): it is truncated, "
-            "damaged or of an old format; fetch it again, or save it again with a current PyTorch"
-        ) from error
-    tensors = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(tensors, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
-    ):
-        raise CheckpointError(
-            f"checkpoint {path} holds a {type(tensors).__name__} that does not map names to tensors: "
-            "give a checkpoint of tensors"
-        )
-    return tensors
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -71,6 +40,15 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -
             f"{counts}, first {first}; choose a checkpoint and an architecture that match"
         )
     module.load_state_dict({name: _as_float32(tensor) for name, tensor in tensors.items()}, assign=True)
+
+
+def check_finite(module: nn.Module, source: str) -> None:
+    """Raise CheckpointError, naming the tensor, if a weight is NaN or infinite."""
+    sums = {name: tensor.sum() for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    finite = torch.stack([total.double() for total in sums.values()]).isfinite().tolist()
+    for name, good in zip(sums, finite, strict=True):
+        if not good and not bool(module.state_dict()[name].isfinite().all()):
+            raise CheckpointError(f"{source}: tensor {name} holds NaN or infinite values: fetch the weights again")
 
 
 def randomize(module: nn.Module, seed: int) -> None:

@@ -94,7 +94,7 @@ class Folds:
         return Measured(apart, *self.judge(self.report.pictures(latents[: self.drawn])))
 
     def _model(self, dtype: torch.dtype) -> ControlLDM:
-        return make_fast(self.checkpoint.load_model().to(self.device), dtype)
+        return make_fast(self.checkpoint.load_model(self.device), dtype)
 
 
 def make_examples(probe: Probe, schedule: Schedule, fitted: int) -> Examples:

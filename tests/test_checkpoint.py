@@ -58,10 +58,8 @@ def test_malformed_seed(name: str) -> None:
 
 
 @pytest.mark.parametrize("use", ["load_model", "fingerprint"])
-def test_folder_instead_of_a_file(tmp_path: Path, use: str) -> None:
-    with pytest.raises(
-        CheckpointError, match=rf"{tmp_path} is a folder: give a \.pth or \.safetensors file, or the two"
-    ):
+def test_folder_without_weights(tmp_path: Path, use: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"no weights in {tmp_path} \(it holds no files\): expected"):
         getattr(find_checkpoint(tmp_path, "small"), use)()
 
 
@@ -73,7 +71,7 @@ def test_missing_file(tmp_path: Path, use: str) -> None:
 
 def test_missing_diffusers_folder(tmp_path: Path) -> None:
     pair = f"{tmp_path / 'sd15'}{os.pathsep}{tmp_path / 'controlnet'}"
-    with pytest.raises(CheckpointError, match=rf"no weights in {tmp_path}/sd15/unet: expected one of .*safetensors"):
+    with pytest.raises(CheckpointError, match=rf"checkpoint {tmp_path}/sd15 does not exist: give"):
         find_checkpoint(pair, "small").load_model()
 
 
@@ -131,11 +129,9 @@ def test_saved_model_loads_unchanged(tmp_path: Path, suffix: str) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-def test_wrong_architecture_reports_counts(tmp_path: Path) -> None:
+def test_wrong_architecture_names_tensors(tmp_path: Path) -> None:
     state = Checkpoint("random:0", "small", "test").load_model().state_dict()
     torch.save(state, tmp_path / "small.pth")
-    message = (
-        rf"small\.pth does not fit .*: got {len(state)} tensors, expected \d+; \d+ missing, .*\d+ of the wrong shape"
-    )
+    message = r"small\.pth holds 4 tensors that the model does not have, .*: choose a checkpoint and an architecture"
     with pytest.raises(CheckpointError, match=message):
         Checkpoint(str(tmp_path / "small.pth"), "sd15", "test").load_model()

@@ -79,6 +79,13 @@ def test_first_folder_with_both_files_is_used(tmp_path: Path) -> None:
     assert len(load_tokenizer([tmp_path / "absent", tmp_path / "half", FOLDER], 77).tokenizer) > 256
 
 
+def test_tokenizer_json_alone_gives_the_same_tokens(tmp_path: Path) -> None:
+    both = load_tokenizer([FOLDER], 77)
+    both.tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
+    assert torch.equal(load_tokenizer([tmp_path], 77)(PROMPTS), both(PROMPTS))
+
+
 def test_the_hugging_face_cache_is_read_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--somebody--tokens"
@@ -93,7 +100,9 @@ def test_the_hugging_face_cache_is_read_offline(tmp_path: Path, monkeypatch: pyt
 def test_error_names_missing_files(tmp_path: Path, on_hub: str | None) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "merges.txt").write_text("#version: 0.2\n")
-    with pytest.raises(TokenizerError, match=r"vocab\.json and merges\.txt in .*put the two files there") as caught:
+    with pytest.raises(
+        TokenizerError, match=r"vocab\.json and merges\.txt, or tokenizer\.json, in .*put them there"
+    ) as caught:
         load_tokenizer([tmp_path / "absent", tmp_path / "half"], 77, on_hub)
     for place in (tmp_path / "absent", tmp_path / "half", on_hub or ""):
         assert str(place) in str(caught.value)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from cldm.controlnet import ControlNet
 from ldm.config import load_architecture
-from ldm.weights import CheckpointError, load_strict, randomize, read_tensors
+from ldm.weights import CheckpointError, check_finite, load_strict, randomize
+from weights.read import read_tensors
 
 TENSORS = {"a.weight": torch.arange(600.0).reshape(20, 30), "a.bias": torch.ones(3, dtype=torch.float16)}
 
@@ -58,10 +59,14 @@ def test_tensors_read_back_as_saved(tmp_path: Path, suffix: str, content: dict[s
         ("folder.pth", lambda path: path.mkdir(), "does not exist|is a folder"),
         ("cut.pth", cut, "cannot be read"),
         ("cut.safetensors", cut, "cannot be read"),
-        ("empty.pth", lambda path: path.write_bytes(b""), "cannot be read"),
-        ("empty.safetensors", lambda path: path.write_bytes(b""), "cannot be read"),
-        ("text.pth", lambda path: path.write_text("version https://git-lfs\nsize 5\n"), "cannot be read"),
-        ("text.safetensors", lambda path: path.write_text("version https://git-lfs\nsize 5\n"), "cannot be read"),
+        ("empty.pth", lambda path: path.write_bytes(b""), "is empty"),
+        ("empty.safetensors", lambda path: path.write_bytes(b""), "is empty"),
+        ("text.pth", lambda path: path.write_text("version https://git-lfs\nsize 5\n"), "is a git-lfs pointer"),
+        ("text.safetensors", lambda path: path.write_text("version https://git-lfs\nsize 5\n"), "is a git-lfs pointer"),
+        ("page.ckpt", lambda path: path.write_text("\n<!DOCTYPE html><html></html>"), "is a web page"),
+        ("notes.pth", lambda path: path.write_text("these are not the weights you want"), "cannot be read"),
+        ("packed.bin", lambda path: path.write_bytes(b"\x1f\x8b\x08 and more"), "is an archive"),
+        ("link.pth", lambda path: path.symlink_to("nowhere.pth"), "is a link to nowhere.pth, which does not exist"),
         ("damaged.pth", damaged_pickle, "cannot be read"),
         ("object.pth", lambda path: save({"a": Path("x")}, path), "holds Python objects other than tensors"),
         ("list.pth", lambda path: save([torch.ones(1)], path), "holds"),
@@ -78,6 +83,30 @@ def test_unusable_file_is_one_sentence(tmp_path: Path, name: str, make: Callable
     assert text.isprintable(), f"the message has more than one line, or terminal codes: {text!r}"
     assert re.search(r"\b(give|fetch|choose)\b", text), f"the message does not state what to do: {text}"
     assert "can still be loaded" not in text, "the message advises the user to trust the file"
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "before zip"])
+@pytest.mark.parametrize("name", ["torch.safetensors", "torch.SAFETENSORS", "torch", "torch.ckpt"])
+def test_content_decides_what_a_pytorch_file_is(tmp_path: Path, name: str, old: bool) -> None:
+    torch.save(TENSORS, tmp_path / name, _use_new_zipfile_serialization=not old)
+    tensors = read_tensors(tmp_path / name)
+    assert all(torch.equal(tensors[key], tensor) for key, tensor in TENSORS.items())
+
+
+@pytest.mark.parametrize("name", ["safe.pth", "safe.SAFETENSORS", "safe"])
+def test_content_decides_what_a_safetensors_file_is(tmp_path: Path, name: str) -> None:
+    safetensors.torch.save_file(TENSORS, tmp_path / name)
+    tensors = read_tensors(tmp_path / name)
+    assert all(torch.equal(tensors[key], tensor) for key, tensor in TENSORS.items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_tensor_that_is_not_finite_is_named(value: float) -> None:
+    module = layers()
+    check_finite(module, "checkpoint x")
+    module.get_parameter("layer_2.weight").data[1, 0] = value
+    with pytest.raises(CheckpointError, match=r"checkpoint x: tensor layer_2\.weight holds NaN or infinite values"):
+        check_finite(module, "checkpoint x")
 
 
 def layers() -> nn.Module:

@@ -19,12 +19,13 @@ from cldm.checkpoint import SMALL_MODEL, SMALL_TOKENIZER
 from cldm.model import ControlLDM
 from ldm.config import load_architecture
 from ldm.tokenizer import load_tokenizer
-from ldm.weights import load_strict, read_tensors, save_tensors
+from ldm.weights import load_strict, save_tensors
 from training.corpus import load_corpus
 from training.diffusion import DiffusionTraining, Examples, encode_all, start_small
 from training.fit import fit
 from training.recipe import Recipe
 from training.vae import VAETraining, normalize_latents
+from weights.read import read_tensors
 
 log = logging.getLogger("training")
 SMOKE = {

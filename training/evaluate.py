@@ -121,7 +121,7 @@ def measure_words(runtime: hackathon, scenes: Sequence[Scene]) -> tuple[dict[str
 @torch.inference_mode()
 def measure_vae(runtime: hackathon, scenes: Sequence[Scene]) -> float:
     """Return the mean PSNR in dB of reconstructions."""
-    vae, values = runtime.checkpoint.load_model().to(runtime.device).vae, []
+    vae, values = runtime.checkpoint.load_model(runtime.device).vae, []
     weight = next(vae.parameters())
     for made in scenes:
         picture = as_input(torch.from_numpy(made.picture)[None]).to(weight)

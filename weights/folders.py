@@ -1,0 +1,150 @@
+"""Folders of the diffusers library: which files hold the weights of a part, in the local cache too."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ldm.config import ScheduleConfig
+from ldm.weights import CheckpointError
+from weights.read import read_tensors
+
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+VARIANTS = ("", "fp16", "bf16", "non_ema")  # full precision before halves; weights that were not averaged last
+BASE_PARTS = ("unet", "vae", "text_encoder")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of one part: one file, or an index and its shards. Raises CheckpointError if there are none."""
+    for variant in VARIANTS:
+        for kind in ("safetensors", "bin"):
+            for stem in STEMS:
+                for name in _names(stem, variant, kind):
+                    if (folder / name).exists() or (folder / name).is_symlink():
+                        file = folder / name
+                        return [file, *_shards(file)] if name.endswith(".json") else [file]
+    held = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "no files"
+    raise CheckpointError(
+        f"no weights in {folder} (it holds {held}): expected diffusion_pytorch_model or model as "
+        ".safetensors or .bin, in one file or with an index.json, with or without .fp16 or .non_ema"
+    )
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """Read the tensors of one part. Raises CheckpointError for a missing or damaged file, index or shard."""
+    first, *shards = weight_files(folder)
+    if not shards:
+        return read_tensors(first)
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        tensors |= read_tensors(shard)
+    if missing := [name for name in _index(first) if name not in tensors]:
+        raise CheckpointError(
+            f"{first} lists {len(missing)} tensors that its files do not hold, first {missing[0]}: fetch them again"
+        )
+    return tensors
+
+
+def resolve(name: str) -> Path:
+    """Return the path of a file, a folder, the snapshot of a folder of the Hugging Face cache, or of a hub id there.
+
+    Nothing is fetched. Raises CheckpointError for an address, and for what does not exist here.
+    """
+    if "://" in name:
+        raise CheckpointError(
+            f"weights {name!r} are an address, and nothing is fetched: download the file and give its path"
+        )
+    path = Path(name).expanduser()
+    if path.exists() or path.is_symlink():
+        return _snapshot(path) if (path / "snapshots").is_dir() else path
+    if HUB_ID.fullmatch(name) and (cached := _cached(name)):
+        return cached
+    hint = f", and the Hugging Face cache has no {name}" if HUB_ID.fullmatch(name) else ""
+    raise CheckpointError(
+        f"checkpoint {name} does not exist{hint}: give the path of a .safetensors or .pth file, or a diffusers folder"
+    )
+
+
+def check_scheduler(folder: Path, expected: ScheduleConfig) -> None:
+    """Raise CheckpointError if a pipeline's scheduler is of another kind than the architecture's noise schedule."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    if not file.is_file():
+        return
+    config = _json(file)
+    wanted = {
+        "prediction_type": "epsilon",
+        "beta_schedule": "scaled_linear",
+        "beta_start": expected.beta_start,
+        "beta_end": expected.beta_end,
+        "num_train_timesteps": expected.steps,
+        "rescale_betas_zero_snr": False,
+        "trained_betas": None,
+    }
+    for name, value in wanted.items():
+        if name in config and config[name] != value:
+            raise CheckpointError(
+                f"{file} has {name} {config[name]!r}, expected {value!r}: the model was trained for another noise "
+                "schedule and would generate garbage; give weights of Stable Diffusion 1.5"
+            )
+
+
+def check_scaling(folder: Path, scale_factor: float) -> None:
+    """Raise CheckpointError if a VAE's config has another scaling factor, as that of Stable Diffusion XL has."""
+    file = folder / "config.json"
+    got = _json(file).get("scaling_factor", scale_factor) if file.is_file() else scale_factor
+    if got != scale_factor:
+        raise CheckpointError(
+            f"{file} has scaling_factor {got!r}, expected {scale_factor}: this VAE belongs to another model, such as "
+            "Stable Diffusion XL; give one of Stable Diffusion 1.5"
+        )
+
+
+def _names(stem: str, variant: str, kind: str) -> list[str]:
+    if not variant:
+        return [f"{stem}.{kind}", f"{stem}.{kind}.index.json"]
+    return [
+        f"{stem}.{variant}.{kind}",
+        f"{stem}.{variant}.{kind}.index.json",
+        f"{stem}.{kind}.index.{variant}.json",
+    ]
+
+
+def _shards(index: Path) -> list[Path]:
+    return [index.parent / name for name in sorted(set(_index(index).values()))]
+
+
+def _index(file: Path) -> dict[str, str]:
+    names = _json(file).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(one, str) for one in names.values()):
+        raise CheckpointError(f"{file} has no weight_map from tensors to files: fetch the folder again")
+    return names
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read ({type(error).__name__}): fetch it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds a {type(content).__name__}, expected an object: fetch it again")
+    return content
+
+
+def _snapshot(root: Path) -> Path:
+    """Return the snapshot that `main` refers to in a folder of the Hugging Face cache, else the only one."""
+    main, snapshots = root / "refs" / "main", sorted((root / "snapshots").iterdir())
+    if main.is_file() and (root / "snapshots" / main.read_text().strip()).is_dir():
+        return root / "snapshots" / main.read_text().strip()
+    if len(snapshots) == 1:
+        return snapshots[0]
+    raise CheckpointError(f"{root} holds {len(snapshots)} snapshots and no refs/main: give the path of one of them")
+
+
+def _cached(name: str) -> Path | None:
+    from huggingface_hub.constants import HF_HUB_CACHE  # read when needed: the environment may have changed
+
+    root = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    return _snapshot(root) if (root / "snapshots").is_dir() else None

@@ -1,0 +1,96 @@
+"""Tensors from a file, by its content: safetensors or PyTorch's formats, whatever the file is called."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ldm.weights import CheckpointError
+from weights.kinds import FOREIGN, advice
+
+ZIP = b"PK\x03\x04"  # PyTorch's format since 1.6
+PICKLE = b"\x80\x02"  # PyTorch's format before
+# First bytes of files that are often saved under the name of a checkpoint -> what they are and what to do.
+OTHERS = {
+    b"version https://git-lfs": "a git-lfs pointer, not the file itself: fetch the file with `git lfs pull`",
+    b"<": "a web page, not a checkpoint: fetch the file itself, from a link that needs no login",
+    b"GGUF": "a GGUF file: give a .safetensors file",
+    b"\x89HDF": "a Keras file: give a .safetensors file",
+    b"Rar!": "an archive: give a file that is in it",
+    b"7z\xbc\xaf": "an archive: give a file that is in it",
+    b"\x1f\x8b": "an archive: give a file that is in it",
+}
+EMBEDDING = "string_to_param"  # the key of an embedding's tensors in a PyTorch file
+HEADER = 100_000_000  # bytes; the largest header of a safetensors file
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file to the CPU, without copying where the format allows. Raises CheckpointError."""
+    content = read_content(path)
+    if isinstance(content, dict) and EMBEDDING in content:
+        raise CheckpointError(f"checkpoint {path} is {FOREIGN[EMBEDDING]}: {advice(FOREIGN[EMBEDDING])}")
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else content
+    if isinstance(tensors, dict):  # counters such as global_step may be next to the tensors
+        tensors = {name: one for name, one in tensors.items() if not isinstance(one, (int, float, str, type(None)))}
+    if not isinstance(tensors, dict) or not tensors or not all(map(_is_entry, tensors.items())):
+        raise CheckpointError(
+            f"checkpoint {path} holds a {type(content).__name__} that does not map names to tensors: "
+            "give a checkpoint of tensors"
+        )
+    return tensors
+
+
+def read_content(path: Path) -> Any:
+    """Read whatever the file contains, tensors only. Raises CheckpointError in one sentence if that fails."""
+    if path.is_symlink() and not path.exists():
+        raise CheckpointError(f"checkpoint {path} is a link to {path.readlink()}, which does not exist: fetch it again")
+    if path.is_dir():
+        raise CheckpointError(f"checkpoint {path} is a folder: give a file")
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist: give the path of a .pth or .safetensors file")
+    try:
+        return _read(path)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"checkpoint {path} holds Python objects other than tensors, which are not loaded because they could run "
+            "code, or it is not a PyTorch file: give a .safetensors file, or a .pth with tensors only"
+        ) from error
+    except Exception as error:  # damaged files make PyTorch raise almost any exception
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({path.stat().st_size} bytes; {type(error).__name__}): it is truncated "
+            "or damaged; fetch it again"
+        ) from error
+
+
+def _read(path: Path) -> Any:
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith((ZIP, PICKLE)):
+        with path.open("rb") as file:
+            # By its descriptor, because PyTorch takes any path that ends in .safetensors for such a file.
+            # mmap reads tensors on first use, so a 5.7 GB file is not copied into memory twice.
+            return torch.load(
+                f"/proc/self/fd/{file.fileno()}", map_location="cpu", weights_only=True, mmap=head.startswith(ZIP)
+            )
+    if 0 < int.from_bytes(head[:8], "little") <= HEADER and head[8:9] == b"{":
+        return safetensors.torch.load_file(path)
+    start = head.lstrip(b"\xef\xbb\xbf \r\n\t")
+    for magic, what in OTHERS.items():
+        if start.startswith(magic):
+            raise CheckpointError(f"checkpoint {path} is {what}")
+    if not head:
+        raise CheckpointError(f"checkpoint {path} is empty (0 bytes): fetch it again")
+    raise CheckpointError(
+        f"checkpoint {path} cannot be read ({path.stat().st_size} bytes, which begin with {head[:8]!r}): "
+        "give a .safetensors file or a PyTorch file"
+    )
+
+
+def _is_entry(item: tuple[Any, Any]) -> bool:
+    name, value = item
+    return isinstance(name, str) and isinstance(value, Tensor)
