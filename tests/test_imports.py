@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARROWS = {
     "files": set[str](),
     "ldm": set[str](),
+    "weights": {"ldm"},
     "plugins": {"ldm"},
     "runtime": set[str](),
     "scoring": set[str](),

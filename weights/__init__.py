@@ -1,1 +1,1 @@
-"""Files of weights that people have: reading, naming, joining, and what is merged into them."""
+"""Files of weights that people have: how they are read, named and joined, and what is merged into them."""
