@@ -1,14 +1,18 @@
 """The drop-in class of the TensorRT Hackathon 2023: generates pictures from Canny edges and a prompt."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from cldm.checkpoint import find_checkpoint
+from cldm.checkpoint import Checkpoint, find_checkpoint
 from cldm.engine_choice import Engines
 from cldm.fast import make_fast
+from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline
 from cldm.pipeline_cache import Pipelines
 from cldm.request import Request, drawn
@@ -19,9 +23,11 @@ from runtime.backends import Backend, choose_backends, choose_device, choose_pre
 from runtime.call_lock import Turns, defaults
 from runtime.cuda import CaptureError
 from runtime.graph import Graph
+from runtime.precision import full_float32
 from runtime.streams import Streams
 from runtime.tensorrt_calls import TensorRTError
 from runtime.timing import Span
+from weights.loras import Patches, check_loras, merged
 
 
 class hackathon:
@@ -37,6 +43,8 @@ class hackathon:
     plan: "ten", "all", the indices of the steps that call the network, a plan file (see plans/files.py), a Plan, or
         "auto": the plan file with the best leaderboard score at this machine's speed or, if max_pd is given, the
         fastest one whose distance is at most max_pd (see plans/auto.py).
+    vae: a file or folder with another VAE.
+    loras: (file, strength) pairs, merged into the weights (see docs/weights.md).
     strict: raise instead of warning and falling back if capture into a CUDA graph fails, or if engine files are
         damaged, of another version, or missing for a picture's size. "auto" still skips a backend without any files.
 
@@ -54,16 +62,21 @@ class hackathon:
         precision: str = "auto",
         device: str = "auto",
         strict: bool = False,
+        vae: str | None = None,
+        loras: Sequence[tuple[str, float]] = (),
     ) -> None:
-        self.checkpoint = self._built = find_checkpoint(checkpoint, architecture)  # _built: held by TensorRT's engines
+        self.checkpoint = find_checkpoint(checkpoint, architecture, vae, loras)
+        self._built = replace(self.checkpoint, loras=())  # what TensorRT's engines hold
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self._backends, self._strict = choose_backends(backend, self.device), strict
         self._plan = PlanChoice(plan, self.checkpoint.architecture, max_pd)
-        self._engines = Engines(self.checkpoint, self.precision, self.device, strict)
+        self._engines = Engines(self._built, self.precision, self.device, strict)
         self._streams = Streams(self.device)
         self._turns = Turns()
         self._pipelines: Pipelines | None = None
+        self._patches: Patches = {}  # what is merged into the weights now
+        self._host: ControlLDM | None = None  # the weights without LoRAs, in host memory
 
     def initialize(self) -> None:
         """Load the weights, create the pipeline for the contest's picture size, capture it on a GPU, and run it once.
@@ -76,7 +89,8 @@ class hackathon:
             progress.set_description("loading weights")
             tokenizer = self.checkpoint.load_tokenizer()
             model = make_fast(self.checkpoint.load_model(self.device), self.precision.dtype)
-            self._engines.weights = None if self.checkpoint is self._built else model.state_dict()
+            self._engines.weights = None if self.checkpoint == self._built else model.state_dict()
+            self._patches = self.checkpoint.patches()
             pipelines = Pipelines(model, tokenizer, self._engines, self._streams, self._strict)
             progress.update()
             try:
@@ -127,26 +141,60 @@ class hackathon:
         with self._turns():
             return pipelines.draw(request, self._plan(request.ddim_steps, plan))
 
-    def load_weights(self, checkpoint: str) -> None:
-        """Replace the weights with another checkpoint of the same architecture, without building anything again.
+    def load_weights(self, checkpoint: str, *, vae: str | None = None, loras: Sequence[tuple[str, float]] = ()) -> None:
+        """Replace the weights by those of another checkpoint of the same architecture; nothing is built again.
 
-        Captured graphs stay valid, except with backend tensorrt: its engines must have been built with --refit, and
-        each graph is captured again at the next request that needs it.
-        Raises CheckpointError, TokenizerError, or ValueError if TensorRT cannot refit; then nothing has changed.
+        Captured graphs stay, except with TensorRT: its engines must have been built with --refit, and each graph is
+        captured again when it is needed.
+        Raises CheckpointError, TokenizerError, or ValueError if TensorRT refuses, before anything has changed.
         """
-        found = find_checkpoint(checkpoint, self.checkpoint.architecture)
+        found = find_checkpoint(checkpoint, self.checkpoint.architecture, vae, loras)
         pipelines = self._initialized(
             "load_weights() was called before initialize(): pass the checkpoint to the constructor"
         )
         with defaults():
-            tokenizer, model = found.load_tokenizer(), found.load_model(torch.device("cpu"))
+            tokenizer, patches = found.load_tokenizer(), found.patches()
+            model = replace(found, loras=()).load_model(torch.device("cpu"))
         with self._turns():
-            weights = pipelines.model.state_dict()  # references, not copies
-            if self.backend.name == "tensorrt":
-                self._engines.refit(checkpoint, make_fast(model, self.precision.dtype), weights)
-                pipelines.clear()  # a graph may still use the old weights of a refitted engine
-            pipelines.load(model, tokenizer)
-            self._engines.weights, self.checkpoint = weights, found
+            self._refit(found)
+            pipelines.load(model.state_dict().items())
+            self._merge(pipelines, model.state_dict(), patches)
+            pipelines.tokenizer, self.checkpoint, self._host = tokenizer, found, None
+
+    def set_loras(self, loras: Sequence[tuple[str, float]]) -> None:
+        """Replace the LoRAs that are merged into the weights, (file, strength) each, in place under captured graphs.
+
+        An empty list restores the checkpoint's weights bit for bit. TensorRT: as for load_weights.
+        The first call reads the checkpoint again and keeps its weights in host memory.
+        Raises CheckpointError, TypeError or ValueError before anything has changed.
+        """
+        pipelines = self._initialized("set_loras() was called before initialize(): pass the LoRAs to the constructor")
+        found = replace(self.checkpoint, loras=check_loras(loras))
+        with defaults():
+            patches = found.patches()
+            host = self._host or replace(found, loras=()).load_model()
+        with self._turns():
+            self._refit(found)
+            self._merge(pipelines, host.state_dict(), patches)
+            self.checkpoint, self._host = found, host
+
+    def _refit(self, found: Checkpoint) -> None:
+        """Give TensorRT's engines, which hold weights themselves, those of a checkpoint; nothing for other backends."""
+        if self.backend.name != "tensorrt":
+            return
+        pipelines = self._initialized("")
+        weights = pipelines.model.state_dict()  # the tensors themselves
+        with defaults():
+            model = make_fast(found.load_model(torch.device("cpu")), self.precision.dtype)
+        self._engines.refit(str(found), model, weights)
+        pipelines.clear()  # whether a graph reads the weights of a refitted engine is not documented
+        self._engines.weights = weights
+
+    def _merge(self, pipelines: Pipelines, base: Mapping[str, Tensor], patches: Patches) -> None:
+        """Merge the patches into the weights on the device, and restore those that were patched before."""
+        with full_float32():
+            pipelines.load(merged(base, patches, {**self._patches, **patches}, self.device))
+        self._patches = patches
 
     def timeline(self) -> list[Span]:
         """Run the last picture once more, and return when each stage ran and on which of the two streams."""

@@ -2,8 +2,10 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from cldm.canny import Picture
 from cldm.engine_choice import Engines
@@ -62,10 +64,9 @@ class Pipelines:
         """The pipeline of the last picture, or None."""
         return next(reversed(self.kept.values()), None)
 
-    def load(self, model: ControlLDM, tokenizer: Tokenizer) -> None:
-        """Replace the weights in place, and the tokenizer."""
-        self.model.copy_weights(model)
-        self.tokenizer = tokenizer
+    def load(self, values: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy new values into weights, by name and in place."""
+        self.model.copy_weights(values)
         for pipeline in self.kept.values():
             pipeline.refresh()
 
