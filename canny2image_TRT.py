@@ -102,7 +102,7 @@ class hackathon:
 
     def process(
         self,
-        input_image: NDArray[np.uint8],
+        input_image: NDArray[np.uint8] | None,
         prompt: str,
         a_prompt: str,
         n_prompt: str,
@@ -114,15 +114,20 @@ class hackathon:
         scale: float,
         seed: int,
         eta: float,
-        low_threshold: float,
-        high_threshold: float,
+        low_threshold: float | None,
+        high_threshold: float | None,
+        *,
+        edges: NDArray[np.uint8] | None = None,
     ) -> list[NDArray[np.uint8]]:
         """Return `num_samples` pictures, uint8 [h, w, 3], with the channel order of the training data (RGB).
 
-        input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]; its shorter side is scaled to image_resolution,
-            then both sides are rounded to multiples of 64.
+        input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (put over white); its shorter side is scaled to
+            image_resolution, then both sides are rounded to multiples of 64. May be None if edges is given.
         prompt, a_prompt: joined into one prompt; n_prompt: the negative prompt; scale: the guidance scale.
-        low_threshold, high_threshold: of the Canny edges, usually 0 to 255; strength: the influence of the edges.
+        low_threshold, high_threshold: of the Canny edges, usually 0 to 255; both None: input_image is an edge map, as
+            edges would be. strength: the influence of the edges.
+        edges: an edge map to use instead of Canny's; the thresholds are then ignored. uint8 [h, w], [h, w, 1] or
+            [h, w, 3] with equal channels; white edges on black, grey ones too; resized to the picture's size.
         guess_mode: the edges dominate, and the prompt may be empty.
         seed: -1 picks a random one. eta: 0 is DDIM, 1 adds DDPM's noise.
         Raises TypeError or ValueError for bad arguments.
@@ -130,7 +135,7 @@ class hackathon:
         self._initialized("process() was called before initialize(): call initialize() once first")
         request = Request(
             input_image, prompt, a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode, strength,
-            scale, drawn(seed), eta, low_threshold, high_threshold,
+            scale, drawn(seed), eta, low_threshold, high_threshold, edges,
         )  # fmt: skip
         return self.draw(request)
 

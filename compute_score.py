@@ -20,6 +20,7 @@ from tqdm import tqdm
 from canny2image_TRT import hackathon
 from cldm.base_pictures import base_pictures
 from cldm.canny import Picture
+from cldm.edge_map import check_channels
 from cldm.request import CONTEST, Request, drawn
 from files import check_writable, write_whole
 from scoring.contact_sheet import contact_sheet
@@ -34,6 +35,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--pictures", type=Path, help="folder of input pictures; default: the contest's, else eight drawn birds")
+    add("--edges", action="store_true", help="the pictures are edge maps, white on black; thresholds are ignored")
     add("--out", type=Path, default=Path("score"), help="folder for the results; default: score")
     add("--weights", "--checkpoint", help="file, SD15_FOLDER:CONTROLNET_FOLDER or random:SEED; default: see README")
     add("--architecture", help="name of a file in models/*.yaml; default: the one for the weights")
@@ -55,8 +57,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def make_request(picture: Picture, options: argparse.Namespace) -> Request:
-    return Request.contest(picture, **{name: value for name, value in vars(options).items() if name in CONTEST})
+def make_request(name: str, picture: Picture, options: argparse.Namespace) -> Request:
+    said = {name: value for name, value in vars(options).items() if name in CONTEST}
+    if not options.edges:
+        return Request.contest(picture, **said)
+    check_channels(f"--edges: picture {name}", picture)
+    return Request.contest(None, edges=picture, **said)
 
 
 def make_candidates(runtime: hackathon, requests: dict[str, Request]) -> dict[str, tuple[Picture, float]]:
@@ -77,7 +83,8 @@ def save_picture(path: Path, picture: Picture) -> Path:
 
 def run(options: argparse.Namespace) -> Report:
     options.seed = drawn(options.seed)  # one seed for all base pictures and candidates
-    requests = {name: make_request(picture, options) for name, picture in find_pictures(options.pictures).items()}
+    pictures = find_pictures(options.pictures)
+    requests = {name: make_request(name, picture, options) for name, picture in pictures.items()}
     check_writable(options.out)  # fail now, not after generating the pictures
     runtime = make_runtime(options)
     inception = load_inception(options.inception, runtime.device)
@@ -122,8 +129,8 @@ def score(
         ssim=ssim(base_file, file),
         psnr=psnr(base_file, file),
         latency_ms=milliseconds,
-        input_path=save_picture(shown / f"{name}_input.png", request.input_image),
-        canny_path=save_picture(shown / f"{name}_canny.png", request.edges()),
+        input_path=save_picture(shown / f"{name}_input.png", request.source),
+        canny_path=save_picture(shown / f"{name}_canny.png", request.edge_map()),
         base_path=save_picture(shown / f"{name}_base.png", base[:, :, ::-1]),
         candidate_path=save_picture(shown / f"{name}_candidate.png", candidate[:, :, ::-1]),
     )
@@ -137,6 +144,7 @@ def settings(runtime: hackathon, options: argparse.Namespace) -> dict[str, Any]:
         "ddim_steps": options.ddim_steps,
         "prompt": options.prompt,
         "seed": options.seed,
+        **({"edges": "the pictures"} if options.edges else {}),
         "torch": torch.__version__,
     }
 

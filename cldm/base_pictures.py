@@ -44,13 +44,14 @@ def _common(checkpoint: Checkpoint, device: torch.device) -> str:
 
 def _key(common: str, request: Request, tokenizer: Tokenizer) -> str:
     arguments = asdict(request)
-    picture = arguments.pop("input_image")
+    pictures = [arguments.pop(name) for name in ("input_image", "edges")]
     arguments["tokens"] = tokenizer(request.prompts).tolist()
-    parts = [common, json.dumps(arguments, sort_keys=True), str(picture.shape), digest(picture.tobytes())]
-    return digest("\n".join(parts))
+    said = ["None" if one is None else f"{one.shape} {digest(one.tobytes())}" for one in pictures]
+    return digest("\n".join([common, json.dumps(arguments, sort_keys=True), *said]))
 
 
 def _read(file: Path) -> Picture:
+    """Return RGB from a PNG that `base_pictures` wrote; scoring.pictures reads the files of users."""
     picture = cv2.imread(str(file))
     if picture is None:
         raise ValueError(f"base picture {file} is damaged: remove it and run again")

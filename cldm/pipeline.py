@@ -106,7 +106,7 @@ class Pipeline:
         steps = self._evaluations(request.eta)
         said = {
             "tokens": tokenizer(request.prompts),
-            "edges": request.edges(),
+            "edges": request.edge_map(),
             "control_scales": request.control_scales(self.residuals),
             "scale": request.scale,
             "updates": [[step.a, 1.0, *step.weights] for step in steps],  # factors of x, noise and eps

@@ -23,8 +23,10 @@ def test_signatures_match_the_contest() -> None:
     assert hackathon.__name__ == "hackathon"
     assert list(inspect.signature(hackathon.initialize).parameters) == ["self"]
     parameters = inspect.signature(hackathon.process).parameters
-    assert list(parameters) == CONTRACT
-    assert all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters.values())
+    *contest, own = parameters.values()
+    assert [p.name for p in contest] == CONTRACT
+    assert all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in contest)
+    assert (own.name, own.kind, own.default) == ("edges", own.KEYWORD_ONLY, None)
 
 
 def test_constructor_needs_no_argument() -> None:
