@@ -29,6 +29,7 @@ from scoring.inception import Inception, load_inception
 from scoring.pictures import find_pictures
 from scoring.report import PictureScore, Report
 from scoring.timeline import timeline_picture
+from weights.loras import parse_lora
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -37,7 +38,16 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--pictures", type=Path, help="folder of input pictures; default: the contest's, else eight drawn birds")
     add("--edges", action="store_true", help="the pictures are edge maps, white on black; thresholds are ignored")
     add("--out", type=Path, default=Path("score"), help="folder for the results; default: score")
-    add("--weights", "--checkpoint", help="file, SD15_FOLDER:CONTROLNET_FOLDER or random:SEED; default: see README")
+    add("--weights", "--checkpoint", help="BASE, BASE:CONTROL (files or folders) or random:SEED; default: see README")
+    add("--vae", help="file or folder with another VAE")
+    add(
+        "--lora",
+        type=parse_lora,
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="merge this LoRA; repeat",
+    )
     add("--architecture", help="name of a file in models/*.yaml; default: the one for the weights")
     add("--backend", default="auto")
     add("--plan", default="ten", help="ten, all, step indices, a plan file or its name, or auto (best on this machine)")
@@ -113,6 +123,8 @@ def make_runtime(options: argparse.Namespace) -> hackathon:
         precision=options.precision,
         device=options.device,
         strict=options.strict,
+        vae=options.vae,
+        loras=options.lora,
     )
 
 
@@ -139,6 +151,8 @@ def score(
 def settings(runtime: hackathon, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "weights": runtime.checkpoint.name.removeprefix(f"{Path(__file__).parent}/"),
+        **({"vae": options.vae} if options.vae else {}),
+        **({"loras": options.lora} if options.lora else {}),
         "architecture": runtime.checkpoint.architecture,
         **runtime.settings,
         "ddim_steps": options.ddim_steps,

@@ -68,7 +68,7 @@ def _check(options: argparse.Namespace) -> int:
     if device.type != "cuda" and not options.target:
         options.target = RTX
     target = _target(options, "tensorrt", device)
-    checkpoint = find_checkpoint(options.checkpoint or "random:0", target.architecture)
+    checkpoint = find_checkpoint(options.checkpoint or "random:0", target.architecture, options.vae)
     target = target.of(checkpoint)
     builder = replace(make_builder(target, device), timing_cache=None)
     check_exporter(builder.library.extra)
@@ -119,7 +119,7 @@ def _build_one(options: argparse.Namespace, backend: str) -> None:
         from build.builder import make_builder, settle_plugins
         from build.layers import table as layers
 
-        checkpoint = find_checkpoint(options.checkpoint, options.architecture)
+        checkpoint = find_checkpoint(options.checkpoint, options.architecture, options.vae)
         target = target.of(checkpoint)
         builder = make_builder(target, device)
         target = settle_plugins(target, builder.library, options.strict)

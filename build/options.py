@@ -10,7 +10,9 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--backend", choices=("auto", "inductor", "tensorrt"), default="auto", help="auto: the best for this GPU. "
         "tensorrt also runs its ONNX files in onnxruntime, if installed, for a minute or two on the CPU")  # fmt: skip
-    add("--checkpoint", help="the weights; inductor uses only their architecture")
+    add("--weights", "--checkpoint", dest="checkpoint", help="BASE, BASE:CONTROL (files or folders) or random:SEED; "
+        "inductor uses only their architecture")  # fmt: skip
+    add("--vae", help="tensorrt: file or folder with another VAE")
     add("--architecture", help="name of a file in models/*.yaml, without the suffix; by default the checkpoint's")
     add("--height", type=_multiple_of_64, default=256, help="of the pictures, in pixels; a multiple of 64")
     add("--width", type=_multiple_of_64, default=384, help="of the pictures, in pixels; a multiple of 64")
@@ -39,7 +41,7 @@ def ignored(options: argparse.Namespace, backends: Sequence[str]) -> str:
     def given(*names: str) -> str:
         return " and ".join(f"--{name}" for name in names if getattr(options, name))
 
-    if "tensorrt" not in backends and (useless := given("check", "target", "plugins", "refit")):
+    if "tensorrt" not in backends and (useless := given("check", "target", "plugins", "refit", "vae")):
         built = " or ".join(backends) or "eager"
         return f"{useless}: for backend tensorrt only, but this builds backend {built}: leave out {useless}"
     if options.check and (useless := given("force", "refit", "strict")):

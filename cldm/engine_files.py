@@ -49,6 +49,7 @@ class Target:
     backend: str = "inductor"
     weights: str = NONE  # the checkpoint's fingerprint, for a backend whose engines hold the weights
     checkpoint: str = NONE  # the checkpoint's name
+    vae: str | None = None  # the file of another VAE
     # TensorRT only; None accepts engine files built either way.
     refit: bool | None = None  # whether the weights can be replaced
     plugins: bool | None = None  # whether norms in half precision use our kernel
@@ -56,7 +57,8 @@ class Target:
 
     def of(self, checkpoint: Checkpoint) -> "Target":
         """Return this target for the weights of a checkpoint; reads its files to compute the fingerprint."""
-        return replace(self, weights=checkpoint.fingerprint()[:DIGITS], checkpoint=checkpoint.name)
+        fingerprint = checkpoint.fingerprint()[:DIGITS]
+        return replace(self, weights=fingerprint, checkpoint=checkpoint.name, vae=checkpoint.vae)
 
     @property
     def folder(self) -> Path:
@@ -65,7 +67,8 @@ class Target:
 
     def command(self, device: torch.device) -> str:
         """Return the command that builds the engine files on a machine with this device."""
-        options = "" if self.checkpoint == NONE else f" --checkpoint {self.checkpoint}"
+        options = "" if self.checkpoint == NONE else f" --weights {self.checkpoint}"
+        options += f" --vae {self.vae}" if self.vae else ""
         if self.targets:
             options += " --target " + " ".join(map(sm, self.targets))
         elif device.type == "cpu":

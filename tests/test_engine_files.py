@@ -19,7 +19,7 @@ COMMAND = (
     [
         (TARGET, CUDA, ""),
         (TARGET, CPU, " --device cpu"),
-        (replace(TARGET, checkpoint="a.pth"), CUDA, " --checkpoint a.pth"),
+        (replace(TARGET, checkpoint="a.pth"), CUDA, " --weights a.pth"),
         (replace(TARGET, targets=(86, 120)), CPU, " --target sm86 sm120"),
         (replace(TARGET, plugins=True, refit=True), CUDA, " --plugins --refit"),
         (replace(TARGET, plugins=False, refit=None), CUDA, ""),

@@ -20,8 +20,8 @@ ARROWS = {
     "plans": {"cldm", "ldm", "runtime", "scoring"},  # plans are searched on cldm's networks
     "cldm": {"ldm", "plans", "plugins", "runtime", "weights"},  # a pipeline runs a plan; the modules form no cycle
     "canny2image_TRT": {"cldm", "plans", "runtime", "weights"},
-    "compute_score": {"canny2image_TRT", "cldm", "scoring"},
-    "build": {"canny2image_TRT", "cldm", "ldm", "plans", "plugins", "runtime", "scoring"},
+    "compute_score": {"canny2image_TRT", "cldm", "scoring", "weights"},
+    "build": {"canny2image_TRT", "cldm", "ldm", "plans", "plugins", "runtime", "scoring", "weights"},
 }
 OURS = {*ARROWS, "training", "benchmarks", "examples", "tests"}
 for name in ARROWS.keys() - {"files"}:

@@ -33,6 +33,15 @@ def check_loras(loras: Sequence[tuple[Any, float]]) -> Loras:
     return tuple((str(file), float(strength)) for file, strength in loras)
 
 
+def parse_lora(text: str) -> tuple[str, float]:
+    """Split FILE:STRENGTH at its last colon; the strength is 1 if there is none."""
+    file, _, strength = text.rpartition(":")
+    try:
+        return file or text, float(strength) if file else 1.0
+    except ValueError:  # a colon of the path
+        return text, 1.0
+
+
 def lora_file(name: str) -> Path:
     """Return the path of a LoRA file; of a folder of diffusers or PEFT, the file in it."""
     path = resolve(name)
