@@ -11,6 +11,7 @@ from cldm.engine_choice import Engines
 from cldm.fast import make_fast
 from cldm.pipeline import Pipeline
 from cldm.pipeline_cache import Pipelines
+from cldm.prompt_syntax import PromptSyntax
 from cldm.request import Request, drawn
 from cldm.start import start
 from plans.choice import PlanChoice
@@ -39,6 +40,8 @@ class hackathon:
         fastest one whose distance is at most max_pd (see plans/auto.py).
     strict: raise instead of warning and falling back if capture into a CUDA graph fails, or if engine files are
         damaged, of another version, or missing for a picture's size. "auto" still skips a backend without any files.
+    prompt_syntax: "plain" or "webui", see ldm/prompt.py. prompt_chunks: for "webui", the number of chunks of 75 tokens
+        per prompt, 1 to 8; shorter prompts are padded, and the end of longer ones is dropped, with a warning.
 
     Raises ValueError for an unknown option and for one that this machine cannot run.
     """
@@ -54,13 +57,16 @@ class hackathon:
         precision: str = "auto",
         device: str = "auto",
         strict: bool = False,
+        prompt_syntax: str = "plain",
+        prompt_chunks: int = 1,
     ) -> None:
         self.checkpoint = self._built = find_checkpoint(checkpoint, architecture)  # _built: held by TensorRT's engines
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self._backends, self._strict = choose_backends(backend, self.device), strict
         self._plan = PlanChoice(plan, self.checkpoint.architecture, max_pd)
-        self._engines = Engines(self.checkpoint, self.precision, self.device, strict)
+        self.syntax = PromptSyntax(prompt_syntax, prompt_chunks)
+        self._engines = Engines(self.checkpoint, self.precision, self.device, strict, self.syntax)
         self._streams = Streams(self.device)
         self._turns = Turns()
         self._pipelines: Pipelines | None = None
