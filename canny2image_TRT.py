@@ -15,6 +15,7 @@ from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline
 from cldm.pipeline_cache import Pipelines
+from cldm.prompt_syntax import PromptSyntax
 from cldm.request import Request, drawn
 from cldm.start import start
 from plans.choice import PlanChoice
@@ -47,6 +48,8 @@ class hackathon:
     loras: (file, strength) pairs, merged into the weights (see docs/weights.md).
     strict: raise instead of warning and falling back if capture into a CUDA graph fails, or if engine files are
         damaged, of another version, or missing for a picture's size. "auto" still skips a backend without any files.
+    prompt_syntax: "plain" or "webui", see ldm/prompt.py. prompt_chunks: for "webui", the number of chunks of 75 tokens
+        per prompt, 1 to 8; shorter prompts are padded, and the end of longer ones is dropped, with a warning.
 
     Raises ValueError for an unknown option and for one that this machine cannot run.
     """
@@ -64,6 +67,8 @@ class hackathon:
         strict: bool = False,
         vae: str | None = None,
         loras: Sequence[tuple[str, float]] = (),
+        prompt_syntax: str = "plain",
+        prompt_chunks: int = 1,
     ) -> None:
         self.checkpoint = find_checkpoint(checkpoint, architecture, vae, loras)
         self._built = replace(self.checkpoint, loras=())  # what TensorRT's engines hold
@@ -71,7 +76,8 @@ class hackathon:
         self.precision = choose_precision(precision, self.device)
         self._backends, self._strict = choose_backends(backend, self.device), strict
         self._plan = PlanChoice(plan, self.checkpoint.architecture, max_pd)
-        self._engines = Engines(self._built, self.precision, self.device, strict)
+        self.syntax = PromptSyntax(prompt_syntax, prompt_chunks)
+        self._engines = Engines(self._built, self.precision, self.device, strict, self.syntax)
         self._streams = Streams(self.device)
         self._turns = Turns()
         self._pipelines: Pipelines | None = None

@@ -55,6 +55,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--precision", default="auto", help="fp32 or fp16")
     add("--device", default="auto", help="cpu, cuda or cuda:N")
     add("--strict", action="store_true", help="fail instead of warning and falling back")
+    add("--prompt-syntax", default="plain", help="plain or webui, for the base pictures too")
+    add("--prompt-chunks", type=int, default=1, help="with webui: chunks of 75 tokens per prompt, 1 to 8")
     add("--debug", action="store_true", help="show the traceback of an error")
     add("--inception", type=Path, help="file with the weights of FID's Inception network")
     add("--timeline", action="store_true", help="also plot when each stage of a picture runs, in timeline.png")
@@ -98,7 +100,7 @@ def run(options: argparse.Namespace) -> Report:
     check_writable(options.out)  # fail now, not after generating the pictures
     runtime = make_runtime(options)
     inception = load_inception(options.inception, runtime.device)
-    bases = base_pictures(runtime.checkpoint, requests, runtime.device)
+    bases = base_pictures(runtime.checkpoint, requests, runtime.device, runtime.syntax)
     runtime.initialize()
     scores = [
         score(name, requests[name], bases[name], *made, options.out, inception)
@@ -125,6 +127,8 @@ def make_runtime(options: argparse.Namespace) -> hackathon:
         strict=options.strict,
         vae=options.vae,
         loras=options.lora,
+        prompt_syntax=options.prompt_syntax,
+        prompt_chunks=options.prompt_chunks,
     )
 
 
@@ -157,6 +161,7 @@ def settings(runtime: hackathon, options: argparse.Namespace) -> dict[str, Any]:
         **runtime.settings,
         "ddim_steps": options.ddim_steps,
         "prompt": options.prompt,
+        "prompt_syntax": str(runtime.syntax),
         "seed": options.seed,
         **({"edges": "the pictures"} if options.edges else {}),
         "torch": torch.__version__,

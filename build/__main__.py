@@ -141,11 +141,13 @@ def _build_one(options: argparse.Namespace, backend: str) -> None:
 def _target(options: argparse.Namespace, backend: str, device: torch.device) -> "Target":
     from cldm.checkpoint import find_checkpoint
     from cldm.engine_files import Target
+    from cldm.prompt_syntax import PromptSyntax
 
+    syntax = PromptSyntax(options.prompt_syntax, options.prompt_chunks)
     architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
     precision = choose_precision(options.precision, torch.device("cuda") if options.target else device).name
     size = options.height, options.width, options.samples
-    target = Target(architecture, *size, precision, backend, targets=tuple(options.target))
+    target = Target(architecture, *size, precision, backend, targets=tuple(options.target), syntax=syntax)
     return replace(target, plugins=options.plugins, refit=options.refit)
 
 

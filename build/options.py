@@ -17,6 +17,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--height", type=_multiple_of_64, default=256, help="of the pictures, in pixels; a multiple of 64")
     add("--width", type=_multiple_of_64, default=384, help="of the pictures, in pixels; a multiple of 64")
     add("--samples", type=_positive, default=1, help="pictures per call")
+    add("--prompt-syntax", default="plain", help="plain or webui")
+    add("--prompt-chunks", type=int, default=1, help="webui: chunks of 75 tokens per prompt, 1 to 8")
     add("--precision", default="auto", help="auto, fp32 or fp16")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--force", action="store_true", help="build even if the engines are up to date")

@@ -20,7 +20,7 @@ from runtime.streams import Streams
 
 log = logging.getLogger(__name__)
 
-KEPT = 4  # pipelines, one per picture size, number of samples, number of steps and plan
+KEPT = 4  # pipelines, one per shape
 
 
 class Pipelines:
@@ -35,7 +35,7 @@ class Pipelines:
 
     def draw(self, request: Request, plan: Plan) -> list[Picture]:
         """Return the request's pictures. Creates a pipeline for a new shape, replacing the least recently used one."""
-        shape = Shape(*request.size, request.num_samples, request.ddim_steps, plan)
+        shape = self.shape(request, plan)
         if shape not in self.kept:
             if len(self.kept) == KEPT:
                 self.kept.popitem(last=False)
@@ -43,6 +43,9 @@ class Pipelines:
             self.kept[shape] = self.make(shape, request)
         self.kept.move_to_end(shape)
         return self.kept[shape](request, self.tokenizer)
+
+    def shape(self, request: Request, plan: Plan) -> Shape:
+        return Shape(*request.size, request.num_samples, request.ddim_steps, plan, self.engines.syntax)
 
     def make(self, shape: Shape, request: Request) -> Pipeline:
         """Create a pipeline without keeping it. `request` is used to verify its graph."""

@@ -38,6 +38,11 @@ class Tokenizer:
         rows = [self._row(prompt) for prompt in prompts]
         return torch.tensor(rows, dtype=torch.int32)
 
+    def ids(self, text: str) -> list[int]:
+        """Return the tokens of a text of any length, without start and end."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        return ids
+
     def _row(self, prompt: str) -> list[int]:
         ids = self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
         if len(ids) > self.positions:
