@@ -20,7 +20,7 @@ from cldm.request import Request, drawn
 from cldm.start import start
 from plans.choice import PlanChoice
 from plans.plan import Plan
-from runtime.backends import Backend, choose_backends, choose_device, choose_precision
+from runtime.backends import Backend, choose_backends, choose_device, choose_precision, leave_out_tensorrt
 from runtime.call_lock import Turns, defaults
 from runtime.cuda import CaptureError
 from runtime.graph import Graph
@@ -46,6 +46,7 @@ class hackathon:
         fastest one whose distance is at most max_pd (see plans/auto.py).
     vae: a file or folder with another VAE.
     loras: (file, strength) pairs, merged into the weights (see docs/weights.md).
+    embeddings: files of textual-inversion embeddings; the name of each, without suffix, is a word for prompts.
     strict: raise instead of warning and falling back if capture into a CUDA graph fails, or if engine files are
         damaged, of another version, or missing for a picture's size. "auto" still skips a backend without any files.
     prompt_syntax: "plain" or "webui", see ldm/prompt.py. prompt_chunks: for "webui", the number of chunks of 75 tokens
@@ -69,12 +70,15 @@ class hackathon:
         loras: Sequence[tuple[str, float]] = (),
         prompt_syntax: str = "plain",
         prompt_chunks: int = 1,
+        embeddings: Sequence[str] = (),
     ) -> None:
-        self.checkpoint = find_checkpoint(checkpoint, architecture, vae, loras)
+        self.checkpoint = find_checkpoint(checkpoint, architecture, vae, loras, embeddings)
         self._built = replace(self.checkpoint, loras=())  # what TensorRT's engines hold
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self._backends, self._strict = choose_backends(backend, self.device), strict
+        if embeddings:
+            self._backends = leave_out_tensorrt(self._backends, "embeddings add tokens, which its engines do not have")
         self._plan = PlanChoice(plan, self.checkpoint.architecture, max_pd)
         self.syntax = PromptSyntax(prompt_syntax, prompt_chunks)
         self._engines = Engines(self._built, self.precision, self.device, strict, self.syntax)
@@ -159,7 +163,7 @@ class hackathon:
         captured again when it is needed.
         Raises CheckpointError, TokenizerError, or ValueError if TensorRT refuses, before anything has changed.
         """
-        found = find_checkpoint(checkpoint, self.checkpoint.architecture, vae, loras)
+        found = find_checkpoint(checkpoint, self.checkpoint.architecture, vae, loras, self.checkpoint.embeddings)
         pipelines = self._initialized(
             "load_weights() was called before initialize(): pass the checkpoint to the constructor"
         )

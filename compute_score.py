@@ -48,6 +48,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         metavar="FILE[:STRENGTH]",
         help="merge this LoRA; repeat",
     )
+    add("--embedding", action="append", default=[], metavar="FILE", help="textual-inversion embedding; repeat")
     add("--architecture", help="name of a file in models/*.yaml; default: the one for the weights")
     add("--backend", default="auto")
     add("--plan", default="ten", help="ten, all, step indices, a plan file or its name, or auto (best on this machine)")
@@ -129,6 +130,7 @@ def make_runtime(options: argparse.Namespace) -> hackathon:
         loras=options.lora,
         prompt_syntax=options.prompt_syntax,
         prompt_chunks=options.prompt_chunks,
+        embeddings=options.embedding,
     )
 
 
@@ -157,6 +159,7 @@ def settings(runtime: hackathon, options: argparse.Namespace) -> dict[str, Any]:
         "weights": runtime.checkpoint.name.removeprefix(f"{Path(__file__).parent}/"),
         **({"vae": options.vae} if options.vae else {}),
         **({"loras": options.lora} if options.lora else {}),
+        **({"embeddings": options.embedding} if options.embedding else {}),
         "architecture": runtime.checkpoint.architecture,
         **runtime.settings,
         "ddim_steps": options.ddim_steps,

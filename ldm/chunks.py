@@ -44,7 +44,7 @@ def _chunks(tokenizer: Tokenizer, prompt: str, count: int) -> list[list[Token]]:
             len(found),
             room,
             count,
-            tokenizer.tokenizer.decode(dropped),
+            tokenizer.text(dropped),
         )
     return kept + [[] for _ in range(count - len(kept))]
 

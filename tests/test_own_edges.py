@@ -75,7 +75,9 @@ def test_base_pictures_depend_on_the_edges(tmp_path: Path, monkeypatch: pytest.M
     for number, change in enumerate(asked, 1):
         request = Request(**GOOD | change)
         for _ in range(2):
-            cldm.base_pictures.base_pictures(checkpoint, {"one": request}, hackathon(device="cpu").device, tmp_path)
+            cldm.base_pictures.base_pictures(
+                checkpoint, {"one": request}, hackathon(device="cpu").device, cache=tmp_path
+            )
         assert len(list(tmp_path.iterdir())) == number, change
 
 
