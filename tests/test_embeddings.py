@@ -73,7 +73,7 @@ def test_pictures_and_reference_agree(tmp_path: Path) -> None:
     files = [
         write(tmp_path / f"{name}.safetensors", {"emb_params": VECTORS * k}) for k, name in enumerate(("aa", "bb"), 1)
     ]
-    runtime = hackathon(str(SMALL_MODEL), plan="all", embeddings=files)
+    runtime = hackathon(str(SMALL_MODEL), plan="all", embeddings=files, device="cpu")
     runtime.initialize()
     request = {"prompt": "a bird in the style of bb, aa", "ddim_steps": 4, "seed": 5}
     ours = process(runtime, **request)[0]
@@ -83,7 +83,7 @@ def test_pictures_and_reference_agree(tmp_path: Path) -> None:
     theirs = reference_pictures(model, tokenizer, Request(**{**GOOD, **request}))[0]
     assert np.abs(ours.astype(int) - theirs).max() <= 1
     runtime.load_weights("random:1")
-    fresh = hackathon("random:1", plan="all", embeddings=files)
+    fresh = hackathon("random:1", plan="all", embeddings=files, device="cpu")
     fresh.initialize()
     assert np.array_equal(process(runtime, **request)[0], process(fresh, **request)[0])
 
