@@ -1,4 +1,4 @@
-"""The drop-in class of the TensorRT Hackathon 2023: generates pictures from Canny edges and a prompt."""
+"""The drop-in class for the TensorRT Hackathon 2023, which generates pictures from Canny edges and a prompt."""
 
 import numpy as np
 import torch
@@ -25,22 +25,23 @@ from runtime.timing import Span
 
 
 class hackathon:
-    """Call `initialize()` once, then `process()` for each picture. Names and arguments are the contest's.
+    """Call `initialize()` once, then `process()` for each request. The contest defines these names and arguments.
 
-    checkpoint: a .pth or .safetensors file, "SD15_FOLDER:CONTROLNET_FOLDER" in the layout of the diffusers library, or
-        "random:SEED"; by default the first one found (see cldm/checkpoint.py).
-    architecture: the name of a file in models/*.yaml, "sd15" or "small"; by default the checkpoint's.
+    checkpoint: "BASE", "BASE:CONTROL" or "random:SEED", where BASE and CONTROL are files or folders of weights; by
+        default the first checkpoint found (see `find_checkpoint` in cldm/checkpoint.py).
+    architecture: the name of a file in models/*.yaml, "sd15" or "small"; by default the one that fits the checkpoint.
     backend: "auto", "eager", "inductor" or "tensorrt"; the last two need engine files, built by `python -m build`.
-        On a GPU, "auto" picks tensorrt, else inductor, if its engine files exist, and eager otherwise.
-    precision: "auto", "fp32" or "fp16".
-    device: "auto", "cpu", "cuda" or "cuda:N".
-    plan: "ten", "all", the indices of the steps that call the network, a plan file (see plans/files.py), a Plan, or
-        "auto": the plan file with the best leaderboard score at this machine's speed or, if max_pd is given, the
-        fastest one whose distance is at most max_pd (see plans/auto.py).
-    strict: raise instead of warning and falling back if capture into a CUDA graph fails, or if engine files are
-        damaged, of another version, or missing for a picture's size. "auto" still skips a backend without any files.
+        On a GPU, "auto" uses tensorrt if its engine files exist, else inductor if its engine files exist, else eager.
+    precision: "auto" (fp16 on a GPU, fp32 on the CPU), "fp32" or "fp16".
+    device: "auto" (the GPU if there is one), "cpu", "cuda" or "cuda:N".
+    plan: "ten", "all", the indices of the steps that call the network, such as "19,14,9,4", a plan file (see
+        plans/files.py), a Plan, or "auto": the plan file with the best leaderboard score at this machine's speed or,
+        if max_pd is given, the fastest one whose mean distance is at most max_pd (see plans/auto.py).
+    strict: raise instead of warning and falling back if capture into a CUDA graph fails, if TensorRT rejects an engine,
+        or if engine files are damaged, of another version, or missing for a picture's size. "auto" still skips
+        backends that have no engine files for the contest's size.
 
-    Raises ValueError for an unknown option and for one that this machine cannot run.
+    Raises ValueError for unknown options, and for options that this machine does not support.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class hackathon:
         device: str = "auto",
         strict: bool = False,
     ) -> None:
-        self.checkpoint = self._built = find_checkpoint(checkpoint, architecture)  # _built: held by TensorRT's engines
+        # _built: the checkpoint of TensorRT's engine files; load_weights() replaces only `checkpoint`.
+        self.checkpoint = self._built = find_checkpoint(checkpoint, architecture)
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self._backends, self._strict = choose_backends(backend, self.device), strict
@@ -68,11 +70,12 @@ class hackathon:
     def initialize(self) -> None:
         """Load the weights, create the pipeline for the contest's picture size, capture it on a GPU, and run it once.
 
+        For plan "auto", also measure the plans and choose one. A second call starts over.
         Raises ValueError if the weights, the backend or its engine files cannot be used here, or, with strict, if
-        capture fails.
+        capture fails; CudaError if replay of the graph differs from eager execution.
         """
         with self._turns(), tqdm(total=3, delay=2, leave=False, disable=None) as progress:
-            self._pipelines = None  # drop the pipelines of an earlier call, which use its weights
+            self._pipelines = None  # free the pipelines and weights of an earlier call
             progress.set_description("loading weights")
             tokenizer = self.checkpoint.load_tokenizer()
             model = make_fast(self.checkpoint.load_model(self.device), self.precision.dtype)
@@ -103,15 +106,18 @@ class hackathon:
         low_threshold: float,
         high_threshold: float,
     ) -> list[NDArray[np.uint8]]:
-        """Return `num_samples` pictures, uint8 [h, w, 3], with the channel order of the training data (RGB).
+        """Return a list of `num_samples` pictures, uint8 [h, w, 3], in the channel order of the training data (RGB).
 
         input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]; its shorter side is scaled to image_resolution,
             then both sides are rounded to multiples of 64.
         prompt, a_prompt: joined into one prompt; n_prompt: the negative prompt; scale: the guidance scale.
-        low_threshold, high_threshold: of the Canny edges, usually 0 to 255; strength: the influence of the edges.
-        guess_mode: the edges dominate, and the prompt may be empty.
-        seed: -1 picks a random one. eta: 0 is DDIM, 1 adds DDPM's noise.
-        Raises TypeError or ValueError for bad arguments.
+        low_threshold, high_threshold: thresholds of the Canny edge detector, usually 0 to 255.
+        strength: the factor on ControlNet's output; 1 is the normal influence of the edges, 0 is none.
+        guess_mode: if True, the edges dominate, and the prompt may be empty.
+        seed: -1 picks a random one. eta: 0 is deterministic DDIM, 1 adds as much noise as DDPM.
+
+        Raises TypeError or ValueError for bad arguments, and RuntimeError before `initialize()`. The first request of
+        a shape creates a pipeline, which may also raise TensorRTError or CudaError and, with strict, EngineFileError.
         """
         self._initialized("process() was called before initialize(): call initialize() once first")
         request = Request(
@@ -121,18 +127,19 @@ class hackathon:
         return self.draw(request)
 
     def draw(self, request: Request, plan: str | Plan | None = None) -> list[NDArray[np.uint8]]:
-        """Return the pictures of a request, using `plan` instead of the runtime's if given. Raises like `process`."""
+        """Return the pictures of a request. plan: used instead of the runtime's plan. Raises like `process`."""
         pipelines = self._initialized("draw() was called before initialize(): call initialize() once first")
         request.check_precision(torch.finfo(self.precision.dtype).max)
         with self._turns():
             return pipelines.draw(request, self._plan(request.ddim_steps, plan))
 
     def load_weights(self, checkpoint: str) -> None:
-        """Replace the weights with another checkpoint of the same architecture, without building anything again.
+        """Replace the weights with those of another checkpoint of the same architecture. Builds no engines.
 
         Captured graphs stay valid, except with backend tensorrt: its engines must have been built with --refit, and
         each graph is captured again at the next request that needs it.
-        Raises CheckpointError, TokenizerError, or ValueError if TensorRT cannot refit; then nothing has changed.
+        Raises CheckpointError or TokenizerError if the checkpoint cannot be used, ValueError if TensorRT cannot refit,
+        and RuntimeError before `initialize()`; the weights in use then stay unchanged.
         """
         found = find_checkpoint(checkpoint, self.checkpoint.architecture)
         pipelines = self._initialized(
@@ -149,30 +156,33 @@ class hackathon:
             self._engines.weights, self.checkpoint = weights, found
 
     def timeline(self) -> list[Span]:
-        """Run the last picture once more, and return when each stage ran and on which of the two streams."""
+        """Generate the last picture again, and return each run of a stage with its stream and times, in queued order.
+
+        Raises RuntimeError if no picture has been generated yet.
+        """
         with self._turns():
             return self._last("timeline()").timeline()
 
     @property
     def backend(self) -> Backend:
-        """The backend that runs the networks; eager until initialize() has looked for engine files."""
+        """The chosen backend; eager until initialize() has chosen. Sizes without its engine files run eagerly."""
         return self._engines.backend
 
     @property
     def graph(self) -> Graph | None:
-        """The CUDA graph that generated the last picture, or None if it ran without one."""
+        """The CUDA graph that generated the last picture, or None if it was generated without a graph."""
         with self._turns():
             return self._last("graph").graph
 
     @property
     def latent(self) -> Tensor:
-        """A copy of the last picture's latent after all steps, on the device: float32 [num_samples, 4, h/8, w/8]."""
+        """A copy of the last request's latents after all steps, on the device: float32 [num_samples, 4, h/8, w/8]."""
         with self._turns():
             return self._last("latent").buffers["x"].clone()
 
     @property
     def settings(self) -> dict[str, str]:
-        """How the last picture was generated: backend, precision, plan, evaluations and graph."""
+        """The runtime's backend, precision and plan, and the last picture's evaluations and graph."""
         with self._turns():
             said = {"backend": self.backend.name, "precision": self.precision.name, "plan": str(self._plan)}
             return said | self._last("settings").settings

@@ -68,8 +68,8 @@ class Checkpoint:
     def load_model(self, device: torch.device | None = None) -> ControlLDM:
         """Load or generate the weights, float32. Raises CheckpointError if they are missing, damaged or do not fit.
 
-        device: where they are moved to and checked for NaN and infinity; None leaves them unread on the CPU, where a
-            file's tensors are read when they are first used.
+        device: where they are moved to and checked for NaN and infinity; None leaves them unchecked on the CPU, where
+            float32 tensors of a file may stay unread until they are first used.
         """
         architecture = load_architecture(self.architecture)
         if self.random_seed is not None:

@@ -1,4 +1,4 @@
-"""The joined model, with the key layout of `control_sd15_canny.pth`."""
+"""Stable Diffusion and ControlNet as one module, with the keys of `control_sd15_canny.pth`."""
 
 from typing import cast
 
@@ -21,7 +21,7 @@ class ControlLDM(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        # Empty modules that only provide the prefixes of the checkpoint's keys.
+        # Each plain nn.Module() only provides a prefix of the checkpoint's keys.
         self.model = nn.Module()
         self.model.diffusion_model = UNet(architecture.unet)
         self.control_model = ControlNet(architecture.unet, architecture.control)
@@ -34,7 +34,7 @@ class ControlLDM(nn.Module):
 
     @torch.no_grad()
     def copy_weights(self, other: "ControlLDM") -> None:
-        """Copy the values of `other` in place; each tensor keeps its address, device, precision and layout."""
+        """Copy the values of `other` into this model's tensors, which keep address, device, precision and layout."""
         values = other.state_dict()
         for name, tensor in self.state_dict().items():
             tensor.copy_(values[name])

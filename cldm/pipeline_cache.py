@@ -1,4 +1,4 @@
-"""The most recently used pipelines by shape, each captured into one graph on a GPU."""
+"""LRU cache of pipelines, keyed by shape. On a GPU each pipeline is captured into one CUDA graph."""
 
 import logging
 from collections import OrderedDict
@@ -18,11 +18,11 @@ from runtime.streams import Streams
 
 log = logging.getLogger(__name__)
 
-KEPT = 4  # pipelines, one per picture size, number of samples, number of steps and plan
+KEPT = 4  # number of cached pipelines; one per picture size, number of samples, number of steps and plan
 
 
 class Pipelines:
-    """Generates pictures with one model. strict: raise instead of warning if a pipeline cannot be captured."""
+    """Generates pictures with one model. strict: raise CaptureError, instead of warning, if capture fails."""
 
     def __init__(
         self, model: ControlLDM, tokenizer: Tokenizer, engines: Engines, streams: Streams, strict: bool
@@ -32,7 +32,10 @@ class Pipelines:
         self.kept: OrderedDict[Shape, Pipeline] = OrderedDict()  # least recently used first
 
     def draw(self, request: Request, plan: Plan) -> list[Picture]:
-        """Return the request's pictures. Creates a pipeline for a new shape, replacing the least recently used one."""
+        """Return the request's pictures. Raises like `make`, which creates the pipeline for a new shape.
+
+        If the cache is full, a new pipeline replaces the least recently used one.
+        """
         shape = Shape(*request.size, request.num_samples, request.ddim_steps, plan)
         if shape not in self.kept:
             if len(self.kept) == KEPT:
@@ -43,7 +46,12 @@ class Pipelines:
         return self.kept[shape](request, self.tokenizer)
 
     def make(self, shape: Shape, request: Request) -> Pipeline:
-        """Create a pipeline without keeping it. `request` is used to verify its graph."""
+        """Create a pipeline and, on a GPU, capture its graph. Does not add the pipeline to the cache.
+
+        request: used to verify the graph. Raises TensorRTError if TensorRT rejects an engine, CudaError if the graph is
+        wrong and, with strict, EngineFileError or CaptureError. Without strict, these two are logged instead, and the
+        pipeline uses eager engines or runs without a graph.
+        """
         backend = self.engines.for_size(shape.height, shape.width, shape.samples)
         pipeline = Pipeline(self.model, shape, backend.make_engine, self.streams)
         if self.engines.device.type == "cuda":
@@ -59,11 +67,11 @@ class Pipelines:
 
     @property
     def last(self) -> Pipeline | None:
-        """The pipeline of the last picture, or None."""
+        """The pipeline of the last picture, or None if the cache is empty."""
         return next(reversed(self.kept.values()), None)
 
     def load(self, model: ControlLDM, tokenizer: Tokenizer) -> None:
-        """Replace the weights in place, and the tokenizer."""
+        """Copy the weights of `model` in place, replace the tokenizer, and refresh all cached pipelines."""
         self.model.copy_weights(model)
         self.tokenizer = tokenizer
         for pipeline in self.kept.values():

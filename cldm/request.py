@@ -9,7 +9,7 @@ import numpy as np
 
 from cldm.canny import Picture, canny, hwc3, resize, target_size
 
-LARGEST = float(np.finfo(np.float32).max)  # largest allowed number; the networks read numbers as float32
+LARGEST = float(np.finfo(np.float32).max)  # largest allowed number: the largest float32
 LONGEST_SIDE = 4096  # pixels
 CONTEST: dict[str, Any] = {
     "prompt": "a bird",

@@ -81,7 +81,10 @@ def test_pictures_bring_their_captions_and_those_with_one_share_a_fold(tmp_path:
     (tmp_path / "scene_1.txt").write_text("a caption of two pictures")
     (tmp_path / "scene_2.txt").write_text("a caption of two pictures")
     assert len({one.input_image.tobytes() for one in make_requests("selection", 4, tmp_path)}) == 2
-    with pytest.raises(ValueError, match=r"got 2, too few for 3 disjoint folds; .* with different captions"):
+    with pytest.raises(
+        ValueError,
+        match=r"got 2 \(equal captions count once\), too few for 3 disjoint folds; .* with different captions",
+    ):
         make_requests("report", 1, tmp_path)
     (tmp_path / "scene_1.txt").unlink()
     with pytest.raises(ValueError, match=r"scene_1 has no caption file scene_1\.txt, but others"):
@@ -91,7 +94,7 @@ def test_pictures_bring_their_captions_and_those_with_one_share_a_fold(tmp_path:
 def test_too_few_pictures_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pictures(tmp_path, 2)
     assert main([*COMMAND, "--calls", "2", "--pictures", str(tmp_path)]) == 1
-    assert "plans: pictures: got 2, too few for 3 disjoint folds" in capsys.readouterr().err
+    assert "plans: pictures: got 2 (equal captions count once), too few for 3 disjoint folds" in capsys.readouterr().err
 
 
 def test_even_steps() -> None:
