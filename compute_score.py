@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The contest's scoring run: measures latency, perceptual distance (PD) and, with the real PD, the leaderboard score.
+"""The contest's scoring run: measures latency and perceptual distance (PD), and computes the leaderboard score.
 
-Base pictures come from cldm/reference.py, in float32 on this machine; candidates from canny2image_TRT.hackathon.
-Files in the folder --out: <name>.jpg and base/<name>.jpg (RGB data written as BGR, as in the contest's script),
-shown/ (inputs, edges and pictures in true colors), score.json, contact_sheet.png and, with --timeline, timeline.png.
+Without FID's Inception weights, the distance is PD* from seeded weights, and there is no leaderboard score.
+cldm/reference.py generates base pictures in float32 on this machine; canny2image_TRT.hackathon generates candidates.
+Files in the folder --out: candidates <name>.jpg and base pictures base/<name>.jpg (RGB data written as BGR, as in the
+contest's script), shown/ (inputs, edges, base pictures and candidates in true colours), score.json, contact_sheet.png
+and, with --timeline, timeline.png.
 """
 
 import argparse
@@ -33,16 +35,16 @@ from scoring.timeline import timeline_picture
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--pictures", type=Path, help="folder of input pictures; default: the contest's, else eight drawn birds")
+    add("--pictures", type=Path, help="folder of input pictures; default: the contest's folder, else eight drawn birds")
     add("--out", type=Path, default=Path("score"), help="folder for the results; default: score")
-    add("--weights", "--checkpoint", help="file, SD15_FOLDER:CONTROLNET_FOLDER or random:SEED; default: see README")
-    add("--architecture", help="name of a file in models/*.yaml; default: the one for the weights")
+    add("--weights", "--checkpoint", help="BASE, BASE:CONTROL (files or folders) or random:SEED; default: see README")
+    add("--architecture", help="NAME of a file models/NAME.yaml; default: the one that fits the weights")
     add("--backend", default="auto")
     add("--plan", default="ten", help="ten, all, step indices, a plan file or its name, or auto (best on this machine)")
     add("--max-pd", type=float, help="with --plan auto: use the fastest plan file whose mean PD is at most this")
-    add("--precision", default="auto", help="fp32 or fp16")
-    add("--device", default="auto", help="cpu, cuda or cuda:N")
-    add("--strict", action="store_true", help="fail instead of warning and falling back")
+    add("--precision", default="auto", help="auto, fp32 or fp16")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--strict", action="store_true", help="raise an error instead of warning and falling back")
     add("--debug", action="store_true", help="show the traceback of an error")
     add("--inception", type=Path, help="file with the weights of FID's Inception network")
     add("--timeline", action="store_true", help="also plot when each stage of a picture runs, in timeline.png")
@@ -60,7 +62,7 @@ def make_request(picture: Picture, options: argparse.Namespace) -> Request:
 
 
 def make_candidates(runtime: hackathon, requests: dict[str, Request]) -> dict[str, tuple[Picture, float]]:
-    """Return each picture by name, with the milliseconds of its process() call."""
+    """Return (picture, milliseconds of its process() call) by name, in the order of `requests`."""
     made = {}
     for name, request in tqdm(requests.items(), desc="candidates", unit="picture"):
         begin = time.perf_counter()
@@ -70,7 +72,7 @@ def make_candidates(runtime: hackathon, requests: dict[str, Request]) -> dict[st
 
 
 def save_picture(path: Path, picture: Picture) -> Path:
-    """Write a picture [h, w] or [h, w, 3], channels in OpenCV's order (BGR), and return its path."""
+    """Write a picture [h, w] or [h, w, 3], with channels in OpenCV's order (BGR), and return `path`."""
     write_whole(path, cv2.imencode(path.suffix, picture)[1].tobytes())
     return path
 
@@ -112,7 +114,7 @@ def make_runtime(options: argparse.Namespace) -> hackathon:
 def score(
     name: str, request: Request, base: Picture, candidate: Picture, milliseconds: float, out: Path, inception: Inception
 ) -> PictureScore:
-    """Save both pictures and compare them."""
+    """Save input, edges, base and candidate, and compare base with candidate, both RGB, as JPEG files."""
     base_file = save_picture(out / "base" / f"{name}.jpg", base)
     file = save_picture(out / f"{name}.jpg", candidate)
     shown = out / "shown"
