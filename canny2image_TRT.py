@@ -1,4 +1,4 @@
-"""The drop-in class of the TensorRT Hackathon 2023: generates pictures from Canny edges and a prompt."""
+"""The drop-in class for the TensorRT Hackathon 2023, which generates pictures from Canny edges and a prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,11 +32,11 @@ from weights.loras import Patches, check_loras, merged
 
 
 class hackathon:
-    """Call `initialize()` once, then `process()` for each picture. Names and arguments are the contest's.
+    """Call `initialize()` once, then `process()` for each request. The contest defines these names and arguments.
 
-    checkpoint: a .pth or .safetensors file, "SD15_FOLDER:CONTROLNET_FOLDER" in the layout of the diffusers library, or
-        "random:SEED"; by default the first one found (see cldm/checkpoint.py).
-    architecture: the name of a file in models/*.yaml, "sd15" or "small"; by default the checkpoint's.
+    checkpoint: "BASE", "BASE:CONTROL" or "random:SEED", where BASE and CONTROL are files or folders of weights; by
+        default the first checkpoint found (see `find_checkpoint` in cldm/checkpoint.py).
+    architecture: the name of a file in models/*.yaml, "sd15" or "small"; by default the one that fits the checkpoint.
     backend: "auto", "eager", "inductor" or "tensorrt"; the last two need engine files, built by `python -m build`.
         On a GPU, "auto" picks tensorrt, else inductor, if its engine files exist, and eager otherwise.
     precision: "auto", "fp32" or "fp16".
@@ -52,7 +52,7 @@ class hackathon:
     prompt_syntax: "plain" or "webui", see ldm/prompt.py. prompt_chunks: for "webui", the number of chunks of 75 tokens
         per prompt, 1 to 8; shorter prompts are padded, and the end of longer ones is dropped, with a warning.
 
-    Raises ValueError for an unknown option and for one that this machine cannot run.
+    Raises ValueError for unknown options, and for options that this machine does not support.
     """
 
     def __init__(
@@ -91,11 +91,12 @@ class hackathon:
     def initialize(self) -> None:
         """Load the weights, create the pipeline for the contest's picture size, capture it on a GPU, and run it once.
 
+        For plan "auto", also measure the plans and choose one. A second call starts over.
         Raises ValueError if the weights, the backend or its engine files cannot be used here, or, with strict, if
-        capture fails.
+        capture fails; CudaError if replay of the graph differs from eager execution.
         """
         with self._turns(), tqdm(total=3, delay=2, leave=False, disable=None) as progress:
-            self._pipelines = None  # drop the pipelines of an earlier call, which use its weights
+            self._pipelines = None  # free the pipelines and weights of an earlier call
             progress.set_description("loading weights")
             tokenizer = self.checkpoint.load_tokenizer()
             model = make_fast(self.checkpoint.load_model(self.device), self.precision.dtype)
@@ -129,7 +130,7 @@ class hackathon:
         *,
         edges: NDArray[np.uint8] | None = None,
     ) -> list[NDArray[np.uint8]]:
-        """Return `num_samples` pictures, uint8 [h, w, 3], with the channel order of the training data (RGB).
+        """Return a list of `num_samples` pictures, uint8 [h, w, 3], in the channel order of the training data (RGB).
 
         input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (put over white); its shorter side is scaled to
             image_resolution, then both sides are rounded to multiples of 64. May be None if edges is given.
@@ -150,7 +151,7 @@ class hackathon:
         return self.draw(request)
 
     def draw(self, request: Request, plan: str | Plan | None = None) -> list[NDArray[np.uint8]]:
-        """Return the pictures of a request, using `plan` instead of the runtime's if given. Raises like `process`."""
+        """Return the pictures of a request. plan: used instead of the runtime's plan. Raises like `process`."""
         pipelines = self._initialized("draw() was called before initialize(): call initialize() once first")
         request.check_precision(torch.finfo(self.precision.dtype).max)
         with self._turns():
@@ -212,30 +213,33 @@ class hackathon:
         self._patches = patches
 
     def timeline(self) -> list[Span]:
-        """Run the last picture once more, and return when each stage ran and on which of the two streams."""
+        """Generate the last picture again, and return each run of a stage with its stream and times, in queued order.
+
+        Raises RuntimeError if no picture has been generated yet.
+        """
         with self._turns():
             return self._last("timeline()").timeline()
 
     @property
     def backend(self) -> Backend:
-        """The backend that runs the networks; eager until initialize() has looked for engine files."""
+        """The chosen backend; eager until initialize() has chosen. Sizes without its engine files run eagerly."""
         return self._engines.backend
 
     @property
     def graph(self) -> Graph | None:
-        """The CUDA graph that generated the last picture, or None if it ran without one."""
+        """The CUDA graph that generated the last picture, or None if it was generated without a graph."""
         with self._turns():
             return self._last("graph").graph
 
     @property
     def latent(self) -> Tensor:
-        """A copy of the last picture's latent after all steps, on the device: float32 [num_samples, 4, h/8, w/8]."""
+        """A copy of the last request's latents after all steps, on the device: float32 [num_samples, 4, h/8, w/8]."""
         with self._turns():
             return self._last("latent").buffers["x"].clone()
 
     @property
     def settings(self) -> dict[str, str]:
-        """How the last picture was generated: backend, precision, plan, evaluations and graph."""
+        """The runtime's backend, precision and plan, and the last picture's evaluations and graph."""
         with self._turns():
             said = {"backend": self.backend.name, "precision": self.precision.name, "plan": str(self._plan)}
             return said | self._last("settings").settings

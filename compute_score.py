@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The contest's scoring run: measures latency, perceptual distance (PD) and, with the real PD, the leaderboard score.
+"""The contest's scoring run: measures latency and perceptual distance (PD), and computes the leaderboard score.
 
-Base pictures come from cldm/reference.py, in float32 on this machine; candidates from canny2image_TRT.hackathon.
-Files in the folder --out: <name>.jpg and base/<name>.jpg (RGB data written as BGR, as in the contest's script),
-shown/ (inputs, edges and pictures in true colors), score.json, contact_sheet.png and, with --timeline, timeline.png.
+Without FID's Inception weights, the distance is PD* from seeded weights, and there is no leaderboard score.
+cldm/reference.py generates base pictures in float32 on this machine; canny2image_TRT.hackathon generates candidates.
+Files in the folder --out: candidates <name>.jpg and base pictures base/<name>.jpg (RGB data written as BGR, as in the
+contest's script), shown/ (inputs, edges, base pictures and candidates in true colours), score.json, contact_sheet.png
+and, with --timeline, timeline.png.
 """
 
 import argparse
@@ -79,7 +81,7 @@ def make_request(name: str, picture: Picture, options: argparse.Namespace) -> Re
 
 
 def make_candidates(runtime: hackathon, requests: dict[str, Request]) -> dict[str, tuple[Picture, float]]:
-    """Return each picture by name, with the milliseconds of its process() call."""
+    """Return (picture, milliseconds of its process() call) by name, in the order of `requests`."""
     made = {}
     for name, request in tqdm(requests.items(), desc="candidates", unit="picture"):
         begin = time.perf_counter()
@@ -89,7 +91,7 @@ def make_candidates(runtime: hackathon, requests: dict[str, Request]) -> dict[st
 
 
 def save_picture(path: Path, picture: Picture) -> Path:
-    """Write a picture [h, w] or [h, w, 3], channels in OpenCV's order (BGR), and return its path."""
+    """Write a picture [h, w] or [h, w, 3], with channels in OpenCV's order (BGR), and return `path`."""
     write_whole(path, cv2.imencode(path.suffix, picture)[1].tobytes())
     return path
 
@@ -137,7 +139,7 @@ def make_runtime(options: argparse.Namespace) -> hackathon:
 def score(
     name: str, request: Request, base: Picture, candidate: Picture, milliseconds: float, out: Path, inception: Inception
 ) -> PictureScore:
-    """Save both pictures and compare them."""
+    """Save input, edges, base and candidate, and compare base with candidate, both RGB, as JPEG files."""
     base_file = save_picture(out / "base" / f"{name}.jpg", base)
     file = save_picture(out / f"{name}.jpg", candidate)
     shown = out / "shown"

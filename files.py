@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def check_writable(folder: Path) -> None:
-    """Create `folder` if missing. Raises OSError, with the path and what to do, if files cannot be written to it."""
+    """Create `folder` if it is missing. Raises OSError, with the path, if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -19,16 +19,17 @@ def check_writable(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write the file atomically. Raises OSError like `replacing`."""
+    """Write `content` to `path` atomically. Raises OSError like `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`, and rename it to `path` at the end unless an exception is raised.
+    """Yield a temporary file next to `path`; at the end rename it to `path`, or delete it if the caller raised.
 
-    Creates the folder if it is missing. Raises OSError, with the path and what to do, if the file cannot be written.
+    Creates the folder if it is missing. Any OSError, here or in the caller's block, becomes an OSError with
+    the path and what to do.
     """
     temporary: Path | None = None
     try:
@@ -52,7 +53,7 @@ def digest(content: bytes | str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, cached while its size and modification time are unchanged."""
+    """Return the SHA-256 of a file in hexadecimal. Cached for as long as size and modification time stay the same."""
     status = path.stat()
     return _file_digest(path.resolve(), status.st_size, status.st_mtime_ns)
 

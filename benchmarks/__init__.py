@@ -1,1 +1,1 @@
-"""Benchmarks of this project and of what a user might choose instead."""
+"""Benchmarks of this project and of its peers, the libraries that a user might choose instead."""

@@ -1,4 +1,4 @@
-"""The networks of the diffusers and transformers libraries, with the weights of a `ControlLDM`."""
+"""Creates the networks of the diffusers and transformers libraries with the weights of a `ControlLDM`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -43,17 +43,17 @@ class Networks:
 
 
 def make_networks(model: ControlLDM, device: torch.device, dtype: torch.dtype, compiled: bool) -> Networks:
-    """Return the libraries' modules with the model's weights. If `compiled`, they compile at their first call.
+    """Return the libraries' networks with the model's weights. If `compiled`, each compiles at its first call.
 
-    Weights share memory with the model's if device, dtype and memory format are the same. Raise ValueError if diffusers
-    is not installed.
+    The networks share the model's tensors where device, dtype and memory format are the same. Raise ValueError if
+    diffusers is not installed.
     """
     unet, control, vae = _modules(model)
     modules = [_text(model), control, unet, vae]
     for module in modules:
         # Use torch's `to`: diffusers overrides it and warns about float32 modules even if there are none.
         nn.Module.to(module.eval().requires_grad_(False), device=device, dtype=dtype)
-        if compiled:  # the memory format that the diffusers guides to faster inference recommend
+        if compiled:  # diffusers' guides to faster inference recommend this memory format
             module.to(memory_format=torch.channels_last)
     parts = [*modules[:3], vae.decode]
     text, control, unet, decode = map(torch.compile, parts) if compiled else parts
@@ -85,7 +85,7 @@ def _modules(model: ControlLDM) -> tuple[Any, Any, Any]:
 
 
 def _text(model: ControlLDM) -> Any:
-    """Return CLIPTextModel with the model's weights. Its names equal ours, with a prefix in transformers 4."""
+    """Return CLIPTextModel with the model's weights. Its tensor names are ours; transformers 4 adds a prefix."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = model.architecture.text

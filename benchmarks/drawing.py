@@ -1,4 +1,4 @@
-"""Generates the contest's picture with any networks, launched kernel by kernel or captured into one CUDA graph."""
+"""Generates the contest's picture with the peers' networks, kernel by kernel or captured into one CUDA graph."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +41,8 @@ class Drawing:
     def __init__(self, networks: Networks, abar: Floats, plan: str, device: torch.device) -> None:
         self.networks = networks
         self.evaluations = evaluations(make_plan(plan, STEPS), abar, STEPS)
-        # Python numbers would be copied to the device in every call, and views of one tensor would be misaligned.
+        # One tensor per timestep: Python numbers would be copied to the device in every call, and views of one tensor
+        # would be misaligned.
         self.timesteps = [torch.full((2,), step.timestep, device=device) for step in self.evaluations]
 
     @torch.no_grad()
@@ -70,7 +71,7 @@ class StepByStep:
 
 
 class OneGraph:
-    """Launches the drawing and the copy to the host as one graph, captured at the first call."""
+    """Launches one graph of the drawing and the copy to the host. The first call captures the graph."""
 
     def __init__(self, drawing: Drawing, device: torch.device) -> None:
         self.drawing, self.device = drawing, device
@@ -86,7 +87,7 @@ class OneGraph:
         return self.host.numpy().copy()
 
     def _record(self, inputs: Inputs) -> torch.cuda.CUDAGraph:
-        # Zeros instead of the inputs: a graph that does not read its buffers then generates a different picture.
+        # Capture with zeros, not the inputs, so that a graph that does not read its buffers gives another picture.
         self.buffers = Inputs(*(torch.zeros_like(tensor, device=self.device) for tensor in inputs.tensors))
         self.host = torch.empty((*inputs.hint_image.shape[2:], 3), dtype=torch.uint8, pin_memory=True)
         stream = torch.cuda.Stream(self.device)
@@ -102,7 +103,7 @@ class OneGraph:
 
 @contextmanager
 def cudnn_benchmark(wanted: bool) -> Iterator[None]:
-    """Within the block, let cuDNN time its algorithms at the first convolution of a shape if `wanted`."""
+    """Within the block, set whether cuDNN times its algorithms at the first convolution of each shape."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = wanted
     try:

@@ -1,8 +1,8 @@
-"""python -m benchmarks.group_norm: times GroupNorm with SiLU on a GPU, in our kernel and in PyTorch.
+"""python -m benchmarks.group_norm: times GroupNorm with SiLU on a GPU, with our kernel and with PyTorch.
 
 The inputs are channels-last float16 maps with the shapes of Stable Diffusion 1.5 at 256x384 with guidance and of its
-VAE. Each time is the median over replays of a CUDA graph of 40 calls. GB/s counts each map as read once and written
-once; memory bandwidth limits it only for maps that do not fit in the cache.
+VAE. Times are per call: medians over replays of a CUDA graph of 40 calls, divided by 40. GB/s counts each map as read
+once and written once. The bandwidth of the GPU's memory bounds GB/s only for maps that do not fit in the cache.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SHAPES = [
     *((1, c, 256, 384, GROUPS) for c in (256, 128)),
 ]
 CALLS = 40  # per graph
-ROTATING = 256 * 2**20  # bytes of inputs that are used in turn, several times an H200's cache of 50 MiB
+ROTATING = 256 * 2**20  # bytes of inputs to alternate between: several times an H200's cache of 50 MiB
 EPS = 1e-5
 
 Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -63,7 +63,10 @@ def measure(norm: Norm, inputs: list[Tensor], weight: Tensor, bias: Tensor, repl
 
 
 def rotating_inputs(n: int, c: int, h: int, w: int) -> list[Tensor]:
-    """Return different maps. Large maps together exceed the cache; small maps stay in it, as within a picture."""
+    """Return different maps to alternate between: CALLS maps, or fewer if these reach ROTATING bytes.
+
+    Large maps together exceed the cache. Small maps stay in the cache, as they do within a picture.
+    """
     count = min(CALLS, -(-ROTATING // (2 * n * c * h * w)))
     maps = torch.randn(count * n, c, h, w, device="cuda", dtype=torch.float16)
     return list(maps.contiguous(memory_format=torch.channels_last).split(n))

@@ -1,7 +1,7 @@
-"""python -m benchmarks.latency: time per picture on this machine, compared with the peers and the roofline limit.
+"""python -m benchmarks.latency: measures time per picture and compares it with the peers and the roofline limit.
 
 Weights are random; they have the speed and the numerics of real ones. Our wall time is the time of process(), including
-canny and tokenizer; the part outside the graph is host time. `--peers` without any name omits the peers.
+edge detection and tokenizer; the part outside the graph is host time. `--peers` without any name omits the peers.
 """
 
 import argparse
@@ -26,7 +26,10 @@ from scoring.timeline import totals
 
 @dataclass(frozen=True)
 class Detail:
-    """Breakdown of the time of one of our pictures. None: there is no graph, or no limit was measured."""
+    """Breakdown of the time of one of our pictures.
+
+    graph_ms, host_ms, kernels and nodes are None without a graph; limit_ms is None on the CPU.
+    """
 
     backend: str
     plan: str
@@ -36,12 +39,12 @@ class Detail:
     host_parts_ms: dict[str, float]  # medians: edge detection, tokenizer
     kernels: int | None
     nodes: int | None
-    stages_ms: dict[str, float]  # total of all calls of a stage, from one run with timing events
+    stages_ms: dict[str, float]  # total of all calls of a stage, from one timed run
     limit_ms: float | None
 
 
 class Ours:
-    """Runs process() with several plans on one runtime, which is initialized when its first candidate is needed."""
+    """Generates the picture with several plans on one runtime, which is initialized for the first candidate."""
 
     def __init__(self, architecture: str, precision: str, backend: str, device: torch.device) -> None:
         self.runtime = hackathon(

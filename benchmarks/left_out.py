@@ -1,7 +1,7 @@
-"""The picture with one trick left out, for each trick that can be left out.
+"""Defines, for each trick that can be left out, how to generate the picture without it.
 
 Tricks change the model or the pipeline from outside, so they can be left out from outside: by a patch that is active
-while the pipeline is created and run, or by a pipeline that repeats the work that the trick avoids.
+while the pipeline is created and run, or by a pipeline that does the work that the trick avoids.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from runtime.streams import Streams
 
 
 class OneStream(Pipeline):
-    """Every stage on one stream."""
+    """Runs every stage on one stream."""
 
     def __init__(self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, streams: Streams) -> None:
         one = Streams(streams.device)
@@ -44,7 +44,7 @@ class HintInEachEvaluation(Pipeline):
 
 
 class TextInEachEvaluation(Pipeline):
-    """Keys and values of all cross-attentions in each evaluation. The text encoder runs once, as in the original."""
+    """Computes keys and values of all cross-attentions in each evaluation; runs the text encoder once."""
 
     def __init__(self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, streams: Streams) -> None:
         super().__init__(model, shape, make_engine, streams)
@@ -56,7 +56,7 @@ class TextInEachEvaluation(Pipeline):
     def write(self, request: Request, tokenizer: Tokenizer) -> None:
         super().write(request, tokenizer)
         tokens = tokenizer(request.prompts).to(self.device)
-        with torch.cuda.stream(self.streams.main):  # not in the graph, which has the text encoder already
+        with torch.cuda.stream(self.streams.main):  # outside the graph, which already has the text encoder
             self.buffers["context"].copy_(self.model.text(tokens))
 
     def evaluate(self, shift: Tensor) -> None:
@@ -65,7 +65,7 @@ class TextInEachEvaluation(Pipeline):
 
 
 class TimeInEachEvaluation(Pipeline):
-    """Time embeddings and the shifts of all ResBlocks in each evaluation."""
+    """Computes time embeddings and the shifts of all ResBlocks in each evaluation."""
 
     def __init__(self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, streams: Streams) -> None:
         super().__init__(model, shape, make_engine, streams)
@@ -88,11 +88,11 @@ class TimeInEachEvaluation(Pipeline):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """patch: active while a pipeline of the class `pipeline` is created, run and captured."""
+    """How to leave out a trick: create, run and capture a pipeline of the class `pipeline` while `patch` is active."""
 
     pipeline: type[Pipeline] = Pipeline
     patch: Callable[[], AbstractContextManager[Any]] = nullcontext
-    compiled: bool = False  # a trick of compiled engines on a GPU
+    compiled: bool = False  # whether only compiled engines on a GPU have the trick
 
 
 def _without(name: str, replacement: Any, compiled: bool = True) -> LeftOut:
@@ -100,11 +100,11 @@ def _without(name: str, replacement: Any, compiled: bool = True) -> LeftOut:
 
 
 def _nothing(model: nn.Module) -> None:
-    """Instead of a function that changes the model."""
+    """Do nothing, in place of a function that changes the model."""
 
 
 def _batch_guidance_from_the_start(model: ControlLDM) -> None:
-    """One batch for both prompts, without the saving in the layers before the first cross-attention."""
+    """Batch both prompts from the first layer on, not only from the first cross-attention on."""
     batch_guidance(model)
     model.control.__class__, model.unet.__class__ = _ControlOfBoth, _UNetOfBoth
 

@@ -1,4 +1,4 @@
-"""The roofline limit of a picture: counted operations and bytes, divided by measured rates of this device."""
+"""Computes the roofline limit of a picture: counted operations and bytes, divided by this device's measured rates."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,13 +46,16 @@ def count_work(architecture: str, height: int, width: int, dtype: torch.dtype) -
 
 
 def limit_ms(work: Mapping[str, Work], rates: Rates, evaluations: int) -> float:
-    """Return a lower bound in ms: each call takes at least the longer of its compute time and its memory time."""
+    """Return a lower bound on the time of a picture in ms.
+
+    Each call of a stage takes at least the longer of its compute time and its memory time.
+    """
     times = {name: max(w.flops / rates.flops_per_s, w.bytes / rates.bytes_per_s) for name, w in work.items()}
     return 1000 * sum(time * (evaluations if name in PER_EVALUATION else 1) for name, time in times.items())
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Measure the rates on random data. The best of several runs counts: the limit needs peak rates."""
+    """Measure the rates of a CUDA device on random data; return the best of several runs as peak rates."""
     size, gibibyte = 8192, 2**30
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     source = torch.empty(4 * gibibyte, dtype=torch.uint8, device=device).random_(256)
@@ -63,7 +66,7 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
 
 
 class _Touched(TorchDispatchMode):
-    """Collects the weights that operations read."""
+    """Collects the sizes in bytes of the weights that operations read."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""python -m benchmarks.peers: measures what a user might choose instead of this project, with equal weights and inputs.
+"""python -m benchmarks.peers: measures the libraries that a user might choose instead, with equal weights and inputs.
 
 Peers use the networks of diffusers and transformers, with and without torch.compile, launched kernel by kernel or
 captured into one CUDA graph. All generate the contest's picture: prompt and negative prompt, 20 DDIM steps, guidance 9,
@@ -49,10 +49,11 @@ KINDS = {
 def peers(
     names: Sequence[str], model: ControlLDM, plans: Sequence[str], device: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[str, str, Peer]]:
-    """Return an iterator of (name, plan, peer) over `names`, keys of KINDS, and `plans`, as for `make_plan`.
+    """Return an iterator of (name, plan, peer) over all `names` and `plans`.
 
-    Eager peers come first. Peers share networks: if the caller drops each peer before requesting the next, only the
-    networks stay in memory. A peer compiles and captures at its first call; its graph is fixed to that call's shapes.
+    names: keys of KINDS. plans: choices for `make_plan`. Peers without torch.compile come first. Peers share networks:
+    if the caller drops each peer before requesting the next, only the networks stay in memory. A peer compiles and
+    captures at its first call; its graph is fixed to that call's shapes.
     Raise ValueError for an unknown name or plan, for a graph without a CUDA device and, at the first peer, if diffusers
     is not installed.
     """
@@ -78,7 +79,7 @@ def _make_peers(
 
 
 def inputs_for(request: Request, tokenizer: Tokenizer, device: torch.device) -> Inputs:
-    """Return what `hackathon` on `device` feeds its networks: tokens and hint in host memory, noise on the device.
+    """Return the inputs that `hackathon` gives its networks: tokens and hint on the CPU, noise on `device`.
 
     Raise ValueError unless the request has the contest's settings: one picture, 20 steps, scale 9, strength 1, guess
     mode off, eta 0.
@@ -98,8 +99,9 @@ def inputs_for(request: Request, tokenizer: Tokenizer, device: torch.device) -> 
 def candidates(
     names: Sequence[str], plans: Sequence[str], architecture: str, device: torch.device
 ) -> tuple[Iterator[Candidate], int]:
-    """Return the eager float32 peer, then `names` in the device's default precision; and the number of candidates.
+    """Return an iterator of candidates, and their number.
 
+    The eager float32 peer comes first, then `names` in the device's default precision, each with all `plans`.
     Raise ValueError as `peers` does.
     """
     checkpoint = Checkpoint("random:0", architecture, "given")
@@ -143,7 +145,7 @@ def chosen(options: argparse.Namespace) -> tuple[torch.device, list[str]]:
 
 
 def save_report(path: Path | None, options: argparse.Namespace, device: torch.device, results: dict[str, Any]) -> None:
-    """Write the results as JSON, with hardware and versions. Do nothing if no path is given."""
+    """Write the results as JSON, with hardware and versions. Do nothing if `path` is None."""
     if path is None:
         return
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

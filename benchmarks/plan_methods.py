@@ -1,4 +1,4 @@
-"""Methods that save evaluations: each gives a plan, or final latents, for a number of evaluations."""
+"""Methods that save evaluations. Each returns a plan or final latents for a number of evaluations."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -12,14 +12,14 @@ from plans.plan import STEPS, TEN, Plan, make_plan
 from plans.routes import Route, Routes, to_plan
 from plans.taps import Rule, fitted, hold
 
-Method = Callable[[int], Plan | Tensor | None]  # evaluations -> plan or latents; None if not available
+Method = Callable[[int], Plan | Tensor | None]  # number of evaluations -> plan or latents; None if unavailable
 
 PUBLISHED = "published list, held"
 TWO_TAPS = "searched, two taps"
 
 
 def methods(folds: Folds, calls: Sequence[int], width: int, thorough: bool) -> dict[str, Method]:
-    """Return the methods by name. Searches are those of `python -m build plans` for these numbers of evaluations."""
+    """Return the methods by name. The searches are the same as in `python -m build plans --calls` with `calls`."""
 
     def searched(rule: Rule, keep: int) -> Callable[[int], Plan]:
         @cache

@@ -1,4 +1,4 @@
-"""Results of the comparison of plans: saved as JSON, to continue an interrupted comparison, and shown as tables."""
+"""Saves the results of a comparison of plans as JSON, loads them to continue it, and formats them as tables."""
 
 import json
 import statistics
@@ -23,7 +23,7 @@ TIMED = (PUBLISHED, TWO_TAPS)
 @dataclass(frozen=True)
 class Timed:
     milliseconds: float  # median of process()
-    nodes: int | None  # of the graph; None: there is no graph
+    nodes: int | None  # of the graph; None without a graph
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def save(
 ) -> None:
     """Write the results as JSON.
 
-    asked: the settings that results depend on. backend: what process() ran on, None until it has run. moves: change of
-    eps by step index.
+    asked: the settings that results depend on. backend: the backend of process(), None until it has run. moves: the
+    change of eps by step index.
     """
     measured = [asdict(one) for one in results]
     values = {"asked": asked, "backend of process()": backend, "moves of eps": moves, "results": measured}
@@ -59,8 +59,9 @@ def save(
 
 
 def load(path: Path, asked: Mapping[str, Any]) -> list[Result]:
-    """Return the results of an interrupted comparison with the same settings; none if there is no such comparison.
+    """Return the results of an interrupted comparison with the same settings.
 
+    The list is empty if there is no file, or if the comparison in it is complete or had other settings.
     Raise ValueError if the file is damaged.
     """
     try:
@@ -104,7 +105,7 @@ def tables(results: Sequence[Result], detailed: Sequence[int], metric: str) -> s
 def _details(results: Sequence[Result]) -> list[str]:
     """Return a row per result. "nearest of all": the share of requests for which no other method has a smaller error.
 
-    The run on engines does not compete, because it runs the same plan as another row.
+    The run on engines is excluded from "nearest of all", because another row has the same plan.
     """
     rivals = [one.measured.latent for one in results if one.method != ON_ENGINES]
     least = [min(values) for values in zip(*rivals, strict=True)]

@@ -1,8 +1,8 @@
 """python -m benchmarks.plans: compares methods that save evaluations, by distance from all 20 steps and by time.
 
-The requests are not the ones that plans were fitted or chosen on. The target is the DDIM run with all 20 steps. The
-networks run in PyTorch. Plans with two taps and the published list are also timed on this machine's engines; methods
-that are not timed get the time of two taps with the same number of evaluations.
+The requests are not those that plans were fitted or chosen on. The target is the DDIM run with all 20 steps. The
+networks run in PyTorch. Plans with two taps and the published list are also timed on this machine's engines. The figure
+of distance by time shows the other methods at the time of two taps with the same number of evaluations.
 The same command continues an interrupted comparison: it reuses the results in --out, even if the code has changed.
 """
 
@@ -34,7 +34,7 @@ JSON = "plans.json"
 
 
 class Engines:
-    """Runs process() with given plans on the available engines."""
+    """Generates pictures like process(), with given plans, on the chosen backend's engines."""
 
     def __init__(self, folds: Folds, backend: str) -> None:
         self.folds = folds
@@ -63,7 +63,7 @@ class Engines:
 
 
 def measure(folds: Folds, options: argparse.Namespace, known: Sequence[Result]) -> Iterator[list[Result]]:
-    """Run all methods with all numbers of evaluations. After each method, yield all results so far."""
+    """Run all methods, except where results are known. After each method, yield all results so far, sorted."""
     ways = methods(folds, options.calls, options.beam, options.thorough)
     results = [one for one in known if one.method in ways]
     there = {(one.method, one.calls) for one in results}
@@ -78,7 +78,7 @@ def measure(folds: Folds, options: argparse.Namespace, known: Sequence[Result]) 
 
 
 def on_engines(results: Sequence[Result], folds: Folds, options: argparse.Namespace, engines: Engines) -> list[Result]:
-    """Return the results with times for TIMED methods, plus results of process() for the detailed evaluations."""
+    """Return the results with times for TIMED methods, and results of two taps by process() for options.detailed."""
     found = list(results)
     for index, one in enumerate(tqdm(results, desc="by process()")):
         if one.plan and one.method in TIMED:
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     numbers: dict[str, Any] = {"type": int, "choices": range(1, STEPS + 1), "metavar": "N"}
     add("--calls", nargs="+", default=list(range(5, 16)), help="numbers of evaluations; default 5 to 15", **numbers)
-    add("--detailed", nargs="*", default=[8, 10], help="those with a detailed table; default 8 10", **numbers)
+    add("--detailed", nargs="*", default=[8, 10], help="which of --calls get a table; default 8 10", **numbers)
     add("--beam", type=int, default=BEAM, help=f"width of the beam search (default {BEAM})")
     add("--thorough", action="store_true", help="search as python -m build plans --thorough does")
     add_arguments(parser)
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results: list[Result] = []
         for results in measure(folds, options, load(options.out / JSON, asked)):
             save(options.out / JSON, asked, results)
-        _report(options, folds, results)  # report now: building and capturing pipelines takes minutes
+        _report(options, folds, results)  # report now, because creating and capturing pipelines takes minutes
         engines = Engines(folds, options.backend)
         results = on_engines(results, folds, options, engines)
     except (ValueError, OSError) as error:

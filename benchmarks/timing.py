@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from cldm.canny import Picture
 
-WARMUPS = 3  # compile, choose convolution algorithms, capture, fill caches
+WARMUPS = 3  # untimed calls, which compile, choose convolution algorithms, capture and fill caches
 
 
 @dataclass(frozen=True)
 class Row:
-    """The result of one candidate. Differences are from the first picture of the same plan, which is float32."""
+    """The result of one candidate. Differences are from the picture of the first candidate with the same plan."""
 
     name: str
     plan: str
@@ -26,13 +26,13 @@ class Row:
     min_ms: float
     max_ms: float
     max_difference: int  # grey levels
-    psnr_db: float | None  # None: identical
+    psnr_db: float | None  # None if identical
     peak_gib: float | None  # GPU memory that PyTorch reserved, including weights and graph; None on the CPU
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to generate the picture; `make` returns once it is in host memory."""
+    """A way to generate the picture. `make` returns once the picture is in host memory."""
 
     name: str
     plan: str
@@ -55,7 +55,7 @@ def measure(candidates: Iterable[Candidate], count: int, device: torch.device, r
 def time_picture(
     make: Callable[[], Picture], device: torch.device, warmups: int, runs: int
 ) -> tuple[Picture, list[float], float | None]:
-    """Return the picture, the milliseconds of each run, and the peak memory in GiB (None on the CPU).
+    """Return the last picture, the milliseconds of each run, and the peak memory in GiB (None on the CPU).
 
     `make` returns once the picture is in host memory, so timing needs no synchronization.
     """
@@ -71,7 +71,10 @@ def time_picture(
 
 
 def _peak_memory(make: Callable[[], Picture], device: torch.device) -> float:
-    """Return reserved memory: a graph replay allocates nothing, because its memory was reserved at capture."""
+    """Return the peak of reserved memory in GiB.
+
+    Reserved, not allocated: a graph replay allocates nothing, because its memory was reserved at capture.
+    """
     gc.collect()  # free the previous candidate
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)

@@ -1,7 +1,8 @@
-"""python -m benchmarks.tricks: what each trick saves: the time of a picture without it, less that of the whole.
+"""python -m benchmarks.tricks: measures what each trick saves: time without the trick minus time with all tricks.
 
-The contest's picture on random weights, in one CUDA graph of compiled engines. The command compiles them itself, which
-takes minutes; nothing is saved except in PyTorch's own cache. On the CPU eager engines run, without a graph.
+The picture is the contest's, with random weights, in one CUDA graph of compiled engines. The command compiles the
+engines itself, which takes minutes, and saves them only in PyTorch's own cache. On the CPU, it runs eager engines
+without a graph.
 """
 
 import argparse
@@ -40,14 +41,14 @@ WITHOUT_GRAPH = "one graph"
 @dataclass(frozen=True)
 class Row:
     left_out: str
-    ms: float  # median, from launch to the picture in host memory
+    ms: float  # median, from launch until the picture is in host memory
     saved_ms: float  # by the trick
-    nodes: int | None  # of the graph
-    psnr_db: float | None  # to the picture with all tricks; None: identical
+    nodes: int | None  # of the graph; None without a graph
+    psnr_db: float | None  # compared with the picture with all tricks; None if identical
 
 
 class Bench:
-    """Pictures of one request with one model, of which each pipeline changes a copy."""
+    """Times pictures of one request. Each pipeline uses and changes its own copy of the model."""
 
     def __init__(self, architecture: str, plan: str, precision: Precision, device: torch.device, runs: int) -> None:
         checkpoint = Checkpoint("random:0", architecture, "given")
@@ -61,7 +62,10 @@ class Bench:
         self.whole: Picture | None = None
 
     def measure(self, name: str) -> list[Row]:
-        """A row without the trick; after the whole picture, the same without a graph."""
+        """Return the row of the picture without the trick. Measure NOTHING first: other rows are compared with it.
+
+        For NOTHING on a GPU, also return a row without the graph.
+        """
         try:
             with LEFT_OUT[name].patch(), torch.cuda.device(self.device) if self.compiled else nullcontext():
                 pipeline = self._pipeline(LEFT_OUT[name])
@@ -81,7 +85,7 @@ class Bench:
         streams = Streams(self.device)
         if not self.compiled:
             return left_out.pipeline(model, self.shape, EagerEngine, streams)
-        from plugins.layers import use_kernels  # only here: Triton comes with PyTorch for CUDA alone
+        from plugins.layers import use_kernels  # imported here: Triton comes only with PyTorch for CUDA
 
         use_kernels(model)
         pipeline = left_out.pipeline(model, self.shape, CompiledEngines(), streams)
@@ -111,11 +115,11 @@ def table(rows: Sequence[Row]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("tricks", nargs="*", metavar="TRICK", help=f"default: all that the device has, of {', '.join(LEFT_OUT)}")
-    add("--architecture", default="sd15", help="file of models/*.yaml; default: sd15")
+    add("tricks", nargs="*", metavar="TRICK", help=f"default: all that the device supports, of {', '.join(LEFT_OUT)}")
+    add("--architecture", default="sd15", help="NAME of a file models/NAME.yaml; default: sd15")
     add("--plan", default="all", help="all, ten or step indices; default: all")
-    add("--device", default="auto", help="cpu, cuda or cuda:N")
-    add("--runs", type=positive, default=11, help="timed pictures of each; default: 11")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--runs", type=positive, default=11, help="timed pictures per row; default: 11")
     add("--out", type=Path, help="file for the results as JSON")
     add("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
@@ -135,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _chosen(names: Sequence[str], device: torch.device) -> list[str]:
-    """The names, or all that the device has. Raises ValueError for another."""
+    """Return `names`, or all tricks that the device supports if empty. Raise ValueError for any other name."""
     known = [name for name, one in LEFT_OUT.items() if device.type == "cuda" or not one.compiled]
     for name in names:
         if name not in known:

@@ -1,1 +1,1 @@
-"""ControlNet added to Stable Diffusion: the joined model, its stages, their engines and the pipeline."""
+"""Stable Diffusion with ControlNet: the joined model, its stages, their engines and the pipeline."""

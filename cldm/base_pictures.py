@@ -1,4 +1,4 @@
-"""Base pictures: the reference's float32 pictures, cached under a digest of everything that they depend on."""
+"""Generates base pictures (the float32 reference) and caches them by a digest of everything that they depend on."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from ldm.tokenizer import Tokenizer
 from runtime.sources import fingerprint
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "base_pictures"
-SOURCES = ("cldm/reference.py", "cldm/checkpoint.py")  # these and all their imports determine a picture
+SOURCES = ("cldm/reference.py", "cldm/checkpoint.py")  # these files and all that they import determine a picture
 
 
 def base_pictures(
@@ -31,7 +31,11 @@ def base_pictures(
     syntax: PromptSyntax = PLAIN,
     cache: Path = CACHE,
 ) -> dict[str, Picture]:
-    """Return the first picture of each request by name, uint8 RGB [h, w, 3]; generate those missing from the cache."""
+    """Return the first picture of each request by name, uint8 RGB [h, w, 3].
+
+    Generates the pictures that are not in the folder `cache`, and saves them there as PNG files.
+    Raises ValueError if a cached picture is damaged, and CheckpointError or TokenizerError for unusable weights.
+    """
     common, tokenizer = _common(checkpoint, device), checkpoint.load_tokenizer()
     files = {name: cache / f"{_key(common, request, tokenizer, syntax)}.png" for name, request in requests.items()}
     missing = [name for name, file in files.items() if not file.is_file()]

@@ -1,4 +1,4 @@
-"""Columns of one tensor, assigned to the layers of ControlNet, the UNet's encoder and its decoder, in this order."""
+"""Assigns columns of one tensor to layers: first ControlNet's, then the UNet encoder's, then the UNet decoder's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ldm.unet import Encoder
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of one stage: the first one, and the number of columns of each layer."""
+    """The consecutive columns of one stage. widths: the number of columns in each tensor that `split` returns."""
 
     start: int
     widths: tuple[int, ...]
@@ -21,13 +21,13 @@ class Columns:
         return self.start + sum(self.widths)
 
     def split(self, tensor: Tensor) -> list[Tensor]:
-        """Return views of the tensor along its last dimension, one per layer."""
+        """Return views of the tensor along its last dimension, one for each of `widths`."""
         return list(tensor[..., self.start : self.end].split(self.widths, dim=-1))
 
 
 def columns(model: ControlLDM, widths: Callable[[Encoder], list[int]]) -> tuple[Columns, Columns, Columns]:
-    """Return the columns of ControlNet, encoder and decoder. `widths` lists a network's widths in order of use."""
-    half, whole = widths(model.control), widths(model.unet)  # ControlNet has the layers of the UNet's encoder
+    """Return the columns of ControlNet, encoder and decoder. `widths(network)` lists its widths in order of use."""
+    half, whole = widths(model.control), widths(model.unet)  # ControlNet has the same layers as the UNet's encoder
     control = Columns(0, tuple(half))
     encoder = Columns(control.end, tuple(whole[: len(half)]))
     return control, encoder, Columns(encoder.end, tuple(whole[len(half) :]))

@@ -1,4 +1,4 @@
-"""ControlNet (Zhang et al. 2023): a copy of the UNet's encoder that reads a hint and adds a residual to every skip."""
+"""ControlNet (Zhang et al. 2023): a copy of the UNet's encoder that reads a hint and returns residuals for the UNet."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -22,7 +22,7 @@ class ControlNet(Encoder):
         return self.input_hint_block(hint_image)
 
     def residuals(self, x: Tensor, hint: Tensor, shifts: Iterable[Tensor], texts: Iterable[KeysValues]) -> list[Tensor]:
-        """Latent and output of `hint` -> unscaled residuals for the UNet's skips and, last, for its middle."""
+        """Latent x and the output of `hint` -> unscaled residuals for the UNet's skips and, last, for its middle."""
         skips, middle = self.encode(x, shifts, texts, hint)
         outputs = [conv(skip) for conv, skip in zip(self.zero_convs, skips, strict=True)]
         return [*outputs, self.middle_block_out(middle)]
@@ -32,7 +32,7 @@ class ControlNet(Encoder):
 
 
 def _hint_block(channels: tuple[int, ...], out_channels: int) -> nn.Sequential:
-    """3x3 convolutions with SiLU between them: two per scale, the first of each lower scale with stride 2."""
+    """3x3 convolutions with SiLU between them: two per scale; at each lower scale the first has stride 2."""
     layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, padding=1), nn.SiLU()]
     for width, wider in pairwise(channels):
         layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]

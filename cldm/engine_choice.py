@@ -1,4 +1,4 @@
-"""The choice of a backend, and of its engine files by picture size, which are read once."""
+"""Chooses a backend, and reads its engine files once per picture size."""
 
 import logging
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Engines:
-    """The chosen backend, for each picture size.
+    """Chooses a backend, then returns it for each picture size, or eager for sizes without its engine files.
 
     checkpoint: the weights that TensorRT's engine files hold. strict: raise instead of warning and falling back.
     syntax: of the prompts.
@@ -39,13 +39,13 @@ class Engines:
         self.syntax = syntax
         self.backend = BACKENDS["eager"]  # until `choose`
         self.found: dict[Target, Backend] = {}
-        self.weights: Mapping[str, Tensor] | None = None  # for TensorRT's engines, in place of the checkpoint's
+        self.weights: Mapping[str, Tensor] | None = None  # TensorRT's engines use these; None: the checkpoint's
 
     def choose(self, names: tuple[str, ...]) -> None:
-        """Choose the first backend in `names` that has engine files for the contest's picture size, or else eager.
+        """Choose the first backend in `names` that is usable for the contest's picture size, or else eager.
 
-        Raises EngineFileError or TensorRTError if a single name cannot be used, or, with strict, if existing files
-        cannot be used.
+        Raises EngineFileError or TensorRTError if `names` is a single name that cannot be used, or, with strict, if
+        a backend's engine files exist but cannot be used.
         """
         size = self._size(256, 384, samples=1)
         self.backend = self._find(size, names, needed=len(names) == 1)
@@ -53,17 +53,17 @@ class Engines:
         log.info("backend: %s on %s", self.backend.name, self.device)
 
     def without_tensorrt(self, names: tuple[str, ...], error: TensorRTError) -> tuple[str, ...]:
-        """Return the names left after TensorRT refused an engine. Raises the error if none is left, or with strict."""
+        """Return `names` without tensorrt, after it failed. Raises `error` if no name is left, or with strict."""
         if len(names) == 1 or self.strict:
             raise error
-        log.warning("backend tensorrt unavailable (%s); trying the next one", str(error))
+        log.warning("backend tensorrt unavailable (%s); falling back to the next backend", str(error))
         return tuple(name for name in names if name != "tensorrt")
 
     def for_size(self, height: int, width: int, samples: int) -> Backend:
-        """Return the chosen backend, or eager if it has no engine files for this size.
+        """Return the chosen backend, or eager if its engine files for this size are missing or unusable.
 
         Other backends are not tried, because the model has been converted for the chosen one.
-        Raises EngineFileError or TensorRTError with strict, instead of returning eager.
+        With strict, raises EngineFileError or TensorRTError instead of returning eager.
         """
         size = self._size(height, width, samples)
         if size not in self.found:
@@ -71,7 +71,7 @@ class Engines:
         return self.found[size]
 
     def refit(self, name: str, model: ControlLDM, weights: Mapping[str, Tensor]) -> None:
-        """Let TensorRT's engines use `weights`, tensors that will get the values of `model`.
+        """Make TensorRT's engines use `weights`, into which the caller copies the values of `model` afterwards.
 
         name: the checkpoint of `model`. Raises ValueError if TensorRT cannot refit; then nothing has changed.
         """
@@ -82,12 +82,15 @@ class Engines:
             }
         except TensorRTError as error:
             raise ValueError(
-                f"load_weights() got {name}, but TensorRT's engines hold the weights of {self.checkpoint.name}: "
+                f"load_weights() got {name}, but TensorRT's engines contain the weights of {self.checkpoint.name}: "
                 f"{error}; or create a new hackathon with that checkpoint, or use backend inductor"
             ) from error
 
     def _find(self, size: Target, names: tuple[str, ...], needed: bool = False) -> Backend:
-        """Return the first backend in `names` that has engine files for pictures of this size, or else eager."""
+        """Return the first backend in `names` that is usable for pictures of this size, or else eager.
+
+        needed: raise EngineFileError or TensorRTError instead of falling back.
+        """
         for name in names:
             target = replace(size, backend=name)
             try:
@@ -96,7 +99,12 @@ class Engines:
                 if needed or (self.strict and (target.folder.is_dir() or len(names) == 1)):
                     raise
                 which = f"{size.height}x{size.width}, batch {size.samples}"
-                log.warning("backend %s unavailable for %s (%s); trying the next one", name, which, str(error))
+                log.warning(
+                    "backend %s unavailable for %s (%s); falling back to the next backend, or to eager if none is left",
+                    name,
+                    which,
+                    str(error),
+                )
         return BACKENDS["eager"]
 
     def _read(self, target: Target) -> Backend:

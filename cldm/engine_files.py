@@ -1,4 +1,4 @@
-"""Engine files by picture size: their folder, the manifest expected on this machine, and the backend that uses them."""
+"""Finds engine files for a picture size, checks them against this machine, and returns the backend that uses them."""
 
 import json
 import logging
@@ -28,9 +28,9 @@ from runtime.tensorrt_library import Library, capability, check_device, library_
 log = logging.getLogger(__name__)
 
 ENGINES = MODELS / "engines"
-DIGITS = 16  # of a digest: enough to avoid collisions, short enough for error messages
+DIGITS = 16  # hexadecimal digits of each digest: enough to avoid collisions, short enough for error messages
 KERNELS = "kernels.bin"  # in the folder of engines whose kernels are compiled on the machine that runs them
-# These files and all their imports determine the engines.
+# These files and all that they import determine the engines.
 SOURCES = {
     "inductor": ("cldm/stages.py", "cldm/fast.py", "runtime/inductor.py", "plugins/layers.py"),
     "tensorrt": ("cldm/stages.py", "cldm/fast.py", "build/export.py", "build/compile.py"),
@@ -40,7 +40,7 @@ KERNEL = "plugins/group_norm/kernel.cu"
 
 @dataclass(frozen=True)
 class Target:
-    """What engines are built for: a picture size, an architecture, and any weights or those with one fingerprint."""
+    """What engine files are built for: architecture, picture size, precision, backend and, for TensorRT, weights."""
 
     architecture: str
     height: int
@@ -94,8 +94,9 @@ def expected_manifest(
 ) -> Manifest:
     """Return the manifest of engine files that fit this machine, these sources and `target`.
 
-    library: the one that builds or runs TensorRT's engines; by default the one that built the target's files, if it
-        can run here, else the first that can.
+    tuning: Inductor's options, by default `Tuning()`. library: the one that builds or runs TensorRT's engines; by
+        default the library that built the target's files, if it can run here, else the first that can.
+    Raises TensorRTError if no TensorRT library can be imported.
     """
     architecture = load_architecture(target.architecture)
     with torch.device("meta"):  # the specs need shapes only
@@ -127,9 +128,10 @@ def expected_manifest(
 
 
 def find_engines(target: Target, device: torch.device, weights: Mapping[str, Tensor] | None = None) -> Backend:
-    """Return the target's backend, ready to create engines from existing files.
+    """Return the target's backend, ready to create engines from existing files. The eager backend needs no files.
 
-    weights: by the checkpoint's keys, for TensorRT's engines, in place of those in the files.
+    weights: tensors by the checkpoint's keys that replace those in TensorRT's files, which then must have been built
+        with --refit.
     Raises EngineFileError if the files are missing, damaged or built for something else, and TensorRTError if TensorRT
     cannot run.
     """
@@ -145,7 +147,7 @@ def find_engines(target: Target, device: torch.device, weights: Mapping[str, Ten
 
 
 def is_up_to_date(target: Target, device: torch.device, library: Library | None = None) -> bool:
-    """Return whether valid engine files exist for this target, machine and version. Logs the reason if not."""
+    """Return whether engine files exist that fit this target, machine and source version. Logs the reason if not."""
     try:
         read(target.folder, expected_manifest(target, device, library=library))
     except EngineFileError as error:
@@ -155,7 +157,7 @@ def is_up_to_date(target: Target, device: torch.device, library: Library | None 
 
 
 def load_engine_files(target: Target, device: torch.device) -> None:
-    """Load the target's engine files into torch.compile, for all InductorEngines created afterwards.
+    """Load the target's engine files into torch.compile's caches, for all InductorEngines created afterwards.
 
     Raises EngineFileError if the files are missing, damaged or built for something else. Without them, an
     InductorEngine still works, but compiles for minutes.
@@ -164,7 +166,10 @@ def load_engine_files(target: Target, device: torch.device) -> None:
 
 
 def _title(folder: Path) -> str:
-    """Return the title of the library that built the engines, "" if unknown; `read` then reports what is wrong."""
+    """Return the title of the library that built the engines, or "" if the manifest does not show it.
+
+    In that case `read` reports what is wrong with the manifest.
+    """
     try:
         built = json.loads((folder / MANIFEST).read_bytes())["tensorrt"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Optimization of the plain model from outside: its precision, and the tricks that change modules."""
+"""Converts the plain model to its precision, and applies the tricks that change its modules."""
 
 import torch
 
@@ -7,11 +7,15 @@ from cldm.tricks.guidance_batch import batch_guidance
 from cldm.tricks.packed_qkv import pack_qkv
 from cldm.tricks.time_table import move_biases
 
-FLOAT32 = ("time_embed", "emb_layers", "in_layers.2.bias")  # used by the time table only, once per plan
+# Parts of the names of parameters that only the time table uses, not the steps.
+FLOAT32 = ("time_embed", "emb_layers", "in_layers.2.bias")
 
 
 def make_fast(model: ControlLDM, dtype: torch.dtype) -> ControlLDM:
-    """Convert the weights except FLOAT32 to `dtype` and apply the tricks, in place. The keys of the weights stay."""
+    """Convert the weights, except those named in FLOAT32, to `dtype`, and apply the tricks; return the same model.
+
+    Works in place; the keys of the weights do not change.
+    """
     for name, parameter in model.named_parameters():
         if not any(part in name for part in FLOAT32):
             parameter.data = parameter.data.to(dtype)

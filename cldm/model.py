@@ -1,4 +1,4 @@
-"""The joined model, with the key layout of `control_sd15_canny.pth`."""
+"""Stable Diffusion and ControlNet as one module, with the keys of `control_sd15_canny.pth`."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -22,7 +22,7 @@ class ControlLDM(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        # Empty modules that only provide the prefixes of the checkpoint's keys.
+        # Each plain nn.Module() only provides a prefix of the checkpoint's keys.
         self.model = nn.Module()
         self.model.diffusion_model = UNet(architecture.unet)
         self.control_model = ControlNet(architecture.unet, architecture.control)

@@ -1,4 +1,4 @@
-"""Capture of a pipeline's run into one CUDA graph, and verification that replay equals eager execution."""
+"""Captures a pipeline's run into one CUDA graph, and verifies that replay equals eager execution."""
 
 import logging
 from collections.abc import Callable
@@ -18,19 +18,19 @@ log = logging.getLogger(__name__)
 
 @torch.inference_mode()
 def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
-    """Capture the pipeline's run into one graph, which it then replays for every request.
+    """Capture the pipeline's run into one graph, which the pipeline then replays for every request.
 
-    request: used, with two seeds, to verify the graph.
+    request: replayed and run eagerly with two seeds to verify the graph.
     Raises CaptureError if the work cannot be captured, and CudaError if replay differs from eager execution or does
-    not depend on the seed; then the pipeline is unchanged.
+    not depend on the seed; then `pipeline.graph` stays as it was.
     """
     assert pipeline.streams.main
     requests = [replace(request, seed=seed) for seed in (0, 1)]
-    # Run eagerly first: the first call of a library may do things that capture does not allow.
+    # Run eagerly first: libraries initialize at their first call, which capture does not allow.
     enqueued, other = (outcome(pipeline, one, tokenizer, pipeline.run) for one in requests)
     for engine in pipeline.engines.values():
         engine.check_capturable(pipeline.streams.main)
-    torch.cuda.empty_cache()  # cuDNN's float32 convolutions may fill the memory, and capture frees none
+    torch.cuda.empty_cache()  # cuDNN's float32 convolutions may fill the memory, and capture cannot free any
     graph = Graph(pipeline.run, pipeline.streams.main)
     launched, other_launched = (outcome(pipeline, one, tokenizer, graph.launch) for one in requests)
     if not same(enqueued, launched) or not same(other, other_launched):
@@ -48,7 +48,10 @@ def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
 def outcome(
     pipeline: Pipeline, request: Request, tokenizer: Tokenizer, work: Callable[[], None]
 ) -> tuple[Tensor, Tensor]:
-    """Return the latent and the pictures that `work` computes for the request; NaN and 0 where it writes nothing."""
+    """Return the latent and the pictures that `work` computes for the request, in host memory.
+
+    Values that `work` does not write are NaN in the latent and 0 in the pictures.
+    """
     pipeline.write(request, tokenizer)
     with torch.cuda.stream(pipeline.streams.main):
         pipeline.buffers["x"].fill_(torch.nan)

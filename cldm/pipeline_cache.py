@@ -1,4 +1,4 @@
-"""The most recently used pipelines by shape, each captured into one graph on a GPU."""
+"""LRU cache of pipelines, keyed by shape. On a GPU each pipeline is captured into one CUDA graph."""
 
 import logging
 from collections import OrderedDict
@@ -24,7 +24,7 @@ KEPT = 4  # pipelines, one per shape
 
 
 class Pipelines:
-    """Generates pictures with one model. strict: raise instead of warning if a pipeline cannot be captured."""
+    """Generates pictures with one model. strict: raise CaptureError, instead of warning, if capture fails."""
 
     def __init__(
         self, model: ControlLDM, tokenizer: Tokenizer, engines: Engines, streams: Streams, strict: bool
@@ -48,7 +48,12 @@ class Pipelines:
         return Shape(*request.size, request.num_samples, request.ddim_steps, plan, self.engines.syntax)
 
     def make(self, shape: Shape, request: Request) -> Pipeline:
-        """Create a pipeline without keeping it. `request` is used to verify its graph."""
+        """Create a pipeline and, on a GPU, capture its graph. Does not add the pipeline to the cache.
+
+        request: used to verify the graph. Raises TensorRTError if TensorRT rejects an engine, CudaError if the graph is
+        wrong and, with strict, EngineFileError or CaptureError. Without strict, these two are logged instead, and the
+        pipeline uses eager engines or runs without a graph.
+        """
         backend = self.engines.for_size(shape.height, shape.width, shape.samples)
         pipeline = Pipeline(self.model, shape, backend.make_engine, self.streams)
         if self.engines.device.type == "cuda":
@@ -64,7 +69,7 @@ class Pipelines:
 
     @property
     def last(self) -> Pipeline | None:
-        """The pipeline of the last picture, or None."""
+        """The pipeline of the last picture, or None if the cache is empty."""
         return next(reversed(self.kept.values()), None)
 
     def load(self, values: Iterable[tuple[str, Tensor]]) -> None:

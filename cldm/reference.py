@@ -1,6 +1,7 @@
 """The original algorithm in float32: the reference for everything else in this project.
 
-Every DDIM step runs two separate passes, each of which computes hint, keys and values again. Do not optimize it.
+Every DDIM step runs two separate passes. Each pass that uses ControlNet computes the hint again, and each pass computes
+keys and values again. Do not optimize this file.
 """
 
 import torch

@@ -13,7 +13,7 @@ from cldm.edge_map import check_channels, resize_edge_map, warn_if_inverted
 
 log = logging.getLogger(__name__)
 
-LARGEST = float(np.finfo(np.float32).max)  # largest allowed number; the networks read numbers as float32
+LARGEST = float(np.finfo(np.float32).max)  # largest allowed number: the largest float32
 LONGEST_SIDE = 4096  # pixels
 CONTEST: dict[str, Any] = {
     "prompt": "a bird",

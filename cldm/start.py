@@ -1,4 +1,4 @@
-"""Startup: chooses backend and plan, and generates the first picture."""
+"""Starts a runtime: chooses backend and plan, and generates the first picture."""
 
 from typing import Any
 
@@ -17,10 +17,11 @@ from runtime.timing import median_ms
 
 
 def start(pipelines: Pipelines, backends: tuple[str, ...], plan: PlanChoice, progress: "tqdm[Any]") -> None:
-    """Choose a backend and, for "auto", a plan, and generate a picture from a black input of the contest's size.
+    """Choose a backend and, for plan "auto", a plan; then generate a picture from a black input of the contest's size.
 
-    TensorRT loads an engine when a pipeline is created; if it refuses one, the next backend is tried.
-    Raises EngineFileError or TensorRTError if no backend can be used, and CaptureError if capture fails with strict.
+    TensorRT loads its engines when a pipeline is created; if it rejects one, the next backend in `backends` is tried.
+    Raises EngineFileError or TensorRTError if the only backend cannot be used or, with strict, if existing engine files
+    cannot be used; CaptureError, with strict, if capture fails.
     """
     engines = pipelines.engines
     request = Request.contest(np.zeros((256, 384, 3), np.uint8), prompt="", ddim_steps=plan.usual_steps)
@@ -47,7 +48,10 @@ def _milliseconds(pipelines: Pipelines, request: Request, plan: Plan) -> float:
 
 
 def _compiled_form(model: ControlLDM, device: torch.device) -> None:
-    """Convert the model in place to the form that is compiled. Must come before capture: graphs would not follow."""
+    """Convert the model in place to the form that Inductor compiles.
+
+    Call it before capture: a graph captured earlier would use the old weights' memory.
+    """
     channels_last(model)
     if device.type == "cuda":
         from plugins.layers import use_kernels  # imported here: Triton comes only with PyTorch for CUDA

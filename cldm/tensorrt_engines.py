@@ -1,4 +1,4 @@
-"""TensorRT engines for one picture size, created from the serialized engines in a file."""
+"""Creates TensorRT engines for one picture size from the serialized engines in a file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,16 +21,16 @@ from runtime.tensorrt_refit import refit
 
 @dataclass(frozen=True)
 class TensorRTEngines:
-    """Creates engines with the weights that they were built from, or with `weights` in their place.
+    """Creates engines with the weights that they were built with, or with `weights` instead.
 
-    Pipelines share a deserialized engine, which holds the weights, as long as one of them exists.
+    Pipelines share one deserialized engine per stage, and thus its weights, for as long as one of them uses it.
     """
 
     serialized: Mapping[str, bytes]  # by stage
     device: torch.device
     kernels: KernelCache | None = None  # for libraries that compile kernels on this machine
-    weights: Mapping[str, Tensor] | None = None  # by the checkpoint's keys; copied when an engine is read
-    made: dict[str, WeakSet[TensorRTEngine]] = field(default_factory=dict, init=False, compare=False)  # by stage
+    weights: Mapping[str, Tensor] | None = None  # by the checkpoint's keys; copied when `read` is called
+    made: dict[str, WeakSet[TensorRTEngine]] = field(default_factory=dict, init=False, compare=False)
 
     def __call__(self, spec: EngineSpec, module: nn.Module) -> Engine:
         others = self.made.setdefault(spec.name, WeakSet())
@@ -40,7 +40,7 @@ class TensorRTEngines:
         return engine
 
     def read(self, spec: EngineSpec) -> TensorRTEngine:
-        """Deserialize an engine that shares nothing with others. Raises TensorRTError if TensorRT refuses it."""
+        """Deserialize an engine that shares nothing with others. Raises TensorRTError if TensorRT rejects it."""
         engine = TensorRTEngine(spec, self.serialized[spec.name], self.device, self.kernels)
         if self.weights is not None:
             refit(engine, self.weights)
@@ -65,7 +65,7 @@ def refitted(backend: Backend, size: Size, model: ControlLDM, weights: Mapping[s
 
 
 def pack_engines(serialized: Mapping[str, bytes]) -> bytes:
-    """Return serialized engines by stage as the content of one file."""
+    """Return the content of one file with all serialized engines. serialized: by stage."""
     return safetensors.numpy.save({name: np.frombuffer(data, np.uint8) for name, data in serialized.items()})
 
 

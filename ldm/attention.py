@@ -61,7 +61,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text and feed-forward, each with a norm before and a residual after."""
+    """Self-attention, cross-attention to the text and feed-forward, each with a norm before it and a residual."""
 
     def __init__(self, width: int, context_width: int, heads: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer over the pixels of a feature map [n, c, h, w]; `text` holds the keys and values of its attn2."""
+    """A transformer over the pixels of a feature map [n, c, h, w]. `text`: keys and values for its attn2."""
 
     def __init__(self, width: int, context_width: int, heads: int, groups: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class SpatialTransformer(nn.Module):
 def causal_mask(x: Tensor) -> Tensor:
     """Return the mask [tokens, tokens] for x [n, tokens, width]: 0 where a token may attend, else -10000.
 
-    Finite, because minus infinity turns into NaN if a whole row is masked, and within the range of half precision.
+    -10000 instead of minus infinity, which gives NaN if a whole row is masked; half precision can represent -10000.
     """
     tokens = x.shape[1]
     return torch.full((tokens, tokens), -1e4, dtype=x.dtype, device=x.device).triu(1)

@@ -1,4 +1,4 @@
-"""Layers of the UNet: residual blocks, down- and upsampling, and the numbered block that contains them."""
+"""Layers of the UNet: residual blocks, downsampling and upsampling, and the blocks that contain them."""
 
 from collections.abc import Iterator
 
@@ -12,8 +12,8 @@ from ldm.norm import GroupNorm
 class ResBlock(nn.Module):
     """Two convolutions with a skip connection; the time shift is added between them.
 
-    The shift depends on the timestep only, so the caller computes it (once per plan in the pipeline, in every pass in
-    the reference) and passes it in.
+    The shift depends only on the timestep, so the caller computes it and passes it in. A pipeline computes the shifts
+    once, the reference in every pass.
     """
 
     def __init__(self, channels: int, out_channels: int, emb_width: int, groups: int) -> None:
@@ -61,7 +61,7 @@ class Upsample(nn.Module):
 
 
 class Block(nn.ModuleList):
-    """One numbered block. Each layer that needs a time shift, or keys and values of the text, takes the next ones."""
+    """Layers in sequence. Each ResBlock uses the next item of `shifts`, each SpatialTransformer the next of `texts`."""
 
     def forward(self, h: Tensor, shifts: Iterator[Tensor], texts: Iterator[KeysValues]) -> Tensor:
         for layer in self:

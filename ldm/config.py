@@ -1,4 +1,4 @@
-"""The architecture as data: frozen dataclasses read from `models/*.yaml`."""
+"""Reads architectures from `models/*.yaml` into frozen dataclasses."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ MODELS = Path(__file__).resolve().parent.parent / "models"
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The denoising network; ControlNet is a second encoder of the same shape."""
+    """The denoising network. ControlNet's encoder has the same configuration."""
 
-    in_channels: int  # of the latent
+    in_channels: int  # channels of the latent
     model_channels: int  # width of the first level
     channel_mult: tuple[int, ...]  # width of each level, as a multiple of model_channels
     res_blocks: int  # per level; the decoder has one more
     attention_levels: tuple[int, ...]  # levels with transformers
     heads: int
-    context_width: int  # of the text encoder's output
-    groups: int  # of every GroupNorm
+    context_width: int  # width of the text encoder's output
+    groups: int  # number of groups in every GroupNorm
 
 
 @dataclass(frozen=True)
 class ControlConfig:
-    """The hint convolutions, which ControlNet adds to its encoder."""
+    """The convolutions that compute ControlNet's hint from the edges."""
 
-    hint_channels: tuple[int, ...]  # widths of the hint convolutions, one per scale 1, 1/2, 1/4, 1/8
+    hint_channels: tuple[int, ...]  # width at each scale: 1, 1/2, 1/4, 1/8
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that determines the shapes of a checkpoint, and its noise schedule."""
+    """Everything that determines the shapes of a checkpoint's tensors, and its noise schedule."""
 
     unet: UNetConfig
     control: ControlConfig
@@ -79,7 +79,10 @@ Config = TypeVar("Config")
 
 
 def load_architecture(name: str) -> Architecture:
-    """Read `models/<name>.yaml`. Raises ValueError for an unknown name or an unknown, missing or mistyped field."""
+    """Read `models/<name>.yaml`.
+
+    Raises ValueError for an unknown name, for invalid YAML, and for an unknown, missing or mistyped field.
+    """
     path = MODELS / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in MODELS.glob("*.yaml")))
@@ -93,7 +96,7 @@ def load_architecture(name: str) -> Architecture:
 
 
 def _parse(kind: type[Config], values: Any, where: str) -> Config:
-    """Build the dataclass `kind` from a mapping, strictly; `where` is the place for error messages."""
+    """Build the dataclass `kind` from a mapping with exactly its fields. where: the prefix of error messages."""
     if not isinstance(values, dict):
         raise ValueError(f"{where}: got {values!r}, expected a mapping with the fields of {kind.__name__}")
     types = get_type_hints(kind)

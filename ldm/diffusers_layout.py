@@ -1,11 +1,11 @@
-"""Weights of Stable Diffusion and ControlNet in the diffusers layout, renamed to the keys of `ControlLDM`."""
+"""Translates the tensor names of `ControlLDM` to the names that the diffusers library uses."""
 
 import re
 from collections.abc import Callable
 
 from ldm.config import Architecture
 
-# Key prefix of each part of the joined model -> the diffusers folder that contains it.
+# Key prefix of each part of ControlLDM -> the diffusers folder that contains this part.
 PARTS = {
     "model.diffusion_model.": "unet",
     "first_stage_model.": "vae",
@@ -37,12 +37,12 @@ HEADS_AND_TAILS = {
     "downsample.conv": "downsamplers.0.conv",
     "upsample.conv": "upsamplers.0.conv",
 }
-# Names from before diffusers renamed the VAE's attention; the files of Stable Diffusion 1.5 still have them.
+# New -> old names of the VAE's attention layers; the files of Stable Diffusion 1.5 still have the old ones.
 OLD_VAE = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 def diffusers_name(name: str, part: str, architecture: Architecture) -> str:
-    """Return the diffusers name of the tensor called `name` within one part of ControlLDM."""
+    """Return the diffusers name of a tensor. name: without the part's prefix. part: one of the values of PARTS."""
     if part == "text_encoder":
         return name
     rename = _vae_block if part == "vae" else _unet_block

@@ -1,4 +1,4 @@
-"""The noise schedule, and deterministic or stochastic DDIM (Song et al. 2021), in float64."""
+"""Computes the noise schedule, and the coefficients of DDIM with or without noise (Song et al. 2021), in float64."""
 
 import numpy as np
 import torch
@@ -39,10 +39,11 @@ def schedule_buffers(config: ScheduleConfig) -> dict[str, Tensor]:
 
 
 def ddim_timesteps(steps: int, training_steps: int = 1000) -> list[int]:
-    """Return DDIM's timesteps in rising order: every (training_steps // steps)-th, plus one.
+    """Return DDIM's timesteps in ascending order: 1, 1 + s, 1 + 2 s, ..., with the spacing s = training_steps // steps.
 
-    The spacing is an integer, so some counts give more steps (12 gives 13). Raises ValueError for counts that leave
-    the schedule (9 ends at 1000 of 0..999), with nearby counts that work.
+    The spacing is an integer, so some counts give more steps (12 gives 13). Raises ValueError for a count below 1 or
+    above training_steps, and for a count whose last timestep is outside the schedule (9 ends at 1000, and the schedule
+    is 0..999); that message suggests counts that work.
     """
     if not 1 <= steps <= training_steps:
         raise ValueError(f"ddim_steps: got {steps}, expected 1 to {training_steps}")
@@ -58,7 +59,10 @@ def ddim_timesteps(steps: int, training_steps: int = 1000) -> list[int]:
 
 
 def ddim_alphas(abar: Floats, timesteps: list[int]) -> tuple[Floats, Floats]:
-    """Return alphas_cumprod before and after the step at each timestep; the last step ends at abar[0], not 1."""
+    """Return alphas_cumprod before and after the step at each timestep, in the order of `timesteps`.
+
+    The step at the lowest timestep, which runs last, ends at abar[0], not at 1.
+    """
     return abar[timesteps], np.append(abar[0], abar[timesteps[:-1]])
 
 

@@ -1,4 +1,4 @@
-"""Group normalization with an optional shift before and SiLU after."""
+"""Group normalization with an optional shift before it and an optional SiLU after it."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class GroupNorm(nn.GroupNorm):
     """GroupNorm of x + shift, followed by SiLU if `silu` is set: one layer, so that a single GPU kernel can replace it.
 
-    x: [n, c, h, w]; shift: [1, c], none by default.
+    x: [n, c, h, w]; shift: [1 or n, c], or None for no shift.
     """
 
     def __init__(self, groups: int, channels: int, eps: float = 1e-5, silu: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Tokenization of prompts by transformers' CLIPTokenizer, from local files only."""
+"""Tokenizes prompts with transformers' CLIP tokenizers, which are loaded from local files only."""
 
 import logging
 import re
@@ -16,16 +16,16 @@ log = logging.getLogger(__name__)
 IMPORTING = threading.Lock()
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 FILES = ("vocab.json", "merges.txt")
-ONE_FILE = "tokenizer.json"  # the same in one file, which is all that transformers 5 writes
-LETTERS = 2 * 256 + 2  # the smallest vocabulary: bytes, bytes at the end of a word, start and end of text
+ONE_FILE = "tokenizer.json"  # replaces both FILES; transformers 5 writes only this file
+LETTERS = 2 * 256 + 2  # size of the smallest vocabulary: bytes, bytes at the end of a word, start and end of text
 
 
 class TokenizerError(ValueError):
-    """Tokenizer files are missing, damaged or of another vocabulary."""
+    """Tokenizer files are missing or damaged, or have another vocabulary."""
 
 
 class Tokenizer:
-    """Converts n prompts to tokens, int32 [n, positions], padded or truncated."""
+    """Converts n prompts to tokens, int32 [n, positions]. Pads short prompts; truncates long ones and warns."""
 
     def __init__(self, tokenizer: Any, positions: int) -> None:
         self.tokenizer = tokenizer
@@ -83,9 +83,9 @@ class Tokenizer:
 def load_tokenizer(folders: Sequence[Path], positions: int, on_hub: str | None = None) -> Tokenizer:
     """Load the tokenizer from the first of `folders` that has its files, else from the Hugging Face cache.
 
-    Its files are vocab.json and merges.txt, or tokenizer.json.
-
-    on_hub: the repository to look up in that cache. Raises TokenizerError if the files are missing or damaged.
+    The files are vocab.json and merges.txt, or tokenizer.json.
+    on_hub: the repository to look up in the Hugging Face cache; None: only `folders` are searched.
+    Raises TokenizerError if the files are missing or damaged.
     """
     found = [try_to_load_from_cache(on_hub, file) for file in (FILES[0], ONE_FILE)] if on_hub else []
     cached = [Path(file).parent for file in found if isinstance(file, str)]
@@ -98,7 +98,7 @@ def load_tokenizer(folders: Sequence[Path], positions: int, on_hub: str | None =
 
 def _read(folder: Path) -> Any:
     with IMPORTING:  # transformers imports its modules lazily, which is not thread-safe
-        from transformers import CLIPTokenizer, CLIPTokenizerFast  # slow to import, and needed by pipelines only
+        from transformers import CLIPTokenizer, CLIPTokenizerFast  # imported here because the import is slow
 
     kind = CLIPTokenizer if all((folder / file).is_file() for file in FILES) else CLIPTokenizerFast
     try:

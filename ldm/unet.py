@@ -1,4 +1,4 @@
-"""The UNet of Stable Diffusion 1.5 (Rombach et al. 2022). Its encoder is a separate class, which ControlNet copies."""
+"""The UNet of Stable Diffusion 1.5 (Rombach et al. 2022). Its encoder is a separate class, the base of ControlNet."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Time embedding, input blocks and middle block: the half that UNet and ControlNet have in common."""
+    """Time embedding, input blocks and middle block: the layers that UNet and ControlNet both have."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -55,9 +55,9 @@ class Encoder(nn.Module):
     def encode(
         self, x: Tensor, shifts: Iterable[Tensor], texts: Iterable[KeysValues], hint: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor]:
-        """Latent [n, 4, h, w] -> the outputs of all input blocks and of the middle block.
+        """Latent [n, 4, h, w] -> the skips, which are the outputs of all input blocks, and the middle block's output.
 
-        `hint`, [n or 1, model_channels, h, w], is added after the first convolution (ControlNet).
+        hint: [n or 1, model_channels, h, w], added to the output of the first convolution; for ControlNet.
         """
         shifts, texts = iter(shifts), iter(texts)
         h = self.input_blocks[0](x, shifts, texts)
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
 
 
 class UNet(Encoder):
-    """Predicts the noise eps in a latent from timestep, text and ControlNet's residuals for every skip."""
+    """Predicts the noise eps in a latent from timestep, text, and ControlNet's residuals for skips and middle."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config)
@@ -122,7 +122,7 @@ class UNet(Encoder):
         shifts: Iterable[Tensor],
         texts: Iterable[KeysValues],
     ) -> Tensor:
-        """Encoder outputs and ControlNet's residuals (the last is for the middle; zeros: no control) -> eps."""
+        """Outputs of `encode` and ControlNet's residuals (the last for the middle; zeros: no control) -> eps."""
         shifts, texts = iter(shifts), iter(texts)
         h = middle + control[-1]
         for block, skip, residual in zip(self.output_blocks, reversed(skips), reversed(control[:-1]), strict=True):

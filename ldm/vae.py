@@ -59,7 +59,7 @@ class Downsample(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution: residual blocks, then a change of scale under its own key, except in the last level."""
+    """Residual blocks at one resolution, then the module of `change`, if any, which is registered under its keyword."""
 
     def __init__(self, channels: int, out_channels: int, blocks: int, groups: int, **change: nn.Module) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class VAEDecoder(nn.Module):
         widths = [config.channels * mult for mult in (*config.channel_mult, config.channel_mult[-1])]
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], config.groups)
-        # up[i] works at scale i. The order of use is from the coarsest level, the highest i, to the finest, up[0].
+        # up[i] works at 1 / 2**i of the picture's resolution. `forward` starts with the last, the coarsest level.
         self.up = nn.ModuleList()
         for i, (width, wider) in enumerate(pairwise(widths)):
             change = {"upsample": Upsample(width)} if i > 0 else {}

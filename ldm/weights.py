@@ -1,4 +1,4 @@
-"""Weights: strict loading from files, and random weights from a seed."""
+"""Assigns tensors to a model strictly, checks them, saves them, and generates random weights from a seed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,7 +52,7 @@ def check_finite(module: nn.Module, source: str) -> None:
 
 
 def randomize(module: nn.Module, seed: int) -> None:
-    """Fill all parameters in place, zero convolutions included, with random values that keep activations near 1.
+    """Fill all parameters in place with random values that keep activations near 1, zero convolutions included.
 
     The network generates no meaningful pictures, but has the speed and the numerics of a trained one.
     The same seed gives the same weights, independent of the global generator.

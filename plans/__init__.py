@@ -1,1 +1,1 @@
-"""Plans: which DDIM steps call the network. Also how plans are chosen and searched for."""
+"""Plans define which DDIM steps call the network. This package also chooses plans and searches for them."""

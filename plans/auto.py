@@ -1,7 +1,7 @@
-"""Plan "auto": chooses the plan file that is best on this machine.
+"""Chooses the plan file that is best on this machine, for plan "auto".
 
-The time of a picture is linear in its number of evaluations: a fixed part, plus a cost per evaluation. Timing pictures
-with two different plans gives both numbers, including the overlap of the two streams.
+The time of a picture is a fixed part plus a cost per evaluation. Both numbers follow from the times of two plans, which
+include the effect of running two streams at once.
 """
 
 import math
@@ -17,27 +17,27 @@ FIVE = Plan(STEPS, (19, 15, 11, 7, 3))
 
 @dataclass(frozen=True)
 class Costs:
-    """Milliseconds per picture on this machine."""
+    """The parts of a picture's time on this machine, in milliseconds. Calling it gives the time with a plan."""
 
     once: float  # text, hint, VAE and host work, which do not depend on the plan
-    evaluation: float
+    evaluation: float  # per evaluation of the network
 
     def __call__(self, plan: Plan) -> float:
         return self.once + len(plan.evaluated) * self.evaluation
 
 
 def measure_costs(milliseconds: Callable[[Plan], float]) -> Costs:
-    """Return the costs. `milliseconds(plan)` times a picture with a plan of 20 steps."""
+    """Return the costs. `milliseconds(plan)` generates a picture with a plan of 20 steps and returns its time."""
     one, five = milliseconds(ONE), milliseconds(FIVE)
     evaluation = (five - one) / 4
     return Costs(one - evaluation, evaluation)
 
 
 def eligible_plans(architecture: str, max_pd: float | None) -> list[PlanFile]:
-    """Return the plan files to choose from: 20 steps, with a measured distance of at most `max_pd`, if given.
+    """Return the plan files to choose from: 20 steps, and a measured mean distance of at most `max_pd`, if given.
 
-    If any distance was measured as PD, files measured as PD* are left out. Raise ValueError if no file is left, or if
-    there are only PD* distances and no `max_pd`.
+    If any distance was measured as PD, files measured as PD* are left out. Raise ValueError for an invalid `max_pd`, if
+    no file is left, and if there are only PD* distances and no `max_pd`.
     """
     if max_pd is not None and not (math.isfinite(max_pd) and max_pd > 0):
         raise ValueError(f"max_pd: got {max_pd}, expected a finite distance above 0")
@@ -47,7 +47,7 @@ def eligible_plans(architecture: str, max_pd: float | None) -> list[PlanFile]:
             f"plan auto: no plan file for {architecture} in models/plans has 20 steps and a measured distance; "
             "create plans with python -m build plans"
         )
-    metric = min(_distance(file).metric for file in files)  # PD comes before PD*
+    metric = min(_distance(file).metric for file in files)  # PD if any file has it: it sorts before PD*
     files = [file for file in files if _distance(file).metric == metric]
     if max_pd is None and metric != "PD":
         raise ValueError(

@@ -12,9 +12,9 @@ log = logging.getLogger(__name__)
 
 
 class PlanChoice:
-    """The requested plan, resolved to a Plan for any number of steps. Resolved plans are cached.
+    """Resolves the requested plan to a Plan for any number of steps. Caches the results.
 
-    plan: "auto", or anything that `plans.files.choose_plan` accepts. max_pd: the largest distance allowed for "auto".
+    plan: "auto", or any plan that `plans.files.choose_plan` accepts. max_pd: for "auto", the largest mean distance.
     Raise ValueError for an unknown plan or an unusable max_pd.
     """
 
@@ -28,28 +28,31 @@ class PlanChoice:
         self.known: dict[tuple[str | Plan, int], Plan] = {}
 
     def __call__(self, ddim_steps: int, plan: str | Plan | None = None) -> Plan:
-        """Return the plan for this number of steps. plan: replaces the requested plan; must not be "auto"."""
+        """Return the plan for this number of steps. Raise ValueError if there is none.
+
+        plan: used instead of the requested plan. "auto" is valid only if it was requested and `measure` was called.
+        """
         choice = self.plan if plan is None else plan
         if (choice, ddim_steps) not in self.known:
             self.known[choice, ddim_steps] = self._read(choice, ddim_steps)
         return self.known[choice, ddim_steps]
 
     def measure(self, milliseconds: Callable[[Plan], float]) -> None:
-        """Choose the best eligible plan for "auto". `milliseconds(plan)` times a picture of 20 steps."""
+        """Choose the best eligible plan for "auto", and log it. `milliseconds(plan)` returns the time of a picture."""
         costs = measure_costs(milliseconds)
         self.auto = best = best_plan(self.eligible, costs, None if self.max_pd else leaderboard_score)
-        self.known.clear()  # "auto" may have been resolved to a different plan before
+        self.known.clear()  # an earlier measurement may have chosen a different plan for "auto"
         log.info("plan auto: %s, about %.0f ms per picture here, %s", best.path.stem, costs(best.plan), best.distance)
 
     def __str__(self) -> str:
         return f"auto: {self.auto.path.stem}" if self.auto else str(self.plan)
 
     def _read(self, choice: str | Plan, ddim_steps: int) -> Plan:
-        """Resolve `choice`. "auto" is the chosen plan file, or all steps if it is for another number of steps."""
+        """Resolve `choice`. "auto" is the chosen file's plan, or every step if the number of steps differs."""
         every, name = make_plan("all", ddim_steps), choice
         if self.auto and choice == "auto":
             choice = self.auto.plan if self.auto.plan.steps == every.steps else every
         plan = choose_plan(choice, ddim_steps, self.architecture)
         if name in ("ten", "auto") and plan.evaluated == every.evaluated:
-            log.warning("plan %s: not available for %d steps, evaluating every step", name, plan.steps)
+            log.warning("plan %s evaluates every step if there are %d steps", name, plan.steps)
         return plan

@@ -1,11 +1,11 @@
-"""Plan files (JSON), and the names by which users choose a plan.
+"""Reads and writes plan files (JSON), and finds plans by the names that users give.
 
     models/plans/<architecture>_<evaluations>.json
     {"architecture": "small", "steps": 20, "evaluated": [19, ...], "taps": [[1, 0], ...],
      "distance": {"metric": "PD", "mean": 5.1}, "made": {...}}
 
-`distance` is the mean distance from the float32 pictures of all steps, null if not measured. `made` records how the
-plan was found, for information only. `python -m build plans` writes these files.
+`distance` is the mean distance from the float32 pictures with all steps evaluated, or null if it was not measured.
+`made` records how the plan was found, for information only. `python -m build plans` writes these files.
 """
 
 import json
@@ -21,7 +21,7 @@ from ldm.diffusion import ddim_timesteps
 from plans.plan import Plan, make_plan, usual_steps
 
 PLANS = MODELS / "plans"
-LONE_STEP = 19  # "19" is a list of one step, the first of 20; a smaller number means that many evaluations
+LONE_STEP = 19  # plan "19" evaluates only step 19, the first of 20; a smaller number means that many evaluations
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class PlanFile:
-    architecture: str  # of the network that the plan was fitted on
+    architecture: str  # name of the architecture that the plan was fitted on
     plan: Plan
     distance: Distance | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class PlanFile:
 
 
 def path_for(architecture: str, calls: int) -> Path:
-    """Return the path of the plan with `calls` evaluations."""
+    """Return the path of the architecture's plan file with `calls` evaluations, which may not exist."""
     return PLANS / f"{architecture}_{calls}.json"
 
 
@@ -55,7 +55,7 @@ def choose_plan(choice: str | Plan, ddim_steps: int, architecture: str) -> Plan:
 
     Names are "all", "ten", step indices such as "19,17,14,11,8,4", the path of a JSON file, the name of a file in
     models/plans such as "small_8", or a number such as "8": the architecture's file with that many evaluations.
-    Raise ValueError for any other name, and if the plan is for another number of steps.
+    Raise ValueError for any other name, for a damaged file, and if the plan is for another number of steps.
     """
     plan = _given(choice, architecture)
     if plan is None:
@@ -63,7 +63,9 @@ def choose_plan(choice: str | Plan, ddim_steps: int, architecture: str) -> Plan:
     steps = len(ddim_timesteps(ddim_steps))
     if plan.steps != steps:
         name = choice if isinstance(choice, str) else list(plan.evaluated)
-        raise ValueError(f"plan {name} is for {plan.steps} steps, but ddim_steps={ddim_steps} gives {steps}: use all")
+        raise ValueError(
+            f"plan {name} is for {plan.steps} steps, but ddim_steps={ddim_steps} gives {steps}: use plan all"
+        )
     return plan
 
 
@@ -76,12 +78,15 @@ def usual_steps_of(choice: str | Plan, architecture: str) -> int:
 def known_plans(architecture: str) -> list[PlanFile]:
     """Return all plan files for the architecture, fewest evaluations first. Raise ValueError if one is damaged."""
     files = [read_plan(path) for path in PLANS.glob(f"{architecture}_*.json")]
-    own = [file for file in files if file.architecture == architecture]  # skips longer architecture names
+    own = [file for file in files if file.architecture == architecture]  # the pattern matches longer names too
     return sorted(own, key=lambda file: len(file.plan.evaluated))
 
 
 def find_plan(choice: str, architecture: str) -> Path | None:
-    """Return the file that `choice` names, or None. Raise ValueError if no file has that number of evaluations."""
+    """Return the path of the plan file that `choice` names, or None if it does not name a file.
+
+    Raise ValueError if `choice` is a number of evaluations and there is no such file.
+    """
     if choice.endswith(".json"):
         return Path(choice)
     names = [choice, *([f"{architecture}_{choice}"] if choice.isdecimal() else [])]
@@ -89,8 +94,8 @@ def find_plan(choice: str, architecture: str) -> Path | None:
     if found is None and choice.isdecimal() and int(choice) < LONE_STEP:
         there = [len(file.plan.evaluated) for file in known_plans(architecture)]
         raise ValueError(
-            f"plan {choice}: for {architecture} there are plans of {', '.join(map(str, there)) or 'no'} evaluations in "
-            f"{PLANS}; create this one with python -m build plans --calls {choice}"
+            f"plan {choice}: {PLANS} has plans of {', '.join(map(str, there)) or 'no'} evaluations for {architecture}; "
+            f"create this one with python -m build plans --calls {choice}"
         )
     return found
 
@@ -116,9 +121,9 @@ def read_plan(path: Path) -> PlanFile:
 
 
 def plan_of(values: Mapping[str, Any]) -> Plan:
-    """Return the plan with these JSON fields. Raise KeyError, TypeError or ValueError if they are wrong."""
+    """Return the plan with these JSON fields. Raise KeyError, TypeError or ValueError if one is missing or wrong."""
     if values.get("control"):
-        raise ValueError("its field control omits ControlNet in some evaluations, which is no longer supported")
+        raise ValueError("field 'control' lists evaluations without ControlNet, which is not supported anymore")
     return Plan(
         _whole(values["steps"]),
         tuple(_whole(index) for index in values["evaluated"]),
@@ -127,7 +132,7 @@ def plan_of(values: Mapping[str, Any]) -> Plan:
 
 
 def write_plan(file: PlanFile) -> Path:
-    """Write the file atomically to where `choose_plan` finds it. Return its path."""
+    """Write the plan file to `file.path` atomically, and return that path."""
     plan = file.plan
     values = {
         "architecture": file.architecture,
@@ -142,7 +147,7 @@ def write_plan(file: PlanFile) -> Path:
 
 
 def _given(choice: str | Plan, architecture: str) -> Plan | None:
-    """Return a Plan as it is, or the plan of the file that `choice` names; None for names that `make_plan` handles."""
+    """Return `choice` itself if it is a Plan, the plan of the file that it names, or None for names without a file."""
     if isinstance(choice, Plan):
         return choice
     path = find_plan(choice, architecture)

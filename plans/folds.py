@@ -1,4 +1,4 @@
-"""The network that plans are made for, and the folds of requests for fitting, choosing and reporting plans."""
+"""Loads the network that plans are made for, and makes the folds of requests for fitting, choosing and reporting."""
 
 import argparse
 from collections.abc import Sequence
@@ -30,15 +30,15 @@ WHOLE = make_plan("all", STEPS)
 class Measured:
     """Distances of one plan's results from those of all steps, one value per reported request."""
 
-    latent: list[float]  # root mean square difference from the latent in the same precision
-    pd: list[float]  # from the float32 picture, first `drawn` requests only; PD* without the real Inception weights
-    ssim: list[float]
+    latent: list[float]  # root mean square difference from the latent of all steps in the same precision
+    pd: list[float]  # from the float32 picture, for the first `drawn` requests; PD* without the real Inception weights
+    ssim: list[float]  # with the same pictures as `pd`
 
 
 class Folds:
-    """The network and the requests that the arguments of `add_arguments` select.
+    """The network and the requests that the options of `add_arguments` select.
 
-    The model and all results are computed at first use. Raise ValueError or OSError for unusable arguments.
+    The model is loaded, and results are computed, at first use. Raise ValueError or OSError for unusable options.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -61,7 +61,7 @@ class Folds:
 
     @cached_property
     def examples(self) -> Examples:
-        """The calibration fold, on which taps are fitted, followed by the selection fold, which judges plans."""
+        """The calibration fold, on which taps are fitted, then the selection fold, on which plans are judged."""
         asked = [*self.requests["calibration"], *self.requests["selection"]]
         return make_examples(self.probe(asked), self.schedule, len(self.requests["calibration"]))
 
@@ -71,7 +71,7 @@ class Folds:
 
     @cached_property
     def whole(self) -> Tensor:
-        """Final latents of the reported requests with every step evaluated."""
+        """The final latents of the reported requests, with every step evaluated."""
         return self.report.draw(WHOLE, STEPS)
 
     @cached_property
@@ -89,7 +89,7 @@ class Folds:
         return self.compare(self.report.draw(plan, STEPS))
 
     def compare(self, latents: Tensor) -> Measured:
-        """Return the distances of these final latents of the reported requests, however they were computed."""
+        """Return the distances of `latents`, final latents of the reported requests by any method."""
         apart = distances(latents, self.whole)
         return Measured(apart, *self.judge(self.report.pictures(latents[: self.drawn])))
 
@@ -98,7 +98,10 @@ class Folds:
 
 
 def make_examples(probe: Probe, schedule: Schedule, fitted: int) -> Examples:
-    """Return the probe's requests with the latents of the run that evaluates every step."""
+    """Evaluate every step, and return the probe's network with the latents before each step and after the last.
+
+    fitted: the number of requests, from the first, that taps are fitted on.
+    """
     timesteps = ddim_timesteps(STEPS)
 
     def network(x: Tensor, index: int) -> Tensor:

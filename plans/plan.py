@@ -1,8 +1,8 @@
-"""Which DDIM steps call the network, and the linear update after each call.
+"""Defines plans: which DDIM steps call the network, and the linear update after each call.
 
 DDIM performs `steps` updates of x, each linear in x, eps and fresh noise z. A plan evaluates eps only at some of these
 steps. From one evaluation up to the next, every update uses the same mix of the last eps, weighted by the plan's taps.
-These updates therefore combine into one linear map, with coefficients that are computed beforehand in float64:
+These updates therefore combine into one linear map, whose coefficients are computed beforehand in float64:
 
     x = a x + w[0] eps_now + w[1] eps_before + ... + sum of n[j] z_j
 
@@ -27,7 +27,7 @@ class Plan:
     """The steps that call the network, and the taps. Raise ValueError for an invalid plan.
 
     evaluated: indices of the steps that call the network, descending from steps - 1.
-    taps: one row per evaluation, with the weights on its eps and on those of the evaluations before it, newest first.
+    taps: one row per evaluation, with the weights on its own eps and on the eps of earlier evaluations, newest first.
         Empty: the last eps is held.
     """
 
@@ -57,7 +57,7 @@ class Plan:
 
     @property
     def mixed(self) -> int:
-        """Number of eps that each update mixes."""
+        """The number of eps that each update mixes."""
         return len(self.taps[0]) if self.taps else 1
 
 
@@ -66,7 +66,7 @@ class Evaluation:
     """One call of the network at `timestep`, and the update after it."""
 
     timestep: int
-    a: float
+    a: float  # on x
     weights: tuple[float, ...]  # on eps, newest first
     noise: tuple[float, ...]  # weights on the noise draws up to the next evaluation, in the order of drawing
 
@@ -103,7 +103,10 @@ def _indices(choice: str) -> tuple[int, ...]:
 
 
 def evaluations(plan: Plan, abar: Floats, ddim_steps: int, eta: float = 0.0) -> tuple[Evaluation, ...]:
-    """Return the plan's coefficients. abar: alphas_cumprod [1000]. eta: 0 is deterministic, 1 is as noisy as DDPM."""
+    """Return the plan's evaluations with the coefficients of their updates, in order of execution.
+
+    abar: alphas_cumprod [1000]. eta: 0 is deterministic, 1 is as noisy as DDPM.
+    """
     timesteps = ddim_timesteps(ddim_steps)
     now, after = ddim_alphas(abar, timesteps)
     sigmas = ddim_sigmas(now, after, eta)

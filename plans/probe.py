@@ -1,4 +1,4 @@
-"""The guided network for several requests at once, at any latents and timestep, for finding plans."""
+"""Runs the guided network for several requests at once, at any latents and timestep, to find plans."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,9 +19,10 @@ from runtime.streams import Streams
 
 
 class Probe:
-    """Runs the stages of `model` in PyTorch, in its precision, on all requests as one batch.
+    """Runs the stages of `model` in PyTorch, in the model's precision, on all requests as one batch.
 
-    On a GPU, each evaluation replays one CUDA graph. The constructor computes text and hint once per request.
+    On a GPU, the first evaluation captures a CUDA graph, and every evaluation replays it. The constructor computes text
+    and hint once per request.
     Raise ValueError unless all requests have num_samples 1 and the same size, strength and guess mode.
     """
 
@@ -53,7 +54,7 @@ class Probe:
 
     @torch.inference_mode()
     def __call__(self, latents: Tensor, timestep: int) -> Tensor:
-        """Return eps after guidance for latents [requests, 4, h/8, w/8]."""
+        """Return eps after guidance, float32, for latents [requests, 4, h/8, w/8]."""
         self.streams.begin()
         with torch.cuda.stream(self.streams.main), full_float32():
             self.x.copy_(latents)
@@ -66,7 +67,7 @@ class Probe:
 
     @torch.inference_mode()
     def draw(self, plan: Plan, ddim_steps: int) -> Tensor:
-        """Return the final latents of a plan with eta = 0."""
+        """Return the final latents of all requests with a plan and eta = 0; the requests' own eta is ignored."""
         x, known = self.starts, list[Tensor]()
         for step in evaluations(plan, self.abar, ddim_steps):
             known = [self(x, step.timestep), *known][: len(step.weights)]
@@ -75,7 +76,7 @@ class Probe:
 
     @torch.inference_mode()
     def pictures(self, latents: Tensor) -> list[Picture]:
-        """Return a picture, uint8 [h, w, 3], for each of the latents, decoded one at a time."""
+        """Decode latents one at a time, and return a picture, uint8 [h, w, 3], for each."""
         with full_float32():
             return [self.stages["vae"].module(latent)[0][0].cpu().numpy() for latent in latents.split(1)]
 
@@ -99,7 +100,7 @@ class Probe:
 
 
 def _common(requests: Sequence[Request], residuals: int) -> tuple[tuple[int, int], tuple[list[float], list[float]]]:
-    """Return the height and width, and the scales of ControlNet's residuals, that all requests share."""
+    """Return (height, width) and the factors of ControlNet's residuals, which must be equal for all requests."""
     found = [(one.num_samples, one.size, one.control_scales(residuals)) for one in requests]
     if any(one != (1, *found[0][1:]) for one in found):
         raise ValueError("requests of a probe: expected num_samples 1 and the same size, strength and guess_mode")

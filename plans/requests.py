@@ -1,4 +1,4 @@
-"""The requests for finding and judging plans: three folds that share no picture, prompt or seed."""
+"""Makes the requests for finding and judging plans, in three folds that share no picture, prompt or seed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +15,10 @@ PROMPTS = (
 
 
 def make_requests(fold: str, count: int, folder: Path | None) -> list[Request]:
-    """Return `count` requests of one of FOLDS, with the pictures' captions as prompts if there are captions.
+    """Return `count` requests of one of FOLDS. If there are captions, the prompts are the pictures' captions.
 
-    Raise ValueError if only some pictures have captions, or if there are too few pictures for three folds.
+    Pictures and prompts repeat if the fold has fewer than `count`. Raise ValueError if only some pictures have
+    captions, or if there are too few pictures or different captions for three folds.
     """
     pictures, captions = find_pictures(folder), find_captions(folder)
     if captions and (bare := [name for name in pictures if name not in captions]):
@@ -29,8 +30,8 @@ def make_requests(fold: str, count: int, folder: Path | None) -> list[Request]:
     names = [name for name, words in told.items() if fold_of[words] == place]
     if not names:
         raise ValueError(
-            f"pictures: got {len(fold_of)}, too few for {len(FOLDS)} disjoint folds; provide 3 or more, with "
-            "different captions"
+            f"pictures: got {len(fold_of)} (equal captions count once), too few for {len(FOLDS)} disjoint folds; "
+            "provide 3 or more, with different captions"
         )
     prompts = [captions[name] for name in names] if captions else PROMPTS[place :: len(FOLDS)]
     return [

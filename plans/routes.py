@@ -25,9 +25,9 @@ Network = Callable[[Tensor, int], Tensor]  # latents of all examples [m, ...], s
 
 @dataclass(frozen=True)
 class Schedule:
-    """Coefficients (a, w) of x[end] = a x[start] + w eps for a constant eps, equal to the DDIM steps in between."""
+    """Returns (a, w) of x[end] = a x[start] + w eps, which equals the DDIM steps in between with a constant eps."""
 
-    alphas: Mapping[int, float]  # signal power, by index
+    alphas: Mapping[int, float]  # signal power, by step index and at END
 
     @property
     def steps(self) -> int:
@@ -49,13 +49,13 @@ class Examples:
     """
 
     network: Network
-    whole: Mapping[int, Tensor]  # [m, ...] by index
+    whole: Mapping[int, Tensor]  # [m, ...] by step index and at END
     fitted: int
 
 
 @dataclass(frozen=True)
 class Route:
-    """The beginning of a plan: its current index and latents, and the steps and taps that led there."""
+    """The beginning of a plan: the index and the latents it has reached, and the steps and taps that led there."""
 
     at: int
     x: Tensor
@@ -65,14 +65,14 @@ class Route:
 
 
 class Routes:
-    """Computes routes with one rule for taps, which uses the last `keep` eps. Common beginnings are cached."""
+    """Computes routes whose taps `rule` fits on the last `keep` eps. Caches the most recently used beginnings."""
 
     def __init__(self, examples: Examples, schedule: Schedule, rule: Rule, keep: int) -> None:
         self.examples, self.schedule, self.rule, self.keep = examples, schedule, rule, keep
         self.known: OrderedDict[tuple[int, ...], Route] = OrderedDict()  # least recently used first
 
     def go(self, evaluated: Sequence[int], end: int = END) -> Route:
-        """Return the route that evaluates these steps, starting with the first step of all, and continues to `end`."""
+        """Return the route that evaluates these steps and continues to `end`. The first must be step `steps - 1`."""
         route, fitted = self._evaluated(tuple(evaluated)), self.examples.fitted
         a, w = self.schedule(route.at, end)
         target = (self.examples.whole[end] - a * route.x) / w
@@ -81,7 +81,7 @@ class Routes:
         return replace(route, at=end, x=a * route.x + w * mixed, taps=(*route.taps, taps))
 
     def error(self, route: Route) -> float:
-        """Return the geometric mean of the judging examples' root mean square distances from the whole run."""
+        """Return the geometric mean of the root mean square distances from the whole run, over the judging examples."""
         fitted = self.examples.fitted
         return geometric_mean(distances(route.x[fitted:], self.examples.whole[route.at][fitted:]))
 

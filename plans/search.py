@@ -1,7 +1,7 @@
 """Searches for the steps that a plan evaluates.
 
-Beam search over beginnings finds steps for all numbers of evaluations in one pass, elimination compares complete lists,
-and hill climbing improves a list by moving single steps.
+Beam search over beginnings finds steps for all numbers of evaluations in one pass. Elimination removes steps from the
+full list. Hill climbing improves a list by moving single steps.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,9 +13,9 @@ from plans.routes import END, Route, Routes
 def beam_search(
     routes: Routes, most: int, width: int, tell: Callable[[], object] = lambda: None
 ) -> dict[int, list[Route]]:
-    """Return the best complete routes for each number of evaluations up to `most`: at most `width`, best first.
+    """Return the best complete routes for each number of evaluations from 1 to `most`: at most `width`, best first.
 
-    tell: called after every evaluation of the network.
+    tell: called after each beginning has been continued to all later indices.
     """
     ahead: list[tuple[int, ...]] = [(routes.schedule.steps - 1,)]
     complete: dict[int, list[Route]] = {}
@@ -32,7 +32,7 @@ def beam_search(
 
 
 def evaluations_of_a_beam(steps: int, most: int, width: int) -> int:
-    """Return an upper bound on the number of calls of `tell`, which assumes that `width` routes reach every index."""
+    """Return an upper bound on the calls of `tell` in `beam_search`; it assumes `width` routes to every index."""
     return 1 + width * sum(steps - calls for calls in range(1, most))
 
 
@@ -41,8 +41,8 @@ def eliminate(
 ) -> dict[int, tuple[int, ...]]:
     """Remove steps from the full list until `least` are left, each time the one whose removal gives the lowest score.
 
-    Return the lists by length. The first step is never removed. Slower than beam search, but it compares complete
-    lists: a beginning that is close to the whole run may still end far from it.
+    Return the lists by length. The first step is never removed. tell: called after each score. Slower than beam search,
+    but compares complete lists: a beginning that is close to the whole run may still end far from it.
     """
     left = tuple(range(steps))[::-1]
     found = {steps: left}
@@ -60,7 +60,10 @@ def eliminate(
 def climb(
     evaluated: Sequence[int], score: Callable[[Sequence[int]], float], tell: Callable[[], object] = lambda: None
 ) -> tuple[int, ...]:
-    """Return the list after moving single steps by one or two for as long as this lowers the score."""
+    """Move single steps by one or two for as long as this lowers the score, and return the resulting list.
+
+    tell: called before each score except the first.
+    """
     best, value = tuple(evaluated), score(evaluated)
     while True:
         before = best

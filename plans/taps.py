@@ -1,4 +1,4 @@
-"""Taps: weights on the eps of the last evaluations. Their sum serves as eps until the next evaluation."""
+"""Fits taps: weights on the eps of the last evaluations. The weighted sum serves as eps until the next evaluation."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ from ldm.diffusion import Floats
 from plans.plan import LARGEST_TAP
 
 RIDGE = 1e-2  # strength of the pull towards held eps, relative to the weighted square of one example's eps
-ROUNDS = 3  # of reweighting the examples
+ROUNDS = 3  # number of times that the examples are reweighted
 FLOOR = 1e-6  # relative to the square of eps: smaller errors do not increase the weight further
 
 Taps = tuple[float, ...]
@@ -28,7 +28,8 @@ def fitted(taps: int) -> Rule:
     """Return the rule that fits weights on the last `taps` eps to get as close as possible to the whole run.
 
     It minimizes the mean log distance by iterative reweighting, so that every example counts equally, however large
-    its distance. The ridge is increased until no weight exceeds LARGEST_TAP.
+    its distance. It increases the ridge until no weight exceeds LARGEST_TAP in magnitude.
+    The rule raises ValueError for NaN or infinite values.
     """
 
     def rule(evaluated: Sequence[int], end: int, eps: Sequence[Tensor], target: Tensor) -> Taps:

@@ -1,1 +1,1 @@
-"""How the contest judges pictures: perceptual distance from a reference picture, latency, and a score from both."""
+"""Judges pictures as the contest does: perceptual distance from a base picture, latency, and a score from both."""

@@ -1,4 +1,4 @@
-"""Compares pictures in memory with base pictures, each via a JPEG file as in the contest's scoring run."""
+"""Compares pictures in memory with base pictures, after saving each as JPEG as in the contest's scoring run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ class Judge:
         self.features = [features(base, inception) for base in self.bases]  # one at a time, as pytorch-fid does
 
     def __call__(self, pictures: Sequence[Picture]) -> tuple[list[float], list[float]]:
-        """Return PD (or PD*) and SSIM of each picture. They are RGB [h, w, 3], in the order of the base pictures."""
+        """Return two lists with PD (or PD*) and SSIM of each picture. pictures: RGB [h, w, 3], in the bases' order."""
         files = _through_jpeg(pictures)
         apart = [
             feature_distance(base, features(file, self.inception))
@@ -29,7 +29,7 @@ class Judge:
 
 
 def _through_jpeg(pictures: Sequence[Picture]) -> list[Picture]:
-    """Write each picture as JPEG and read it. Channels are written as if they were BGR, as in the contest's script."""
+    """Write each picture as JPEG and read it back. The channels are written as if they were BGR, as in the contest."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "picture.jpg"
         read = []

@@ -1,4 +1,4 @@
-"""One PNG for judging a run by eye: input, canny, base and candidate of every picture, with their scores.
+"""Draws a PNG for judging a run by eye: input, edges, base and candidate of every picture, with the scores.
 
 The sheet is a vertical stack of strips of equal width: header, column titles, one strip per picture, footer.
 """
@@ -22,7 +22,7 @@ INK, MUTED = "#23211e", "#8a857c"
 
 
 def contact_sheet(report: Report, path: Path, scale: float = 1.0) -> None:
-    """Draw a report as one PNG. scale: 1 shows pictures of 384x256 pixels at full size, 0.5 at half size.
+    """Write a report as one PNG. scale: 1 shows pictures of 384x256 pixels at full size, 0.5 at half size.
 
     Raise ValueError for a scale outside 0.5 to 2, OSError if a picture cannot be read or `path` cannot be written.
     """

@@ -1,4 +1,4 @@
-"""Distances between two pictures that are read from files: PD, SSIM and PSNR."""
+"""Computes distances between two picture files: PD, SSIM and PSNR."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ Picture = NDArray[np.uint8]  # [h, w, 3] RGB
 def perceptual_distance(first: Path, second: Path, inception: Inception) -> float:
     """Return the L2 norm of the difference of the 2048 features: the contest's PD if `inception.real`, else PD*.
 
-    Equal to the distance between pytorch-fid's activations of the two files, one picture per batch, in float64.
+    PD equals the distance in float64 between pytorch-fid's activations of the two files, with one picture per batch.
     """
     a, b = (features(picture, inception) for picture in read_pair(first, second))
     return feature_distance(a, b)
@@ -35,7 +35,7 @@ def feature_distance(first: torch.Tensor, second: torch.Tensor) -> float:
 def ssim(first: Path, second: Path) -> float:
     """Return the structural similarity (Wang et al. 2004), 7x7 window, averaged over RGB: 1 for identical pictures.
 
-    Raise ValueError if the pictures have fewer than 7 pixels in height or width.
+    Raise ValueError if the pictures have different sizes, or fewer than 7 pixels in height or width.
     """
     return ssim_of(*read_pair(first, second))
 

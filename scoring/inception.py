@@ -1,8 +1,8 @@
-"""The FID network with its weights: the real ones if their file is found, seeded random ones otherwise.
+"""Loads the FID network with the real weights if their file is found, else with seeded random weights.
 
 The real file is `pt_inception-2015-12-05-6726825d.pth` of pytorch-fid, identified by the start of its sha256, which is
-in the file name. Only with this file is the distance the contest's PD. With any other weights it is called PD*: usable
-for tests and for comparing runs on one machine, but on a different scale.
+in the file name. The distance is the contest's PD only with this file. With other weights the distance is called PD*:
+usable for tests and for comparing runs on one machine, but on a different scale.
 """
 
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inception:
-    """A network on its device, and the file of its weights; `weights` is None for seeded weights."""
+    """A network on its device. weights: their file, None if seeded. real: whether the distance is the contest's PD."""
 
     network: InceptionV3
     weights: Path | None
@@ -37,21 +37,21 @@ class Inception:
 
     @property
     def metric_name(self) -> str:
-        """Name of the distance between these features."""
+        """The name of the distance between features of this network."""
         return "PD" if self.real else "PD*"
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:
-        """uint8 [n, 3, h, w] RGB on any device -> float32 [n, 2048] on the network's."""
+        """uint8 [n, 3, h, w] RGB on any device -> float32 [n, 2048] on the network's device."""
         features: Tensor = self.network(pictures.to(self.network.fc.weight.device))
         return features
 
 
 def load_inception(weights: Path | None = None, device: torch.device | str = "cpu") -> Inception:
-    """Load `weights`, else the real file from `models/` or torch hub's cache, else create seeded weights.
+    """Load the file `weights`; if None, load the real file from `models/` or torch hub's cache, or use seeded weights.
 
-    Raise FileNotFoundError if the file `weights` does not exist, and ValueError if a file is damaged or contains
-    another network.
+    Log a warning if the distance is PD*. Raise FileNotFoundError if `weights` does not exist, and ValueError if a file
+    is damaged or contains another network.
     """
     path = find_weights(weights)
     if path is None:
@@ -60,7 +60,7 @@ def load_inception(weights: Path | None = None, device: torch.device | str = "cp
     prefix = file_digest(path)[: len(SHA256_PREFIX)]
     real = prefix == SHA256_PREFIX
     if path.name == FILE_NAME and not real:
-        raise ValueError(f"{path}: its sha256 starts with {prefix}, unlike its name; download the file again")
+        raise ValueError(f"{path}: its sha256 starts with {prefix}, but its name differs; download the file again")
     network = _network(read_weights(path), device)
     if not real:
         log.warning("%s: sha256 starts with %s, expected %s for PD; the distance is PD*", path, prefix, SHA256_PREFIX)
@@ -68,17 +68,17 @@ def load_inception(weights: Path | None = None, device: torch.device | str = "cp
 
 
 def find_weights(weights: Path | None) -> Path | None:
-    """Return the file to load, or None. Raise FileNotFoundError if `weights` is given but does not exist."""
+    """Return the file to load, or None if there is none. Raise FileNotFoundError if `weights` does not exist."""
     if weights is not None:
         if not weights.is_file():
-            raise FileNotFoundError(f"{weights}: no such file; expected the weights of the FID network, {FILE_NAME}")
+            raise FileNotFoundError(f"{weights} does not exist; expected the weights of the FID network, {FILE_NAME}")
         return weights
     places = (MODELS, Path(torch.hub.get_dir()) / "checkpoints")
     return next((place / FILE_NAME for place in places if (place / FILE_NAME).is_file()), None)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a file. Raise ValueError unless names and shapes match this network."""
+    """Return the state dict of a file. Raise ValueError unless its names and shapes match the FID network."""
     mend = f"replace it with pytorch-fid's {FILE_NAME}"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -95,7 +95,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def seeded_weights(seed: int = SEED) -> dict[str, Tensor]:
-    """Return He et al.'s variance-preserving weights (arXiv:1502.01852), seeded. Features have a mean near 0.1."""
+    """Return a state dict of He et al.'s variance-preserving random weights (arXiv:1502.01852).
+
+    The same seed gives the same weights. The network's features then have a mean near 0.1.
+    """
     network = _empty_network().to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)  # torch's global generator is neither used nor advanced
     for module in network.modules():
@@ -109,7 +112,7 @@ def seeded_weights(seed: int = SEED) -> dict[str, Tensor]:
 
 
 def _empty_network() -> InceptionV3:
-    with torch.device("meta"):  # takes no memory and does not advance torch's global generator
+    with torch.device("meta"):  # allocates no memory, and does not advance torch's global generator
         return InceptionV3()
 
 

@@ -1,11 +1,11 @@
-"""InceptionV3 as a table.
+"""Architecture of InceptionV3 as data; inception_v3.py builds the network from it.
 
-A block consists of parallel branches, each a row of steps. A step is a convolution, two convolutions of the same input
-whose outputs are concatenated, or a pool. The stem is a single row.
+A block consists of parallel branches. Each branch is a row of steps. A step is a convolution, two convolutions of the
+same input whose outputs are concatenated, or a pool. The stem is a single row.
 
 Architecture: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567, with the
-details of the TensorFlow graph of 2015-12-05 that defines FID. Names are from its PyTorch port
-(`pt_inception-2015-12-05-6726825d.pth` of pytorch-fid).
+details of the TensorFlow graph of 2015-12-05 that defines FID. The names are those of its PyTorch port, pytorch-fid's
+`pt_inception-2015-12-05-6726825d.pth`.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution with batch norm and ReLU. `same` pads so that stride 1 keeps height and width."""
+    """A convolution with batch norm and ReLU. same: pad so that stride 1 keeps height and width; else no padding."""
 
     name: str
     channels: int

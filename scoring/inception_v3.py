@@ -1,4 +1,4 @@
-"""The network of the FID metric, from pictures to 2048 pooled features, with the 566 tensors of FID's file."""
+"""The network of the FID metric: computes 2048 features per picture, with the 566 tensors of FID's file."""
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def pool(x: Tensor, kind: Pool) -> Tensor:
 
 
 class Steps(nn.Module):
-    """A module that holds the convolutions of its rows by name and can run a row."""
+    """A module that contains the convolutions of its rows, by name, and runs a row."""
 
     def add_row(self, channels: int, row: Row) -> int:
         """Create the row's convolutions for `channels` input channels. Return the number of output channels."""

@@ -1,4 +1,4 @@
-"""The contest's leaderboard score."""
+"""Computes the contest's leaderboard score."""
 
 import math
 
@@ -10,12 +10,12 @@ FAILING_PD = 12.0
 def leaderboard_score(latency_ms: float, pd: float) -> float:
     """Return the score for a mean latency in ms and a mean perceptual distance, both over the contest's pictures.
 
-    score = 10000 * (1 - latency / 693.3322) * g(pd), where g falls slowly from 1.3 to 1.1 at pd = 8, steeply to 0 at
-    pd = 12, and stays 0. Below pd = 12, latencies above 693.3322 ms give a negative score.
+    score = 10000 * (1 - latency / 693.3322) * g(pd), where g falls from 1.3 at pd = 0 to 1.1 at pd = 8, then faster to
+    0 at pd = 12, and is 0 above. Below pd = 12, latencies above 693.3322 ms give a negative score.
 
     Source: the formula reproduces the published reports of the contest's server, which cover 168-353 ms and PD
-    4.9-8.95; outside this range it extrapolates. The tests contain seven reports, which agree within their rounding.
-    The latency is meant to be measured on the contest's NVIDIA A10. With another machine's latency, scores can be
+    4.9-8.95; outside these ranges it extrapolates. The tests contain seven reports; the formula agrees with them within
+    their rounding. The contest measured latency on an NVIDIA A10. Scores with another machine's latencies can be
     compared with each other, but not with the contest's.
 
     Raise ValueError if the latency is not positive and finite, or if the distance is negative or not finite.

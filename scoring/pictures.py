@@ -1,4 +1,4 @@
-"""The pictures that a scoring run uses."""
+"""Finds and reads the pictures of a scoring run, and their captions."""
 
 import logging
 from contextlib import suppress
@@ -20,8 +20,9 @@ DRAWN_BIRDS = Path(__file__).parents[1] / "models" / "small" / "pictures"  # mad
 
 
 def find_pictures(folder: Path | None = None) -> dict[str, Picture]:
-    """Return name -> picture for all of `folder`, else the contest's, else eight drawn birds of the contest's size.
+    """Return name -> picture for all pictures of a folder, in the order of the numbers in their names.
 
+    folder: by default the contest's if it exists, else the folder of eight drawn birds of the contest's size.
     Raise ValueError if the folder is missing, or if it contains no picture, a damaged one, or two of the same name.
     """
     folder = folder or _usual_folder()
@@ -33,7 +34,7 @@ def find_pictures(folder: Path | None = None) -> dict[str, Picture]:
     files.sort(key=_number_and_name)
     for file, following in pairwise(sorted(files)):
         if file.stem == following.stem:
-            raise ValueError(f"pictures: {file} and {following.name} would have the same result files; rename one")
+            raise ValueError(f"pictures: {file} and {following.name} would get the same result files; rename one")
     return {file.stem: read(file) for file in files}
 
 

@@ -1,4 +1,4 @@
-"""Figures about plans: distance by number of evaluations, distance by time, and the change of eps per step."""
+"""Draws figures about plans: distance by number of evaluations, distance by time, and the change of eps per step."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -14,7 +14,7 @@ from scoring.leaderboard import leaderboard_score
 
 
 def falling_errors(lines: Mapping[str, Mapping[int, float]], path: Path) -> None:
-    """Write a PNG with a line per method: distance from the run with all 20 steps, by number of evaluations."""
+    """Write a PNG with a line per method: distance from the latent of all 20 steps, by number of evaluations."""
     figure, axes = _lines()
     for name, errors in lines.items():
         axes.plot([*errors], [*errors.values()], marker="o", markersize=4, label=name)
@@ -26,9 +26,10 @@ def falling_errors(lines: Mapping[str, Mapping[int, float]], path: Path) -> None
 
 
 def distances_by_time(points: Mapping[str, Sequence[tuple[float, float]]], metric: str, path: Path) -> None:
-    """Write a PNG with a line per method: mean distance of the pictures, by milliseconds.
+    """Write a PNG with a line per method: mean distance of the pictures, by time.
 
-    Contours show the leaderboard score if the distance is the contest's PD.
+    points: (milliseconds, mean distance) by method. If the metric is the contest's PD, contours show the leaderboard
+    score.
     """
     figure, axes = _lines()
     for name, pairs in points.items():
@@ -44,7 +45,7 @@ def distances_by_time(points: Mapping[str, Sequence[tuple[float, float]]], metri
 
 
 def _lines() -> tuple[Figure, Axes]:
-    """Return a figure with a logarithmic distance axis and twenty colours."""
+    """Return a figure and its axes, with a logarithmic vertical axis and twenty line colours."""
     figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     colours = colormaps["tab20"].colors  # type: ignore[attr-defined]
@@ -62,7 +63,7 @@ def _score_contours(axes: Axes) -> None:
 
 
 def moving_eps(moves: Mapping[int, float], path: Path) -> None:
-    """Write a PNG: relative change of eps from step to step, the noisiest step first."""
+    """Write a PNG of the relative change of eps from step to step, the noisiest step first."""
     figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     indices = sorted(moves, reverse=True)

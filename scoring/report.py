@@ -1,4 +1,4 @@
-"""The results of a scoring run: one row per picture and the means, as text and as JSON."""
+"""Formats the results of a scoring run as text and as JSON: one row per picture, and the means."""
 
 import json
 import math
@@ -50,17 +50,17 @@ class Report:
 
     @property
     def mean_psnr(self) -> float:
-        """In dB; math.inf if one of the pictures is identical to its base."""
+        """The mean in dB; math.inf if one of the pictures is identical to its base."""
         return fmean(score.psnr for score in self.scores)
 
     @property
     def mean_latency_ms(self) -> float:
-        """Excludes the first call, which includes warm-up, unless it is the only one."""
+        """The mean without the first call, which includes warm-up, unless it is the only call."""
         return fmean(score.latency_ms for score in self.scores[1:] or self.scores)
 
     @property
     def leaderboard_score(self) -> float | None:
-        """None unless the distance is the real PD."""
+        """The score of the mean latency and the mean PD; None if the distance is PD*."""
         return leaderboard_score(self.mean_latency_ms, self.mean_pd) if self.metric_name == "PD" else None
 
     @property
@@ -86,7 +86,7 @@ class Report:
         return "\n".join([*lines, "", *self.notes])
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain data for strict JSON. Infinity becomes the string "inf", which float() can read back."""
+        """Return data for strict JSON. Infinity and NaN become "inf" and "nan", which float() can read back."""
         keys = (self.metric_name, "ssim", "psnr_db", "latency_ms")
         data: dict[str, Any] = {
             "metric": self.metric_name,

@@ -1,4 +1,4 @@
-"""A figure that shows when each stage ran, one row per stream."""
+"""Draws when each stage ran, in one row per stream."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -19,7 +19,7 @@ COLOURS = {
 
 
 def timeline_picture(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Draw the rows into a PNG file, which is written atomically."""
+    """Write a PNG with one bar per row of `rows`, atomically."""
     figure = Figure(figsize=(16, 2.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     for name, stream, start, end in rows:
@@ -39,7 +39,7 @@ def timeline_picture(rows: Sequence[Row], title: str, path: Path) -> None:
 
 
 def totals(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the total milliseconds of each stage, in the order of first runs."""
+    """Return the total milliseconds of each stage by name, in the order of the rows."""
     sums: dict[str, float] = {}
     for name, _, start, end in rows:
         sums[name] = sums.get(name, 0.0) + end - start

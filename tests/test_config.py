@@ -17,7 +17,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def with_field(place: str, value: Any) -> dict[str, Any]:
-    """The small architecture with the field at "section.name" or "name" set to `value`; None removes it."""
+    """Return the fields of the small architecture with "section.name" or "name" set to `value`; None removes it."""
     *section, name = place.split(".")
     values = {key: dict(fields) for key, fields in SMALL.items()}
     target = values[section[0]] if section else values

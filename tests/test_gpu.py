@@ -50,7 +50,7 @@ def test_half_precision_is_near_the_reference() -> None:
 
 
 def test_probe_graph_gives_the_same_latent_as_process() -> None:
-    """Each of the probe's evaluations launches one graph."""
+    """Each evaluation of the probe launches one graph, with the results of the pipeline."""
     plan = Plan(20, (19, 12, 4), ((1.0, 0.0), (1.3, -0.3), (0.9, 0.1)))
     asked = replace(request(), eta=0.0)
     runtime = hackathon(str(SMALL_MODEL), plan=plan, precision="fp32", device="cuda")

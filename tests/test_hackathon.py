@@ -1,4 +1,4 @@
-"""The contest's interface: signatures, and the effect of every argument."""
+"""The class has the contest's signatures, and every argument of process() has its effect."""
 
 import inspect
 from typing import Any
@@ -52,7 +52,7 @@ def test_constructor_accepts_a_plan_for_another_step_count() -> None:
         ({"backend": "fast"}, "backend 'fast'"),
         ({"device": "cpu", "precision": "fp16"}, "precision 'fp16'"),
         ({"precision": "half"}, "precision 'half'"),
-        ({"max_pd": 5.0}, "max_pd: got 5.0 with plan 'ten', expected plan 'auto'"),
+        ({"max_pd": 5.0}, "max_pd: got 5.0 with plan 'ten', but it can only be used with plan 'auto'"),
         ({"plan": "auto", "max_pd": -1.0}, "max_pd: got -1.0, expected a finite distance above 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Which engines and graphs a runtime uses, its fallbacks, and what it logs about them."""
+"""A runtime chooses engines and graphs, falls back where they are missing, and logs its fallbacks."""
 
 from collections import OrderedDict
 from typing import Any
@@ -29,7 +29,7 @@ def test_auto_falls_back_to_eager_and_logs_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     runtime = hackathon("random:0", device="cpu", plan="19")
-    monkeypatch.setattr(runtime, "_backends", ("inductor", "eager"))  # what auto tries on a GPU
+    monkeypatch.setattr(runtime, "_backends", ("inductor", "eager"))  # the backends that auto tries on a GPU
     caplog.set_level("INFO", "cldm.engine_choice")
     runtime.initialize()
     assert runtime.backend.name == "eager"
@@ -40,14 +40,14 @@ def test_auto_falls_back_to_eager_and_logs_why(
 def test_sizes_without_engine_files_run_eagerly(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A mock replaces the compiled engines; engine files exist for the contest's size only."""
+    """A mock replaces the compiled engines. Engine files exist for the contest's size only."""
 
     asked: list[Target] = []
 
     def find(target: Target, device: torch.device, weights: object = None) -> Backend:
         asked.append(target)
         if (target.height, target.width, target.samples) != (256, 384, 1):
-            raise EngineFileError("no such folder")
+            raise EngineFileError("the folder does not exist")
         return Backend(target.backend, compiled)
 
     compiled = Mock(side_effect=EagerEngine)
@@ -57,8 +57,11 @@ def test_sizes_without_engine_files_run_eagerly(
     assert compiled.call_count == 6
     process(runtime)
     assert (runtime.backend.name, compiled.call_count) == ("inductor", 6)
-    assert "backend inductor unavailable for 64x64, batch 1 (no such folder); trying the next one" in caplog.text
-    assert len(asked) == len(set(asked)) == 2, "files were not read exactly once per size"
+    assert (
+        "backend inductor unavailable for 64x64, batch 1 (the folder does not exist); "
+        "falling back to the next backend, or to eager if none is left"
+    ) in caplog.text
+    assert len(asked) == len(set(asked)) == 2, "engine files were not read exactly once per size"
 
 
 def test_other_sizes_use_the_chosen_backend_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +71,7 @@ def test_other_sizes_use_the_chosen_backend_only(monkeypatch: pytest.MonkeyPatch
     def find(target: Target, device: torch.device, weights: object = None) -> Backend:
         asked.append((target.backend, target.height))
         if (target.backend, target.height) == ("inductor", 256):
-            raise EngineFileError("no such folder")
+            raise EngineFileError("the folder does not exist")
         return Backend(target.backend, EagerEngine)
 
     monkeypatch.setattr("cldm.engine_choice.find_engines", find)
@@ -84,7 +87,7 @@ def test_strict_does_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def find(target: Target, device: torch.device, weights: object = None) -> Backend:
         if target.backend == "inductor" and target.height != 256:
-            raise EngineFileError("no such folder")
+            raise EngineFileError("the folder does not exist")
         return Backend(target.backend, EagerEngine)
 
     monkeypatch.setattr("cldm.engine_choice.find_engines", find)
@@ -92,7 +95,7 @@ def test_strict_does_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "_backends", ("inductor", "eager"))
     runtime.initialize()
     assert runtime.backend.name == "inductor"
-    with pytest.raises(EngineFileError, match="no such folder"):
+    with pytest.raises(EngineFileError, match="the folder does not exist"):
         process(runtime)
 
 

@@ -35,8 +35,8 @@ def test_plan_for_another_step_count_evaluates_all_steps_and_warns_once(
 ) -> None:
     for _ in range(2):
         runtime.draw(Request(**{**GOOD, "ddim_steps": 12}), plan)
-    sentence = "plan ten: not available for 13 steps, evaluating every step"
-    assert caplog.messages.count(sentence) == int(warns), "once"
+    sentence = "plan ten evaluates every step if there are 13 steps"
+    assert caplog.messages.count(sentence) == int(warns), "expected one warning for plan ten only"
     assert runtime.settings["evaluates"] == ("2 of 13 steps" if plan == "12,3" else "13 of 13 steps")
 
 
@@ -44,7 +44,7 @@ def test_returned_picture_belongs_to_the_caller(runtime: hackathon) -> None:
     mine = runtime.process(**GOOD)[0]
     copy = mine.copy()
     runtime.process(**{**GOOD, "seed": 6})
-    assert np.array_equal(mine, copy), "the next call overwrote it"
+    assert np.array_equal(mine, copy), "the next call overwrote the picture"
     mine[:] = 0  # also writable
     assert np.array_equal(process(runtime)[0], copy)
 
@@ -60,11 +60,11 @@ def test_initialize_again_starts_over() -> None:
 def test_log_records_do_not_keep_pipelines_alive(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Log records hold strings: an exception in a record would keep its frames alive, and with them pipelines."""
+    """Log records contain strings: an exception in a record would keep its frames alive, and thus pipelines."""
 
     def find(target: Target, device: torch.device, weights: object = None) -> Backend:
         if target.samples != 1:
-            raise EngineFileError("no such folder")
+            raise EngineFileError("the folder does not exist")
         return Backend(target.backend, EagerEngine)
 
     monkeypatch.setattr("cldm.engine_choice.find_engines", find)
@@ -72,7 +72,7 @@ def test_log_records_do_not_keep_pipelines_alive(
     runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
     runtime.initialize()
     process(runtime, num_samples=2)
-    assert "backend inductor unavailable for 64x64, batch 2 (no such folder)" in caplog.text
+    assert "backend inductor unavailable for 64x64, batch 2 (the folder does not exist)" in caplog.text
     (evicted,) = map(weakref.ref, pipelines_of(runtime).kept.values())
     process(runtime)
     assert evicted() is None

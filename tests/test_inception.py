@@ -24,7 +24,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide real weight files of this machine, and let the warning appear again."""
+    """Hide this machine's real weight files, and reset the cache that logs the warning only once."""
     monkeypatch.setattr(inception, "MODELS", tmp_path / "models")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     inception._say_where_to_put_the_file.cache_clear()
@@ -125,7 +125,7 @@ def test_real_name_with_other_content_is_rejected(tmp_path: Path, state: dict[st
 
 
 def test_missing_file_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent\.pth: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth does not exist"):
         load_inception(tmp_path / "absent.pth")
 
 
@@ -162,7 +162,7 @@ def test_pictures_of_other_dtypes_or_shapes_are_rejected(pictures: Tensor) -> No
 def test_features_match_pytorch_fid(pictures: Tensor, state: dict[str, Tensor]) -> None:
     pytest.importorskip("torchvision", reason="pytorch-fid builds its network from torchvision")
     theirs = pytest.importorskip("pytorch_fid.inception", reason="pytorch-fid defines PD")
-    lively = dict(state)  # non-trivial batch norms, so that a missing one changes the features
+    lively = dict(state)  # with non-trivial batch norms, so that a missing norm changes the features
     generator = torch.Generator().manual_seed(3)
     for key, value in state.items():
         if key.endswith(("bn.bias", "bn.running_mean")):

@@ -18,7 +18,7 @@ from scoring.leaderboard import leaderboard_score
     ],
 )
 def test_published_reports_are_reproduced(pd: float, latency_ms: float, points: float) -> None:
-    """Reports round PD to 4 decimals and ms to 3: the score is between those at both ends of the rounding interval."""
+    """Reports round PD to 4 decimals and ms to 3: the score is between the scores at the ends of this interval."""
     lowest = leaderboard_score(latency_ms + 0.5e-3, pd + 0.5e-4)
     highest = leaderboard_score(latency_ms - 0.5e-3, pd - 0.5e-4)
     assert highest - lowest < 0.25

@@ -82,7 +82,7 @@ def test_all_steps_equal_the_reference(
 
 
 def test_control_and_prompt_matter(loaded: tuple[ControlLDM, Tokenizer], picture: Picture) -> None:
-    """The comparisons with the reference cover an argument only if it changes the latent."""
+    """A comparison with the reference tests an argument only if the argument changes the latent."""
     model, tokenizer = loaded
     base = request(picture, image_resolution=64, ddim_steps=2)
     pipeline = make_pipeline(model, base, "all")
@@ -122,7 +122,7 @@ def test_skipped_steps_hold_eps(loaded: tuple[ControlLDM, Tokenizer], picture: P
 
 @pytest.mark.parametrize(("architecture", "samples"), [("small", 2), ("sd15", 1)])
 def test_run_can_be_captured(architecture: str, samples: int, nothing_from_the_host: TorchDispatchMode) -> None:
-    """Check without a GPU what capture requires: a run uses no host tensors and reads no values back."""
+    """Capture requires that a run uses no host tensors and reads no values back; this checks it without a GPU."""
     meta = torch.device("meta")
     with meta:
         model = make_fast(ControlLDM(load_architecture(architecture)), torch.float16)
@@ -135,7 +135,7 @@ def test_run_can_be_captured(architecture: str, samples: int, nothing_from_the_h
 
 
 class Known:
-    """An engine that writes the next of a list of known eps at each call."""
+    """An engine that writes one of the given eps at each call, in order."""
 
     def __init__(self, eps: Tensor, values: Tensor) -> None:
         self.eps, self.values = eps, iter(values)

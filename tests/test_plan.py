@@ -1,4 +1,4 @@
-"""A plan's updates equal the original loop with eps held on the steps that do not call the network."""
+"""A plan's updates equal the original loop, where steps that do not call the network reuse the last eps."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ PLANS = [TEN, tuple(range(20))[::-1], (19, 0), (19,), (19, 17, 11, 3, 1)]
 
 
 def network(x: Floats, timestep: int) -> Floats:
-    """Stand-in for the guided network: a smooth function of latent and time."""
+    """Replace the guided network: a smooth function of latent and time."""
     return np.tanh(1.3 * x + timestep / 700) + 0.2 * np.sin(3 * x)
 
 

@@ -36,13 +36,13 @@ def test_choices() -> None:
         assert choose_plan(choice, 20, "small") == PLAN
         assert usual_steps_of(choice, "small") == 20
     assert choose_plan("19", 20, "small") == Plan(20, (19,)), "no plan file has 19 evaluations, so 19 is a step index"
-    with pytest.raises(ValueError, match=r"plan 7: for small there are plans of 3 evaluations in .* --calls 7"):
+    with pytest.raises(ValueError, match=r"plan 7: .* has plans of 3 evaluations for small; .* --calls 7"):
         choose_plan("7", 20, "small")
     for choice in ("all", "ten", "19,4"):
         assert choose_plan(choice, 20, "small") == make_plan(choice, 20)
     with pytest.raises(ValueError, match="expected all, ten or step indices"):
         choose_plan("sd15_3", 20, "small")
-    with pytest.raises(ValueError, match=r"plan small_3 is for 20 steps, but ddim_steps=10 gives 10: use all"):
+    with pytest.raises(ValueError, match=r"plan small_3 is for 20 steps, but ddim_steps=10 gives 10: use plan all"):
         choose_plan("small_3", 10, "small")
     with pytest.raises(ValueError, match=r"plan \[19, 11, 3\] is for 20 steps"):
         choose_plan(PLAN, 10, "small")
@@ -62,7 +62,10 @@ def test_choices() -> None:
         ({"taps": [[1, 0.1], [1, 0], [1, 0]]}, "evaluation 0: .*, and 0 where there is no earlier evaluation"),
         ({"taps": [["one", 0], [1, 0], [1, 0]]}, "could not convert string"),
         ({"taps": 7}, "not iterable"),
-        ({"control": [True, False, True]}, "its field control omits ControlNet in some evaluations"),
+        (
+            {"control": [True, False, True]},
+            "field 'control' lists evaluations without ControlNet, which is not supported anymore",
+        ),
         ({"made": 3}, "not iterable"),
         ({"distance": 3}, "not subscriptable"),
         ({"distance": {"metric": "PD", "mean": -1}}, "got -1, expected a finite distance of 0 or more"),

@@ -25,7 +25,7 @@ def schedule() -> Schedule:
 
 
 def network(x: Tensor, step: int) -> Tensor:
-    """Return eps of data around 2 or -2 with some spread, plus a wave: far from constant."""
+    """Return eps for data around 2 or -2 with some spread, plus a wave, so that eps is far from constant."""
     power = torch.tensor(ABAR[1 + 50 * step])
     spread = 0.05 * power + 1 - power
     centre = 2 * power.sqrt() * torch.tanh(2 * power.sqrt() * x / spread)

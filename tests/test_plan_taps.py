@@ -30,7 +30,7 @@ def test_ridge_bias_shrinks_with_more_examples() -> None:
 
 
 def test_every_example_counts_equally_regardless_of_scale() -> None:
-    """One of four examples has values 100 times as large and needs other taps: it does not dominate the fit."""
+    """One of four examples has values 100 times as large and needs other taps; it must not dominate the fit."""
     generator = torch.Generator().manual_seed(0)
     eps = [torch.randn(4, 1000, dtype=torch.float64, generator=generator) for _ in range(2)]
     size = torch.tensor([1.0, 1.0, 1.0, 100.0], dtype=torch.float64)[:, None]

@@ -1,4 +1,4 @@
-"""Stage outputs match their specs, also at the real size, and stages agree on shared tensors."""
+"""Stage outputs match their specs, at the real size too, and stages agree on the tensors that they share."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A trick that is left out changes the time of a picture, not the picture."""
+"""Leaving out a trick changes the time of a picture, not the picture."""
 
 import json
 from pathlib import Path

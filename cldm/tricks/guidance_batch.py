@@ -1,6 +1,7 @@
-"""Guidance in one batch: prompt and negative prompt in one pass of the networks instead of two.
+"""Batches guidance: runs prompt and negative prompt in one pass of the networks instead of two.
 
-Both passes are identical up to the first layer that reads the text. Only there are the n latents repeated for 2n texts.
+The two passes are identical up to the first layer that reads the text. That layer repeats the n feature maps for the 2n
+texts.
 """
 
 import torch
@@ -10,7 +11,7 @@ from ldm.attention import KeysValues, SpatialTransformer, TransformerBlock
 
 
 def batch_guidance(model: nn.Module) -> None:
-    """Let the transformers accept 2n texts for n feature maps, in place; the output is that of both passes."""
+    """Change the transformers in place to accept 2n texts for n feature maps and return both passes' outputs."""
     for module in model.modules():
         if type(module) is SpatialTransformer:
             module.__class__, module.block.__class__ = RepeatingTransformer, RepeatingBlock

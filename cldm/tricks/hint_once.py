@@ -1,4 +1,4 @@
-"""The hint once per picture: ControlNet's convolutions over the edges do not depend on the step."""
+"""Computes the hint once per picture: ControlNet's convolutions of the edges do not depend on the step."""
 
 from torch import Tensor, nn
 

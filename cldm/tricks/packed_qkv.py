@@ -1,4 +1,4 @@
-"""Packed self-attention: one matrix product for query, key and value, with their weights in one tensor."""
+"""Packs self-attention: one matrix product for query, key and value, with their weights in one tensor."""
 
 from collections.abc import Callable
 
@@ -19,8 +19,8 @@ def pack_qkv(model: nn.Module) -> None:
 def pack(attention: Attention) -> None:
     """Pack the weights of q, k and v into one tensor, in place.
 
-    They remain separate parameters, as views that may be written in place. They are packed again when the module moves
-    to another device or precision.
+    The weights remain separate parameters: views of the packed tensor, which may be written in place. The module packs
+    them again when it moves to another device or precision.
     """
     weights = [layer.weight for layer in (attention.to_q, attention.to_k, attention.to_v)]
     packed = torch.cat([weight.data for weight in weights])
@@ -40,7 +40,7 @@ class PackedAttention(Attention):
         return self.to_out(attend(q, k, v, self.heads))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedAttention":
-        """Pack again after .to(), .half() and the like, whose new weights are not views of one tensor."""
+        """Pack again, because .to(), .half() and similar calls create a new tensor for each weight."""
         super()._apply(fn, recurse)
         if self.packed is not None:
             pack(self)

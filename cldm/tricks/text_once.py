@@ -1,4 +1,4 @@
-"""The text once per picture: the text encoder, and the keys and values of every cross-attention.
+"""Runs the text encoder and computes the keys and values of every cross-attention once per picture.
 
 They depend on the prompts only. `kv` [2n, 77 * chunks, K] holds the keys and values of all layers: ControlNet's layers
 first, then those of the UNet's encoder and decoder, in order of use. Plain prompts have one chunk.
@@ -58,12 +58,12 @@ def weighted(context: Tensor, weights: Tensor) -> Tensor:
 
 
 def pack(texts: Sequence[KeysValues]) -> Tensor:
-    """Concatenate the keys and values of all layers, [n, 77, width] each: [n, 77, twice the sum of the widths]."""
+    """Concatenate the keys and values of all layers, [n, 77, width] each, to [n, 77, twice the sum of the widths]."""
     return torch.cat([tensor for keys_values in texts for tensor in keys_values], dim=-1)
 
 
 def unpack(kv: Tensor, columns: Columns) -> list[KeysValues]:
-    """Return views of `kv`, the keys and values of the layers in `columns`; the inverse of `pack`."""
+    """Return the keys and values of the layers in `columns`, as views of `kv`; the inverse of `pack`."""
     parts = columns.split(kv)
     return list(zip(parts[::2], parts[1::2], strict=True))
 

@@ -1,7 +1,7 @@
-"""The time table: the time shifts of all ResBlocks, computed once for all steps of a plan.
+"""Computes the time shifts of all ResBlocks once for all steps of a plan: the time table.
 
-`shift`, one of its rows, holds the shifts of ControlNet's ResBlocks first, then those of the UNet's encoder and
-decoder, in order of use. They include the bias of each ResBlock's first convolution, which then runs without a bias.
+One row of the table, `shift`, holds the shifts of ControlNet's ResBlocks first, then those of the UNet's encoder and
+decoder, in order of use. A shift includes the bias of its ResBlock's first convolution, which then runs without a bias.
 """
 
 from typing import cast
@@ -22,7 +22,7 @@ def time_table(model: ControlLDM, timesteps: list[int]) -> Tensor:
 
 
 def move_biases(model: nn.Module) -> None:
-    """Move the bias of each ResBlock's first convolution into its shift, in place."""
+    """Change the ResBlocks in place to add the bias of their first convolution to the shift."""
     for module in model.modules():
         if type(module) is ResBlock:
             module.__class__ = BiasInShift
@@ -44,5 +44,5 @@ class BiasInShift(ResBlock):
 
 
 def shift_widths(network: Encoder) -> list[int]:
-    """Return the width of each ResBlock's shift in `shift`."""
+    """Return the number of columns in `shift` of each ResBlock, in order of use."""
     return [block.shift_width for block in network.res_blocks()]
