@@ -1,4 +1,4 @@
-"""Engines are bound and run according to TensorRT's API, on a stand-in for its runtime on the CPU.
+"""Engines are bound and run as TensorRT's API requires, on a stand-in for its runtime on the CPU.
 
 TensorRT's own results and capture into CUDA graphs can be tested only on a GPU. test_tensorrt_build.py tests that
 TensorRT for RTX builds such engines.

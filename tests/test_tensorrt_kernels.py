@@ -55,7 +55,10 @@ def test_kernels_compiled_at_the_first_run_are_kept(
     path.write_bytes(b"of another GPU")
     kernels = KernelCache(path)
     TensorRTEngine(SPEC, rtx_serialized, CPU, kernels)
-    assert "is from another machine or version and will be replaced (the runtime cache is from another" in caplog.text
+    assert (
+        "is damaged or from another machine or version and will be replaced (the runtime cache is from another"
+        in caplog.text
+    )
     kernels.save()
     assert path.read_bytes() == standin.IRuntimeCache.HEADER + b"."
 

@@ -1,4 +1,4 @@
-"""Refit of TensorRT engines on the stand-in: first a single engine, then the drop-in class."""
+"""Refit of TensorRT engines on the stand-in: of a single engine, and through the class hackathon."""
 
 # ruff: noqa: E402
 
@@ -110,7 +110,7 @@ def test_an_engine_that_folded_a_weight_is_told_at_its_build(serialized: bytes) 
 
 
 def test_equal_weights_stay_apart(tmp_path: Path) -> None:
-    """By default the exporter merges small tensors that are equal; a refit would then change both."""
+    """By default the exporter merges small tensors that are equal. A refit would then give both the same values."""
     model = find_checkpoint("random:0", "small").load_model()
     for name, tensor in model.named_parameters():
         if name.endswith("bias"):
