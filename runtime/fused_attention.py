@@ -1,4 +1,4 @@
-"""Makes PyTorch use its fastest attention kernel that supports the shape: cuDNN, or else flash attention."""
+"""Selects the first of PyTorch's attention kernels that can run: cuDNN, flash, memory-efficient, or unfused."""
 
 from contextlib import AbstractContextManager
 

@@ -25,7 +25,7 @@ class TensorRTError(RuntimeError):
 
 
 def logger_of(trt: Any) -> Any:
-    """Return the logger for the module `trt`. There is only one: TensorRT ignores others while an object uses it.
+    """Return the only logger of the module `trt`: while an object uses it, TensorRT ignores others.
 
     heard() returns and discards the last warnings and errors. The logger calls `listener` with every message.
     """

@@ -1,8 +1,8 @@
 """Caches the kernels that TensorRT for RTX compiles on this machine, in a file next to the engine files.
 
 The library compiles an engine's kernels at the first run, or loads them from a runtime cache that the same version of
-the library created for the same GPU and driver. Without the cache, compilation only takes some seconds, so problems
-with its file are logged, not raised. Not executed on an RTX GPU yet; tests/standin covers the calls.
+the library created for the same GPU and driver. Losing the cache costs only a few seconds of compilation, so
+problems with its file are logged, not raised. Not executed on an RTX GPU yet; tests/standin covers the calls.
 """
 
 import logging
@@ -25,7 +25,7 @@ class KernelCache:
         self.path = path
         self.cache: Any = None  # an IRuntimeCache, created with the first engine
         self.logger: Any = None
-        self.kept = b""  # the content of the file, as far as known
+        self.kept = b""  # what was last read from the file or written to it
 
     def configuration(self, engine: "trt.ICudaEngine", strategy: object, logger: Any) -> Any:
         """Return the configuration for the engine's context, with the file's kernels if they fit this machine.

@@ -42,8 +42,9 @@ def choose_launch(
     clusters: bool,
     shift: bool = False,
 ) -> Launch:
-    """Return the launch parameters for maps of this size. clusters: whether the GPU has thread block clusters (9.0).
+    """Return the launch parameters for maps of this size.
 
+    clusters: whether the GPU has thread block clusters (compute capability 9.0 or higher).
     Raises ValueError for sizes that the kernel does not support.
     """
     vector, span = _cut_channels(images, channels, pixels, groups, channels_last, shift)
