@@ -37,7 +37,7 @@ class Recipe:
     snr_limit: float = 5.0  # Min-SNR (Hang et al. 2023): nearly clean latents must not dominate the loss
 
     def phases(self) -> list["Phase"]:
-        """Return the diffusion phases in order. Only the last one anneals; averaging replaces annealing in the first."""
+        """Return the diffusion phases in order. Only the last one anneals; averaging replaces it in the first."""
         half = Phase("half", 2, self.half_minutes, self.half_batch, self.half_lr, anneal=False)
         return [half, Phase("full", 1, self.full_minutes, self.full_batch, self.full_lr, anneal=True)]
 
