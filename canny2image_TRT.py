@@ -1,27 +1,34 @@
 """The drop-in class of the TensorRT Hackathon 2023: generates pictures from Canny edges and a prompt."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from cldm.checkpoint import find_checkpoint
+from cldm.checkpoint import Checkpoint, find_checkpoint
 from cldm.engine_choice import Engines
 from cldm.fast import make_fast
+from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline
 from cldm.pipeline_cache import Pipelines
+from cldm.prompt_syntax import PromptSyntax
 from cldm.request import Request, drawn
 from cldm.start import start
 from plans.choice import PlanChoice
 from plans.plan import Plan
-from runtime.backends import Backend, choose_backends, choose_device, choose_precision
+from runtime.backends import Backend, choose_backends, choose_device, choose_precision, leave_out_tensorrt
 from runtime.call_lock import Turns, defaults
 from runtime.cuda import CaptureError
 from runtime.graph import Graph
+from runtime.precision import full_float32
 from runtime.streams import Streams
 from runtime.tensorrt_calls import TensorRTError
 from runtime.timing import Span
+from weights.loras import Patches, check_loras, merged
 
 
 class hackathon:
@@ -37,8 +44,13 @@ class hackathon:
     plan: "ten", "all", the indices of the steps that call the network, a plan file (see plans/files.py), a Plan, or
         "auto": the plan file with the best leaderboard score at this machine's speed or, if max_pd is given, the
         fastest one whose distance is at most max_pd (see plans/auto.py).
+    vae: a file or folder with another VAE.
+    loras: (file, strength) pairs, merged into the weights (see docs/weights.md).
+    embeddings: files of textual-inversion embeddings; the name of each, without suffix, is a word for prompts.
     strict: raise instead of warning and falling back if capture into a CUDA graph fails, or if engine files are
         damaged, of another version, or missing for a picture's size. "auto" still skips a backend without any files.
+    prompt_syntax: "plain" or "webui", see ldm/prompt.py. prompt_chunks: for "webui", the number of chunks of 75 tokens
+        per prompt, 1 to 8; shorter prompts are padded, and the end of longer ones is dropped, with a warning.
 
     Raises ValueError for an unknown option and for one that this machine cannot run.
     """
@@ -54,16 +66,27 @@ class hackathon:
         precision: str = "auto",
         device: str = "auto",
         strict: bool = False,
+        vae: str | None = None,
+        loras: Sequence[tuple[str, float]] = (),
+        prompt_syntax: str = "plain",
+        prompt_chunks: int = 1,
+        embeddings: Sequence[str] = (),
     ) -> None:
-        self.checkpoint = self._built = find_checkpoint(checkpoint, architecture)  # _built: held by TensorRT's engines
+        self.checkpoint = find_checkpoint(checkpoint, architecture, vae, loras, embeddings)
+        self._built = replace(self.checkpoint, loras=())  # what TensorRT's engines hold
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self._backends, self._strict = choose_backends(backend, self.device), strict
+        if embeddings:
+            self._backends = leave_out_tensorrt(self._backends, "embeddings add tokens, which its engines do not have")
         self._plan = PlanChoice(plan, self.checkpoint.architecture, max_pd)
-        self._engines = Engines(self.checkpoint, self.precision, self.device, strict)
+        self.syntax = PromptSyntax(prompt_syntax, prompt_chunks)
+        self._engines = Engines(self._built, self.precision, self.device, strict, self.syntax)
         self._streams = Streams(self.device)
         self._turns = Turns()
         self._pipelines: Pipelines | None = None
+        self._patches: Patches = {}  # what is merged into the weights now
+        self._host: ControlLDM | None = None  # the weights without LoRAs, in host memory
 
     def initialize(self) -> None:
         """Load the weights, create the pipeline for the contest's picture size, capture it on a GPU, and run it once.
@@ -76,7 +99,8 @@ class hackathon:
             progress.set_description("loading weights")
             tokenizer = self.checkpoint.load_tokenizer()
             model = make_fast(self.checkpoint.load_model(self.device), self.precision.dtype)
-            self._engines.weights = None if self.checkpoint is self._built else model.state_dict()
+            self._engines.weights = None if self.checkpoint == self._built else model.state_dict()
+            self._patches = self.checkpoint.patches()
             pipelines = Pipelines(model, tokenizer, self._engines, self._streams, self._strict)
             progress.update()
             try:
@@ -88,7 +112,7 @@ class hackathon:
 
     def process(
         self,
-        input_image: NDArray[np.uint8],
+        input_image: NDArray[np.uint8] | None,
         prompt: str,
         a_prompt: str,
         n_prompt: str,
@@ -100,15 +124,20 @@ class hackathon:
         scale: float,
         seed: int,
         eta: float,
-        low_threshold: float,
-        high_threshold: float,
+        low_threshold: float | None,
+        high_threshold: float | None,
+        *,
+        edges: NDArray[np.uint8] | None = None,
     ) -> list[NDArray[np.uint8]]:
         """Return `num_samples` pictures, uint8 [h, w, 3], with the channel order of the training data (RGB).
 
-        input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]; its shorter side is scaled to image_resolution,
-            then both sides are rounded to multiples of 64.
+        input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (put over white); its shorter side is scaled to
+            image_resolution, then both sides are rounded to multiples of 64. May be None if edges is given.
         prompt, a_prompt: joined into one prompt; n_prompt: the negative prompt; scale: the guidance scale.
-        low_threshold, high_threshold: of the Canny edges, usually 0 to 255; strength: the influence of the edges.
+        low_threshold, high_threshold: of the Canny edges, usually 0 to 255; both None: input_image is an edge map, as
+            edges would be. strength: the influence of the edges.
+        edges: an edge map to use instead of Canny's; the thresholds are then ignored. uint8 [h, w], [h, w, 1] or
+            [h, w, 3] with equal channels; white edges on black, grey ones too; resized to the picture's size.
         guess_mode: the edges dominate, and the prompt may be empty.
         seed: -1 picks a random one. eta: 0 is DDIM, 1 adds DDPM's noise.
         Raises TypeError or ValueError for bad arguments.
@@ -116,7 +145,7 @@ class hackathon:
         self._initialized("process() was called before initialize(): call initialize() once first")
         request = Request(
             input_image, prompt, a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode, strength,
-            scale, drawn(seed), eta, low_threshold, high_threshold,
+            scale, drawn(seed), eta, low_threshold, high_threshold, edges,
         )  # fmt: skip
         return self.draw(request)
 
@@ -127,26 +156,60 @@ class hackathon:
         with self._turns():
             return pipelines.draw(request, self._plan(request.ddim_steps, plan))
 
-    def load_weights(self, checkpoint: str) -> None:
-        """Replace the weights with another checkpoint of the same architecture, without building anything again.
+    def load_weights(self, checkpoint: str, *, vae: str | None = None, loras: Sequence[tuple[str, float]] = ()) -> None:
+        """Replace the weights by those of another checkpoint of the same architecture; nothing is built again.
 
-        Captured graphs stay valid, except with backend tensorrt: its engines must have been built with --refit, and
-        each graph is captured again at the next request that needs it.
-        Raises CheckpointError, TokenizerError, or ValueError if TensorRT cannot refit; then nothing has changed.
+        Captured graphs stay, except with TensorRT: its engines must have been built with --refit, and each graph is
+        captured again when it is needed.
+        Raises CheckpointError, TokenizerError, or ValueError if TensorRT refuses, before anything has changed.
         """
-        found = find_checkpoint(checkpoint, self.checkpoint.architecture)
+        found = find_checkpoint(checkpoint, self.checkpoint.architecture, vae, loras, self.checkpoint.embeddings)
         pipelines = self._initialized(
             "load_weights() was called before initialize(): pass the checkpoint to the constructor"
         )
         with defaults():
-            tokenizer, model = found.load_tokenizer(), found.load_model(torch.device("cpu"))
+            tokenizer, patches = found.load_tokenizer(), found.patches()
+            model = replace(found, loras=()).load_model(torch.device("cpu"))
         with self._turns():
-            weights = pipelines.model.state_dict()  # references, not copies
-            if self.backend.name == "tensorrt":
-                self._engines.refit(checkpoint, make_fast(model, self.precision.dtype), weights)
-                pipelines.clear()  # a graph may still use the old weights of a refitted engine
-            pipelines.load(model, tokenizer)
-            self._engines.weights, self.checkpoint = weights, found
+            self._refit(found)
+            pipelines.load(model.state_dict().items())
+            self._merge(pipelines, model.state_dict(), patches)
+            pipelines.tokenizer, self.checkpoint, self._host = tokenizer, found, None
+
+    def set_loras(self, loras: Sequence[tuple[str, float]]) -> None:
+        """Replace the LoRAs that are merged into the weights, (file, strength) each, in place under captured graphs.
+
+        An empty list restores the checkpoint's weights bit for bit. TensorRT: as for load_weights.
+        The first call reads the checkpoint again and keeps its weights in host memory.
+        Raises CheckpointError, TypeError or ValueError before anything has changed.
+        """
+        pipelines = self._initialized("set_loras() was called before initialize(): pass the LoRAs to the constructor")
+        found = replace(self.checkpoint, loras=check_loras(loras))
+        with defaults():
+            patches = found.patches()
+            host = self._host or replace(found, loras=()).load_model()
+        with self._turns():
+            self._refit(found)
+            self._merge(pipelines, host.state_dict(), patches)
+            self.checkpoint, self._host = found, host
+
+    def _refit(self, found: Checkpoint) -> None:
+        """Give TensorRT's engines, which hold weights themselves, those of a checkpoint; nothing for other backends."""
+        if self.backend.name != "tensorrt":
+            return
+        pipelines = self._initialized("")
+        weights = pipelines.model.state_dict()  # the tensors themselves
+        with defaults():
+            model = make_fast(found.load_model(torch.device("cpu")), self.precision.dtype)
+        self._engines.refit(str(found), model, weights)
+        pipelines.clear()  # whether a graph reads the weights of a refitted engine is not documented
+        self._engines.weights = weights
+
+    def _merge(self, pipelines: Pipelines, base: Mapping[str, Tensor], patches: Patches) -> None:
+        """Merge the patches into the weights on the device, and restore those that were patched before."""
+        with full_float32():
+            pipelines.load(merged(base, patches, {**self._patches, **patches}, self.device))
+        self._patches = patches
 
     def timeline(self) -> list[Span]:
         """Run the last picture once more, and return when each stage ran and on which of the two streams."""

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from canny2image_TRT import hackathon
 from cldm.base_pictures import base_pictures
 from cldm.canny import Picture
+from cldm.edge_map import check_channels
 from cldm.request import CONTEST, Request, drawn
 from files import check_writable, write_whole
 from scoring.contact_sheet import contact_sheet
@@ -28,14 +29,26 @@ from scoring.inception import Inception, load_inception
 from scoring.pictures import find_pictures
 from scoring.report import PictureScore, Report
 from scoring.timeline import timeline_picture
+from weights.loras import parse_lora
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--pictures", type=Path, help="folder of input pictures; default: the contest's, else eight drawn birds")
+    add("--edges", action="store_true", help="the pictures are edge maps, white on black; thresholds are ignored")
     add("--out", type=Path, default=Path("score"), help="folder for the results; default: score")
-    add("--weights", "--checkpoint", help="file, SD15_FOLDER:CONTROLNET_FOLDER or random:SEED; default: see README")
+    add("--weights", "--checkpoint", help="BASE, BASE:CONTROL (files or folders) or random:SEED; default: see README")
+    add("--vae", help="file or folder with another VAE")
+    add(
+        "--lora",
+        type=parse_lora,
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="merge this LoRA; repeat",
+    )
+    add("--embedding", action="append", default=[], metavar="FILE", help="textual-inversion embedding; repeat")
     add("--architecture", help="name of a file in models/*.yaml; default: the one for the weights")
     add("--backend", default="auto")
     add("--plan", default="ten", help="ten, all, step indices, a plan file or its name, or auto (best on this machine)")
@@ -43,6 +56,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--precision", default="auto", help="fp32 or fp16")
     add("--device", default="auto", help="cpu, cuda or cuda:N")
     add("--strict", action="store_true", help="fail instead of warning and falling back")
+    add("--prompt-syntax", default="plain", help="plain or webui, for the base pictures too")
+    add("--prompt-chunks", type=int, default=1, help="with webui: chunks of 75 tokens per prompt, 1 to 8")
     add("--debug", action="store_true", help="show the traceback of an error")
     add("--inception", type=Path, help="file with the weights of FID's Inception network")
     add("--timeline", action="store_true", help="also plot when each stage of a picture runs, in timeline.png")
@@ -55,8 +70,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def make_request(picture: Picture, options: argparse.Namespace) -> Request:
-    return Request.contest(picture, **{name: value for name, value in vars(options).items() if name in CONTEST})
+def make_request(name: str, picture: Picture, options: argparse.Namespace) -> Request:
+    said = {name: value for name, value in vars(options).items() if name in CONTEST}
+    if not options.edges:
+        return Request.contest(picture, **said)
+    check_channels(f"--edges: picture {name}", picture)
+    return Request.contest(None, edges=picture, **said)
 
 
 def make_candidates(runtime: hackathon, requests: dict[str, Request]) -> dict[str, tuple[Picture, float]]:
@@ -77,11 +96,12 @@ def save_picture(path: Path, picture: Picture) -> Path:
 
 def run(options: argparse.Namespace) -> Report:
     options.seed = drawn(options.seed)  # one seed for all base pictures and candidates
-    requests = {name: make_request(picture, options) for name, picture in find_pictures(options.pictures).items()}
+    pictures = find_pictures(options.pictures)
+    requests = {name: make_request(name, picture, options) for name, picture in pictures.items()}
     check_writable(options.out)  # fail now, not after generating the pictures
     runtime = make_runtime(options)
     inception = load_inception(options.inception, runtime.device)
-    bases = base_pictures(runtime.checkpoint, requests, runtime.device)
+    bases = base_pictures(runtime.checkpoint, requests, runtime.device, runtime.syntax)
     runtime.initialize()
     scores = [
         score(name, requests[name], bases[name], *made, options.out, inception)
@@ -106,6 +126,11 @@ def make_runtime(options: argparse.Namespace) -> hackathon:
         precision=options.precision,
         device=options.device,
         strict=options.strict,
+        vae=options.vae,
+        loras=options.lora,
+        prompt_syntax=options.prompt_syntax,
+        prompt_chunks=options.prompt_chunks,
+        embeddings=options.embedding,
     )
 
 
@@ -122,8 +147,8 @@ def score(
         ssim=ssim(base_file, file),
         psnr=psnr(base_file, file),
         latency_ms=milliseconds,
-        input_path=save_picture(shown / f"{name}_input.png", request.input_image),
-        canny_path=save_picture(shown / f"{name}_canny.png", request.edges()),
+        input_path=save_picture(shown / f"{name}_input.png", request.source),
+        canny_path=save_picture(shown / f"{name}_canny.png", request.edge_map()),
         base_path=save_picture(shown / f"{name}_base.png", base[:, :, ::-1]),
         candidate_path=save_picture(shown / f"{name}_candidate.png", candidate[:, :, ::-1]),
     )
@@ -132,11 +157,16 @@ def score(
 def settings(runtime: hackathon, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "weights": runtime.checkpoint.name.removeprefix(f"{Path(__file__).parent}/"),
+        **({"vae": options.vae} if options.vae else {}),
+        **({"loras": options.lora} if options.lora else {}),
+        **({"embeddings": options.embedding} if options.embedding else {}),
         "architecture": runtime.checkpoint.architecture,
         **runtime.settings,
         "ddim_steps": options.ddim_steps,
         "prompt": options.prompt,
+        "prompt_syntax": str(runtime.syntax),
         "seed": options.seed,
+        **({"edges": "the pictures"} if options.edges else {}),
         "torch": torch.__version__,
     }
 

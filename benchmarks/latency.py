@@ -66,7 +66,7 @@ class Ours:
         graph_ms = median_ms(partial(_launch, graph), runs) if graph else None
         tokenizer = self.runtime.checkpoint.load_tokenizer()
         parts = {
-            "edges": self.request.edges,
+            "edges": self.request.edge_map,
             "tokens": lambda: tokenizer(self.request.prompts),
         }
         return Detail(

@@ -145,7 +145,7 @@ def _asked(folds: Folds, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _digest(requests: Sequence[Request]) -> str:
-    said = [vars(one) | {"input_image": digest(one.input_image.tobytes())} for one in requests]
+    said = [vars(one) | {"input_image": digest(one.source.tobytes())} for one in requests]
     return digest(repr(said))[:16]
 
 

@@ -71,7 +71,7 @@ def _check(options: argparse.Namespace) -> int:
     if device.type != "cuda" and not options.target:
         options.target = RTX
     target = _target(options, "tensorrt", device)
-    checkpoint = find_checkpoint(options.checkpoint or "random:0", target.architecture)
+    checkpoint = find_checkpoint(options.checkpoint or "random:0", target.architecture, options.vae)
     target = target.of(checkpoint)
     builder = replace(make_builder(target, device), timing_cache=None)
     check_exporter(builder.library.extra)
@@ -128,7 +128,7 @@ def _build_one(options: argparse.Namespace, backend: str) -> None:
         from build.builder import make_builder, settle_plugins
         from build.layers import table as layers
 
-        checkpoint = find_checkpoint(options.checkpoint, options.architecture)
+        checkpoint = find_checkpoint(options.checkpoint, options.architecture, options.vae)
         target = target.of(checkpoint)
         builder = make_builder(target, device)
         target = settle_plugins(target, builder.library, options.strict)
@@ -150,11 +150,13 @@ def _build_one(options: argparse.Namespace, backend: str) -> None:
 def _target(options: argparse.Namespace, backend: str, device: torch.device) -> "Target":
     from cldm.checkpoint import find_checkpoint
     from cldm.engine_files import Target
+    from cldm.prompt_syntax import PromptSyntax
 
+    syntax = PromptSyntax(options.prompt_syntax, options.prompt_chunks)
     architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
     precision = choose_precision(options.precision, torch.device("cuda") if options.target else device).name
     size = options.height, options.width, options.samples
-    target = Target(architecture, *size, precision, backend, targets=tuple(options.target))
+    target = Target(architecture, *size, precision, backend, targets=tuple(options.target), syntax=syntax)
     return replace(target, plugins=options.plugins, refit=options.refit)
 
 

@@ -20,6 +20,7 @@ from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape
 from cldm.request import Request
+from cldm.stages import Size
 from cldm.tensorrt_engines import TensorRTEngines
 from ldm.tokenizer import Tokenizer
 from plans.plan import make_plan
@@ -63,8 +64,8 @@ class Case:
         return PRECISIONS[self.target.precision].dtype
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        return self.target.height, self.target.width, self.target.samples
+    def size(self) -> Size:
+        return self.target.size
 
     @cached_property
     def model(self) -> ControlLDM:
@@ -90,13 +91,14 @@ class Case:
 
     @cached_property
     def requests(self) -> dict[str, Request]:
-        return make_requests(*self.size)
+        return make_requests(self.target.height, self.target.width, self.target.samples)
 
     @cached_property
     def pipeline(self) -> Pipeline:
         if missing := [name for name in STAGES if name not in self.engines]:
             raise NotTried(f"no engine was built for {', '.join(missing)}")
-        shape = Shape(*self.size, 20, make_plan("ten", 20))
+        target = self.target
+        shape = Shape(target.height, target.width, target.samples, 20, make_plan("ten", 20), target.syntax)
         engines = TensorRTEngines(self.engines, self.device)
         return Pipeline(make_fast(self.model, self.dtype), shape, engines, Streams(self.device))
 

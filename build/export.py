@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from build.errors import BuildError
 from build.forms import DOMAIN, FUNCTION, spell_out
 from cldm.model import ControlLDM
-from cldm.stages import Stage, make_stages
+from cldm.stages import Size, Stage, make_stages
 from files import digest
 from runtime.spec import EngineSpec, allocate
 
@@ -36,7 +36,7 @@ def check_exporter(extra: str) -> None:
 
 def export(
     model: ControlLDM,
-    size: tuple[int, int, int],
+    size: Size,
     folder: Path,
     plugins: bool = False,
     names: Collection[str] | None = None,
@@ -44,9 +44,8 @@ def export(
     """Write `<stage>.onnx`, with its weights next to it, into an existing folder; yield spec and path of each file.
 
     A generator: a stage is exported when the iteration reaches it.
-    model: in the precision of the engines; `spell_out` changes it in place. size: height and width of the picture in
-    pixels, samples. plugins: export half-precision GroupNorms as plugin calls. names: the stages to export, by
-    default all.
+    model: in the precision of the engines; `spell_out` changes it in place. plugins: export half-precision
+    GroupNorms as plugin calls. names: the stages to export, by default all.
     Raise ExportError with the exporter's reason.
     """
     stages = make_stages(model, *size)

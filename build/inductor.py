@@ -39,8 +39,7 @@ def build(target: Target, device: torch.device) -> list[Measurement]:
 
 def _compile_all(target: Target, device: torch.device) -> list[Measurement]:
     model = find_checkpoint(WEIGHTS, target.architecture).load_model(device)
-    size = (target.height, target.width, target.samples)
-    trial = prepare(model, PRECISIONS[target.precision].dtype, size, device)
+    trial = prepare(model, PRECISIONS[target.precision].dtype, target.size, device)
     if device.type == "cuda":
         from plugins.layers import use_kernels  # imported lazily: only PyTorch for CUDA includes Triton
 

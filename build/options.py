@@ -10,11 +10,15 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--backend", choices=("auto", "inductor", "tensorrt"), default="auto", help="auto: the fastest for this "
         "GPU. tensorrt also runs its ONNX files in onnxruntime, if installed: a minute or two on the CPU")  # fmt: skip
-    add("--checkpoint", help="the weights; inductor uses only their architecture")
+    add("--weights", "--checkpoint", dest="checkpoint", help="BASE, BASE:CONTROL (files or folders) or random:SEED; "
+        "inductor uses only their architecture")  # fmt: skip
+    add("--vae", help="tensorrt: file or folder with another VAE")
     add("--architecture", help="name of a file in models/*.yaml, without the suffix; by default the checkpoint's")
     add("--height", type=_multiple_of_64, default=256, help="of the pictures, in pixels; a multiple of 64")
     add("--width", type=_multiple_of_64, default=384, help="of the pictures, in pixels; a multiple of 64")
     add("--samples", type=_positive, default=1, help="pictures per call")
+    add("--prompt-syntax", default="plain", help="plain or webui")
+    add("--prompt-chunks", type=int, default=1, help="webui: chunks of 75 tokens per prompt, 1 to 8")
     add("--precision", default="auto", help="auto, fp32 or fp16")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--force", action="store_true", help="build even if the engines are up to date")
@@ -39,7 +43,7 @@ def ignored(options: argparse.Namespace, backends: Sequence[str]) -> str:
     def given(*names: str) -> str:
         return " and ".join(f"--{name}" for name in names if getattr(options, name))
 
-    if "tensorrt" not in backends and (useless := given("check", "target", "plugins", "refit")):
+    if "tensorrt" not in backends and (useless := given("check", "target", "plugins", "refit", "vae")):
         built = " or ".join(backends) or "eager"
         return f"got {useless} with backend {built}, expected backend tensorrt: leave out {useless}"
     if options.check and (useless := given("force", "refit", "strict")):

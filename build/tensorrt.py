@@ -28,6 +28,7 @@ from cldm.checkpoint import Checkpoint
 from cldm.engine_files import Target, expected_manifest
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
+from cldm.stages import Size
 from cldm.tensorrt_engines import pack_engines
 from runtime.artifacts import MANIFEST, save
 from runtime.backends import PRECISIONS
@@ -65,7 +66,7 @@ def build(
 def build_stages(
     builder: Builder,
     model: ControlLDM,
-    size: tuple[int, int, int],
+    size: Size,
     folder: Path,
     plugins: bool = False,
     names: Collection[str] | None = None,
@@ -83,7 +84,7 @@ def build_stages(
         yield path, serialized, report
 
 
-def prepare_trial(model: ControlLDM, dtype: torch.dtype, size: tuple[int, int, int], device: torch.device) -> Trial:
+def prepare_trial(model: ControlLDM, dtype: torch.dtype, size: Size, device: torch.device) -> Trial:
     """Return a trial of the model, converted in place. On the CPU, half-precision modules are slow and not run."""
     return prepare(model.to(device), dtype, size, device, eager=dtype != torch.float16 or device.type != "cpu")
 
@@ -116,7 +117,7 @@ def _build(target: Target, checkpoint: Checkpoint, builder: Builder) -> tuple[li
     plugins = bool(target.plugins) and target.precision == "fp16"
     if plugins:
         register_plugin(builder)  # before the parser looks it up
-    dtype, size = PRECISIONS[target.precision].dtype, (target.height, target.width, target.samples)
+    dtype, size = PRECISIONS[target.precision].dtype, target.size
     model = checkpoint.load_model(torch.device("cpu"))
     files, engines, reports = {}, {}, []
     with tempfile.TemporaryDirectory() as folder:

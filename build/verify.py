@@ -14,7 +14,7 @@ from torch import Tensor
 from build.measurement import Measurement
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.stages import Stage, make_stages
+from cldm.stages import Size, Stage, make_stages
 from runtime.eager import EagerEngine
 from runtime.engine import Engine
 from runtime.precision import full_float32
@@ -90,12 +90,10 @@ class Trial:
         return relative_error(outputs, self.truths[engine.spec.name].outputs)
 
 
-def prepare(
-    model: ControlLDM, dtype: torch.dtype, size: tuple[int, int, int], device: torch.device, eager: bool = True
-) -> Trial:
+def prepare(model: ControlLDM, dtype: torch.dtype, size: Size, device: torch.device, eager: bool = True) -> Trial:
     """Return a trial of the model, which must be float32 and on `device`; it is converted to `dtype` in place.
 
-    size: height, width, samples. eager: also run the modules in `dtype` (takes minutes in half precision on the CPU).
+    eager: also run the modules in `dtype` (takes minutes in half precision on the CPU).
     """
     higher = make_fast(deepcopy(model), HIGHER[dtype])
     stages = make_stages(make_fast(model, dtype), *size)
@@ -114,6 +112,8 @@ def _randomize(buffers: Mapping[str, Tensor], stages: Mapping[str, Stage], vocab
         buffer = buffers[name]
         if buffer.is_floating_point():
             buffer.copy_(torch.randn(buffer.shape, generator=generator))
+            if name == "token_weights":
+                buffer.mul_(0.1).add_(1)  # as in prompts, where most weights are 1
         else:
             buffer.copy_(torch.randint(vocabulary, buffer.shape, generator=generator))
 

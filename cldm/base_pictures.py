@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from cldm.canny import Picture
 from cldm.checkpoint import Checkpoint
+from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.reference import reference_pictures
 from cldm.request import Request
+from cldm.text_inputs import text_inputs
 from files import digest, write_whole
 from ldm.tokenizer import Tokenizer
 from runtime.sources import fingerprint
@@ -23,16 +25,20 @@ SOURCES = ("cldm/reference.py", "cldm/checkpoint.py")  # these and all their imp
 
 
 def base_pictures(
-    checkpoint: Checkpoint, requests: Mapping[str, Request], device: torch.device, cache: Path = CACHE
+    checkpoint: Checkpoint,
+    requests: Mapping[str, Request],
+    device: torch.device,
+    syntax: PromptSyntax = PLAIN,
+    cache: Path = CACHE,
 ) -> dict[str, Picture]:
     """Return the first picture of each request by name, uint8 RGB [h, w, 3]; generate those missing from the cache."""
     common, tokenizer = _common(checkpoint, device), checkpoint.load_tokenizer()
-    files = {name: cache / f"{_key(common, request, tokenizer)}.png" for name, request in requests.items()}
+    files = {name: cache / f"{_key(common, request, tokenizer, syntax)}.png" for name, request in requests.items()}
     missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
         model = checkpoint.load_model(device)
         for name in tqdm(missing, desc="base pictures", unit="picture"):
-            picture = reference_pictures(model, tokenizer, requests[name])[0]
+            picture = reference_pictures(model, tokenizer, requests[name], syntax)[0]
             write_whole(files[name], cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
     return {name: _read(file) for name, file in files.items()}
 
@@ -42,15 +48,17 @@ def _common(checkpoint: Checkpoint, device: torch.device) -> str:
     return "\n".join([checkpoint.fingerprint(), where, torch.__version__, cv2.__version__, fingerprint(SOURCES)])
 
 
-def _key(common: str, request: Request, tokenizer: Tokenizer) -> str:
+def _key(common: str, request: Request, tokenizer: Tokenizer, syntax: PromptSyntax) -> str:
     arguments = asdict(request)
-    picture = arguments.pop("input_image")
-    arguments["tokens"] = tokenizer(request.prompts).tolist()
-    parts = [common, json.dumps(arguments, sort_keys=True), str(picture.shape), digest(picture.tobytes())]
-    return digest("\n".join(parts))
+    pictures = [arguments.pop(name) for name in ("input_image", "edges")]
+    arguments["syntax"] = str(syntax)
+    arguments |= {name: rows.tolist() for name, rows in text_inputs(tokenizer, request.prompts, syntax).items()}
+    said = ["None" if one is None else f"{one.shape} {digest(one.tobytes())}" for one in pictures]
+    return digest("\n".join([common, json.dumps(arguments, sort_keys=True), *said]))
 
 
 def _read(file: Path) -> Picture:
+    """Return RGB from a PNG that `base_pictures` wrote; scoring.pictures reads the files of users."""
     picture = cv2.imread(str(file))
     if picture is None:
         raise ValueError(f"base picture {file} is damaged: remove it and run again")

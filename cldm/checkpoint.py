@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from cldm.model import ControlLDM
+from cldm.tricks.extra_tokens import add_tokens
 from files import digest, file_digest
 from ldm.config import MODELS, load_architecture
 from ldm.tokenizer import CLIP_ON_THE_HUB, Tokenizer, TokenizerError, load_tokenizer
 from ldm.weights import CheckpointError, check_finite, load_strict, randomize
+from runtime.precision import full_float32
+from weights.embeddings import embedding_file, read_embeddings, rows
 from weights.folders import resolve
 from weights.join import join
+from weights.loras import Loras, Patches, check_loras, lora_file, merged, read_loras
 from weights.names import sort_tensors
 from weights.sources import Source, find
 
@@ -37,17 +41,21 @@ class Checkpoint:
     """The chosen weights, not loaded yet.
 
     name: BASE, BASE:CONTROL or `random:SEED`; each of the two is a file or a folder (see docs/weights.md).
-    vae: a file or folder with another VAE.
+    vae: a file or folder with another VAE. loras: LoRA files and their strengths, merged in this order.
+    embeddings: files of textual-inversion embeddings; their words are extra tokens.
     """
 
     name: str
     architecture: str
     chosen_by: str
     vae: str | None = None
+    loras: Loras = ()
+    embeddings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         vae = f" with the VAE of {self.vae}" if self.vae else ""
-        return f"{self.name}{vae} ({self.architecture}, {self.chosen_by})"
+        loras = "".join(f" + {strength:g} x {file}" for file, strength in self.loras)
+        return f"{self.name}{vae}{loras} ({self.architecture}, {self.chosen_by})"
 
     @property
     def random_seed(self) -> int | None:
@@ -62,14 +70,21 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Return a digest of the files' bytes or the seed, and of the architecture."""
         sources = [*self.sources, *self._vae()]
-        parts = [file_digest(file) for source in sources for file in source.files]
-        return digest("".join([*(parts or [self.name]), repr(load_architecture(self.architecture))]))
+        parts = [file_digest(file) for source in sources for file in source.files] or [self.name]
+        loras = [f"{file_digest(lora_file(name))} {strength}" for name, strength in self.loras]
+        embeddings = [f"{Path(name).name} {file_digest(embedding_file(name))}" for name in self.embeddings]
+        return digest("".join([*parts, *loras, *embeddings, repr(load_architecture(self.architecture))]))
+
+    def patches(self) -> Patches:
+        """Read the LoRA files: what they change, by the names of the weights. Raises CheckpointError."""
+        return read_loras(self.loras, load_architecture(self.architecture))
 
     def load_model(self, device: torch.device | None = None) -> ControlLDM:
-        """Load or generate the weights, float32. Raises CheckpointError if they are missing, damaged or do not fit.
+        """Load or generate the weights, float32, merge the LoRAs and add the embeddings.
 
-        device: where they are moved to and checked for NaN and infinity; None leaves them unread on the CPU, where a
-            file's tensors are read when they are first used.
+        device: where the weights are moved to, checked for NaN and infinity, and merged; None leaves them unchecked on
+            the CPU, where the tensors of most files are read only when they are first used.
+        Raises CheckpointError if weights are missing, damaged or do not fit.
         """
         architecture = load_architecture(self.architecture)
         if self.random_seed is not None:
@@ -84,6 +99,12 @@ class Checkpoint:
         if device is not None:
             model.to(device)
             check_finite(model, f"checkpoint {self.name}")
+        if self.embeddings:
+            add_tokens(model.text, self._words()[1])
+        patches = self.patches()
+        with full_float32():
+            for name, weight in merged(model.state_dict(), patches, patches, device or torch.device("cpu")):
+                model.get_parameter(name).data = weight
         return model
 
     def load_tokenizer(self) -> Tokenizer:
@@ -101,14 +122,25 @@ class Checkpoint:
                 f"the tokenizer has {tokenizer.vocabulary} tokens, but the text encoder of {self.architecture} expects "
                 f"{text.vocabulary}: put the vocab.json and merges.txt of this checkpoint into {MODELS / 'tokenizer'}"
             )
+        if self.embeddings:
+            tokenizer.add(self._words()[0])
         return tokenizer
+
+    def _words(self) -> tuple[dict[str, list[int]], Tensor]:
+        """Return the tokens of the embeddings' words and all their vectors [tokens, width]."""
+        text = load_architecture(self.architecture).text
+        return rows(read_embeddings(self.embeddings, text.width), text.vocabulary)
 
     def _vae(self) -> list[Source]:
         return [Source(resolve(self.vae))] if self.vae else []
 
 
 def find_checkpoint(
-    name: str | os.PathLike[str] | None = None, architecture: str | None = None, vae: str | None = None
+    name: str | os.PathLike[str] | None = None,
+    architecture: str | None = None,
+    vae: str | os.PathLike[str] | None = None,
+    loras: Sequence[tuple[str | os.PathLike[str], float]] = (),
+    embeddings: Sequence[str | os.PathLike[str]] = (),
 ) -> Checkpoint:
     """Choose the weights and log the choice.
 
@@ -116,7 +148,9 @@ def find_checkpoint(
         SMALL_MODEL.
     architecture: the name of a file in models/*.yaml; by default small for random weights and for weights of the small
         model's shapes, and sd15 for any others.
-    Raises CheckpointError for a malformed random:SEED.
+    vae, loras, embeddings: see Checkpoint.
+    Raises CheckpointError for a malformed random:SEED, TypeError or ValueError for loras that are not pairs of a file
+    and a finite number.
     """
     if name is not None:
         found = str(name), "given"
@@ -127,7 +161,15 @@ def find_checkpoint(
         found = [*places, (str(SMALL_MODEL), "no Stable Diffusion checkpoint found")][0]
     if found[0].startswith("random:") and Checkpoint(found[0], "small", "").random_seed is None:
         raise CheckpointError(f"weights {found[0]!r}: expected random:SEED with a whole number, for example random:0")
-    checkpoint = Checkpoint(found[0], architecture or _architecture(Checkpoint(found[0], "", found[1])), found[1], vae)
+    architecture = architecture or _architecture(Checkpoint(found[0], "", found[1]))
+    checkpoint = Checkpoint(
+        found[0],
+        architecture,
+        found[1],
+        None if vae is None else str(vae),
+        check_loras(loras),
+        tuple(map(str, embeddings)),
+    )
     log.info("weights: %s", checkpoint)
     return checkpoint
 

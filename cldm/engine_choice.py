@@ -10,6 +10,7 @@ from torch import Tensor
 from cldm.checkpoint import Checkpoint
 from cldm.engine_files import Target, find_engines
 from cldm.model import ControlLDM
+from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.tensorrt_engines import refitted
 from runtime.artifacts import EngineFileError
 from runtime.backends import BACKENDS, Backend, Precision
@@ -23,10 +24,19 @@ class Engines:
     """The chosen backend, for each picture size.
 
     checkpoint: the weights that TensorRT's engine files hold. strict: raise instead of warning and falling back.
+    syntax: of the prompts.
     """
 
-    def __init__(self, checkpoint: Checkpoint, precision: Precision, device: torch.device, strict: bool) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        precision: Precision,
+        device: torch.device,
+        strict: bool,
+        syntax: PromptSyntax = PLAIN,
+    ) -> None:
         self.checkpoint, self.precision, self.device, self.strict = checkpoint, precision, device, strict
+        self.syntax = syntax
         self.backend = BACKENDS["eager"]  # until `choose`
         self.found: dict[Target, Backend] = {}
         self.weights: Mapping[str, Tensor] | None = None  # for TensorRT's engines, in place of the checkpoint's
@@ -67,9 +77,7 @@ class Engines:
         """
         try:
             self.found = {
-                of: refitted(backend, (of.height, of.width, of.samples), model, weights)
-                if backend.name == "tensorrt"
-                else backend
+                of: refitted(backend, of.size, model, weights) if backend.name == "tensorrt" else backend
                 for of, backend in self.found.items()
             }
         except TensorRTError as error:
@@ -100,4 +108,4 @@ class Engines:
         return find_engines(target, self.device, self.weights)
 
     def _size(self, height: int, width: int, samples: int) -> Target:
-        return Target(self.checkpoint.architecture, height, width, samples, self.precision.name)
+        return Target(self.checkpoint.architecture, height, width, samples, self.precision.name, syntax=self.syntax)

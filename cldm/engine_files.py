@@ -12,7 +12,8 @@ from torch import Tensor
 from cldm.checkpoint import Checkpoint
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.stages import make_stages
+from cldm.prompt_syntax import PLAIN, PromptSyntax
+from cldm.stages import Size, make_stages
 from cldm.tensorrt_engines import TensorRTEngines, unpack_engines
 from files import digest
 from ldm.config import MODELS, load_architecture
@@ -49,27 +50,38 @@ class Target:
     backend: str = "inductor"
     weights: str = NONE  # the checkpoint's fingerprint, for a backend whose engines hold the weights
     checkpoint: str = NONE  # the checkpoint's name
+    vae: str | None = None  # the file of another VAE
     # TensorRT only; None accepts engine files built either way.
     refit: bool | None = None  # whether the weights can be replaced
     plugins: bool | None = None  # whether norms in half precision use our kernel
     targets: tuple[int, ...] = ()  # compute capabilities of the GPUs, 89 for 8.9; empty: this machine's GPU
+    syntax: PromptSyntax = PLAIN
 
     def of(self, checkpoint: Checkpoint) -> "Target":
         """Return this target for the weights of a checkpoint; reads its files to compute the fingerprint."""
-        return replace(self, weights=checkpoint.fingerprint()[:DIGITS], checkpoint=checkpoint.name)
+        fingerprint = checkpoint.fingerprint()[:DIGITS]
+        return replace(self, weights=fingerprint, checkpoint=checkpoint.name, vae=checkpoint.vae)
 
     @property
     def folder(self) -> Path:
         name = f"{self.backend}_{self.architecture}_{self.height}x{self.width}x{self.samples}_{self.precision}"
-        return ENGINES / name
+        return ENGINES / (f"{name}_{self.syntax.name}{self.syntax.chunks}" if self.syntax.weighted else name)
+
+    @property
+    def size(self) -> Size:
+        size = self.height, self.width, self.samples
+        return (*size, self.syntax) if self.syntax.weighted else size
 
     def command(self, device: torch.device) -> str:
         """Return the command that builds the engine files on a machine with this device."""
-        options = "" if self.checkpoint == NONE else f" --checkpoint {self.checkpoint}"
+        options = "" if self.checkpoint == NONE else f" --weights {self.checkpoint}"
+        options += f" --vae {self.vae}" if self.vae else ""
         if self.targets:
             options += " --target " + " ".join(map(sm, self.targets))
         elif device.type == "cpu":
             options += " --device cpu"
+        if self.syntax.weighted:
+            options += f" --prompt-syntax {self.syntax.name} --prompt-chunks {self.syntax.chunks}"
         options += "".join(f" --{name}" for name in ("plugins", "refit") if getattr(self, name))
         return (
             f"python -m build --backend {self.backend} --architecture {self.architecture} --height {self.height} "
@@ -88,7 +100,7 @@ def expected_manifest(
     architecture = load_architecture(target.architecture)
     with torch.device("meta"):  # the specs need shapes only
         model = make_fast(ControlLDM(architecture), PRECISIONS[target.precision].dtype)
-    specs = [stage.spec for stage in make_stages(model, target.height, target.width, target.samples).values()]
+    specs = [stage.spec for stage in make_stages(model, *target.size).values()]
     if target.backend == "tensorrt":
         library = library or library_that_runs_on(device, _title(target.folder))
         if library.portable and not target.targets:
@@ -105,6 +117,7 @@ def expected_manifest(
         "width": target.width,
         "samples": target.samples,
         "precision": target.precision,
+        **({"prompt_syntax": str(target.syntax)} if target.syntax.weighted else {}),
         "specs_digest": digest(repr(specs))[:DIGITS],
         "sources_digest": fingerprint(SOURCES[target.backend], (KERNEL,))[:DIGITS],
         **here,

@@ -1,5 +1,6 @@
 """The joined model, with the key layout of `control_sd15_canny.pth`."""
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -33,11 +34,11 @@ class ControlLDM(nn.Module):
             self.register_buffer(name, values)
 
     @torch.no_grad()
-    def copy_weights(self, other: "ControlLDM") -> None:
-        """Copy the values of `other` in place; each tensor keeps its address, device, precision and layout."""
-        values = other.state_dict()
-        for name, tensor in self.state_dict().items():
-            tensor.copy_(values[name])
+    def copy_weights(self, values: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy values by name, in place; each tensor keeps its address, device, precision and layout."""
+        tensors = self.state_dict()
+        for name, value in values:
+            tensors[name].copy_(value)
 
     @property
     def unet(self) -> UNet:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from cldm.canny import Picture, hint_image
 from cldm.model import ControlLDM
 from cldm.noise import draw_noise
+from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.request import Request
 from cldm.stages import make_stages
+from cldm.text_inputs import text_inputs
 from cldm.tricks.time_table import time_table
 from ldm.tokenizer import Tokenizer
 from plans.plan import Evaluation, Plan, evaluations
@@ -41,6 +43,7 @@ class Shape:
     samples: int
     ddim_steps: int
     plan: Plan
+    syntax: PromptSyntax = PLAIN
 
 
 class Pipeline:
@@ -56,7 +59,7 @@ class Pipeline:
         self.graph: Graph | None = None
         self.no_graph = "the CPU has none" if device.type == "cpu" else "not captured"  # reason for no graph
         self.clock: Timeline | None = None
-        stages = make_stages(model, shape.height, shape.width, shape.samples)
+        stages = make_stages(model, shape.height, shape.width, shape.samples, shape.syntax)
         streams.begin()
         with torch.cuda.stream(self.streams.main):
             self.buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
@@ -71,7 +74,7 @@ class Pipeline:
             self.shifts = torch.zeros_like(self.buffers["shift"]).repeat(calls, 1)
             self.inputs = PinnedInputs(
                 {
-                    "tokens": self.buffers["tokens"],
+                    **{spec.name: self.buffers[spec.name] for spec in stages["text"].spec.inputs},
                     "edges": torch.zeros((shape.height, shape.width), dtype=torch.uint8, device=device),
                     "control_scales": self.buffers["control_scales"],
                     "scale": torch.zeros((), device=device),
@@ -105,8 +108,8 @@ class Pipeline:
         """Write the request into the inputs and the noise that `run` reads. Nothing may be running."""
         steps = self._evaluations(request.eta)
         said = {
-            "tokens": tokenizer(request.prompts),
-            "edges": request.edges(),
+            **text_inputs(tokenizer, request.prompts, self.shape.syntax),
+            "edges": request.edge_map(),
             "control_scales": request.control_scales(self.residuals),
             "scale": request.scale,
             "updates": [[step.a, 1.0, *step.weights] for step in steps],  # factors of x, noise and eps

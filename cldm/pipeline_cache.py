@@ -2,8 +2,10 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from cldm.canny import Picture
 from cldm.engine_choice import Engines
@@ -18,7 +20,7 @@ from runtime.streams import Streams
 
 log = logging.getLogger(__name__)
 
-KEPT = 4  # pipelines, one per picture size, number of samples, number of steps and plan
+KEPT = 4  # pipelines, one per shape
 
 
 class Pipelines:
@@ -33,7 +35,7 @@ class Pipelines:
 
     def draw(self, request: Request, plan: Plan) -> list[Picture]:
         """Return the request's pictures. Creates a pipeline for a new shape, replacing the least recently used one."""
-        shape = Shape(*request.size, request.num_samples, request.ddim_steps, plan)
+        shape = self.shape(request, plan)
         if shape not in self.kept:
             if len(self.kept) == KEPT:
                 self.kept.popitem(last=False)
@@ -41,6 +43,9 @@ class Pipelines:
             self.kept[shape] = self.make(shape, request)
         self.kept.move_to_end(shape)
         return self.kept[shape](request, self.tokenizer)
+
+    def shape(self, request: Request, plan: Plan) -> Shape:
+        return Shape(*request.size, request.num_samples, request.ddim_steps, plan, self.engines.syntax)
 
     def make(self, shape: Shape, request: Request) -> Pipeline:
         """Create a pipeline without keeping it. `request` is used to verify its graph."""
@@ -62,10 +67,9 @@ class Pipelines:
         """The pipeline of the last picture, or None."""
         return next(reversed(self.kept.values()), None)
 
-    def load(self, model: ControlLDM, tokenizer: Tokenizer) -> None:
-        """Replace the weights in place, and the tokenizer."""
-        self.model.copy_weights(model)
-        self.tokenizer = tokenizer
+    def load(self, values: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy new values into weights, by name and in place."""
+        self.model.copy_weights(values)
         for pipeline in self.kept.values():
             pipeline.refresh()
 

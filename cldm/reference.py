@@ -8,28 +8,32 @@ from torch import Tensor
 
 from cldm.canny import Picture, hint_image
 from cldm.model import ControlLDM
+from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.request import Request
 from cldm.stages import to_uint8
+from ldm.chunks import encode_chunks
 from ldm.diffusion import ddim_alphas, ddim_sigmas, ddim_timesteps
 from ldm.tokenizer import Tokenizer
 from runtime.precision import full_float32
 
 
-def reference_pictures(model: ControlLDM, tokenizer: Tokenizer, request: Request) -> list[Picture]:
+def reference_pictures(
+    model: ControlLDM, tokenizer: Tokenizer, request: Request, syntax: PromptSyntax = PLAIN
+) -> list[Picture]:
     """Return the request's pictures, uint8 [height, width, 3] each, computed on the model's device."""
-    return reference_decode(model, reference_latent(model, tokenizer, request))
+    return reference_decode(model, reference_latent(model, tokenizer, request, syntax))
 
 
 @torch.inference_mode()
-def reference_latent(model: ControlLDM, tokenizer: Tokenizer, request: Request) -> Tensor:
+def reference_latent(model: ControlLDM, tokenizer: Tokenizer, request: Request, syntax: PromptSyntax = PLAIN) -> Tensor:
     """Return the latent [num_samples, 4, height / 8, width / 8] after the last step."""
     device = model.alphas_cumprod.device
     n, (height, width) = request.num_samples, request.size
-    hint = hint_image(torch.from_numpy(request.edges())).to(device).repeat(n, 1, 1, 1)
+    hint = hint_image(torch.from_numpy(request.edge_map())).to(device).repeat(n, 1, 1, 1)
     prompt, negative = request.prompts
     with full_float32():
-        context = model.text(tokenizer([prompt] * n).to(device))
-        negative_context = model.text(tokenizer([negative] * n).to(device))
+        context = _context(model, tokenizer, [prompt] * n, syntax)
+        negative_context = _context(model, tokenizer, [negative] * n, syntax)
         scales, negative_scales = request.control_scales(len(model.control.zero_convs) + 1)
         generator = torch.Generator(device).manual_seed(int(request.seed))
         x = torch.randn((n, 4, height // 8, width // 8), generator=generator, device=device)
@@ -52,6 +56,19 @@ def reference_decode(model: ControlLDM, x: Tensor) -> list[Picture]:
     """Decode the latent [n, 4, h, w] to n pictures, uint8 [8h, 8w, 3]."""
     with full_float32():
         return list(to_uint8(model.vae.decode(x)).cpu().numpy())
+
+
+def _context(model: ControlLDM, tokenizer: Tokenizer, prompts: list[str], syntax: PromptSyntax) -> Tensor:
+    """Return the encoded prompts, [prompts, 77 * chunks, width]. The text encoder reads the chunks one by one."""
+    device = model.alphas_cumprod.device
+    if not syntax.weighted:
+        return model.text(tokenizer(prompts).to(device))
+    chunks = []
+    for tokens, weights in zip(*encode_chunks(tokenizer, prompts, syntax.chunks), strict=True):
+        context = model.text(tokens[None].to(device))
+        weighted = context * weights[None, :, None].to(device)
+        chunks.append(weighted * (context.mean() / weighted.mean()))
+    return torch.cat(chunks).reshape(len(prompts), -1, context.shape[-1])
 
 
 def _predict(model: ControlLDM, x: Tensor, t: Tensor, context: Tensor, hint: Tensor, scales: list[float]) -> Tensor:

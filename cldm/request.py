@@ -1,5 +1,6 @@
 """The checked arguments of one `process()` call."""
 
+import logging
 import numbers
 import random
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from cldm.canny import Picture, canny, hwc3, resize, target_size
+from cldm.edge_map import check_channels, resize_edge_map, warn_if_inverted
+
+log = logging.getLogger(__name__)
 
 LARGEST = float(np.finfo(np.float32).max)  # largest allowed number; the networks read numbers as float32
 LONGEST_SIDE = 4096  # pixels
@@ -30,13 +34,13 @@ CONTEST: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of the contest's `process()`, under the same names.
+    """The arguments of `hackathon.process()`, under the same names and with the same meaning.
 
-    input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]; seed: 0 to 2**32 - 1 (`drawn` has replaced -1).
-    Raises TypeError or ValueError for anything else.
+    seed: 0 to 2**32 - 1 (`drawn` has replaced -1).
+    Raises TypeError or ValueError for bad arguments. Logs a warning if an edge map looks inverted or is stretched.
     """
 
-    input_image: Picture
+    input_image: Picture | None
     prompt: str
     a_prompt: str
     n_prompt: str
@@ -48,20 +52,26 @@ class Request:
     scale: float
     seed: int
     eta: float
-    low_threshold: float
-    high_threshold: float
+    low_threshold: float | None
+    high_threshold: float | None
+    edges: Picture | None = None
 
     def __post_init__(self) -> None:
-        _check_picture(self.input_image)
+        if self.input_image is not None or self.edges is None:
+            _check_picture("input_image", self.input_image, (1, 3, 4))
+        if self.edges is not None:
+            _check_picture("edges", self.edges, (1, 3))
         for name in ("prompt", "a_prompt", "n_prompt"):
             _check_type(name, getattr(self, name), str, "a string")
         for name in ("num_samples", "image_resolution", "ddim_steps", "seed"):
             _check_type(name, getattr(self, name), numbers.Integral, "a whole number")
         _check_type("guess_mode", self.guess_mode, (bool, np.bool_), "True or False")
-        for name in ("strength", "scale", "eta", "low_threshold", "high_threshold"):
-            _check_type(name, getattr(self, name), numbers.Real, "a number")
-            if not abs(getattr(self, name)) <= LARGEST:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number")
+        for name in ("strength", "scale", "eta"):
+            _check_number(name, getattr(self, name), "a number")
+        if not (self.low_threshold is None and self.high_threshold is None):
+            for name in ("low_threshold", "high_threshold"):
+                expected = "a number, or None for both thresholds if input_image is an edge map"
+                _check_number(name, getattr(self, name), expected)
         if self.num_samples < 1:
             raise ValueError(f"num_samples: got {self.num_samples}, expected 1 or more")
         if not 0 <= self.seed < 2**32:
@@ -75,17 +85,47 @@ class Request:
                 f"image_resolution: {self.image_resolution} gives a picture of {self.size[0]} x {self.size[1]}, "
                 f"expected sides of 64 to {LONGEST_SIDE} pixels after rounding to multiples of 64"
             )
+        self._check_edges()
+
+    def _check_edges(self) -> None:
+        if self.own_edges is None:
+            return
+        name = "edges" if self.edges is not None else "input_image (the edge map, because both thresholds are None)"
+        _check_picture(name, self.own_edges, (1, 3))
+        check_channels(name, self.own_edges)
+        warn_if_inverted(name, self.own_edges)
+        height, width = self.own_edges.shape[:2]
+        if target_size(height, width, self.image_resolution) != self.size:
+            log.warning(
+                "edges: %d x %d is stretched to %d x %d, the size for input_image; pass input_image=None to keep its "
+                "aspect ratio",
+                *(height, width, *self.size),
+            )
 
     @classmethod
-    def contest(cls, picture: Picture, **changes: Any) -> "Request":
+    def contest(cls, picture: Picture | None, **changes: Any) -> "Request":
         """Return the contest's arguments for this picture, with `changes` applied."""
         return cls(picture, **CONTEST | changes)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the generated picture."""
-        height, width, *_ = self.input_image.shape
+        height, width = self.source.shape[:2]
         return target_size(height, width, self.image_resolution)
+
+    @property
+    def source(self) -> Picture:
+        """The array that sets the size: input_image or, without one, edges."""
+        source = self.edges if self.input_image is None else self.input_image
+        assert source is not None, "checked: one of the two is given"
+        return source
+
+    @property
+    def own_edges(self) -> Picture | None:
+        """The caller's edge map at its own size, or None if Canny finds the edges."""
+        if self.edges is None and self.low_threshold is None:
+            return self.input_image
+        return self.edges
 
     @property
     def prompts(self) -> tuple[str, str]:
@@ -100,8 +140,13 @@ class Request:
                 "use a smaller strength, or precision fp32"
             )
 
-    def edges(self) -> Picture:
-        """Return the Canny edges of the resized picture: uint8 [h, w], 0 or 255."""
+    def edge_map(self) -> Picture:
+        """Return the edges for ControlNet, uint8 [h, w]: the caller's, resized, else Canny's, 0 or 255."""
+        if self.own_edges is not None:
+            return resize_edge_map(self.own_edges, *self.size)
+        assert self.input_image is not None, "checked: there are no edges"
+        assert self.low_threshold is not None, "checked: there are no edges"
+        assert self.high_threshold is not None, "checked: low_threshold is a number"
         picture = resize(hwc3(self.input_image), self.image_resolution)
         return canny(picture, self.low_threshold, self.high_threshold)
 
@@ -121,16 +166,23 @@ def drawn(seed: int) -> int:
     return random.randint(0, 65535) if isinstance(seed, numbers.Integral) and seed == -1 else seed
 
 
-def _check_picture(picture: Any) -> None:
-    expected = "expected a uint8 array of shape [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]"
+def _check_picture(name: str, picture: Any, channels: tuple[int, ...]) -> None:
+    *most, last = ("[h, w]", *(f"[h, w, {count}]" for count in channels))
+    expected = f"expected a uint8 array of shape {', '.join(most)} or {last}"
     if not isinstance(picture, np.ndarray):
-        raise TypeError(f"input_image: got {type(picture).__name__}, {expected}")
+        raise TypeError(f"{name}: got {type(picture).__name__}, {expected}")
     if picture.dtype != np.uint8:
-        raise TypeError(f"input_image: got dtype {picture.dtype}, {expected}")
-    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3, 4)):
-        raise ValueError(f"input_image: got shape {list(picture.shape)}, {expected}")
+        raise TypeError(f"{name}: got dtype {picture.dtype}, {expected}")
+    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in channels):
+        raise ValueError(f"{name}: got shape {list(picture.shape)}, {expected}")
     if picture.size == 0:
-        raise ValueError(f"input_image: got an empty picture of shape {list(picture.shape)}, {expected}")
+        raise ValueError(f"{name}: got an empty picture of shape {list(picture.shape)}, {expected}")
+
+
+def _check_number(name: str, value: Any, expected: str) -> None:
+    _check_type(name, value, numbers.Real, expected)
+    if not abs(value) <= LARGEST:
+        raise ValueError(f"{name}: got {value}, expected a finite number")
 
 
 def _check_type(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:

@@ -1,6 +1,6 @@
 """The six stages of a picture, and the only definition of their specs: inputs, outputs and fixed shapes.
 
-    Text     tokens                             -> kv
+    Text     tokens, token_weights (webui only) -> kv
     Hint     hint_image                         -> hint
     Control  x, hint, shift, kv, control_scales -> control_0 ... control_12
     Encoder  x, shift, kv                       -> skip_0 ... skip_11, middle
@@ -9,8 +9,8 @@
 
 Prompt and negative prompt run as one batch of 2n: first n pictures with the prompt, then the same n without it.
 Everything before the first layer that reads the text is computed for n only.
-`kv` [2n, 77, K] holds the keys and values of the text for all layers of ControlNet, then of the UNet; `shift` [1, S]
-holds their time shifts in the same order. Each stage reads its own slice. x and eps are always float32.
+`kv` [2n, 77 * chunks, K] holds the keys and values of the text for all layers of ControlNet, then of the UNet; `shift`
+[1, S] holds their time shifts in the same order. Each stage reads its own slice. x and eps are always float32.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,16 @@ from torch import Tensor, nn
 
 from cldm.columns import Columns, columns
 from cldm.model import ControlLDM
+from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.tricks.guidance_batch import repeated
 from cldm.tricks.hint_once import Hint
-from cldm.tricks.text_once import Text, kv_widths, unpack
+from cldm.tricks.text_once import Text, WeightedText, kv_widths, unpack
 from cldm.tricks.time_table import shift_widths
 from ldm.unet import Encoder as UNetHalf
 from runtime.spec import EngineSpec, TensorSpec
+
+# Height and width in pixels, samples, and the syntax of the prompts if it is not plain.
+Size = tuple[int, int, int] | tuple[int, int, int, PromptSyntax]
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ def to_uint8(picture: Tensor) -> Tensor:
     return (picture.permute(0, 2, 3, 1) * 127.5 + 127.5).clamp(0, 255).to(torch.uint8)
 
 
-def make_stages(model: ControlLDM, height: int, width: int, samples: int) -> dict[str, Stage]:
+def make_stages(
+    model: ControlLDM, height: int, width: int, samples: int, syntax: PromptSyntax = PLAIN
+) -> dict[str, Stage]:
     """Return the stages for `samples` pictures of height x width pixels, in the precision of the model's weights.
 
     model: after `make_fast`.
@@ -93,8 +99,10 @@ def make_stages(model: ControlLDM, height: int, width: int, samples: int) -> dic
     control, encoder, decoder = zip(shifts, texts, strict=True)
     channels, latent = model.architecture.unet.in_channels, (height // 8, width // 8)
 
-    tokens = TensorSpec("tokens", (2, model.architecture.text.positions), torch.int32)
-    kv = TensorSpec("kv", (2 * samples, tokens.shape[1], texts[-1].end), dtype)
+    positions = model.architecture.text.positions
+    tokens = TensorSpec("tokens", (2 * syntax.chunks, positions), torch.int32)
+    weights = TensorSpec("token_weights", tokens.shape, torch.float32)
+    kv = TensorSpec("kv", (2 * samples, syntax.chunks * positions, texts[-1].end), dtype)
     shift = TensorSpec("shift", (1, shifts[-1].end), dtype)
     hint_image = TensorSpec("hint_image", (1, 3, height, width), torch.float32)
     hint = TensorSpec("hint", (1, model.architecture.unet.model_channels, *latent), dtype, channels_last=True)
@@ -109,8 +117,13 @@ def make_stages(model: ControlLDM, height: int, width: int, samples: int) -> dic
     )
     middle = TensorSpec("middle", features[-1], dtype, channels_last=True)
 
+    text = (
+        Stage(EngineSpec("text", (tokens, weights), (kv,)), WeightedText(model, samples))
+        if syntax.weighted
+        else Stage(EngineSpec("text", (tokens,), (kv,)), Text(model, samples))
+    )
     stages = [
-        Stage(EngineSpec("text", (tokens,), (kv,)), Text(model, samples)),
+        text,
         Stage(EngineSpec("hint", (hint_image,), (hint,)), Hint(model)),
         Stage(EngineSpec("control", (x, hint, shift, kv, scales), controls), Control(model, *control)),
         Stage(EngineSpec("encoder", (x, shift, kv), (*skips, middle)), Encoder(model, *encoder)),

@@ -7,7 +7,6 @@ import torch
 from tqdm import tqdm
 
 from cldm.model import ControlLDM
-from cldm.pipeline import Shape
 from cldm.pipeline_cache import Pipelines
 from cldm.request import Request
 from plans.choice import PlanChoice
@@ -43,7 +42,7 @@ def start(pipelines: Pipelines, backends: tuple[str, ...], plan: PlanChoice, pro
 
 
 def _milliseconds(pipelines: Pipelines, request: Request, plan: Plan) -> float:
-    pipeline = pipelines.make(Shape(*request.size, 1, request.ddim_steps, plan), request)
+    pipeline = pipelines.make(pipelines.shape(request, plan), request)
     return median_ms(lambda: pipeline(request, pipelines.tokenizer), runs=3)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cldm.model import ControlLDM
-from cldm.stages import make_stages
+from cldm.stages import Size, make_stages
 from runtime.backends import Backend
 from runtime.engine import Engine
 from runtime.spec import EngineSpec
@@ -51,10 +51,10 @@ class TensorRTEngines:
         return Backend("tensorrt", self, self.kernels.save if self.kernels else lambda: None)
 
 
-def refitted(backend: Backend, size: tuple[int, int, int], model: ControlLDM, weights: Mapping[str, Tensor]) -> Backend:
+def refitted(backend: Backend, size: Size, model: ControlLDM, weights: Mapping[str, Tensor]) -> Backend:
     """Return the backend with `weights` in TensorRT's engines; their values are copied when an engine is read.
 
-    size: height, width, samples. As a trial, each engine is read once, refitted with the weights of `model` and
+    As a trial, each engine is read once, refitted with the weights of `model` and
     discarded: a refusal raises TensorRTError before anything has changed, and no running engine is refitted.
     """
     assert isinstance(backend.make_engine, TensorRTEngines)

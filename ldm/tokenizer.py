@@ -1,8 +1,10 @@
 """Tokenization of prompts by transformers' CLIPTokenizer, from local files only."""
 
 import logging
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ class Tokenizer:
     def __init__(self, tokenizer: Any, positions: int) -> None:
         self.tokenizer = tokenizer
         self.positions = positions
+        self.words: dict[str, list[int]] = {}
+        self.pattern: re.Pattern[str] | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -38,18 +42,42 @@ class Tokenizer:
         rows = [self._row(prompt) for prompt in prompts]
         return torch.tensor(rows, dtype=torch.int32)
 
+    def add(self, words: Mapping[str, list[int]]) -> None:
+        """Let each word, in any case and next to no letter, digit or underscore, become the tokens given for it."""
+        self.words |= {word.lower(): tokens for word, tokens in words.items()}
+        longest_first = sorted(map(re.escape, self.words), key=len, reverse=True)
+        self.pattern = re.compile(rf"(?<!\w)({'|'.join(longest_first)})(?!\w)", re.IGNORECASE)
+
+    def ids(self, text: str) -> list[int]:
+        """Return the tokens of a text of any length, without start and end."""
+        pieces = self.pattern.split(text) if self.pattern else [text]
+        ids: list[int] = []
+        for i, piece in enumerate(pieces):  # every second piece is an added word
+            ids += self.words[piece.lower()] if i % 2 else self._own_ids(piece)
+        return ids
+
+    def _own_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        return ids
+
     def _row(self, prompt: str) -> list[int]:
-        ids = self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
+        start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        ids = [start, *self.ids(prompt), end]
         if len(ids) > self.positions:
             kept, cut = ids[: self.positions - 1], ids[self.positions - 1 : -1]
-            log.warning(
-                "prompt of %d tokens truncated to %d; dropped: %r",
-                len(ids),
-                self.positions,
-                self.tokenizer.decode(cut),
-            )
-            ids = [*kept, ids[-1]]
+            log.warning("prompt of %d tokens truncated to %d; dropped: %r", len(ids), self.positions, self.text(cut))
+            ids = [*kept, end]
         return ids + [self.tokenizer.pad_token_id] * (self.positions - len(ids))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens; an added word stands for the first of its tokens."""
+        words = {tokens[0]: word for word, tokens in self.words.items()}
+        added = {token for tokens in self.words.values() for token in tokens}
+        pieces: list[str] = []
+        for is_added, group in groupby(ids, key=added.__contains__):
+            some = [*group]
+            pieces += [words[one] for one in some if one in words] if is_added else [self.tokenizer.decode(some)]
+        return " ".join(pieces)
 
 
 def load_tokenizer(folders: Sequence[Path], positions: int, on_hub: str | None = None) -> Tokenizer:

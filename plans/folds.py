@@ -121,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--drawn", type=_positive, help="how many of the reported requests are also compared as pictures; default: all")
     add("--pictures", type=Path, help="folder of pictures of one size, either all or none with a caption in "
         "NAME.txt; default: the contest's pictures, else eight drawn birds")  # fmt: skip
-    add("--checkpoint", help="weights; default: see README.md")
+    add("--weights", "--checkpoint", dest="checkpoint", help="weights; default: see README.md")
     add("--architecture", help="NAME of a file models/NAME.yaml; default: the checkpoint's")
     add("--precision", default="auto", help="auto, fp32 or fp16")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -38,7 +38,7 @@ class Probe:
         with torch.cuda.stream(self.streams.main), full_float32():
             alone = make_stages(model, *size, samples=1)
             said = [alone["text"].module(tokenizer(one.prompts).to(self.device))[0] for one in requests]
-            edges = [torch.from_numpy(one.edges())[None].to(self.device) for one in requests]
+            edges = [torch.from_numpy(one.edge_map())[None].to(self.device) for one in requests]
             hints = [alone["hint"].module(hint_image(one[0]))[0] for one in edges]
             self.kv = torch.cat([one[:1] for one in said] + [one[1:] for one in said])
             self.hint = torch.cat(hints)

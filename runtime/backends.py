@@ -1,5 +1,6 @@
 """Chooses the device, precision and backend on this machine."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from runtime.inductor import InductorEngine
 from runtime.spec import EngineSpec
 from runtime.tensorrt_calls import TensorRTError
 from runtime.tensorrt_library import capability, check_device, installed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,3 +87,12 @@ def choose_backends(name: str, device: torch.device) -> tuple[str, ...]:
         except TensorRTError as error:
             raise ValueError(str(error)) from error
     return (name,)
+
+
+def leave_out_tensorrt(names: tuple[str, ...], reason: str) -> tuple[str, ...]:
+    """Return the names without tensorrt, which cannot run here for that reason. Raise ValueError if none is left."""
+    if names == ("tensorrt",):
+        raise ValueError(f"backend tensorrt: {reason}: use backend inductor or eager")
+    if "tensorrt" in names:
+        log.info("backend tensorrt left out: %s", reason)
+    return tuple(name for name in names if name != "tensorrt")

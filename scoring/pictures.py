@@ -1,11 +1,16 @@
 """The pictures that a scoring run uses."""
 
+import logging
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+log = logging.getLogger(__name__)
 
 Picture = NDArray[np.uint8]  # [h, w, 3], channels in OpenCV's order BGR, as the contest's script reads them
 
@@ -39,11 +44,25 @@ def find_captions(folder: Path | None = None) -> dict[str, str]:
 
 
 def read(path: Path) -> Picture:
-    """Return BGR, uint8 [h, w, 3]. Raise ValueError if OpenCV cannot read the file."""
+    """Return BGR, uint8 [h, w, 3], as the contest's script reads it. Raise ValueError if OpenCV cannot read the file.
+
+    Alpha is dropped, which shows the colours of transparent pixels, and a log line says so; of 16 bits the upper 8
+    remain; grey becomes three equal channels; EXIF's orientation is applied (to WebP only by OpenCV 5).
+    """
     picture = cv2.imread(str(path))
     if picture is None:
         raise ValueError(f"pictures: {path} is missing or is not a picture that OpenCV can read")
+    if _has_alpha(path):
+        log.warning(
+            "pictures: alpha of %s is dropped, as in the contest's script: flatten the file to keep its look", path
+        )
     return np.asarray(picture, dtype=np.uint8)
+
+
+def _has_alpha(path: Path) -> bool:
+    with suppress(OSError, Image.DecompressionBombError), Image.open(path) as header:
+        return header.has_transparency_data
+    return False  # a file that only OpenCV can read
 
 
 def _usual_folder() -> Path:

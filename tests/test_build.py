@@ -1,6 +1,7 @@
 """The engine builder's command line. Engines are eager, because compiling takes minutes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import cldm.engine_files
 from build.__main__ import main
 from build.errors import BuildError
 from cldm.engine_files import Target, expected_manifest, load_engine_files
+from cldm.prompt_syntax import PromptSyntax
 from runtime.artifacts import EngineFileError, read
 from runtime.eager import EagerEngine
 from runtime.engine import Engine, Stream
@@ -93,6 +95,18 @@ def test_the_command_in_a_refusal_builds_what_is_missing(engines: Path) -> None:
     command = str(caught.value).split("; build them with python -m build ")[1]
     assert main(command.split()) == 0
     assert read(TARGET.folder, expected_manifest(TARGET, CPU)) == b"kernels"
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_prompts_in_webuis_syntax(chunks: int, engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*COMMAND, *f"--prompt-syntax webui --prompt-chunks {chunks}".split()]
+    assert main(command) == 0
+    target = replace(TARGET, syntax=PromptSyntax("webui", chunks))
+    assert read(target.folder, expected_manifest(target, CPU)) == b"kernels"
+    with pytest.raises(EngineFileError):
+        load_engine_files(TARGET, CPU)
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"engines: up to date ({target.folder})"
 
 
 @pytest.mark.parametrize("engine", [WrongEngine, IdleEngine])

@@ -34,6 +34,8 @@ def test_bad_options(option: str, value: str, message: str, capsys: pytest.Captu
         ("--precision", "fp64", "precision 'fp64': expected auto, fp32 or fp16"),
         ("--precision", "fp16", "precision 'fp16' needs a CUDA device"),
         ("--device", "tpu", "device 'tpu'"),
+        ("--prompt-syntax", "compel", "prompt_syntax 'compel': expected plain or webui"),
+        ("--prompt-chunks", "2", "prompt_chunks: got 2 with prompt_syntax plain, expected 1"),
     ],
 )
 def test_bad_choices(option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def test_nothing_is_done_where_all_is_there(tmp_path: Path, capsys: pytest.Captu
 
 def test_folds_share_neither_picture_nor_prompt_nor_seed() -> None:
     folds = [make_requests(fold, 6, None) for fold in FOLDS]
-    for kind in (lambda one: one.input_image.tobytes(), lambda one: one.prompt, lambda one: one.seed):
+    for kind in (lambda one: one.source.tobytes(), lambda one: one.prompt, lambda one: one.seed):
         seen = [{kind(one) for one in fold} for fold in folds]
         assert not seen[0] & seen[1]
         assert not seen[2] & (seen[0] | seen[1])
@@ -80,7 +80,7 @@ def test_pictures_bring_their_captions_and_those_with_one_share_a_fold(tmp_path:
         assert asked.prompt == (tmp_path / f"scene_{i}.txt").read_text().strip()
     (tmp_path / "scene_1.txt").write_text("a caption of two pictures")
     (tmp_path / "scene_2.txt").write_text("a caption of two pictures")
-    assert len({one.input_image.tobytes() for one in make_requests("selection", 4, tmp_path)}) == 2
+    assert len({one.source.tobytes() for one in make_requests("selection", 4, tmp_path)}) == 2
     with pytest.raises(ValueError, match=r"got 2, too few for 3 disjoint folds; .* with different captions"):
         make_requests("report", 1, tmp_path)
     (tmp_path / "scene_1.txt").unlink()

@@ -89,4 +89,4 @@ def test_work_that_ignores_a_request(recorded: Case, monkeypatch: pytest.MonkeyP
 def test_requests_are_of_one_shape(height: int, width: int) -> None:
     for request in make_requests(height, width, 2).values():
         assert (*request.size, request.num_samples) == (height, width, 2)
-        assert request.edges().any()
+        assert request.edge_map().any()

@@ -134,6 +134,17 @@ def test_random_seed_is_the_same_for_bases_and_candidates(
     assert report.mean_psnr > 40, "base and candidate used different seeds"
 
 
+def test_base_pictures_have_the_prompt_syntax(finished: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = finished
+    monkeypatch.setattr(
+        compute_score, "base_pictures", partial(cldm.base_pictures.base_pictures, cache=folder / "cache")
+    )
+    two = ("--prompt-syntax", "webui", "--prompt-chunks", "2", "--prompt", "a (red:3) bird BREAK sky")
+    report = run(folder, *two, "--plan", "all", "--ddim-steps", "2", "--out", str(folder / "webui"))
+    assert report.mean_psnr > 40, "base and candidate read the prompt differently"
+    assert report.settings["prompt_syntax"] == "webui, 2 chunks"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -150,6 +161,8 @@ def test_random_seed_is_the_same_for_bases_and_candidates(
         ("--low-threshold", "10"),
         ("--high-threshold", "300"),
         ("--weights", "random:1"),
+        ("--prompt-syntax", "webui"),
+        ("--prompt-syntax", "webui", "--prompt-chunks", "2"),
     ],
     ids=lambda change: change[0],
 )
@@ -191,6 +204,8 @@ def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monk
         (("--backend", "fast"), "backend 'fast': expected"),
         (("--precision", "fp16"), "precision 'fp16' needs a CUDA device"),
         (("--device", "tpu"), "device 'tpu': expected"),
+        (("--prompt-syntax", "compel"), "prompt_syntax 'compel': expected plain or webui"),
+        (("--prompt-chunks", "2"), "prompt_chunks: got 2 with prompt_syntax plain"),
         (("--ddim-steps", "9"), "ddim_steps: 9 puts its last timestep at 1000"),
         (("--ddim-steps", "0"), "ddim_steps: got 0, expected"),
         (("--scale", "nan"), "scale: got nan, expected a finite number"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cldm.engine_files import Target
+from cldm.prompt_syntax import PromptSyntax
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TARGET = Target("small", 256, 384, 1, "fp16", "tensorrt")
@@ -19,9 +20,10 @@ COMMAND = (
     [
         (TARGET, CUDA, ""),
         (TARGET, CPU, " --device cpu"),
-        (replace(TARGET, checkpoint="a.pth"), CUDA, " --checkpoint a.pth"),
+        (replace(TARGET, checkpoint="a.pth"), CUDA, " --weights a.pth"),
         (replace(TARGET, targets=(86, 120)), CPU, " --target sm86 sm120"),
         (replace(TARGET, plugins=True, refit=True), CUDA, " --plugins --refit"),
+        (replace(TARGET, syntax=PromptSyntax("webui", 2)), CUDA, " --prompt-syntax webui --prompt-chunks 2"),
         (replace(TARGET, plugins=False, refit=None), CUDA, ""),
     ],
 )

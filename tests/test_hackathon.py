@@ -23,8 +23,10 @@ def test_signatures_match_the_contest() -> None:
     assert hackathon.__name__ == "hackathon"
     assert list(inspect.signature(hackathon.initialize).parameters) == ["self"]
     parameters = inspect.signature(hackathon.process).parameters
-    assert list(parameters) == CONTRACT
-    assert all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters.values())
+    *contest, own = parameters.values()
+    assert [p.name for p in contest] == CONTRACT
+    assert all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in contest)
+    assert (own.name, own.kind, own.default) == ("edges", own.KEYWORD_ONLY, None)
 
 
 def test_constructor_needs_no_argument() -> None:
@@ -35,7 +37,7 @@ def test_constructor_needs_no_argument() -> None:
 
 @pytest.mark.parametrize("plan", ["", "two", "4,19", "19,4,4", "19,-1", "20,4", "19,", "19;4", "19,4.0"])
 def test_constructor_rejects_a_bad_plan(plan: str) -> None:
-    with pytest.raises(ValueError, match=r"plan .*(expected (all, ten or )?step indices|no ddim_steps makes 21 steps)"):
+    with pytest.raises(ValueError, match=r"plan .*(expected (all, ten or )?step indices|no ddim_steps gives 21 steps)"):
         hackathon("random:0", plan=plan)
 
 

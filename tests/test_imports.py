@@ -18,11 +18,10 @@ ARROWS = {
     "runtime": set[str](),
     "scoring": set[str](),
     "plans": {"cldm", "ldm", "runtime", "scoring"},  # plans are searched on cldm's networks
-    "weights": {"ldm"},
     "cldm": {"ldm", "plans", "plugins", "runtime", "weights"},  # a pipeline runs a plan; the modules form no cycle
-    "canny2image_TRT": {"cldm", "plans", "runtime"},
-    "compute_score": {"canny2image_TRT", "cldm", "scoring"},
-    "build": {"canny2image_TRT", "cldm", "ldm", "plans", "plugins", "runtime", "scoring"},
+    "canny2image_TRT": {"cldm", "plans", "runtime", "weights"},
+    "compute_score": {"canny2image_TRT", "cldm", "scoring", "weights"},
+    "build": {"canny2image_TRT", "cldm", "ldm", "plans", "plugins", "runtime", "scoring", "weights"},
 }
 OURS = {*ARROWS, "training", "benchmarks", "examples", "tests"}
 for name in ARROWS.keys() - {"files"}:

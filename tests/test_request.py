@@ -101,7 +101,7 @@ def test_out_of_range(name: str, value: float, expected: str) -> None:
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1), (8, 8, 3), (8, 8, 4), (1, 1)])
 def test_good_pictures(shape: tuple[int, ...]) -> None:
-    assert request(input_image=picture(*shape)).edges().shape == (64, 64)
+    assert request(input_image=picture(*shape)).edge_map().shape == (64, 64)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_numpy_numbers_are_accepted() -> None:
     made, plain = request(**numbers), request()
     assert made.size == plain.size
     assert made.control_scales(13) == plain.control_scales(13)
-    assert (made.edges() == plain.edges()).all()
+    assert (made.edge_map() == plain.edge_map()).all()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_numpy_numbers_are_accepted() -> None:
 def test_size(shape: tuple[int, ...], resolution: int, size: tuple[int, int]) -> None:
     made = request(input_image=picture(*shape), image_resolution=resolution)
     assert made.size == size
-    assert made.edges().shape == size
+    assert made.edge_map().shape == size
 
 
 def test_prompts() -> None:

@@ -136,7 +136,7 @@ def test_from_engine_files_to_the_picture(files: Path) -> None:
         made.load_weights("random:1")
 
     with pytest.raises(
-        EngineFileError, match=r"weights is '\w+', expected '\w+'; build them with .*--checkpoint random:1"
+        EngineFileError, match=r"weights is '\w+', expected '\w+'; build them with .*--weights random:1"
     ):
         make("random:1").initialize()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.photographs import photograph
+from training.photographs import _opened, photograph
 from training.scenes.backgrounds import BACKGROUNDS
 from training.scenes.captions import VOCABULARY
 from training.scenes.palette import PALETTE, nearest_colour
@@ -150,3 +150,8 @@ def test_photographs() -> None:
         grey, coloured = grey + (spread == 0), coloured + (spread > 40)
     assert grey > 5
     assert coloured > 25
+
+
+def test_a_missing_photograph_says_what_to_install() -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent\.png is missing .*: it is part of scikit-image, install"):
+        _opened("absent.png")

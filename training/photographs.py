@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from scoring.pictures import read
 from training.scenes.canvas import HEIGHT, WIDTH
 
 TAG = 0xF070  # part of the seed, so that the random numbers differ from those of the scenes
@@ -73,10 +74,10 @@ def _opened(file: str) -> NDArray[np.uint8]:
     if package is None or package.origin is None:
         raise ModuleNotFoundError("the photographs are part of scikit-image, which is not installed: install it")
     path = Path(package.origin).parent / "data" / file
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise FileNotFoundError(f"cannot read {path}, a photograph of scikit-image: install scikit-image again")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    try:
+        return read(path)[:, :, ::-1]
+    except ValueError as error:
+        raise FileNotFoundError(f"{error}: it is part of scikit-image, install scikit-image again") from error
 
 
 def _cropped(rng: np.random.Generator, photo: NDArray[np.uint8], least: float) -> NDArray[np.float32]:

@@ -73,7 +73,7 @@ def check_scheduler(folder: Path, expected: ScheduleConfig) -> None:
     file = folder / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         return
-    config = _json(file)
+    config = read_json(file)
     wanted = {
         "prediction_type": "epsilon",
         "beta_schedule": "scaled_linear",
@@ -94,7 +94,7 @@ def check_scheduler(folder: Path, expected: ScheduleConfig) -> None:
 def check_scaling(folder: Path, scale_factor: float) -> None:
     """Raise CheckpointError if a VAE's config has another scaling factor, as that of Stable Diffusion XL has."""
     file = folder / "config.json"
-    got = _json(file).get("scaling_factor", scale_factor) if file.is_file() else scale_factor
+    got = read_json(file).get("scaling_factor", scale_factor) if file.is_file() else scale_factor
     if got != scale_factor:
         raise CheckpointError(
             f"{file} has scaling_factor {got!r}, expected {scale_factor}: this VAE belongs to another model, such as "
@@ -117,13 +117,14 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _index(file: Path) -> dict[str, str]:
-    names = _json(file).get("weight_map")
+    names = read_json(file).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(one, str) for one in names.values()):
         raise CheckpointError(f"{file} has no weight_map from tensors to files: fetch the folder again")
     return names
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises CheckpointError if the file holds anything else."""
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError) as error:

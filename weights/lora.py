@@ -71,12 +71,17 @@ def merge(weight: Tensor, patches: Sequence[tuple[Patch, float]]) -> Tensor:
     """
     merged = weight.detach().to(torch.float32, copy=True)
     for patch, strength in patches:
-        if not isinstance(strength, numbers.Real) or isinstance(strength, bool):
-            raise TypeError(f"strength of a LoRA: got {strength!r}, expected a number")
-        if not abs(strength) <= LARGEST:
-            raise ValueError(f"strength of a LoRA: got {strength}, expected a finite number")
+        check_strength(strength)
         merged += float(strength) * patch.delta(weight.shape, weight.device)
     return merged
+
+
+def check_strength(strength: object) -> None:
+    """Raise TypeError or ValueError if the strength of a LoRA is not a finite number."""
+    if not isinstance(strength, numbers.Real) or isinstance(strength, bool):
+        raise TypeError(f"strength of a LoRA: got {strength!r}, expected a number")
+    if not abs(float(strength)) <= LARGEST:
+        raise ValueError(f"strength of a LoRA: got {strength}, expected a finite number")
 
 
 def _refuse_others(tensors: Mapping[str, Tensor], left: list[str], source: str, context_width: int) -> None:

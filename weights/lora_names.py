@@ -13,8 +13,16 @@ from ldm.unet import UNet
 
 UNET = "model.diffusion_model."
 TEXT = "cond_stage_model.transformer.text_model."
-# What a file may put before a path with dots: nothing or the part's name (diffusers), PEFT's wrapper, both.
-PREFIXES = ("", "{part}.", "base_model.model.", "base_model.model.{part}.", "{part}.base_model.model.")
+# What a file may put before a path with dots: nothing or the part's name (diffusers), the model (ComfyUI), PEFT's
+# wrapper, or both.
+PREFIXES = (
+    "",
+    "{part}.",
+    "diffusion_model.",
+    "base_model.model.",
+    "base_model.model.{part}.",
+    "{part}.base_model.model.",
+)
 # The layer's name, then the role: `.lora_down.weight` (kohya), `.lora_A.weight` or `.lora_A.ADAPTER.weight` (PEFT),
 # `.lora.down.weight`, `_lora.down.weight` or `.lora_linear_layer.down.weight` (diffusers, newest first).
 FACTOR = re.compile(r"(.+?)[._]lora(?:_linear_layer)?[._](down|up|mid|A|B)(?:\.\w+)?\.weight")

@@ -1,7 +1,7 @@
 """The text once per picture: the text encoder, and the keys and values of every cross-attention.
 
-They depend on the prompts only. `kv` [2n, 77, K] holds the keys and values of all layers: ControlNet's layers first,
-then those of the UNet's encoder and decoder, in order of use.
+They depend on the prompts only. `kv` [2n, 77 * chunks, K] holds the keys and values of all layers: ControlNet's layers
+first, then those of the UNet's encoder and decoder, in order of use. Plain prompts have one chunk.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from ldm.attention import KeysValues
 from ldm.unet import Encoder
 
 
-class Text(nn.Module):
-    """Tokens int32 [2, 77], with and without the prompt -> (kv [2n, 77, K],), each row n times."""
+class KeysValuesOfText(nn.Module):
+    """The text encoder, and the layers that project its output."""
 
     def __init__(self, model: ControlLDM, samples: int) -> None:
         super().__init__()
@@ -24,10 +24,37 @@ class Text(nn.Module):
         transformers = [*model.control.transformers(), *model.unet.transformers()]
         self.cross_attentions = nn.ModuleList(layer.block.attn2 for layer in transformers)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor]:
-        context = self.text(tokens)
+    def project(self, context: Tensor) -> Tensor:
+        """Context [2, tokens, width] -> kv [2n, tokens, K], each row n times."""
         kv = pack([layer.keys_values(context) for layer in self.cross_attentions])  # type: ignore[operator]
-        return (kv.repeat_interleave(self.samples, dim=0),)
+        return kv.repeat_interleave(self.samples, dim=0)
+
+
+class Text(KeysValuesOfText):
+    """Tokens int32 [2, 77], with and without the prompt -> (kv [2n, 77, K],)."""
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor]:
+        return (self.project(self.text(tokens)),)
+
+
+class WeightedText(KeysValuesOfText):
+    """Tokens int32 and token_weights float32 [2 * chunks, 77] -> (kv [2n, 77 * chunks, K],).
+
+    The first half of the rows are the chunks of the prompt. Each chunk is encoded on its own.
+    """
+
+    def forward(self, tokens: Tensor, token_weights: Tensor) -> tuple[Tensor]:
+        context = weighted(self.text(tokens), token_weights)
+        return (self.project(context.reshape(2, -1, context.shape[-1])),)
+
+
+def weighted(context: Tensor, weights: Tensor) -> Tensor:
+    """Multiply the context [n, 77, width] by float32 weights [n, 77], then scale each row back to its mean."""
+    wide = context.to(torch.promote_types(context.dtype, weights.dtype))
+    # Both means come from the tokens' means, so their rounding errors cancel: they may be near 0.
+    means = wide.mean(dim=-1)
+    scales = means.sum(dim=1, keepdim=True) / (means * weights).sum(dim=1, keepdim=True)
+    return (wide * (weights * scales)[..., None]).to(context.dtype)
 
 
 def pack(texts: Sequence[KeysValues]) -> Tensor:

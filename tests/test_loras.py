@@ -1,0 +1,82 @@
+"""LoRA files with strengths: options, folders, and alphas that are not in the tensors."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from ldm.config import load_architecture
+from ldm.weights import CheckpointError
+from weights.lora import read_lora
+from weights.loras import METADATA, merged, parse_lora, read_loras
+
+SMALL = load_architecture("small")
+LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+WEIGHT = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+TENSORS = {f"unet.{LAYER}.lora_A.weight": torch.ones(4, 96), f"unet.{LAYER}.lora_B.weight": torch.ones(96, 4)}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("style.safetensors", ("style.safetensors", 1.0)),
+        ("style.safetensors:0.7", ("style.safetensors", 0.7)),
+        ("a:b/style.safetensors:-1", ("a:b/style.safetensors", -1.0)),
+        ("a:b/style.safetensors", ("a:b/style.safetensors", 1.0)),
+    ],
+)
+def test_option(text: str, expected: tuple[str, float]) -> None:
+    assert parse_lora(text) == expected
+
+
+def scale(path: Path) -> float:
+    ((patch, strength),) = read_loras(((str(path), 1.0),), SMALL)[WEIGHT]
+    return patch.scale * strength
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"lora_alpha": 8, "r": 4}, 2.0), ({"lora_alpha": 8, "use_rslora": True}, 8 / math.sqrt(4)), ({"r": 4}, 1.0)],
+)
+def test_alpha_of_the_settings(settings: dict[str, Any], expected: float, tmp_path: Path) -> None:
+    named = {f"unet.{name}": value for name, value in settings.items()}
+    safetensors.torch.save_file(TENSORS, tmp_path / "one.safetensors", {METADATA: json.dumps(named)})
+    assert scale(tmp_path / "one.safetensors") == pytest.approx(expected)
+    (tmp_path / "peft").mkdir()
+    safetensors.torch.save_file(TENSORS, tmp_path / "peft" / "adapter_model.safetensors")
+    (tmp_path / "peft" / "adapter_config.json").write_text(json.dumps(settings))
+    assert scale(tmp_path / "peft") == pytest.approx(expected)
+
+
+def test_alpha_in_the_tensors_counts_first(tmp_path: Path) -> None:
+    tensors = TENSORS | {f"unet.{LAYER}.alpha": torch.tensor(1.0)}
+    safetensors.torch.save_file(tensors, tmp_path / "one.safetensors", {METADATA: '{"unet.lora_alpha": 8}'})
+    assert scale(tmp_path / "one.safetensors") == 0.25
+
+
+def test_alphas_by_layer_are_refused(tmp_path: Path) -> None:
+    settings = json.dumps({"unet.lora_alpha": 8, "unet.alpha_pattern": {"to_q": 4}})
+    safetensors.torch.save_file(TENSORS, tmp_path / "one.safetensors", {METADATA: settings})
+    with pytest.raises(CheckpointError, match=r"has an alpha or rank for each layer .* save it with one alpha"):
+        scale(tmp_path / "one.safetensors")
+
+
+def test_folder_without_a_lora(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is a folder without a LoRA: expected one of pytorch_lora_weights"):
+        scale(tmp_path)
+
+
+def test_merged_weights() -> None:
+    patches = read_loras_from(TENSORS)
+    base = {WEIGHT: torch.zeros(96, 96, dtype=torch.float16), "other": torch.ones(2)}
+    found = dict(merged(base, patches, [WEIGHT, "other"], torch.device("cpu")))
+    assert torch.equal(found[WEIGHT], torch.full((96, 96), 4.0 * 0.5))
+    assert torch.equal(found["other"], torch.ones(2))
+
+
+def read_loras_from(tensors: dict[str, torch.Tensor]) -> Any:
+    return {name: [(patch, 0.5)] for name, patch in read_lora(tensors, "test", SMALL).items()}

@@ -1,0 +1,72 @@
+"""Textual-inversion embeddings (Gal et al. 2022): vectors that stand for a word in prompts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.weights import CheckpointError
+from weights.folders import resolve
+from weights.read import EMBEDDING, read_content
+
+VECTORS = "emb_params"  # the tensor's name in a safetensors file; PyTorch's files have one level more
+FILES = ("learned_embeds.safetensors", "learned_embeds.bin")  # in a folder of diffusers
+
+
+def read_embeddings(names: Sequence[str], width: int) -> dict[str, Tensor]:
+    """Return word -> float32 [vectors, width], in the order of the files.
+
+    The word is the file's name without suffix, or the one that a file of diffusers gives.
+    Raises CheckpointError for a file that is missing, no embedding or of another width, and for a word given twice.
+    """
+    found: dict[str, Tensor] = {}
+    for name in names:
+        path = embedding_file(name)
+        for word, vectors in _read(path).items():
+            vectors = vectors.detach().float()
+            vectors = vectors[None] if vectors.dim() == 1 else vectors
+            if vectors.dim() != 2 or vectors.shape[1] != width or not len(vectors):
+                raise CheckpointError(
+                    f"embedding {path} has vectors of shape {list(vectors.shape)}, expected [vectors, {width}]: give "
+                    "one for Stable Diffusion 1.5"
+                )
+            if not vectors.isfinite().all():
+                raise CheckpointError(f"embedding {path} holds NaN or infinite values: fetch it again")
+            if word.lower() in found:
+                raise CheckpointError(f"embedding {path} gives the word {word!r} again: rename one of the files")
+            found[word.lower()] = vectors  # CLIP's tokenizer ignores case
+    return found
+
+
+def embedding_file(name: str) -> Path:
+    """Return the path of an embedding; of a folder of diffusers, the file in it."""
+    path = resolve(name)
+    found = [path / file for file in FILES if (path / file).exists()] if path.is_dir() else [path]
+    if not found:
+        raise CheckpointError(f"embedding {path} is a folder without one: expected {' or '.join(FILES)} in it")
+    return found[0]
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    content: Any = read_content(path)
+    if isinstance(content, dict) and isinstance(content.get(EMBEDDING), dict):
+        content = {path.stem: content[EMBEDDING].get("*")}
+    elif isinstance(content, dict) and VECTORS in content:
+        content = {path.stem: content[VECTORS]}
+    is_one = isinstance(content, dict) and len(content) == 1
+    if not is_one or not all(isinstance(vectors, Tensor) and vectors.dim() in (1, 2) for vectors in content.values()):
+        raise CheckpointError(
+            f"embedding {path} holds something else: expected emb_params, string_to_param or one word with its vectors"
+        )
+    return content
+
+
+def rows(words: Mapping[str, Tensor], first: int) -> tuple[dict[str, list[int]], Tensor]:
+    """Return the tokens of each word, consecutive from `first` on, and all vectors in that order."""
+    tokens: dict[str, list[int]] = {}
+    for word, vectors in words.items():
+        tokens[word] = list(range(first, first + len(vectors)))
+        first += len(vectors)
+    return tokens, torch.cat(list(words.values()))

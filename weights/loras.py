@@ -1,0 +1,102 @@
+"""LoRA files with their strengths: read together, and merged into weights."""
+
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from ldm.config import Architecture
+from ldm.weights import CheckpointError
+from weights.folders import read_json, resolve
+from weights.lora import Patch, check_strength, merge, read_lora
+from weights.lora_names import split_name
+from weights.read import read_tensors
+
+Loras = tuple[tuple[str, float], ...]  # files and strengths
+Patches = Mapping[str, Sequence[tuple[Patch, float]]]  # by the names of the weights, in the order of the files
+STEMS = ("pytorch_lora_weights", "adapter_model")  # of diffusers and of PEFT, in a folder
+FILES = [f"{stem}.{kind}" for kind in ("safetensors", "bin") for stem in STEMS]
+METADATA = "lora_adapter_metadata"  # where diffusers keeps PEFT's settings in a safetensors file
+
+
+def check_loras(loras: Sequence[tuple[Any, float]]) -> Loras:
+    """Return files and strengths as a tuple. Raises TypeError or ValueError for anything else."""
+    for one in loras:
+        if not isinstance(one, (tuple, list)) or len(one) != 2:
+            raise TypeError(f"loras: got {one!r}, expected pairs such as ('style.safetensors', 0.8)")
+        check_strength(one[1])
+    return tuple((str(file), float(strength)) for file, strength in loras)
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """Split FILE:STRENGTH at its last colon; the strength is 1 if there is none."""
+    file, _, strength = text.rpartition(":")
+    try:
+        return file or text, float(strength) if file else 1.0
+    except ValueError:  # a colon of the path
+        return text, 1.0
+
+
+def lora_file(name: str) -> Path:
+    """Return the path of a LoRA file; of a folder of diffusers or PEFT, the file in it."""
+    path = resolve(name)
+    found = [path / file for file in FILES if (path / file).exists()] if path.is_dir() else [path]
+    if not found:
+        raise CheckpointError(f"LoRA {path} is a folder without a LoRA: expected one of {', '.join(FILES)} in it")
+    return found[0]
+
+
+def read_loras(loras: Loras, architecture: Architecture) -> Patches:
+    """Read all files. Raises CheckpointError in one sentence for a file that is missing, damaged or does not fit."""
+    patches: dict[str, list[tuple[Patch, float]]] = {}
+    for name, strength in loras:
+        path = lora_file(name)
+        tensors = read_tensors(path)
+        for weight, patch in read_lora(tensors | _alphas(path, tensors), f"LoRA {path}", architecture).items():
+            patches.setdefault(weight, []).append((patch, strength))
+    return patches
+
+
+def merged(
+    base: Mapping[str, Tensor], patches: Patches, names: Collection[str], device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield each name with the weight of `base`, float32 on the device, plus its patches if it has any."""
+    for name in names:
+        yield name, merge(base[name].to(device), patches.get(name, ()))
+
+
+def _alphas(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the alphas that PEFT's settings give to layers without one: lora_alpha, next to the tensors."""
+    settings = _settings(path)
+    if "lora_alpha" not in settings:
+        return {}
+    if settings.get("alpha_pattern") or settings.get("rank_pattern") or settings.get("use_dora"):
+        raise CheckpointError(
+            f"LoRA {path} has an alpha or rank for each layer (alpha_pattern, rank_pattern) or is a DoRA, which is not "
+            "supported: save it with one alpha for all layers, or merge it into its base"
+        )
+    alphas = {}
+    for name, tensor in tensors.items():
+        layer, role = split_name(name) or ("", "")
+        if role == "down" and f"{layer}.alpha" not in tensors:
+            rank = max(tensor.shape[0], 1) if tensor.dim() else 1
+            factor = math.sqrt(rank) if settings.get("use_rslora") else 1.0  # rsLoRA scales by alpha / sqrt(rank)
+            alphas[f"{layer}.alpha"] = torch.tensor(settings["lora_alpha"] * factor)
+    return alphas
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    config = path.with_name("adapter_config.json")
+    if path.name.startswith("adapter_model.") and config.is_file():
+        return read_json(config)
+    if path.suffix != ".safetensors":
+        return {}
+    with safetensors.safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(METADATA)
+    settings = json.loads(text) if text else {}
+    return {key.removeprefix("unet."): value for key, value in settings.items() if not key.startswith("text_encoder.")}
