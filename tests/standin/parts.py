@@ -17,7 +17,7 @@ def fails(name: str, logger: "ILogger") -> bool:
     if name not in to_fail:
         return False
     to_fail.remove(name)
-    return error_heard(logger, f"{name} was told to fail")
+    return error_heard(logger, f"{name}: injected failure")
 
 
 def error_heard(logger: "ILogger", text: str) -> bool:
