@@ -132,7 +132,7 @@ def test_from_engine_files_to_the_picture(files: Path) -> None:
     assert {engine() for engine in read} == {None}, "engines without a pipeline are freed"
     assert draw(made).std() > 0, "engines are read again when needed"
 
-    with pytest.raises(ValueError, match=r"load_weights\(\) got random:1, but TensorRT's engines hold the weights of"):
+    with pytest.raises(ValueError, match=r"load_weights\(\) got random:1 \(tiny, given\), but TensorRT's engines hold"):
         made.load_weights("random:1")
 
     with pytest.raises(
