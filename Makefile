@@ -1,4 +1,5 @@
-# make score: eight pictures, latency and distance. make test: all tests. Both install what they need first.
+# make score: generates eight pictures, and measures latency and distance. make test: runs all tests. make lint: runs
+# ruff and mypy. All of them first install what they need.
 # CANNY2IMAGE_PYTHON=/usr/bin/python3 uses that interpreter instead of .venv; PYTHON=python3.12 creates .venv with it.
 python := $(or $(CANNY2IMAGE_PYTHON),.venv/bin/python)
 

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Sets up the environment and the engines for this machine. Running it again changes nothing and needs no network.
+# Sets up the environment and builds the engines for this machine. When all is up to date, it changes nothing and needs
+# no network.
 #
 #   ./preprocess.sh [extra ...]     extras of pyproject.toml: dev, train, web, tensorrt, tensorrt-rtx
 #
-# Creates .venv with $PYTHON (default python3). CANNY2IMAGE_PYTHON=/usr/bin/python3 uses that interpreter instead:
-# nothing is installed into it, and missing requirements are printed.
+# Creates .venv with $PYTHON (default python3). With CANNY2IMAGE_PYTHON=/usr/bin/python3 it uses that interpreter
+# instead, installs nothing and prints the missing requirements.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 python=${CANNY2IMAGE_PYTHON:-.venv/bin/python}
 
-# Prints the missing requirements; exits with 1 if there are any, 2 if this cannot be determined.
+# Prints the missing requirements. Status: 0 if there are none, 1 if there are some, 2 if this cannot be determined.
 lacking() { "$python" build/environment.py "$@"; }
 
 if [ -z "${CANNY2IMAGE_PYTHON:-}" ] && [ ! -x .venv/bin/python ]; then

@@ -1,9 +1,9 @@
 """Command line of the engine builder.
 
-python -m build                       the best engines for this machine; none without a CUDA device
-python -m build --backend inductor    compiled engines for one picture size
-python -m build --backend tensorrt    TensorRT engines for one picture size and one checkpoint; --target sm89 builds
-                                      for RTX cards that are not in this machine
+python -m build                       build the fastest engines for this machine; nothing without a CUDA device
+python -m build --backend inductor    compile engines with torch.compile for one picture size
+python -m build --backend tensorrt    build TensorRT engines for one picture size and one checkpoint; --target sm89
+                                      builds for RTX cards that are not in this machine
 python -m build plans                 search for plans with fewer evaluations, for one checkpoint
 python -m build --check               test everything that TensorRT can do on this machine and write a report
 """
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from cldm.engine_files import Target
 
 ERRORS = (ValueError, OSError, torch.OutOfMemoryError, BuildError, TensorRTError)  # printed without a traceback
-RTX = (86, 89, 120)  # targets of --check without a GPU: the last three generations of RTX cards
+RTX = (86, 89, 120)  # default targets of --check without a GPU: the last three generations of RTX cards
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit status: 0, 1 if a requested engine cannot be built or a check fails, 130 if interrupted."""
+    """Run the command and return its exit status: 0 on success, 1 on an error or a failed check, 130 after Ctrl-C.
+
+    With --backend auto, status 0 does not mean that engines were built. Raise SystemExit(2) for invalid arguments.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["plans"]:
         from build.plans import main as find_plans  # imported lazily: dependencies of the search only
@@ -40,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # the exporter logs every pass
         logging.getLogger(name).setLevel(logging.ERROR)
-    subject, nothing = ("check", "no report was written") if options.check else ("engines", "nothing was saved")
+    subject, nothing = ("check", "no report was written") if options.check else ("engines", "no engines were saved")
     try:
         backends = _backends(options)
         if sentence := ignored(options, backends):
@@ -57,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    # Imported lazily: build-only dependencies.
+    # Imported lazily: --backend auto without a GPU needs none of these packages.
     from build.builder import make_builder
     from build.case import Case
     from build.doctor import examine
@@ -76,7 +79,10 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _backends(options: argparse.Namespace) -> tuple[str, ...]:
-    """Return the backends to try in order; under auto none without a CUDA device, because eager needs no engines."""
+    """Return the backends to build for, in order of preference.
+
+    For auto with --target or --check this is tensorrt; otherwise, for auto without a CUDA device, none.
+    """
     if options.backend != "auto":
         return (options.backend,)
     if options.target or options.check:
@@ -88,7 +94,10 @@ def _backends(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _build(options: argparse.Namespace, backends: tuple[str, ...]) -> int:
-    """Build the first backend that can be built. Raise its error instead if it was requested."""
+    """Build the engines of the first backend that succeeds; if none does, print that and return 0.
+
+    Print the error of a backend that fails. Raise it instead with --backend, --target or --debug.
+    """
     if not backends:
         print("engines: nothing to build without a CUDA device; backend eager needs no engines")
         return 0
@@ -106,7 +115,7 @@ def _build(options: argparse.Namespace, backends: tuple[str, ...]) -> int:
 
 
 def _build_one(options: argparse.Namespace, backend: str) -> None:
-    # Imported lazily: build-only dependencies.
+    # Imported lazily: --backend auto without a GPU needs none of these packages.
     import build.inductor
     from build.measurement import table
     from cldm.checkpoint import find_checkpoint

@@ -1,4 +1,4 @@
-"""Selects the builder for a target's TensorRT engines, and decides whether it uses the GroupNorm plugin."""
+"""Creates the builder for a target's TensorRT engines, and registers the GroupNorm plugin if they use it."""
 
 import logging
 from dataclasses import replace
@@ -14,11 +14,15 @@ from runtime.tensorrt_library import Library, capability, library_that_builds, s
 
 log = logging.getLogger(__name__)
 
-TIMES = "tensorrt.timing"  # next to the engine folders, shared by all of them
+TIMES = "tensorrt.timing"  # the timing cache, in the parent of the engine folders; all builds share it
 
 
 def make_builder(target: Target, device: torch.device) -> Builder:
-    """Return the builder for the target's engines. Raise TensorRTError, with what to do, if there is none."""
+    """Return the builder for the target's engines.
+
+    Raise TensorRTError, with what to do, if no installed library builds for the GPUs, or if it cannot build engines
+    with these options.
+    """
     library = library_that_builds(device, target.targets)
     targets = (target.targets or (capability(device),)) if library.portable else ()
     builder = Builder(library, device, targets, bool(target.refit), target.folder.parent / TIMES)
@@ -35,12 +39,13 @@ def make_builder(target: Target, device: torch.device) -> Builder:
 
 
 def settle_plugins(target: Target, library: Library, strict: bool) -> Target:
-    """Return the target; if it cannot have plugins, log why and drop them, or raise BuildError if `strict`."""
+    """Return the target, without plugins if its precision or the library does not support them.
+
+    The log states why plugins are dropped; with `strict`, BuildError is raised instead.
+    """
     if not target.plugins or (library.plugins and target.precision == "fp16"):
         return target
-    reason = (
-        f"{target.precision} does not support them" if library.plugins else f"{library.title} does not support them"
-    )
+    reason = f"they need fp16, got {target.precision}" if library.plugins else f"{library.title} does not support them"
     if strict:
         raise BuildError(f"engines cannot be built with plugins: {reason}; leave out --plugins")
     log.warning("building without plugins: %s", reason)

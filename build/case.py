@@ -1,4 +1,4 @@
-"""The state of one `python -m build --check` run: its target, its model and the results of earlier checks."""
+"""State of one `python -m build --check` run: the target, the model and the results that later checks need."""
 
 import tempfile
 from copy import deepcopy
@@ -33,15 +33,15 @@ STAGES = ("text", "hint", "control", "encoder", "decoder", "vae")
 
 
 class NotTried(Exception):
-    """The reason why a check cannot run."""
+    """A check cannot run; the message states the reason."""
 
 
 class NeedsGPU(NotTried):
-    """The check needs a GPU that can run the engines."""
+    """A check needs a GPU that this machine does not have."""
 
 
 class Wrong(Exception):
-    """A failed check: its figures and, where it helps, what was expected."""
+    """A check failed; the message has its figures and may state what was expected."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Case:
 
     @cached_property
     def model(self) -> ControlLDM:
-        """The model on the device: float32 until `trial` or `pipeline` converts it in place."""
+        """The model on the device. It is float32 until `trial` or `pipeline` converts it in place."""
         return self.checkpoint.load_model(self.device)
 
     @cached_property
@@ -82,7 +82,7 @@ class Case:
 
     @cached_property
     def folder(self) -> "tempfile.TemporaryDirectory[str]":
-        """A temporary folder for the ONNX files, deleted together with the case."""
+        """A temporary folder for the ONNX files; it is deleted when the case is garbage-collected."""
         return tempfile.TemporaryDirectory()
 
     @cached_property
@@ -132,7 +132,7 @@ class Case:
             raise NotTried("no engine was built")
 
     def listed(self, stage: str) -> Report:
-        """Return the report of a stage's engine. Raise NotTried if its layers are unknown."""
+        """Return the report of a stage's engine. Raise NotTried if there is no engine or its layers are unknown."""
         self.need_engine(stage)
         if not self.reports[stage].layers:
             raise NotTried("the engine's layers are unknown")
@@ -140,7 +140,7 @@ class Case:
 
 
 def make_requests(height: int, width: int, samples: int) -> dict[str, Request]:
-    """Return requests of one shape, by the argument in which they differ from the first."""
+    """Return requests of one shape: "first", and others that are named by how they differ from it."""
 
     def picture(seed: int) -> Any:
         fields = np.random.default_rng(seed).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)

@@ -1,6 +1,7 @@
-"""The checks of `python -m build --check`: each function returns its figures, or raises if it fails or cannot run.
+"""Defines the checks of `python -m build --check`, in the order of CHECKS.
 
-The Case keeps the results that later checks need.
+Each function returns the figures to report. It raises NotTried if the check cannot run, and Wrong or any other
+exception if the check fails. The Case keeps the results that later checks need.
 """
 
 from collections.abc import Callable
@@ -68,7 +69,7 @@ def check_attention(stage: str, case: Case) -> str:
 
 
 def single_tokens(path: Path) -> int:
-    """Return the number of softmaxes over a single value in an ONNX file; they need no fused kernel."""
+    """Return how many Softmax nodes of an ONNX file normalize a single value; these need no fused kernel."""
     import onnx  # imported lazily: a dependency of the exporter
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -101,7 +102,7 @@ def check_graph(case: Case) -> str:
 
 
 def check_replay(case: Case) -> str:
-    """Verify that replay equals eager execution for several requests, and that each gives a different picture."""
+    """Verify that graph replay equals eager execution for several requests, and that their pictures all differ."""
     graph, pipeline = case.graph, case.pipeline
     seen: list[Any] = []
     for name, request in case.requests.items():
@@ -115,7 +116,7 @@ def check_replay(case: Case) -> str:
 
 
 def check_refit(case: Case) -> str:
-    """Refit an engine with other weights than it was built from, and compare it with the module that has them."""
+    """Replace the weights of an engine, and compare it with the module that has the new weights."""
     case.need_gpu()
     built, given = (find_checkpoint(f"random:{seed}", case.target.architecture) for seed in (0, 1))
     builder = replace(case.builder, refit=True)

@@ -1,4 +1,4 @@
-"""Compiles an ONNX file into a serialized TensorRT engine, with the library that builds for the GPU in question."""
+"""Compiles an ONNX file into a serialized TensorRT engine."""
 
 import logging
 import time
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WORKSPACE = 4 << 30  # bytes of workspace that a kernel may request at most
+WORKSPACE = 4 << 30  # largest workspace that a kernel may request, in bytes
 
 
 @dataclass(frozen=True)
 class Builder:
-    """A library that builds engines, the GPUs that it builds for, and options."""
+    """The library that builds the engines, the GPUs that it builds for, and the build options."""
 
     library: Library
     device: torch.device  # the GPU in use; the CPU if a portable library builds without one
-    targets: tuple[int, ...] = ()  # compute capabilities that a portable library builds for
+    targets: tuple[int, ...] = ()  # compute capabilities to build for; portable libraries only
     refit: bool = False  # keep the weights replaceable (runtime.tensorrt_refit); kernels may be slower
     timing_cache: Path | None = None  # kernel timings for later builds, valid for one GPU and TensorRT version
 
@@ -43,10 +43,11 @@ class Builder:
 
 
 def compile_engine(onnx: Path, spec: EngineSpec, builder: Builder) -> tuple[bytes, Report]:
-    """Return the serialized engine of an ONNX file with static shapes and the tensors of `spec`, and its report.
+    """Build an engine from an ONNX file; return the serialized engine and its report.
 
-    The network is strongly typed: the file sets the precision. Raise TensorRTError with the reason if the build fails,
-    KeyboardInterrupt if it is interrupted, once TensorRT has stopped.
+    The file must have static shapes and the tensors of `spec`. The network is strongly typed: the file sets the
+    precision. Raise TensorRTError with the reason if the build fails; after Ctrl-C, raise KeyboardInterrupt once
+    TensorRT has stopped.
     """
     heard, start = BuildLog(), time.perf_counter()
     with on(builder.device), listening(logger_of(builder.library.load()), heard):
@@ -59,7 +60,7 @@ def compile_engine(onnx: Path, spec: EngineSpec, builder: Builder) -> tuple[byte
 
 
 def _inspect(spec: EngineSpec, serialized: bytes, device: torch.device) -> tuple[tuple[Layer, ...], int] | None:
-    """Return layers and scratch bytes from the engine itself; if it cannot be inspected, log why and return None."""
+    """Return the layers and scratch bytes of the engine itself; if it cannot be inspected, log why and return None."""
     try:
         engine = TensorRTEngine(spec, serialized, device)
         inspector = checked(engine.engine.create_engine_inspector(), "its inspector cannot be created", engine.logger)
@@ -71,7 +72,7 @@ def _inspect(spec: EngineSpec, serialized: bytes, device: torch.device) -> tuple
 
 
 def _build(onnx: Path, spec: EngineSpec, builder: Builder) -> bytes:
-    """Build the engine. Network, parser and configuration share memory, so all stay referenced until it is built."""
+    """Return the serialized engine. Network, parser and configuration share memory: keep all until the build ends."""
     trt = builder.library.load()
     logger = logger_of(trt)
     native = make(lambda: trt.Builder(logger), "Builder", logger)
@@ -104,7 +105,7 @@ def _parser_errors(parser: "trt.OnnxParser") -> str:
 
 
 def _set_formats(trt: Any, network: "trt.INetworkDefinition", spec: EngineSpec) -> None:
-    """Set each tensor's layout to that of its buffer. Raise TensorRTError if the file's tensors differ from `spec`."""
+    """Give each input and output its buffer's layout. Raise TensorRTError if the file's tensors differ from `spec`."""
     layouts = {one.name: layout(one) for one in (*spec.inputs, *spec.outputs)}
     tensors = [("INPUT", network.get_input(i)) for i in range(network.num_inputs)]
     tensors += [("OUTPUT", network.get_output(i)) for i in range(network.num_outputs)]
@@ -139,12 +140,12 @@ def _set_targets(trt: Any, config: Any, targets: tuple[int, ...], logger: Any) -
 
 
 def _load_times(config: "trt.IBuilderConfig", path: Path, logger: Any) -> None:
-    """Load the timing cache, or create an empty one if the file is missing or from another GPU or version."""
+    """Load the timing cache; create an empty one if the file is missing, unreadable or from another GPU or version."""
     if path.exists():
         old = config.create_timing_cache(path.read_bytes())
         if old is not None and config.set_timing_cache(old, ignore_mismatch=False):
             return
-        log.info("replacing timing cache %s: it is from another GPU or TensorRT version (%s)", path, logger.heard())
+        log.info("replacing timing cache %s: unreadable, or from another GPU or version (%s)", path, logger.heard())
     sentence = f"timing cache {path} cannot be created"
     new = checked(config.create_timing_cache(b""), sentence, logger)
     checked(config.set_timing_cache(new, ignore_mismatch=False), sentence, logger)

@@ -1,7 +1,7 @@
 """Runs the checks of `python -m build --check` and writes a report to attach to an issue.
 
-Without a GPU it runs those that a portable library can do: parse, build, list the layers; onnxruntime runs the ONNX
-files.
+Without a GPU, a portable library still builds the engines and lists their layers, and onnxruntime runs the ONNX files;
+the other checks are reported as "needs GPU" or "not tried".
 """
 
 import json
@@ -32,7 +32,7 @@ from runtime.tensorrt_calls import TensorRTError, heard_log, on
 from runtime.tensorrt_library import LIBRARIES, sm
 
 REPORT = Path("tensorrt_check.json")
-LINES = 100  # kept of TensorRT's log, per check
+LINES = 100  # lines of TensorRT's log kept per check
 PACKAGES = [
     *(library.package for library in LIBRARIES),
     *"torch triton onnx onnxscript onnx-ir cuda-bindings numpy".split(),
@@ -45,13 +45,13 @@ class Finding:
 
     check: str
     result: Literal["ok", "FAILED", "not tried", "needs GPU"]
-    figures: str  # or why the check failed or did not run
-    traceback: str  # of an unexpected error, else empty
+    figures: str  # or the reason why the check failed or did not run
+    traceback: str  # of an unexpected exception; otherwise empty
     tensorrt: tuple[str, ...]  # warnings and errors from TensorRT's log
 
 
 def examine(case: Case) -> bool:
-    """Run all checks, print a line for each, and write the report. Return whether none failed."""
+    """Run all checks, print one line per check, and write REPORT. Return True if no check failed."""
     report, findings = _circumstances(case), []
     with on(case.device):
         for name, check in CHECKS:
@@ -68,7 +68,7 @@ def examine(case: Case) -> bool:
 
 
 def anonymous(text: str) -> str:
-    """Return the text with placeholders for local folders, and for the user's name in other paths."""
+    """Replace local folders, and the user's name in other paths, with placeholders."""
     home = os.path.expanduser("~")
     places = {"<project>": str(ROOT), "<here>": os.getcwd(), "<temporary>": tempfile.gettempdir(), "~": home}
     for name, place in sorted(places.items(), key=lambda item: -len(item[1])):  # longest first: they may be nested
@@ -90,7 +90,7 @@ def _make(name: str, check: Callable[[], str]) -> Finding:
             figures, result = str(reason), "not tried"
         except (Wrong, BuildError, TensorRTError, CudaError) as error:
             figures = str(error)
-        except Exception as error:  # the remaining checks run whatever fails here
+        except Exception as error:  # run the remaining checks whatever fails here
             figures, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
     words = tuple(record.getMessage().strip() for record in heard[-LINES:])
     return Finding(name, result, " ".join(figures.split()), trace, words)
@@ -98,11 +98,11 @@ def _make(name: str, check: Callable[[], str]) -> Finding:
 
 @contextmanager
 def _listening() -> Iterator[list[logging.LogRecord]]:
-    """Collect the warnings and errors that TensorRT logs."""
+    """Yield a list that collects TensorRT's warnings and errors until the context ends."""
     handler, level, propagate = BufferingHandler(sys.maxsize), heard_log.level, heard_log.propagate
     heard_log.addHandler(handler)
     heard_log.setLevel(logging.DEBUG)
-    heard_log.propagate = False  # they go into the report, not between the printed lines
+    heard_log.propagate = False  # into the report, not between the printed lines
     try:
         yield handler.buffer
     finally:
@@ -112,7 +112,7 @@ def _listening() -> Iterator[list[logging.LogRecord]]:
 
 
 def _circumstances(case: Case) -> dict[str, Any]:
-    """Return versions, platform, the checkpoint's name and the manifest."""
+    """Return the start of the report: date, versions, platform, the checkpoint's file name and the manifest."""
     manifest = expected_manifest(case.target, case.device, library=case.builder.library)
     return {
         "made": time.strftime("%Y-%m-%d"),

@@ -1,8 +1,9 @@
 """Lists the requirements of pyproject.toml that this interpreter does not meet. Needs no package except pip.
 
-    python build/environment.py [extra ...]     prints them, one per line
+    python build/environment.py [extra ...]     prints the unmet requirements, one per line
 
-The exit status is 0 if all are met, 1 if some are not, 2 if this cannot be determined.
+The exit status is 0 if all requirements are met, 1 if some are not, and 2 if Python's version is not supported, an
+extra is unknown or pip is missing.
 """
 
 import importlib.metadata
@@ -14,7 +15,7 @@ PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 
 def requirements(extras: list[str]) -> list[str]:
-    """Return the requirements of the project and of the extras. Raise ValueError for an unknown extra."""
+    """Return the requirements of the project and of these extras. Raise ValueError for an unknown extra."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -27,7 +28,7 @@ def requirements(extras: list[str]) -> list[str]:
 
 
 def is_fulfilled(line: str) -> bool:
-    """Return whether a version that `line` allows is installed, or its marker excludes this machine."""
+    """Return whether an installed package meets the requirement `line`, or its marker excludes this machine."""
     from pip._vendor.packaging.requirements import Requirement
 
     requirement = Requirement(line)

@@ -1,2 +1,2 @@
 class BuildError(RuntimeError):
-    """An engine cannot be built as requested, or its results differ too much from its module's."""
+    """An engine cannot be built as requested, or its relative error exceeds the bound."""

@@ -1,6 +1,6 @@
-"""Exports every stage as an ONNX file, from which TensorRT builds an engine; onnxruntime runs the same file.
+"""Exports each stage as an ONNX file. TensorRT builds an engine from it; onnxruntime can run it.
 
-Shapes are static and types are explicit, in the forms of build/forms.py.
+Shapes are static and types are explicit; build/forms.py replaces some modules first.
 Weights have the checkpoint's names so that engines can be refitted: `<key>` unchanged, `<key>.T` transposed.
 """
 
@@ -20,7 +20,7 @@ from cldm.stages import Size, Stage, make_stages
 from files import digest
 from runtime.spec import EngineSpec, allocate
 
-# The first opset whose GroupNormalization has one scale per channel. TensorRT's parser reads 9 to 24.
+# The first opset whose GroupNormalization has one scale per channel. TensorRT's parser reads opsets 9 to 24.
 OPSET = 21
 
 
@@ -41,8 +41,9 @@ def export(
     plugins: bool = False,
     names: Collection[str] | None = None,
 ) -> Iterator[tuple[EngineSpec, Path]]:
-    """Write `<stage>.onnx`, with its weights next to it, into an existing folder; yield each once it is written.
+    """Write `<stage>.onnx`, with its weights next to it, into an existing folder; yield spec and path of each file.
 
+    A generator: a stage is exported when the iteration reaches it.
     model: in the precision of the engines; `spell_out` changes it in place. plugins: export half-precision
     GroupNorms as plugin calls. names: the stages to export, by default all.
     Raise ExportError with the exporter's reason.
@@ -113,7 +114,7 @@ def _told_apart(module: nn.Module) -> Iterator[None]:
 
 
 def _rename(graph: Any, module: nn.Module, keys: Mapping[int, str]) -> None:
-    """Give the weights the checkpoint's names. The exporter uses the stage's names, and transposes some matrices."""
+    """Rename the weights to the checkpoint's keys. The exporter uses the stage's names and transposes some matrices."""
     names = {name: keys[id(tensor)] for name, tensor in module.named_parameters() if id(tensor) in keys}
     transposed = {
         _digest(tensor.detach().T): f"{names[name]}.T"

@@ -1,12 +1,12 @@
-"""Forms of modules in an ONNX file for TensorRT, where they differ from the PyTorch modules.
+"""Replaces modules, before the export to ONNX, with forms that TensorRT computes accurately and fast.
 
-Attention is two matrix products and a softmax. TensorRT fuses them if it has a kernel, and runs them one by one if not:
-in float32, and for heads as wide as the VAE's. In these cases it rejects ONNX's operator Attention.
-In half precision GroupNorm is TensorRT's own layer, which computes its statistics in float32. TensorRT decomposes
-LayerNorm, so LayerNorm is computed in float32 between casts.
-With plugins, a half-precision GroupNorm is a call of `canny2image::group_norm` (plugins/group_norm) instead. The file
-also defines this function, for runtimes without the plugin.
-docs/tensorrt.md compares these forms with others, by errors and by compiled layers.
+Attention is exported as two matrix products and a softmax. TensorRT fuses them if it has a kernel. It has none for
+float32 and for heads as wide as the VAE's: there it runs them one by one, and would reject ONNX's operator Attention.
+GroupNorm in half precision becomes TensorRT's own layer, which computes the statistics in float32. LayerNorm is
+computed in float32 between casts, because TensorRT decomposes it.
+With plugins, a half-precision GroupNorm becomes a call of `canny2image::group_norm` (plugins/group_norm) instead. The
+file also defines this function in ONNX, for runtimes without the plugin.
+docs/tensorrt.md compares these forms with others by error and by compiled layers.
 """
 
 import torch
@@ -19,8 +19,8 @@ from ldm.norm import GroupNorm
 from ldm.vae import AttnBlock
 from plugins.group_norm.tensorrt_plugin import PLUGIN
 
-# Runs in place of the plugin in onnxruntime, and in TensorRT if the plugin is not registered. Types of Cast: 1 float,
-# 9 bool, 10 half. The function must declare all attributes of its call, including plugin_namespace.
+# onnxruntime runs this function instead of the plugin; so does TensorRT if the plugin is not registered. Types of Cast:
+# 1 float, 9 bool, 10 half. The function must declare all attributes of its call, including plugin_namespace.
 DOMAIN = PLUGIN.split("::")[0]
 FUNCTION = """
 <domain: "canny2image", opset_import: ["": 21]>
@@ -41,7 +41,7 @@ group_norm <groups, eps, silu, plugin_namespace> (x, weight, bias) => (y)
 
 
 class PluginGroupNorm(GroupNorm):
-    """A plugin call, for export only. TensorRT looks the plugin up by `plugin_namespace` and the node's type.
+    """Exports a GroupNorm as a plugin call. TensorRT finds the plugin by `plugin_namespace` and the node's type.
 
     TensorRT reads `groups` and `silu` as arrays of one int32 and `eps` as an array of one float32, the types that the
     plugin registers.
@@ -65,7 +65,7 @@ class Float32LayerNorm(nn.LayerNorm):
 
 
 class Float32SoftmaxAttention(AttnBlock):
-    """Computes the softmax in float32: a head of 512 has no fused kernel, so TensorRT uses the type written here."""
+    """Computes the softmax in float32: no fused kernel exists for a head of 512, so TensorRT uses this type."""
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
@@ -82,10 +82,10 @@ EXACT: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def spell_out(model: ControlLDM, plugins: bool) -> None:
-    """Convert the modules to these forms in place, and let self-attention use the checkpoint's unpacked weights.
+    """Convert the modules to these forms in place, and make self-attention use the checkpoint's unpacked weights.
 
-    LayerNorms and their weights become float32, as does the VAE's softmax. plugins: half-precision GroupNorms become
-    plugin calls.
+    LayerNorms, their weights and the VAE's softmax become float32. plugins: half-precision GroupNorms become plugin
+    calls.
     """
     for module in model.modules():
         if better := EXACT.get(type(module)):

@@ -1,4 +1,4 @@
-"""Compiles the six stages with torch.compile, compares each with its module, and saves the compiled artifacts.
+"""Compiles the six stages with torch.compile, checks their errors, and saves the compiled artifacts.
 
 The weights are random, with a fixed seed: engine files contain no weights and fit every checkpoint of the architecture.
 """
@@ -22,7 +22,10 @@ WEIGHTS = "random:0"
 
 
 def build(target: Target, device: torch.device) -> list[Measurement]:
-    """Compile all stages and save the engine files. Raise BuildError, and save nothing, if a stage fails."""
+    """Compile all stages, save the engine files and return the measurements. If a stage fails, save nothing.
+
+    Raise BuildError if a stage cannot be compiled or its error exceeds the bound, OSError if saving fails.
+    """
     manifest = expected_manifest(target, device)  # before compiling, because the sources may change meanwhile
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         measurements = _compile_all(target, device)

@@ -1,7 +1,7 @@
-"""The compiled layers of an engine, read from the builder's log or from EngineInspector's JSON.
+"""Reads the compiled layers of an engine from the builder's log or from EngineInspector's JSON.
 
-With detailed profiling verbosity the log lists the layers, one per line, and needs no GPU; the inspector needs a GPU
-that can run the engine. Both use the same fields and names.
+With detailed profiling verbosity, the log lists the layers, one per line, without a GPU. The inspector needs a GPU that
+can run the engine. Both use the same field names.
 """
 
 import json
@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from build.table import table as aligned
 
-# TensorRT's compiler names its fused attention kernels like _gemm_mha_v2_myl0_4. Layer names may also repeat the names
-# of ONNX nodes, so they must contain the whole stem.
+# TensorRT's compiler gives fused attention kernels names like _gemm_mha_v2_myl0_4. A layer's name may also contain the
+# names of ONNX nodes, such as attention, so FUSED_NAME matches the whole stem.
 FUSED, FUSED_NAME = re.compile("mha|attention", re.I), re.compile("_ge(mm|mv)_mha")
 UNFUSED = re.compile("softmax|Maxr?SubExpSum", re.I)
 NORM, SILU = re.compile("[GI]nor"), re.compile("Silu")
@@ -30,7 +30,7 @@ SCRATCH = re.compile(r"Max Scratch Memory: (\d+) bytes")
 class Layer:
     name: str
     kind: str
-    formats: tuple[str, ...]  # type and layout of each output, as TensorRT names them
+    formats: tuple[str, ...]  # type and layout of each output, in TensorRT's words
     attention: Literal["fused", "unfused", "none"]  # unfused: this layer computes an attention's softmax
     norm: Literal["fused", "unfused", "none"]  # fused: one kernel computes GroupNorm and SiLU
 
@@ -75,7 +75,7 @@ class BuildLog:
 
 
 def layers_of_json(text: str) -> tuple[Layer, ...]:
-    """Return the layers in EngineInspector's JSON. Raise ValueError if it has no layers in detailed verbosity."""
+    """Return the layers in EngineInspector's JSON. Raise ValueError if it is not JSON or lists no detailed layers."""
     try:
         return tuple(make_layer(one) for one in json.loads(text)["Layers"])
     except (KeyError, TypeError, AttributeError) as error:
@@ -95,7 +95,7 @@ def table(reports: Sequence[Report]) -> str:
 
 
 def make_layer(information: Mapping[str, Any]) -> Layer:
-    """Create a Layer from log or inspector fields; the key of an output's format depends on TensorRT's version."""
+    """Return the Layer of log or inspector fields. The key of an output's format depends on TensorRT's version."""
     name, kind, tactic, origin = (
         str(information.get(key, "")) for key in ("Name", "LayerType", "TacticName", "Metadata")
     )
@@ -115,7 +115,7 @@ def make_layer(information: Mapping[str, Any]) -> Layer:
 
 
 def _fields(line: str) -> dict[str, Any]:
-    """Return one line of the builder's list in the form of the inspector's JSON."""
+    """Convert one line of the builder's list to the form of the inspector's JSON."""
     outputs = OUTPUTS.search(line)
     found = OUTPUT.findall(outputs[1]) if outputs else []
     texts = dict(reversed(FIELD.findall(line)))  # reversed, so that the first Name, the layer's own, wins

@@ -1,4 +1,4 @@
-"""Errors and times of built stages, the check of their errors, and a table."""
+"""Errors and times of built stages: the check of the errors against their bounds, and a table."""
 
 import math
 from collections.abc import Sequence
@@ -10,13 +10,16 @@ from build.table import table as aligned
 
 @dataclass(frozen=True)
 class Measurement:
-    """Results for one stage. Errors are relative to the next higher precision; times are None on the CPU."""
+    """Results for one stage. Errors are relative to the next higher precision.
+
+    milliseconds and eager_milliseconds are GPU times of one run; None on the CPU or if not measured.
+    """
 
     stage: str
-    compile_seconds: float
+    compile_seconds: float  # duration of bind and the first run
     error: float | None  # None if the engine cannot run here
     eager_error: float | None  # None if the module was not run, as in half precision on the CPU
-    floor: float
+    floor: float  # error that is always accepted
     milliseconds: float | None
     eager_milliseconds: float | None
     onnx_error: float | None = None  # of the stage's ONNX file in onnxruntime; None if it was not run
@@ -42,8 +45,8 @@ def check(measurements: Sequence[Measurement]) -> None:
         if not one.holds:
             what = f"ONNX file of stage {one.stage}" if one.error is None else f"compiled stage {one.stage}"
             raise BuildError(
-                f"the {what} has a relative error of {one.judged:.2e}, expected at most {one.bound:.2e}: nothing is "
-                "saved; use backend eager"
+                f"the {what} has a relative error of {one.judged:.2e}, expected at most {one.bound:.2e}: no engines "
+                "were saved; use backend eager"
             )
 
 

@@ -1,4 +1,4 @@
-"""An engine that runs a stage's ONNX file, the input of TensorRT's builder, in onnxruntime on the CPU."""
+"""An engine that runs a stage's ONNX file in onnxruntime on the CPU. TensorRT builds from the same file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +10,11 @@ from torch import Tensor
 from runtime.engine import Engine, Stream
 from runtime.spec import EngineSpec
 
-ERRORS = 3  # onnxruntime's log level that hides warnings about constants that it cannot fold
+ERRORS = 3  # onnxruntime's log level for errors only; hides warnings about constants that it cannot fold
 
 
 class OnnxEngine(Engine):
-    """Buffers may be on any device: enqueue copies them, and returns when the run is complete."""
+    """Buffers may be on any device: enqueue copies them. It ignores the stream and returns when the run is complete."""
 
     def __init__(self, spec: EngineSpec, path: Path) -> None:
         self.spec = spec

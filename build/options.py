@@ -1,4 +1,4 @@
-"""The options of `python -m build`, and the check for options that would have no effect."""
+"""Defines the options of `python -m build`, and rejects options that would have no effect."""
 
 import argparse
 import re
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m build", description="Builds the engines for this machine.")
     add = parser.add_argument
-    add("--backend", choices=("auto", "inductor", "tensorrt"), default="auto", help="auto: the best for this GPU. "
-        "tensorrt also runs its ONNX files in onnxruntime, if installed, for a minute or two on the CPU")  # fmt: skip
+    add("--backend", choices=("auto", "inductor", "tensorrt"), default="auto", help="auto: the fastest for this "
+        "GPU. tensorrt also runs its ONNX files in onnxruntime, if installed: a minute or two on the CPU")  # fmt: skip
     add("--weights", "--checkpoint", dest="checkpoint", help="BASE, BASE:CONTROL (files or folders) or random:SEED; "
         "inductor uses only their architecture")  # fmt: skip
     add("--vae", help="tensorrt: file or folder with another VAE")
@@ -38,16 +38,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def ignored(options: argparse.Namespace, backends: Sequence[str]) -> str:
-    """Return an error message if some options would have no effect on these backends, else ""."""
+    """Return an error message if some options would have no effect with these backends, otherwise ""."""
 
     def given(*names: str) -> str:
         return " and ".join(f"--{name}" for name in names if getattr(options, name))
 
     if "tensorrt" not in backends and (useless := given("check", "target", "plugins", "refit", "vae")):
         built = " or ".join(backends) or "eager"
-        return f"{useless}: for backend tensorrt only, but this builds backend {built}: leave out {useless}"
+        return f"got {useless} with backend {built}, expected backend tensorrt: leave out {useless}"
     if options.check and (useless := given("force", "refit", "strict")):
-        return f"--check with {useless}: --check saves no engines and always runs all checks: leave out {useless}"
+        return f"got --check with {useless}; --check saves no engines and always runs all checks: leave out {useless}"
     if options.strict and not options.plugins:
         return "--strict has no effect without --plugins: leave it out, or add --plugins"
     return ""

@@ -1,4 +1,4 @@
-"""python -m build plans: finds the steps to evaluate, and their taps, for the given checkpoint.
+"""python -m build plans: searches for the steps to evaluate, and fits their taps, for one checkpoint.
 
 The requests form three folds that share no picture, prompt or seed: taps are fitted on the first, steps are chosen on
 the second, and results are reported on the third. Fit plans in the precision that you will run them in.
@@ -22,21 +22,21 @@ from plans.routes import Route, Routes, geometric_mean, to_plan
 from plans.search import beam_search, climb, eliminate, evaluations_of_a_beam
 from plans.taps import fitted, hold
 
-# Candidates in addition to those that are found: the contest's list, and two that were good on other networks.
+# Candidates besides those that the search finds: the contest's list, and two that were good on other networks.
 KNOWN = (TEN, (19, 18, 17, 16, 15, 13, 11, 8, 4, 1), (19, 18, 17, 16, 14, 12, 9, 6, 3, 1))
 BEAM = 2
 
 
 @dataclass(frozen=True)
 class Search:
-    """Searches for plans. All searches share the cache of routes."""
+    """Searches for plans. Its searches share the cache in `routes`."""
 
     routes: Routes
     width: int  # of the beam
     thorough: bool
 
     def best(self, calls: Sequence[int]) -> Iterator[Route]:
-        """Yield the best route found for each of these numbers of evaluations."""
+        """Yield the best route found for each number of evaluations in `calls`, in that order."""
         beam, lists = self._beam(max(calls)), self._lists(min(calls))
         for one in calls:
             others = [known for known in (*KNOWN, lists.get(one, ())) if len(known) == one]
@@ -51,14 +51,14 @@ class Search:
         return {calls: [route.evaluated for route in routes] for calls, routes in found.items()}
 
     def _lists(self, least: int) -> dict[int, tuple[int, ...]]:
-        """Return the lists found by elimination, by number of evaluations; none unless thorough."""
+        """Return the lists found by elimination, by number of evaluations; an empty dict unless `thorough`."""
         if not self.thorough:
             return {}
         with tqdm(total=sum(range(least, STEPS)), desc="elimination", unit="list") as bar:
             return eliminate(STEPS, least, self.error, bar.update)
 
     def _choose(self, candidates: Iterable[Sequence[int]]) -> Route:
-        """Return the route of the best candidate, improved by hill climbing if thorough."""
+        """Return the route of the best candidate; if `thorough`, improve it by hill climbing first."""
         best = min(candidates, key=self.error)
         if self.thorough:
             with tqdm(desc=f"hill climbing, {len(best)} evaluations", unit="list") as bar:
@@ -67,7 +67,7 @@ class Search:
 
 
 def even(calls: int) -> tuple[int, ...]:
-    """Return `calls` evenly spaced steps that start with the first, noisiest step."""
+    """Return `calls` evenly spaced steps, beginning with the first, noisiest step."""
     return tuple(STEPS - 1 - STEPS * i // calls for i in range(calls))
 
 
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"plans: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("plans: stopped; finished plans are kept, run the same command again to continue", file=sys.stderr)
+        print("plans: stopped; finished plans are kept; run the same command again to continue", file=sys.stderr)
         return 130
     return 0
 

@@ -1,4 +1,4 @@
-"""Checks of the GroupNorm plugin: it registers, an engine uses it, and the engine loads without it."""
+"""Checks that the GroupNorm plugin registers, that an engine uses it, and that the engine loads without it."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from build.case import Case, NotTried, Wrong
 from runtime.sources import ROOT
 
 PLUGIN = re.compile("plugin|group_?norm", re.I)  # matches the kind or name of a plugin layer
-# Code of a separate process that reads a serialized engine without registering the plugin.
+# Code for a separate process: reads a serialized engine without registering the plugin.
 READ = """
 import sys, torch
 from runtime.tensorrt_calls import logger_of
@@ -36,7 +36,7 @@ def check_plugin(case: Case) -> str:
 
 
 def check_engine_with_plugin(case: Case) -> str:
-    """Verify that the engine contains the plugin's code: a process that never registered the plugin can read it."""
+    """Verify that the decoder's engine contains the plugin's code: it loads in a process that did not register it."""
     if not case.plugins:
         raise NotTried("the plugin is not registered")
     calls = sum(bool(PLUGIN.search(f"{layer.kind} {layer.name}")) for layer in case.listed("decoder").layers)

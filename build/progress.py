@@ -1,4 +1,4 @@
-"""The progress bar of a TensorRT build, and Ctrl-C to stop it."""
+"""Shows the progress of a TensorRT build, and stops the build on Ctrl-C."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def watched(trt: Any, config: "trt.IBuilderConfig", name: str) -> Iterator[None]:
-    """Show the progress of one engine's build. On Ctrl-C raise KeyboardInterrupt, once TensorRT has stopped."""
+    """Show the progress of one engine's build. After Ctrl-C, raise KeyboardInterrupt once TensorRT has stopped."""
     with tqdm(desc=f"building {name}", unit="step") as progress:
         monitor = make_monitor(trt, progress)
         config.progress_monitor = monitor
@@ -26,9 +26,9 @@ def watched(trt: Any, config: "trt.IBuilderConfig", name: str) -> Iterator[None]
 
 
 def make_monitor(trt: Any, progress: "tqdm[Any]") -> Any:
-    """Return an IProgressMonitor that advances the bar with every step of any phase; several threads may call it.
+    """Return an IProgressMonitor that advances the bar at every step of any phase. Several threads may call it.
 
-    Phases are nested and announced only when they start, so the total grows. Once `interrupted` is set, the build stops
+    Phases are nested and reported only when they start, so the total grows. Once `interrupted` is set, the build stops
     at its next step.
     """
 
@@ -56,7 +56,10 @@ def make_monitor(trt: Any, progress: "tqdm[Any]") -> Any:
 
 @contextmanager
 def _interrupts_noted(monitor: Any) -> Iterator[None]:
-    """Set `interrupted` on Ctrl-C. Python's handler would raise in a callback, where bindings swallow exceptions."""
+    """Set `interrupted` on Ctrl-C inside the context; in threads other than the main thread, do nothing.
+
+    Python's own handler could raise inside a callback of TensorRT, whose bindings swallow exceptions.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

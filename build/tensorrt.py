@@ -1,8 +1,8 @@
-"""Builds the TensorRT engines of a checkpoint: exports ONNX, builds, compares each stage with its module, and saves.
+"""Builds the TensorRT engines of a checkpoint: exports the stages to ONNX, builds, checks the errors, and saves.
 
-Engines for the GPU in this machine are run and compared with higher precision. Engines for other GPUs cannot run here:
-onnxruntime runs their ONNX files instead. That does not cover TensorRT's own arithmetic; `python -m build --check` on
-the target machine does.
+Engines for this machine's GPU are run and compared with the modules in higher precision. Engines for other GPUs cannot
+run here: onnxruntime runs their ONNX files instead. That does not test TensorRT's own arithmetic; `python -m build
+--check` on the target machine does.
 """
 
 import json
@@ -44,11 +44,12 @@ log = logging.getLogger(__name__)
 def build(
     target: Target, checkpoint: Checkpoint, builder: Builder, strict: bool = False
 ) -> tuple[list[Report], list[Measurement]]:
-    """Build all engines and save them.
+    """Build all engines and save them. Return the reports of all engines, and the measurements of those that could run.
 
-    target: as returned by `settle_plugins`. If the build with plugins fails, log why and build without them; with
-    `strict`, raise instead.
-    Raise TensorRTError, ExportError or BuildError, and save nothing, if a stage fails.
+    target: as returned by `settle_plugins`. If the build with plugins fails, log why and build without plugins; with
+    `strict`, raise the error instead.
+    If a stage fails, save nothing and raise TensorRTError or BuildError (ExportError is one). Raise OSError if saving
+    fails.
     """
     check_exporter(builder.library.extra)
     _warn_of_replaced(target.folder, builder)
@@ -70,7 +71,11 @@ def build_stages(
     plugins: bool = False,
     names: Collection[str] | None = None,
 ) -> Iterator[tuple[Path, bytes, Report]]:
-    """Yield ONNX file, serialized engine and report of each stage. The other arguments are those of `export`."""
+    """Build the stages; yield ONNX file, serialized engine and report of each.
+
+    model to names: as for `export`. Raise TensorRTError if a build fails or, with `builder.refit`, if an engine cannot
+    refit all weights that come from the checkpoint.
+    """
     for spec, path in export(model, size, folder, plugins, names):
         serialized, report = compile_engine(path, spec, builder)
         if builder.refit:
@@ -80,19 +85,19 @@ def build_stages(
 
 
 def prepare_trial(model: ControlLDM, dtype: torch.dtype, size: Size, device: torch.device) -> Trial:
-    """Return a trial of the model, converted in place. Half-precision modules are slow on the CPU and not run there."""
+    """Return a trial of the model, converted in place. On the CPU, half-precision modules are slow and not run."""
     return prepare(model.to(device), dtype, size, device, eager=dtype != torch.float16 or device.type != "cpu")
 
 
 def make_engine(trial: Trial, name: str, serialized: bytes) -> TensorRTEngine:
-    """Return an engine for a stage of the trial, with scratch memory, ready to be measured."""
+    """Return the engine of a stage of the trial, with scratch memory, ready to be measured."""
     engine = TensorRTEngine(trial.stages[name].spec, serialized, trial.device)
     allocate_scratch([[engine]], trial.device)
     return engine
 
 
 def _warn_of_replaced(folder: Path, builder: Builder) -> None:
-    """Warn if engines for other GPUs will be replaced: all targets share one folder."""
+    """Warn if the build will replace engines for other GPUs: the engines for all GPUs share one folder."""
     try:
         capabilities = json.loads((folder / MANIFEST).read_bytes())["capability"]
         there = {int(capability.replace(".", "")) for capability in capabilities}
@@ -133,7 +138,10 @@ def _build(target: Target, checkpoint: Checkpoint, builder: Builder) -> tuple[li
 
 
 def _measure(trial: Trial, name: str, builder: Builder, serialized: bytes, path: Path) -> Measurement | None:
-    """Measure the ONNX file and, if it can run here, the engine: this separates the file's errors from TensorRT's."""
+    """Measure the ONNX file and, if it can run here, the engine, to separate the file's errors from TensorRT's.
+
+    Return None if neither could run.
+    """
     by_onnx = _measure_onnx(trial, name, path)
     if not builder.runs:
         return by_onnx
@@ -142,7 +150,7 @@ def _measure(trial: Trial, name: str, builder: Builder, serialized: bytes, path:
 
 
 def _measure_onnx(trial: Trial, name: str, path: Path) -> Measurement | None:
-    """Measure the ONNX file. Return None if onnxruntime cannot run it."""
+    """Measure the ONNX file. Return None if onnxruntime is not installed or cannot run the file."""
     if find_spec("onnxruntime") is None:
         return None
     from build.onnx_engine import OnnxEngine
@@ -150,6 +158,6 @@ def _measure_onnx(trial: Trial, name: str, path: Path) -> Measurement | None:
     try:
         measurement = trial.measure(OnnxEngine(trial.stages[name].spec, path), timed=False)
         return replace(measurement, error=None, onnx_error=measurement.error)
-    except Exception as error:  # an older onnxruntime may lack operators; the engine is judged without it
+    except Exception as error:  # an older onnxruntime may lack operators; the build goes on without it
         log.warning("onnxruntime cannot run stage %s (%s)", name, " ".join(str(error).split()))
         return None

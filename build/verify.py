@@ -1,4 +1,4 @@
-"""Compares a stage's engine, and the module it was built from, with the module in higher precision."""
+"""Measures the errors of a stage's engine and of its eager module, against the module in higher precision."""
 
 import statistics
 import time
@@ -21,20 +21,23 @@ from runtime.precision import full_float32
 from runtime.spec import allocate
 
 SEED = 0
-RUNS = 20  # of each stage, for the median time
+RUNS = 20  # runs per stage for the median time
 
 HIGHER = {torch.float16: torch.float32, torch.float32: torch.float64}  # precision of the reference results
-# Relative errors below these are rounding of the outputs themselves; for uint8, one grey level.
+# Relative errors that rounding the outputs alone can cause; for uint8, one grey level.
 FLOORS = {torch.float16: 1e-3, torch.float32: 1e-5, torch.uint8: 1 / 255}
-NOT_RUN = 2 * torch.finfo(torch.float16).eps  # floor for half-precision networks that PyTorch did not run
+NOT_RUN = 2 * torch.finfo(torch.float16).eps  # floor for half-precision modules that were not run
 
 
 @dataclass(frozen=True)
 class Truth:
-    """The expected results of a stage, in higher precision, and the results of its eager module."""
+    """The expected outputs of a stage, in higher precision, and the results of its eager module.
+
+    The error and time of the eager module are None if it was not run, and the time is None on the CPU.
+    """
 
     outputs: list[Tensor]
-    eager_outputs: list[Tensor]  # `outputs`, rounded, if the module was not run
+    eager_outputs: list[Tensor]  # if the module was not run: `outputs`, rounded to the dtype of the buffers
     eager_error: float | None
     eager_milliseconds: float | None
 
@@ -47,7 +50,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Trial:
-    """All stages, the expected results of each, and buffers with the inputs of all."""
+    """All stages, their expected results, and buffers that hold the inputs of all stages."""
 
     stages: dict[str, Stage]
     truths: dict[str, Truth]
@@ -55,7 +58,10 @@ class Trial:
     device: torch.device
 
     def measure(self, engine: Engine, timed: bool = True) -> Measurement:
-        """Bind, run and measure one stage's engine; its first run may compile. timed: measure its time, if on a GPU."""
+        """Bind and run one stage's engine, and return its error and times. timed: measure the time of a run on a GPU.
+
+        Afterwards the output buffers hold the results of the eager module.
+        """
         truth = self.truths[engine.spec.name]
         start = time.perf_counter()
         error = self.error(engine)
@@ -69,7 +75,7 @@ class Trial:
             eager_milliseconds=truth.eager_milliseconds,
         )
         for output, eager in zip(engine.spec.pick(self.buffers)[1], truth.eager_outputs, strict=True):
-            output.copy_(eager)  # the next stage must read the inputs of its expected results
+            output.copy_(eager)  # the next stage's expected results were computed from these
         return measurement
 
     def error(self, engine: Engine) -> float:
@@ -85,9 +91,9 @@ class Trial:
 
 
 def prepare(model: ControlLDM, dtype: torch.dtype, size: Size, device: torch.device, eager: bool = True) -> Trial:
-    """Return a trial of the model, which is float32 and on the device; it is converted to `dtype` in place.
+    """Return a trial of the model, which must be float32 and on `device`; it is converted to `dtype` in place.
 
-    eager: run the modules in `dtype` too (minutes in half precision on the CPU).
+    eager: also run the modules in `dtype` (takes minutes in half precision on the CPU).
     """
     higher = make_fast(deepcopy(model), HIGHER[dtype])
     stages = make_stages(make_fast(model, dtype), *size)
@@ -99,7 +105,7 @@ def prepare(model: ControlLDM, dtype: torch.dtype, size: Size, device: torch.dev
 
 
 def _randomize(buffers: Mapping[str, Tensor], stages: Mapping[str, Stage], vocabulary: int) -> None:
-    """Fill the buffers that no stage writes, identically on every device; running the stages fills the others."""
+    """Fill the buffers that no stage writes with random values, equal on every device. The stages fill the others."""
     generator = torch.Generator().manual_seed(SEED)
     written = {spec.name for stage in stages.values() for spec in stage.spec.outputs}
     for name in sorted(buffers.keys() - written):
@@ -114,7 +120,7 @@ def _randomize(buffers: Mapping[str, Tensor], stages: Mapping[str, Stage], vocab
 
 @torch.inference_mode()
 def _truth(stage: Stage, exact: Stage, buffers: Mapping[str, Tensor], device: torch.device, eager: bool) -> Truth:
-    """Run one stage in higher precision and, if `eager`, its own; leave the outputs for the stages that read them."""
+    """Run one stage in higher precision and, if `eager`, in its own. Leave its outputs in the buffers."""
     inputs, outputs = stage.spec.pick(buffers)
     with full_float32():
         true = list(exact.module(*(x.to(spec.dtype) for x, spec in zip(inputs, exact.spec.inputs, strict=True))))
@@ -141,7 +147,7 @@ def _relative(got: Tensor, true: Tensor) -> Tensor:
 
 
 def median_milliseconds(enqueue: Callable[[], object], device: torch.device) -> float | None:
-    """Return the median GPU time of a run on the current stream, with gaps between kernels; None on the CPU."""
+    """Return the median GPU time of one run on the current stream, including gaps between kernels; None on the CPU."""
     if device.type != "cuda":
         return None
     enqueue()

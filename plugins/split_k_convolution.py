@@ -1,8 +1,8 @@
-"""Split-K convolutions: 3x3 convolutions over few pixels and many channels, with their sums split into parts.
+"""Split-K convolutions: for 3x3 convolutions over few pixels and many channels, split each sum into parallel parts.
 
 At 8x12 pixels and 1280 channels there are few outputs, and each is a sum of 11,520 products. A kernel that assigns each
-tile of outputs to one multiprocessor leaves most of the GPU idle: on an H200 cuDNN takes 24 us, although the weights
-can be read in 7 us. Here the sums are split into parts that run in parallel, which takes 17 us. torch.compile adds the
+tile of outputs to one multiprocessor leaves most of the GPU idle: on an H200 cuDNN takes 24 us, although reading the
+weights takes only 7 us. This kernel computes parts of the sums in parallel and takes 17 us. torch.compile adds the
 parts, always in the same order, in the kernel that adds the bias.
 """
 
@@ -21,7 +21,7 @@ PROGRAMS = 264  # two per multiprocessor of an H200
 
 
 class SplitKConv2d(nn.Conv2d):
-    """A 3x3 convolution, split where that is faster, if torch.compile compiles it for a GPU in float16."""
+    """A 3x3 convolution. Under torch.compile, on a GPU in float16, its sums are split if that is faster."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         stride = self.stride[0]
@@ -48,7 +48,7 @@ def split_convolutions(model: nn.Module) -> None:
 
 
 def parts_for(pixels: int, channels: int, out_channels: int) -> int:
-    """Return the number of parts to split a convolution's sums into; 0 if cuDNN is faster or the kernel cannot do it.
+    """Return the number of parts to split a convolution's sums into; 0 if cuDNN is faster or the sizes are unsupported.
 
     pixels: output pixels of all maps together. The bounds were measured on an H200 (docs/performance.md).
     """
@@ -61,7 +61,7 @@ def parts_for(pixels: int, channels: int, out_channels: int) -> int:
 
 @triton_op("canny2image::convolution_parts", mutates_args={})
 def convolution_parts(x: Tensor, weight: Tensor, stride: int, parts: int) -> Tensor:
-    """Return the parts of the 3x3 convolution of x with zero padding; their sum over the first axis is the convolution.
+    """Return parts whose sum over the first axis is the 3x3 convolution of x, zero-padded by 1.
 
     x: float16 [n, h, w, c], weight: float16 [o, 3, 3, c], both contiguous; c a multiple of DEPTH, o of COLUMNS.
     The result is float32 [parts, n, h / stride, w / stride, o], with h / stride and w / stride rounded up.
@@ -83,7 +83,7 @@ def _convolution(
     x, weight, result, h, w, out_h, out_w, channels, out_channels,
     pixels, parts, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    # A program computes one part of the sums of an output tile. Each step adds DEPTH channels at one of 9 filter taps.
+    # A program computes one part of the sums of one output tile. Each step adds DEPTH channels of one of 9 filter taps.
     part = tl.program_id(2)
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)

@@ -1,1 +1,1 @@
-"""Tensors, engines and streams; independent of diffusion."""
+"""Runs engines on tensors and streams; contains nothing about diffusion."""

@@ -1,4 +1,4 @@
-"""Engine files: the output of torch.compile or TensorRT, saved for later starts.
+"""Saves and loads engine files: the output of torch.compile or TensorRT.
 
     <folder>/artifacts.bin    kernels and tuning choices from torch.compiler.save_cache_artifacts(), without weights;
                               or serialized TensorRT engines, with weights
@@ -35,7 +35,7 @@ class Manifest:
     """The facts that engine files depend on, as JSON values by name.
 
     facts: must match for the files to be usable. An expected None matches any value; an expected list must be a subset
-    of the list in the file. notes: for readers, not compared. command: builds such files.
+    of the list in the file. notes: for people, not compared. command: the command that builds such files.
     """
 
     facts: Mapping[str, Any]
@@ -44,9 +44,10 @@ class Manifest:
 
 
 def save(folder: Path, data: bytes, manifest: Manifest) -> None:
-    """Write both files to a temporary folder and rename it; add the size and checksum of the data to the manifest.
+    """Write both files atomically: to a temporary folder that is then renamed to `folder`.
 
-    An existing `folder` is replaced after everything is written. Temporary folders left by killed runs are removed.
+    The manifest file also gets the size and checksum of the data. An existing `folder` is replaced; temporary folders
+    of killed runs are removed.
     Raise OSError with the path if the folder cannot be written.
     """
     values = {**manifest.facts, **manifest.notes, "size": len(data), "sha256": digest(data)}
@@ -74,12 +75,12 @@ def load(folder: Path, expected: Manifest) -> None:
 
 
 def read(folder: Path, expected: Manifest) -> bytes:
-    """Return the artifacts if the folder's manifest matches `expected` and the artifacts match the manifest.
+    """Return the artifacts. Raise EngineFileError if the files are missing, damaged or do not match `expected`.
 
-    Otherwise raise EngineFileError with one sentence that lists all differing facts and the command to rebuild.
+    The error lists all facts that differ and states the command that builds the files.
     """
     if not folder.is_dir():
-        raise _error(folder, "there is no such folder", expected)
+        raise _error(folder, "the folder does not exist", expected)
     found = _parse(folder, _bytes(folder, MANIFEST, expected), expected)
     if different := [
         f"{name} is {found[name]!r}, expected {want!r}"
@@ -91,7 +92,7 @@ def read(folder: Path, expected: Manifest) -> bytes:
     if len(data) != found["size"]:
         raise _error(folder, f"{ARTIFACTS} has {len(data)} bytes, expected {found['size']}", expected)
     if digest(data) != found["sha256"]:
-        raise _error(folder, f"{ARTIFACTS} was altered: its SHA-256 differs from the one in {MANIFEST}", expected)
+        raise _error(folder, f"{ARTIFACTS} is damaged: its SHA-256 differs from the one in {MANIFEST}", expected)
     return data
 
 
@@ -130,7 +131,7 @@ def _error(folder: Path, what: str, expected: Manifest) -> EngineFileError:
 
 
 def _replace(folder: Path, contents: dict[str, bytes]) -> None:
-    """Replace the contents of `folder` with these files."""
+    """Replace `folder` with a folder of these files."""
     whole = _temporary(folder)
     for name, content in contents.items():
         (whole / name).write_bytes(content)
@@ -157,6 +158,6 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _clean_up(folder: Path) -> None:
-    """Remove temporary folders. Call it with the lock held: then no running process uses them."""
+    """Remove the temporary folders. The caller must hold the lock, so no other process is using them."""
     for leftover in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(leftover)

@@ -1,4 +1,4 @@
-"""The choice of device, precision and backend on this machine."""
+"""Chooses the device, precision and backend on this machine."""
 
 import logging
 from collections.abc import Callable
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class Backend:
     name: str
     make_engine: Callable[[EngineSpec, nn.Module], Engine]
-    keep: Callable[[], None] = lambda: None  # saves kernels that engines compiled while running, for the next start
+    keep: Callable[[], None] = lambda: None  # saves the kernels that engines compiled while running
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ PRECISIONS = {p.name: p for p in (Precision("fp32", torch.float32), Precision("f
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device; "auto" is the GPU if there is one. Raise ValueError if this machine has no such device."""
+    """Return the device; "auto" is the GPU if there is one. Raise ValueError for other names and missing devices."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -70,7 +70,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 
 
 def choose_backends(name: str, device: torch.device) -> tuple[str, ...]:
-    """Return the names of the backends to try, fastest first: for "auto" all that the device supports, else `name`.
+    """Return the backends to try, fastest first: for "auto" all that the device supports, otherwise only `name`.
 
     Raise ValueError for an unknown name, and for TensorRT without a GPU.
     """

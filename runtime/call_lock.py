@@ -1,4 +1,4 @@
-"""A lock for calls: one thread at a time, only in the process that created it, under PyTorch's default settings."""
+"""A lock that lets one thread at a time make a call, and restores PyTorch's default settings during the call."""
 
 import os
 import threading
@@ -9,7 +9,7 @@ import torch
 
 
 class Turns:
-    """A reentrant lock: calling the object returns a context manager that only one thread at a time can enter."""
+    """A reentrant lock. Calling the object returns a context manager that only one thread at a time can enter."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -17,7 +17,10 @@ class Turns:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Raise RuntimeError in a forked child, where the parent's CUDA context and locks do not work."""
+        """Hold the lock, under PyTorch's defaults, until the context ends.
+
+        Raise RuntimeError in a forked child, where the parent's CUDA context and locks do not work.
+        """
         if os.getpid() != self.process_id:
             raise RuntimeError(
                 "this hackathon object was created before this process was forked: create one in each process, or "

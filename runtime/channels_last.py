@@ -1,4 +1,4 @@
-"""Conversion of convolution weights to channels-last, the memory format that convolutions use on GPUs."""
+"""Converts convolution weights to channels-last, the memory format that convolutions use on GPUs."""
 
 import torch
 from torch import nn
@@ -8,8 +8,8 @@ from torch import nn
 def channels_last(module: nn.Module) -> nn.Module:
     """Convert the module's convolution weights on CUDA devices to channels-last, in place, and return the module.
 
-    Inductor runs convolutions in that format on GPUs, and would otherwise convert the weights in every call.
-    A CUDA graph captured earlier keeps using the old memory: convert before capture.
+    On GPUs, Inductor runs convolutions in channels-last; it would convert other weights in every call.
+    Convert before capture: a CUDA graph that was captured earlier keeps reading the old memory.
     """
     for parameter in module.parameters():
         if parameter.is_cuda and parameter.dim() == 4:

@@ -1,4 +1,4 @@
-"""Calls of the CUDA runtime through cuda-python, with every status checked."""
+"""Calls the CUDA runtime through cuda-python and checks every status."""
 
 from collections.abc import Callable
 from typing import Any

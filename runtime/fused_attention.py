@@ -1,4 +1,4 @@
-"""Attention in one kernel, the fastest that PyTorch has for the shape: cuDNN first, then flash attention."""
+"""Selects the first of PyTorch's attention kernels that can run: cuDNN, flash, memory-efficient, or unfused."""
 
 from contextlib import AbstractContextManager
 
@@ -13,7 +13,7 @@ FASTEST_FIRST = [
 
 
 def fused_attention() -> AbstractContextManager[None]:
-    """Return a context in which scaled_dot_product_attention uses the first backend of FASTEST_FIRST that can run.
+    """Return a context in which scaled_dot_product_attention uses the first backend in FASTEST_FIRST that can run.
 
     PyTorch's own choice depends on its version and the GPU: 2.11 already chooses cuDNN on an H100.
     """

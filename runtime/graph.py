@@ -1,4 +1,4 @@
-"""CUDA graphs: work captured once and launched as a whole."""
+"""CUDA graphs: capture work once, then launch all of it with one call."""
 
 import weakref
 from collections import Counter
@@ -13,11 +13,12 @@ from runtime.cuda import CaptureError, CudaError, call, cudart
 class Graph:
     """A CUDA graph of everything that `work` queues on `stream`, and on streams that fork from it and join it again.
 
-    Memory that PyTorch allocates during capture comes from a pool that lives as long as the graph. Capture does not
-    execute the work. Run the work once before: libraries initialize at their first call, which capture does not allow.
+    Creating the object calls `work` once to capture it, without executing the work. Run the work once before: libraries
+    initialize at their first call, which is not allowed during capture. Memory that PyTorch allocates during capture
+    comes from a pool that lives as long as the graph.
     Raises CaptureError if the work cannot be captured, torch.OutOfMemoryError, and CudaError for other errors of the
-    device. A RuntimeError of `work` becomes a CaptureError; its other exceptions propagate. Failures leave nothing
-    behind.
+    device. A RuntimeError of `work` becomes a CaptureError; its other exceptions propagate. After a failure, all
+    resources are freed.
     """
 
     def __init__(self, work: Callable[[], object], stream: torch.cuda.Stream) -> None:
@@ -59,7 +60,7 @@ def _record(runtime: Any, work: Callable[[], object], stream: torch.cuda.Stream)
             if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
                 call(runtime.cudaStreamSynchronize, stream.cuda_stream)  # raises CudaError if the device failed
                 raise CaptureError(f"{type(error).__name__}: {error}") from error
-            raise  # the status would hide the cause
+            raise  # not the status, which would hide the cause
         try:
             return call(runtime.cudaStreamEndCapture, stream.cuda_stream)
         except CudaError as error:

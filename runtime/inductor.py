@@ -1,4 +1,4 @@
-"""An engine compiled by torch.compile: the same module in fewer and faster kernels.
+"""An engine that runs a module compiled by torch.compile, in fewer and faster kernels.
 
 Inductor compiles at the first run, or uses the kernels of an earlier compilation if `runtime.artifacts.load` has loaded
 them. Weights are inputs of the compiled code: after new values are written into the module's parameters, the same
@@ -24,9 +24,9 @@ Run = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
 
 @dataclass(frozen=True)
 class Tuning:
-    """How much Inductor searches for faster kernels: options of torch.compile under their own names.
+    """Options of torch.compile, under their own names, that control the search for faster kernels.
 
-    The defaults are PyTorch's, except conv_1x1_as_mm. The manifest of engine files lists the options used.
+    The defaults are PyTorch's, except conv_1x1_as_mm. The manifest of engine files lists the values.
     """
 
     coordinate_descent_tuning: bool = False  # try block sizes for every Triton kernel
@@ -63,7 +63,7 @@ class InductorEngine(Engine):
 
 
 class CompiledEngines:
-    """Creates the engines of one model; later pipelines reuse the code compiled or loaded for the first."""
+    """Creates the engines of one model. Engines with equal specs share the code compiled or loaded for the first."""
 
     def __init__(self) -> None:
         self.unbound: dict[EngineSpec, InductorEngine] = {}  # bound engines would keep a pipeline's buffers alive
@@ -91,7 +91,7 @@ def _own_code(function: Run) -> Run:
     """Return the function with a code object of its own.
 
     PyTorch stores compiled code per code object, with at most eight variants each. All closures of one definition share
-    a code object, so two pipelines of six engines would exceed that limit.
+    a code object, so two pipelines of six engines would exceed eight.
     """
     assert isinstance(function, FunctionType)
     return FunctionType(

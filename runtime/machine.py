@@ -27,9 +27,10 @@ def machine(device: torch.device) -> Facts:
 
 
 def tensorrt_machine(device: torch.device, library: Library, targets: Sequence[int] = ()) -> Facts:
-    """Return the facts that TensorRT's engines depend on; the rest of the installation does not matter to them.
+    """Return the facts that TensorRT's engines depend on; they do not depend on other installed software.
 
-    targets: compute capabilities, by default the device's. Raise TensorRTError if the library cannot be imported.
+    targets: the GPUs' compute capabilities, by default the device's. Raise TensorRTError if the library cannot be
+    imported.
     """
     return {
         "device": NONE if library.portable else torch.cuda.get_device_name(device),

@@ -1,4 +1,4 @@
-"""Inputs in page-locked host memory: the host writes them, and a captured graph copies them to the device."""
+"""Inputs in page-locked host memory: the host writes them there, and a captured graph copies them to the device."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class PinnedInputs:
-    """A host copy of each of the given buffers."""
+    """Host memory for inputs, zero until `write`, and the device buffers that `upload` copies it to; both by name."""
 
     def __init__(self, buffers: Mapping[str, Tensor]) -> None:
         self.buffers = buffers
         self.written = {name: pinned(buffer) for name, buffer in buffers.items()}
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Write a value for every buffer, in any form that NumPy can assign. No `upload` may be running."""
+        """Write a value for every buffer, in any form that NumPy can assign. No queued upload may be running."""
         for name, written in self.written.items():
             # NumPy, because PyTorch would wake all its threads, which takes milliseconds.
             written.numpy()[...] = values[name]
@@ -27,5 +27,5 @@ class PinnedInputs:
 
 
 def pinned(buffer: Tensor) -> Tensor:
-    """Return zeros in host memory, page-locked for a buffer on a GPU, so that copies do not block the host."""
+    """Return zeros like `buffer` in host memory, page-locked if it is on a GPU so that copies do not block the host."""
     return torch.zeros(buffer.shape, dtype=buffer.dtype, pin_memory=buffer.is_cuda)

@@ -1,4 +1,4 @@
-"""float32 at full precision."""
+"""Runs float32 operations at full precision, without TF32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Disable TF32 inside the context: by default cuDNN uses its 10-bit mantissa in float32 convolutions."""
+    """Disable TF32 (10-bit mantissa) inside the context: by default cuDNN uses it in float32 convolutions."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32, cudnn.allow_tf32 = False, False

@@ -1,4 +1,4 @@
-"""A fingerprint of the project's files that something depends on; it changes when one of them changes."""
+"""Computes a fingerprint of project files and everything that they import; it changes when one of the files changes."""
 
 import ast
 from collections.abc import Iterable, Iterator
@@ -12,14 +12,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @cache
 def fingerprint(entries: tuple[str, ...], others: tuple[str, ...] = (), root: Path = ROOT) -> str:
-    """Return a digest of the entries, everything that they import, and other files. Paths are relative to `root`."""
+    """Return a digest of the entries, the project files that they import, and the other files.
+
+    Paths are relative to `root`. The result is cached: later changes of the files have no effect in this process.
+    """
     paths = sorted({*import_closure(entries, root), *others})
     contents = ((path, (root / path).read_bytes()) for path in paths)
     return digest(b"".join(f"{path} {len(content)}\n".encode() + content for path, content in contents))
 
 
 def import_closure(entries: Iterable[str], root: Path = ROOT) -> set[str]:
-    """Return the entries and the project's files that they import, directly or indirectly, also inside functions."""
+    """Return the entries and the project's files that they import, directly or indirectly, even inside functions."""
     found: set[str] = set()
     waiting = [*entries]
     while waiting:

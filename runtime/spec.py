@@ -17,7 +17,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """The signature of one engine: its arguments and results, in order."""
+    """The signature of one engine: its inputs and outputs, in order."""
 
     name: str
     inputs: tuple[TensorSpec, ...]

@@ -10,9 +10,9 @@ StreamName = Literal["main", "side"]
 
 
 class Streams:
-    """Between a fork and a join, `side` runs concurrently with `main`. On the CPU both are None: work runs in order.
+    """Two streams, `main` and `side`. Between fork and join they run concurrently. On the CPU both are None.
 
-    Share one pair among work that never runs at the same time: libraries keep memory for each stream that they use.
+    Work that never runs at the same time should share one pair: libraries keep memory for each stream that they use.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,6 +36,7 @@ class Streams:
         _after(self.main, self.side)
 
     def synchronize(self) -> None:
+        """Block until all work queued on `main`, and the work on `side` that it joined, is finished."""
         if self.main:
             self.main.synchronize()
 

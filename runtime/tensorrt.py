@@ -1,10 +1,10 @@
-"""A TensorRT engine, deserialized by the library whose magic its bytes begin with.
+"""An engine that TensorRT deserializes and runs.
 
-TensorRT's own documentation calls a serialized engine a plan. It runs only with the version of the library that built
-it, 10.16 or later, and on the GPUs that it was built for. Its tensors have the layouts that `layout` returns, which are
-those of buffers from `runtime.spec.allocate` on a GPU.
-Not executed by TensorRT yet: tests run these calls on a stand-in (tests/standin), and the real builder of TensorRT for
-RTX builds our engines (tests/test_tensorrt_build.py).
+The first bytes of a serialized engine (a "plan" in TensorRT's documentation) identify the library. The engine runs only
+with the library version that built it, 10.16 or later, and on the GPUs that it was built for. Its tensors have the
+layouts that `layout` returns; on a GPU, buffers from `runtime.spec.allocate` have these layouts.
+Not executed by TensorRT yet: tests run these calls on a stand-in (tests/standin), and TensorRT for RTX itself builds
+our engines (tests/test_tensorrt_build.py).
 """
 
 from collections.abc import Iterable, Mapping
@@ -42,7 +42,7 @@ class TensorRTEngine(Engine):
 
     Contexts that never run at the same time may share scratch memory (`allocate_scratch`). Before capture into a CUDA
     graph the engine must run once; buffers, scratch memory and engine must live as long as the graph.
-    kernels: the cache of a library that compiles kernels at the first run.
+    kernels: the cache for a library that compiles kernels at the first run; other libraries ignore it.
     Raises TensorRTError if TensorRT cannot run the engine here, or if its tensors differ from those of `spec`.
     """
 
@@ -69,7 +69,7 @@ class TensorRTEngine(Engine):
         self._begin()
 
     def twin(self) -> "TensorRTEngine":
-        """Return the same engine with a new context; both share the weights on the device.
+        """Return another TensorRTEngine with a new context for the same engine; both share the weights on the device.
 
         Raise TensorRTError if the context cannot be created.
         """
@@ -78,7 +78,7 @@ class TensorRTEngine(Engine):
         return other
 
     def _begin(self) -> None:
-        """Create a new context, without buffers and scratch memory."""
+        """Create a context and forget buffers and scratch memory of an earlier one."""
         how = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         with on(self.device):
             if self.library.runtime_cache and self.kernels:
@@ -107,7 +107,7 @@ class TensorRTEngine(Engine):
         self.scratch = memory  # keeps it alive: TensorRT stores only the address
 
     def bind(self, buffers: Mapping[str, Tensor]) -> None:
-        """See Engine. Raise ValueError for a buffer in another layout, TensorRTError if TensorRT rejects a buffer."""
+        """See Engine. Raise ValueError also for a wrong layout, and TensorRTError if TensorRT rejects a buffer."""
         inputs, outputs = self.spec.pick(buffers)
         bound, self.buffers = [*inputs, *outputs], []
         for spec, buffer in zip((*self.spec.inputs, *self.spec.outputs), bound, strict=True):
@@ -125,7 +125,7 @@ class TensorRTEngine(Engine):
         self.buffers = bound
 
     def enqueue(self, stream: Stream) -> None:
-        """See Engine. Raise TensorRTError if the run cannot be queued, also during capture into a CUDA graph."""
+        """See Engine. Raise TensorRTError if the run cannot be queued, even during capture into a CUDA graph."""
         if not self.buffers:
             raise TensorRTError(f"engine {self.spec.name} has no buffers: call bind before enqueue")
         if self.scratch is None:
@@ -138,14 +138,14 @@ class TensorRTEngine(Engine):
         )
 
     def check_capturable(self, stream: torch.cuda.Stream) -> None:
-        """See Engine. Skipped if the library does not offer this check."""
+        """See Engine. Does nothing if the library does not offer this check."""
         says = getattr(self.context, "is_stream_capturable", None)
         if says and not says(stream.cuda_stream):
             raise CaptureError(f"engine {self.spec.name} cannot be captured ({self.logger.heard()})")
 
 
 def check_version(name: str, serialized: bytes, library: Library) -> None:
-    """Raise TensorRTError if another version of the library built the engine. name: the engine's, for the message."""
+    """Raise TensorRTError if another version of the library built the engine. name: of the engine, for the message."""
     built = ".".join(str(number) for number in serialized[24:28])
     if built != library.version():
         raise TensorRTError(
@@ -155,7 +155,7 @@ def check_version(name: str, serialized: bytes, library: Library) -> None:
 
 
 def check_tensors(spec: EngineSpec, found: Mapping[str, str]) -> None:
-    """Raise TensorRTError if `found`, descriptions by name from `describe`, differs from the tensors of the spec."""
+    """Raise TensorRTError if the engine's tensors differ from the spec. found: `describe` of each, by name."""
     wanted = {one.name: describe("INPUT", DTYPES[one.dtype], one.shape, layout(one)) for one in spec.inputs}
     wanted |= {one.name: describe("OUTPUT", DTYPES[one.dtype], one.shape, layout(one)) for one in spec.outputs}
     different = [
@@ -172,9 +172,9 @@ def describe(mode: str, dtype: str, shape: Iterable[int], layout: str) -> str:
 
 
 def layout(spec: TensorSpec) -> str:
-    """Return the name of the tensor's TensorFormat.
+    """Return the name of TensorRT's TensorFormat for the tensor.
 
-    HWC8 pads channels to a multiple of eight, so it is used only if that needs no padding.
+    HWC8 pads channels to a multiple of eight, so it is used only if they are one already.
     """
     if not spec.channels_last:
         return "LINEAR"

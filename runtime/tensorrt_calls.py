@@ -1,4 +1,4 @@
-"""TensorRT calls: failures, which TensorRT reports by return values and log messages, become exceptions."""
+"""Turns failures of TensorRT, which it reports by return values and log messages, into exceptions."""
 
 import logging
 from collections import deque
@@ -11,13 +11,13 @@ import torch
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-heard_log = log.getChild("heard")  # TensorRT's warnings and errors, without its details
+heard_log = log.getChild("heard")  # only TensorRT's warnings and errors
 
-LINES = 8  # the number of log messages that an error includes
+LINES = 8  # log messages that an error includes at most
 
 
 class TensorRTError(RuntimeError):
-    """TensorRT is missing, rejected something or failed. The message is one sentence and TensorRT's log messages."""
+    """TensorRT is missing, rejected something or failed. The message is one sentence, with TensorRT's log messages."""
 
     def __init__(self, sentence: str, heard: str = "") -> None:
         text = f"{sentence} (TensorRT: {heard})" if heard else sentence
@@ -25,9 +25,9 @@ class TensorRTError(RuntimeError):
 
 
 def logger_of(trt: Any) -> Any:
-    """Return the logger for the module `trt`, one per process: while an object uses it, the library ignores others.
+    """Return the only logger of the module `trt`: while an object uses it, TensorRT ignores others.
 
-    It stores the last warnings and errors until heard() returns them, and calls `listener` with every message.
+    heard() returns and discards the last warnings and errors. The logger calls `listener` with every message.
     """
     return _logger_of(trt.ILogger)
 
@@ -59,7 +59,7 @@ def _logger_of(base: Any) -> Any:
 
 @contextmanager
 def listening(logger: Any, listener: Callable[[str], object]) -> Iterator[None]:
-    """Call the listener with every message inside the context; discard the messages stored before."""
+    """Call the listener with every message inside the context. Discard the warnings and errors stored before."""
     logger.heard()
     logger.listener = listener
     try:
@@ -69,7 +69,7 @@ def listening(logger: Any, listener: Callable[[str], object]) -> Iterator[None]:
 
 
 def make(factory: Callable[[], T], name: str, logger: Any) -> T:
-    """Return the object that the factory creates. Raise TensorRTError if the bindings report failure by a TypeError."""
+    """Return the factory's object. Raise TensorRTError if it raises TypeError, by which the bindings report failure."""
     try:
         return factory()
     except TypeError as error:
@@ -79,12 +79,12 @@ def make(factory: Callable[[], T], name: str, logger: Any) -> T:
 
 
 def checked(value: T | None, sentence: str, logger: Any) -> T:
-    """Return the value. Raise TensorRTError with the sentence if it is None or False, which mean failure."""
+    """Return the value. Raise TensorRTError with the sentence if the value is None or False, which mean failure."""
     if value is None or value is False:
         raise TensorRTError(sentence, logger.heard())
     return value
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which `device` is CUDA's current device, the one that TensorRT uses."""
+    """Return a context in which `device` is CUDA's current device, which TensorRT uses; for the CPU it does nothing."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,8 +1,8 @@
-"""A cache of the kernels that TensorRT for RTX compiles on this machine, saved next to the engine files.
+"""Caches the kernels that TensorRT for RTX compiles on this machine, in a file next to the engine files.
 
 The library compiles an engine's kernels at the first run, or loads them from a runtime cache that the same version of
-the library created for the same GPU and driver. Losing the cache costs only seconds of compilation, so problems with
-its file are logged, not raised. Not executed on an RTX GPU yet; tests/standin covers the calls.
+the library created for the same GPU and driver. Losing the cache costs only a few seconds of compilation, so
+problems with its file are logged, not raised. Not executed on an RTX GPU yet; tests/standin covers the calls.
 """
 
 import logging
@@ -25,10 +25,13 @@ class KernelCache:
         self.path = path
         self.cache: Any = None  # an IRuntimeCache, created with the first engine
         self.logger: Any = None
-        self.kept = b""  # the content of the file
+        self.kept = b""  # what was last read from the file or written to it
 
     def configuration(self, engine: "trt.ICudaEngine", strategy: object, logger: Any) -> Any:
-        """Return the configuration for the engine's context, with the file's kernels if they fit this machine."""
+        """Return the configuration for the engine's context, with the file's kernels if they fit this machine.
+
+        Raise TensorRTError if TensorRT cannot create the configuration or the cache.
+        """
         self.logger = logger
         config: Any = checked(engine.create_runtime_config(), "TensorRT cannot create a runtime configuration", logger)
         config.set_execution_context_allocation_strategy(strategy)
@@ -39,7 +42,7 @@ class KernelCache:
         return config
 
     def save(self) -> None:
-        """Write the kernels compiled so far to the file. Call it after all engines have run."""
+        """Write the kernels compiled so far to the file if they changed. Call it after all engines have run."""
         if self.cache is None:
             return
         data = bytes(self.cache.serialize() or b"")
@@ -68,7 +71,7 @@ class KernelCache:
             self.kept = data
         else:
             log.info(
-                "compiled kernels: %s is from another machine or version and will be replaced (%s)",
+                "compiled kernels: %s is damaged or from another machine or version and will be replaced (%s)",
                 self.path,
                 self.logger.heard(),
             )

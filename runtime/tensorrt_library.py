@@ -1,7 +1,7 @@
-"""The libraries that build and run TensorRT engines, and their differences.
+"""Lists the libraries that build and run TensorRT engines, and selects one.
 
-Their Python APIs are almost the same; the table LIBRARIES lists the differences. A serialized engine is read by the
-library whose magic it begins with, and built by the first installed library that builds for the GPU.
+Their Python APIs are almost equal; the table LIBRARIES lists the differences. The first installed library that builds
+for a GPU builds its engines. The first bytes of a serialized engine, the magic, decide which library reads it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,15 +29,15 @@ class Library:
     half_only: tuple[int, ...] = ()  # capabilities on which it cannot multiply float32 matrices
     portable: bool = False  # builds for GPUs that are not in this machine, and for all models of a compute capability
     plugins: bool = False  # accepts our plugins; other libraries terminate the process if a file uses one
-    timing_cache: bool = False  # measures kernels during the build
-    runtime_cache: bool = False  # compiles kernels at the first run, and can save them
+    timing_cache: bool = False  # measures kernels during the build, and can save the times
+    runtime_cache: bool = False  # compiles kernels at the first run, and can save the kernels
 
     def load(self) -> Any:
-        """Import and return the module. Raise TensorRTError if it cannot be imported."""
+        """Import the library and return its module. Raise TensorRTError if it cannot be imported."""
         return _import((self,))[1]
 
     def version(self) -> str:
-        """Return "major.minor.patch.build", as in its engines. Raise TensorRTError if it cannot be imported."""
+        """Return "major.minor.patch.build", as in engines. Raise TensorRTError if the library cannot be imported."""
         return str(self.load().__version__)
 
     def is_for(self, capabilities: Iterable[int]) -> bool:
@@ -63,9 +63,9 @@ def installed() -> list[Library]:
 
 
 def library_that_builds(device: torch.device, targets: Sequence[int] = ()) -> Library:
-    """Return the library that builds engines for GPUs of the compute capabilities `targets`, by default for `device`.
+    """Return the installed library that builds engines for all `targets` (compute capabilities), or else for `device`.
 
-    Raise TensorRTError, with the packages to install, if there is none.
+    Raise TensorRTError if no library does, or if none that does can be imported.
     """
     if not targets:
         check_device(device)
@@ -81,9 +81,9 @@ def library_that_builds(device: torch.device, targets: Sequence[int] = ()) -> Li
 
 
 def library_that_reads(name: str, serialized: bytes) -> Library:
-    """Return the library for an engine, by its first bytes. name: the engine's, for the message.
+    """Return the library that reads an engine, by its first bytes. name: of the engine, for the message.
 
-    Raise TensorRTError if no library has this magic or if none of them can be imported.
+    Raise TensorRTError if no library has this magic, or if none that has it can be imported.
     """
     able = [one for one in LIBRARIES if len(serialized) >= 28 and serialized[:8] == one.magic + bytes(4)]
     if not able:
@@ -98,14 +98,14 @@ def library_that_reads(name: str, serialized: bytes) -> Library:
 def library_that_runs_on(device: torch.device, title: str = "") -> Library:
     """Return the installed library that supports `device` and has this title, or else the first that supports it.
 
-    Raise TensorRTError if none can be imported.
+    On the CPU, all libraries count as supporting it. Raise TensorRTError if none can be imported.
     """
     able = [one for one in LIBRARIES if one.is_for([capability(device)])] if device.type == "cuda" else [*LIBRARIES]
     return _import(sorted(able, key=lambda one: one.title != title))[0]
 
 
 def check_device(device: torch.device, library: Library | None = None) -> None:
-    """Raise TensorRTError if there is no such CUDA device, or if the library does not support it.
+    """Raise TensorRTError if `device` is not an existing CUDA device, or if the library does not support it.
 
     Call this before creating a Runtime: without a driver, tensorrt_lean terminates the process when it reads an engine.
     """
@@ -137,7 +137,7 @@ def sm(capability: int) -> str:
 
 
 def _import(libraries: Sequence[Library]) -> tuple[Library, Any]:
-    """Return the first library that can be imported, and its module. If none can, raise TensorRTError with reasons."""
+    """Return the first library that can be imported, and its module. Raise TensorRTError, with reasons, if none can."""
     reasons = []
     for library in libraries:
         try:

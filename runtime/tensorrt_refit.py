@@ -1,7 +1,7 @@
-"""Replacement of the weights of a TensorRT engine that was built with `--refit`.
+"""Replaces the weights of a TensorRT engine that was built with `--refit`.
 
-The engine lists its weights by the checkpoint's keys: `<key>` as in the checkpoint, `<key>.T` transposed. All else that
-it lists are constants of the network, which stay unchanged.
+The engine names its weights by the checkpoint's keys: `<key>` for a weight as in the checkpoint, `<key>.T` for its
+transpose. All other names belong to constants of the network, which stay unchanged.
 Not executed by TensorRT yet; tests/standin covers the calls. TensorRT for RTX needs a GPU to build such an engine.
 """
 
@@ -20,11 +20,11 @@ FLOATS = {name: dtype for dtype, name in DTYPES.items() if dtype.is_floating_poi
 
 
 def refit(engine: TensorRTEngine, weights: Mapping[str, Tensor]) -> None:
-    """Replace the engine's weights with these. Weights that the engine does not list are ignored.
+    """Replace the engine's weights with `weights`, in place. Weights that the engine does not have are ignored.
 
     weights: by key, on any device, in any floating-point type; they are converted to the engine's type.
-    The engine must not be running. Raise TensorRTError if the refit fails; the engine may then have a mix of old and
-    new weights, so discard it.
+    The engine must not be running. Raise TensorRTError if the engine was built without refit or the refit fails; then
+    it may have a mix of old and new weights, so discard it.
     """
     with on(engine.device):
         refitter = _refitter(engine)
@@ -47,7 +47,7 @@ def refit(engine: TensorRTEngine, weights: Mapping[str, Tensor]) -> None:
 
 
 def check_weights(engine: TensorRTEngine, names: Collection[str]) -> None:
-    """Raise TensorRTError if the engine cannot refit all these weights, named as in the ONNX file."""
+    """Raise TensorRTError unless the engine can refit all these weights. names: as in the ONNX file."""
     with on(engine.device):
         if folded := sorted(set(names) - set(_refitter(engine).get_all_weights())):
             raise TensorRTError(
@@ -64,7 +64,10 @@ def _refitter(engine: TensorRTEngine) -> "trt.Refitter":
 
 
 def _give(refitter: "trt.Refitter", engine: TensorRTEngine, name: str, tensor: Tensor) -> Tensor:
-    """Pass the tensor to TensorRT in the engine's type, in host memory. Return the tensor passed."""
+    """Convert the tensor to the engine's type in host memory, pass it to TensorRT and return it.
+
+    TensorRT stores only its address. Raise TensorRTError if type or size are wrong, or if TensorRT rejects it.
+    """
     prototype = refitter.get_weights_prototype(name)
     got, wanted = f"{tensor.dtype}, {tensor.numel()} values", f"{prototype.dtype.name}, {prototype.size} values"
     if not tensor.is_floating_point() or prototype.dtype.name not in FLOATS or tensor.numel() != prototype.size:

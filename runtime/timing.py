@@ -1,4 +1,4 @@
-"""Start and end times of pieces of work on their streams."""
+"""Measures when pieces of work start and end on their streams."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ from runtime.engine import Stream
 
 
 class Span(NamedTuple):
-    """The times of one piece of work, in milliseconds since the start of the timeline's first span."""
+    """Start and end of one piece of work, in milliseconds since the start of the timeline's first span."""
 
     name: str
     stream: str
@@ -23,7 +23,7 @@ class Span(NamedTuple):
 class Timeline:
     """Times the work queued inside `span`: by events on a GPU, by the host's clock on the CPU.
 
-    During capture the events become nodes of the graph, and then hold the times of the graph's last launch.
+    During capture the events become nodes of the graph; after each launch they hold the times of that launch.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,7 +37,7 @@ class Timeline:
         self.marks.append((name, stream_name, start, self._now(stream)))
 
     def spans(self) -> list[Span]:
-        """Return all spans in the order in which they were queued. The work must be finished: synchronize first."""
+        """Return all spans, in the order in which their contexts ended. Synchronize first: all work must be done."""
         if not self.marks:
             return []
         begin = self.marks[0][2]
@@ -54,7 +54,10 @@ class Timeline:
 
 
 def median_ms(work: Callable[[], object], runs: int, warmups: int = 0) -> float:
-    """Return the median time of `work` in milliseconds of the host's clock; `work` must return only when finished."""
+    """Return the median time of `runs` calls of `work`, after `warmups` calls, in milliseconds of the host's clock.
+
+    `work` must return only when its results are complete.
+    """
     times = []
     for _ in range(warmups + runs):
         start = time.perf_counter()

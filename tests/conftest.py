@@ -1,4 +1,4 @@
-"""Fixtures that several test files use, and the skipping of tests marked `gpu` where there is no CUDA device."""
+"""Fixtures for several test files. Tests marked `gpu` are skipped without a CUDA device."""
 
 import os
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def runtime() -> hackathon:
 
 @pytest.fixture(scope="session")
 def trained() -> hackathon:
-    """A runtime with trained weights, which respond to edges and prompts."""
+    """Return a runtime with trained weights, which respond to edges and prompts."""
     made = hackathon(str(SMALL_MODEL), plan="19,4", device="cpu")
     made.initialize()
     return made
@@ -112,5 +112,5 @@ class NothingFromTheHost(TorchDispatchMode):
 
 @pytest.fixture
 def nothing_from_the_host() -> TorchDispatchMode:
-    """A context in which work on the device meta fails if a CUDA graph could not capture it."""
+    """Return a context in which work on the device meta fails if a CUDA graph could not capture it."""
     return NothingFromTheHost()

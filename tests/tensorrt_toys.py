@@ -142,6 +142,6 @@ def serialized(toy_file: Path) -> bytes:
 
 @pytest.fixture
 def rtx_serialized(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """An engine of TensorRT for RTX, which the stand-in then also replaces."""
+    """Return an engine of TensorRT for RTX. The stand-in replaces that library too."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", standin)
     return standin.serialize(toy_file, LAYOUTS, magic=b"vtrt")

@@ -1,4 +1,4 @@
-"""Engine files are loaded only if complete and matching; else one sentence lists the differences and how to rebuild."""
+"""Only complete engine files that match are loaded. For others, one sentence lists the differences and the command."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def expecting(**facts: object) -> Manifest:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Valid engine files."""
+    """Write valid engine files and return their folder."""
     save(tmp_path / "engines" / "key", DATA, EXPECTED)
     return tmp_path / "engines" / "key"
 
@@ -63,7 +63,7 @@ def test_saved_files_are_read_again(folder: Path) -> None:
 
 
 def test_missing(folder: Path) -> None:
-    assert refusal(folder.parent / "other") == "there is no such folder"
+    assert refusal(folder.parent / "other") == "the folder does not exist"
     (folder / ARTIFACTS).unlink()
     assert refusal(folder) == "artifacts.bin is missing"
     (folder / MANIFEST).unlink()
@@ -134,7 +134,7 @@ def test_made_for_several_gpus(folder: Path) -> None:
     [
         (DATA[:-1], "artifacts.bin has 6 bytes, expected 7"),
         (b"", "artifacts.bin has 0 bytes, expected 7"),
-        (b"Kernels", "artifacts.bin was altered: its SHA-256 differs from the one in manifest.json"),
+        (b"Kernels", "artifacts.bin is damaged: its SHA-256 differs from the one in manifest.json"),
     ],
 )
 def test_truncated_or_altered_artifacts_never_reach_torch(
@@ -209,7 +209,7 @@ def test_a_save_that_stops_half_way_leaves_the_good_files(
 
 
 def test_a_killed_save_is_never_taken_for_engines(folder: Path) -> None:
-    """A process is killed during a save: here a child that exits without any cleanup."""
+    """Kill a process during a save; here the process is a child that exits without any cleanup."""
     if (child := os.fork()) == 0:
         try:
             Path.rename = lambda path, target: os._exit(9)  # type: ignore[method-assign, assignment]

@@ -1,4 +1,4 @@
-"""The engine builder's command line, with eager engines in place of compiled ones, which take minutes."""
+"""The engine builder's command line. Engines are eager, because compiling takes minutes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -118,14 +118,14 @@ def test_wrong_engines_are_not_saved(
     (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("engines: ")]
     stage = "decoder" if engine is WrongEngine else "text"
     assert message.startswith(f"engines: the compiled stage {stage} has a relative error of ")
-    assert message.endswith("nothing is saved; use backend eager")
+    assert message.endswith("no engines were saved; use backend eager")
     assert not [*engines.iterdir()]
 
 
 def test_interrupted(engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     compiled_as(monkeypatch, StoppedEngine)
     assert main(COMMAND) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "engines: stopped, nothing was saved"
+    assert capsys.readouterr().err.splitlines()[-1] == "engines: stopped, no engines were saved"
     assert not [*engines.iterdir()]
 
 
@@ -141,7 +141,7 @@ def test_a_stage_that_cannot_be_compiled(
 def test_without_a_choice_a_failure_is_a_notice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """If nothing can be compiled for a GPU, make score falls back to eager."""
+    """If no engine can be compiled on a GPU, the build still succeeds, because make score can run eager engines."""
 
     def failing(*arguments: object) -> None:
         raise BuildError("stage text cannot be compiled")

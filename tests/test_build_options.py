@@ -50,18 +50,18 @@ ON_A_GPU = "--architecture small --height 64 --width 64 --device cpu".split()  #
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--check", "--refit"], "--check with --refit: --check saves no engines .*: leave out --refit"),
-        (["--check", "--strict"], "--check with --strict: --check saves no engines .*: leave out --strict"),
+        (["--check", "--refit"], "got --check with --refit; --check saves no engines .*: leave out --refit"),
+        (["--check", "--strict"], "got --check with --strict; --check saves no engines .*: leave out --strict"),
         (["--check", "--force", "--refit"], "leave out --force and --refit"),
-        (["--check", "--backend", "inductor"], "--check: for backend tensorrt only, but this builds backend inductor"),
+        (["--check", "--backend", "inductor"], "got --check with backend inductor, expected backend tensorrt"),
         (
             ["--strict", "--backend", "tensorrt"],
             "--strict has no effect without --plugins: leave it out, or add --plugins",
         ),
-        (["--plugins", "--backend", "inductor"], "--plugins: for backend tensorrt only, but this builds backend ind"),
-        (["--target", "sm89", "--backend", "inductor"], "--target: for backend tensorrt only, but this builds"),
-        (["--plugins", *ON_A_GPU], "--plugins: for backend tensorrt only, but this builds backend inductor: leave out"),
-        (["--plugins", "--refit", *ON_A_GPU], "--plugins and --refit: for backend tensorrt only"),
+        (["--plugins", "--backend", "inductor"], "got --plugins with backend inductor, expected backend tensorrt"),
+        (["--target", "sm89", "--backend", "inductor"], "got --target with backend inductor, expected"),
+        (["--plugins", *ON_A_GPU], "backend inductor, expected backend tensorrt: leave out --plugins"),
+        (["--plugins", "--refit", *ON_A_GPU], "got --plugins and --refit with backend inductor, expected backend"),
     ],
 )
 def test_options_that_would_be_ignored(
@@ -80,4 +80,4 @@ def test_without_a_gpu_nothing_would_be_refitted(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         main(["--refit"])
-    assert "--refit: for backend tensorrt only, but this builds backend eager" in capsys.readouterr().err
+    assert "got --refit with backend eager, expected backend tensorrt" in capsys.readouterr().err

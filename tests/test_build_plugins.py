@@ -1,4 +1,4 @@
-"""TensorRT builds with the GroupNorm plugin, and what is built if it is not available."""
+"""TensorRT builds with the GroupNorm plugin; if it is not available, they fall back to engines without it."""
 
 # ruff: noqa: E402
 

@@ -1,4 +1,4 @@
-"""`python -m build --backend tensorrt --target ...` on the CPU, by the real builder; which GPUs accept the files."""
+"""`python -m build --backend tensorrt --target ...` on the CPU, with the real builder; which GPUs accept the files."""
 
 # ruff: noqa: E402
 

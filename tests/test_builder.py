@@ -1,4 +1,4 @@
-"""Which library builds TensorRT engines for which GPUs, and the errors if none does."""
+"""The library that builds TensorRT engines for each GPU, and the errors if there is none."""
 
 # ruff: noqa: E402
 

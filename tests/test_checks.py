@@ -1,4 +1,4 @@
-"""Each check of `python -m build --check`; where a GPU is needed, with the stand-in for TensorRT's run time."""
+"""Each check of `python -m build --check`. Checks that need a GPU run on the stand-in for TensorRT's runtime."""
 
 # ruff: noqa: E402
 
@@ -101,14 +101,14 @@ class Standin(Builder):
 
 
 def compile_standin(path: Path, spec: EngineSpec, builder: Builder) -> tuple[bytes, Report]:
-    """Return an engine that the stand-in for TensorRT's run time can read."""
+    """Return an engine that the stand-in for TensorRT's runtime can read."""
     layouts = {one.name: layout(one) for one in (*spec.inputs, *spec.outputs)}
     serialized = standin.serialize(path, layouts, builder.refit)
     return serialized, Report(spec.name, 1.0, len(serialized), 0, ())
 
 
 def test_parity_and_refit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The encoder in the stand-in: first correct, then with a wrong result."""
+    """The checks accept the encoder in the stand-in, and reject it when its results are wrong."""
     use_standin(monkeypatch, tmp_path / "engines")
     monkeypatch.setattr(build.tensorrt, "compile_engine", compile_standin)
     case = case_of("fp32")
@@ -130,7 +130,7 @@ def test_parity_and_refit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_the_plugin_and_an_engine_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A separate process reads the engine; its TensorRT is the stand-in too."""
+    """A separate process reads the engine, also with the stand-in as TensorRT."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "standin"))
     for case in (case_of(), case_of("fp32", plugins=True)):
         with pytest.raises(NotTried, match="only half-precision engines built with --plugins use the plugin"):

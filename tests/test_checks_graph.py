@@ -33,7 +33,7 @@ DIFFERENT = ("other picture", "other scale")  # only some of the requests, to sa
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch, tiny: None) -> Case:
-    """A case with eager engines on the CPU; its graph is replaced by the work that would be captured."""
+    """Return a case with eager engines on the CPU. Instead of a graph, it runs the work that would be captured."""
     monkeypatch.setattr(Builder, "runs", True)
     checkpoint = find_checkpoint("random:0", "tiny")
     case = Case(Target("tiny", 64, 64, 1, "fp32", "tensorrt"), checkpoint, Builder(CLASSIC, CPU))

@@ -1,4 +1,4 @@
-"""Calls of the CUDA runtime: every status is checked."""
+"""CUDA runtime calls check every status."""
 
 import sys
 

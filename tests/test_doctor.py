@@ -1,4 +1,4 @@
-"""`python -m build --check`: printed lines and report, with the real builder and no GPU; and that it finds errors."""
+"""`python -m build --check` with the real builder and no GPU: printed lines, report, and the errors that it finds."""
 
 # ruff: noqa: E402
 

@@ -84,7 +84,7 @@ def test_the_versions_are_those_of_pyproject() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The files that preprocess.sh needs, and an interpreter in .venv that logs its calls in the file `calls`."""
+    """Copy the files that preprocess.sh needs, and create a .venv whose interpreter logs its calls to `calls`."""
     root = tmp_path / "checkout"
     for name in ("build", "runtime"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -166,7 +166,7 @@ def test_preprocess_names_what_an_interpreter_without_pip_lacks(checkout: Path, 
 
 
 def test_make_passes_the_chosen_python_on() -> None:
-    """A make variable named PYTHON would be exported in place of the caller's."""
+    """If the Makefile defined PYTHON, make would export its own value instead of the caller's."""
     shown = subprocess.run(
         ["make", "-s", "--eval", "show:;@echo $$PYTHON", "show"],
         cwd=ROOT, env={**os.environ, "PYTHON": "python3.12"}, capture_output=True, text=True, check=True,

@@ -1,4 +1,4 @@
-"""Exported stages in onnxruntime equal the PyTorch stages, and their weights have the checkpoint's names."""
+"""Exported stages in onnxruntime agree with the PyTorch stages, and their weights have the checkpoint's names."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A compiled engine equals its module, and a process that loads its files does not compile again."""
+"""A compiled engine agrees with its module, and a process that loads its engine files does not compile again."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Our kernels compared with PyTorch: their error is at most twice that of PyTorch in half precision."""
+"""The error of our kernels is at most twice the error of PyTorch's half-precision kernels."""
 
 from collections.abc import Sequence
 from copy import deepcopy

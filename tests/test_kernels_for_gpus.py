@@ -1,4 +1,4 @@
-"""Our kernels compile for GPUs that they have not run on. Needs NVRTC and Triton, which come with PyTorch for CUDA."""
+"""Our kernels compile for GPUs that they have not run on. This needs NVRTC and Triton, parts of PyTorch for CUDA."""
 
 import os
 import shutil

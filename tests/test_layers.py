@@ -1,4 +1,4 @@
-"""Parsing an engine's layers from the builder's log and the inspector's JSON."""
+"""Parsing of an engine's layers from the builder's log and from the inspector's JSON."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Measuring, checking and printing the errors of built stages."""
+"""The errors of built stages: measured, checked and printed."""
 
 from dataclasses import replace
 

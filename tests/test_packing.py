@@ -11,7 +11,7 @@ from ldm.attention import Attention
 
 
 def made() -> tuple[Attention, PackedAttention, Tensor]:
-    """Return the same attention twice, the second packed, and tokens."""
+    """Return an attention, a packed copy of it, and tokens."""
     torch.manual_seed(0)
     plain = Attention(16, 16, 2).requires_grad_(False)
     packed = copy.deepcopy(plain)

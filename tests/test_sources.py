@@ -1,4 +1,4 @@
-"""Fingerprints, by import closure, of the sources of base pictures and engines."""
+"""Fingerprints of the sources of base pictures and engines: the files and everything that they import."""
 
 import hashlib
 import subprocess
@@ -67,7 +67,7 @@ def test_a_change_of_another_file_is_none(project: Path) -> None:
 
 
 def test_the_fingerprint_is_of_bytes(project: Path) -> None:
-    """One Python version may build TensorRT engines and another read them; their syntax trees differ."""
+    """Syntax trees differ between Python versions: one may build TensorRT engines and another may read them."""
     content = b"".join(
         f"{name} {len(text)}\n".encode() + text for name, text in (("a/__init__.py", b""), ("k.cu", b"kernel"))
     )

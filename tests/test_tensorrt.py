@@ -1,4 +1,4 @@
-"""Engines are bound and run according to TensorRT's API, on a stand-in for its runtime on the CPU.
+"""Engines are bound and run as TensorRT's API requires, on a stand-in for its runtime on the CPU.
 
 TensorRT's own results and capture into CUDA graphs can be tested only on a GPU. test_tensorrt_build.py tests that
 TensorRT for RTX builds such engines.
@@ -142,7 +142,7 @@ def test_each_failure_of_a_run_is_an_error(serialized: bytes, toy: nn.Module, ca
         standin.fail_once(call)
         with pytest.raises(TensorRTError) as error:
             run()
-        assert message(error) == f"{sentence} (TensorRT: {call} was told to fail)"
+        assert message(error) == f"{sentence} (TensorRT: {call}: injected failure)"
     run()
     assert_equals_eager(engine, buffers, toy)
 
@@ -154,7 +154,7 @@ def test_an_engine_that_cannot_be_captured_says_so(
     EagerEngine(SPEC, toy).check_capturable(STREAM)
     engine.check_capturable(STREAM)
     standin.fail_once("is_stream_capturable")
-    with pytest.raises(CaptureError, match=r"engine toy cannot be captured \(is_stream_capturable was told to fail\)"):
+    with pytest.raises(CaptureError, match=r"engine toy cannot be captured \(is_stream_capturable: injected failure\)"):
         engine.check_capturable(STREAM)
     monkeypatch.delattr(standin.IExecutionContext, "is_stream_capturable")
     engine.check_capturable(STREAM)

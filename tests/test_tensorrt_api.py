@@ -1,4 +1,4 @@
-"""Every TensorRT name that the project or the stand-in uses exists in the real bindings, of both versions and of RTX.
+"""All names that the project or the stand-in uses exist in the real bindings of TensorRT and of TensorRT for RTX.
 
 The bindings of classic TensorRT come from their wheel and are imported with empty shared libraries: classes, enums and
 signatures are the real ones. The bindings of TensorRT for RTX are installed.

@@ -1,4 +1,4 @@
-"""Backend tensorrt from engine files to the picture, on the stand-in: tests our code, not TensorRT."""
+"""Backend tensorrt from engine files to the picture, on the stand-in: this tests our code, not TensorRT."""
 
 # ruff: noqa: E402
 

@@ -141,7 +141,7 @@ def test_what_the_builder_is_told(toy_file: Path, configs: list[Any]) -> None:
 def test_without_a_list_in_the_log_the_inspector_is_asked(
     toy_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Classic TensorRT may need this; the stand-in reads the engine."""
+    """Classic TensorRT may need the inspector; here the stand-in reads the engine."""
     serialized = standin.serialize(toy_file, LAYOUTS)
     monkeypatch.setitem(sys.modules, "tensorrt", standin)
     monkeypatch.setattr(runtime.tensorrt, "check_device", lambda device, library=None: None)

@@ -49,7 +49,7 @@ def test_each_failure_to_read_an_engine_is_an_error(serialized: bytes, call: str
     with pytest.raises(TensorRTError) as error:
         TensorRTEngine(SPEC, serialized, CPU)
     assert sentence in message(error)
-    assert f"(TensorRT: {call} was told to fail)" in message(error)
+    assert f"(TensorRT: {call}: injected failure)" in message(error)
     TensorRTEngine(SPEC, serialized, CPU)
 
 

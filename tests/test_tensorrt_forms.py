@@ -73,7 +73,7 @@ UNFUSABLE = {
 
 @pytest.mark.parametrize(("kind", "width", "masked"), UNFUSABLE.values(), ids=UNFUSABLE)
 def test_attention_without_a_fused_kernel(kind: int, width: int, masked: bool, tmp_path: Path) -> None:
-    """The operator is rejected, but two matrix products and a softmax build: this is why we export those."""
+    """The builder rejects the operator but builds two matrix products and a softmax, which we therefore export."""
     with pytest.raises(
         TensorRTError, match=r"one: .*model\.onnx cannot be built .*not supported by a dedicated kernel"
     ):

@@ -55,7 +55,10 @@ def test_kernels_compiled_at_the_first_run_are_kept(
     path.write_bytes(b"of another GPU")
     kernels = KernelCache(path)
     TensorRTEngine(SPEC, rtx_serialized, CPU, kernels)
-    assert "is from another machine or version and will be replaced (the runtime cache is from another" in caplog.text
+    assert (
+        "is damaged or from another machine or version and will be replaced (the runtime cache is from another"
+        in caplog.text
+    )
     kernels.save()
     assert path.read_bytes() == standin.IRuntimeCache.HEADER + b"."
 
@@ -74,13 +77,13 @@ def test_kernels_that_cannot_be_kept_are_no_error(
         assert sentence in caplog.text
     standin.fail_once("serialize")
     kernels.save()
-    assert "compiled kernels not saved (serialize was told to fail): the next start" in caplog.text
+    assert "compiled kernels not saved (serialize: injected failure): the next start" in caplog.text
 
 
 @pytest.mark.parametrize("call", ["create_runtime_config", "create_runtime_cache", "set_runtime_cache"])
 def test_each_failure_of_the_kernels_is_an_error(rtx_serialized: bytes, tmp_path: Path, call: str) -> None:
     standin.fail_once(call)
-    with pytest.raises(TensorRTError, match=rf"TensorRT .* runtime .*\(TensorRT: {call} was told to fail\)"):
+    with pytest.raises(TensorRTError, match=rf"TensorRT .* runtime .*\(TensorRT: {call}: injected failure\)"):
         TensorRTEngine(SPEC, rtx_serialized, CPU, KernelCache(tmp_path / "kernels.bin"))
 
 

@@ -1,4 +1,4 @@
-"""The real lean runtime of TensorRT rejects bytes that are not an engine: always with our error, never with a crash.
+"""The real lean runtime of TensorRT rejects bytes that are not an engine with our error, and never crashes.
 
 Each case runs in a separate process, because a crash would end the tests. The lean runtime cannot build, so these tests
 have no valid engine.
@@ -100,7 +100,7 @@ def test_without_a_gpu() -> None:
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ("missing", "EngineFileError engine files .*: there is no such folder; build them with python -m build"),
+        ("missing", "EngineFileError engine files .*: the folder does not exist; build them with python -m build"),
         ("forged", "ValueError engine text: the serialized engine cannot be read; build it again with python -m build"),
     ],
 )

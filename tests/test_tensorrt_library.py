@@ -1,4 +1,4 @@
-"""Which library builds, reads and runs engines, and the errors if there is none."""
+"""The libraries that build, read and run engines, and the errors if there is none."""
 
 import sys
 
@@ -23,7 +23,7 @@ NAMES = [library.module for library in LIBRARIES]
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, gpu: int | None, *modules: str) -> None:
-    """Simulate a machine with one GPU of this compute capability, or none, and these libraries."""
+    """Simulate a machine with these libraries and one GPU of this compute capability, or no GPU."""
     for name in NAMES:
         monkeypatch.setitem(sys.modules, name, standin if name in modules else None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)

@@ -1,4 +1,4 @@
-"""Refit of TensorRT engines on the stand-in: first a single engine, then the drop-in class."""
+"""Refit of TensorRT engines on the stand-in: of a single engine, and through the class hackathon."""
 
 # ruff: noqa: E402
 
@@ -110,7 +110,7 @@ def test_an_engine_that_folded_a_weight_is_told_at_its_build(serialized: bytes) 
 
 
 def test_equal_weights_stay_apart(tmp_path: Path) -> None:
-    """By default the exporter merges small tensors that are equal; a refit would then change both."""
+    """By default the exporter merges small tensors that are equal. A refit would then give both the same values."""
     model = find_checkpoint("random:0", "small").load_model()
     for name, tensor in model.named_parameters():
         if name.endswith("bias"):
@@ -163,7 +163,8 @@ def test_pictures_after_loading_are_those_of_engines_built_from_these_weights(en
         kept = list(pipelines_of(runtime).kept.values())
         standin.fail_once(call)
         with pytest.raises(
-            ValueError, match=rf"load_weights\(\) got random:1, .* of random:0: .*{call} was .*new hackathon"
+            ValueError,
+            match=rf"got random:1 \(tiny, given\), .* of random:0: .*{call}: injected failure.*new hackathon",
         ):
             runtime.load_weights("random:1")
         assert list(pipelines_of(runtime).kept.values()) == kept

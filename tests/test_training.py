@@ -1,4 +1,4 @@
-"""Parts of the training in which a wrong sign would go unnoticed, and a run of a few seconds."""
+"""Tests the parts of training in which a wrong sign would not be noticed, and a run of a few seconds."""
 
 import os
 import subprocess

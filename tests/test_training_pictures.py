@@ -1,4 +1,4 @@
-"""python -m training.pictures: the shipped birds, and scenes with captions in the format that `build plans` reads."""
+"""python -m training.pictures writes the shipped birds, and scenes with captions in the format of `build plans`."""
 
 from pathlib import Path
 

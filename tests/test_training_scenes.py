@@ -123,7 +123,7 @@ def test_edges_show_the_object_and_are_few(scenes: list[Scene]) -> None:
 
 
 def test_pictures_are_smooth_enough_for_a_small_autoencoder(scenes: list[Scene]) -> None:
-    """The best linear code reaches 30 dB with 12 of the 192 numbers per block."""
+    """The best linear code with 12 of the 192 numbers per block reaches 30 dB."""
     pictures = np.stack([s.picture for s in scenes[:40]]).astype(np.float32)
     blocks = pictures.reshape(40, 32, 8, 48, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 192)
     spread = np.linalg.eigvalsh(np.cov(blocks.T))
@@ -131,7 +131,7 @@ def test_pictures_are_smooth_enough_for_a_small_autoencoder(scenes: list[Scene])
 
 
 def test_a_picture_is_made_in_little_time() -> None:
-    """A picture takes 12 ms on an idle core; the limit tolerates busy machines but detects a tenfold slowdown."""
+    """A picture takes 12 ms on an idle core. The bound tolerates busy machines but detects a tenfold slowdown."""
     before = time.process_time()
     for seed in range(20):
         scene(seed)

@@ -1,1 +1,1 @@
-"""Training of the small model, and the pictures with captions that it is trained on."""
+"""Trains the small model, and draws the pictures with captions that it is trained on."""

@@ -1,7 +1,7 @@
 """python -m training: draws the pictures, trains the small model and writes models/small/model.safetensors.
 
-An interrupted run resumes from --state, which contains pictures, checkpoints and loss curves. The time budgets
-in training/recipe.py are meant for a GPU of the H200 class; on a CPU, use --smoke to check that training runs.
+An interrupted run resumes from --state, the folder of pictures, checkpoints and loss curves. The time budgets in
+training/recipe.py are meant for a GPU like the H200; on a CPU, use --smoke to check that training runs.
 """
 
 import argparse
@@ -55,9 +55,9 @@ def main() -> None:
 
 
 def train(recipe: Recipe, state: Path, out: Path, start: Path | None = None) -> None:
-    """Make the corpus, train autoencoder and diffusion, and write the averaged weights to `out`.
+    """Create the corpus, train the autoencoder and the diffusion networks, and write their averaged weights to `out`.
 
-    Starts from the weights in `start` if given.
+    Training starts from the weights in `start` if given, and resumes an earlier run from `state`.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_float32_matmul_precision("high")
@@ -104,7 +104,7 @@ def make_examples(latents: torch.Tensor, edges: NDArray[np.uint8], captions: lis
 
 
 def half_precision(model: ControlLDM) -> dict[str, Any]:
-    """Return all weights in float16; the schedule stays float32 because its values near 1 need the precision."""
+    """Return all weights in float16, except the schedule, whose values near 1 need float32."""
     schedule = {name for name, _ in model.named_buffers(recurse=False)}
     return {
         name: tensor.half() if tensor.is_floating_point() and name not in schedule else tensor

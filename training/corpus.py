@@ -1,4 +1,4 @@
-"""All training pictures with their edges and captions, created once and kept on disk."""
+"""Creates all training pictures with their edges and captions, and keeps them on disk."""
 
 import json
 import multiprocessing
@@ -33,7 +33,7 @@ class Corpus:
 
 
 def load_corpus(folder: Path, recipe: Recipe) -> Corpus:
-    """Return the corpus in `folder`; create it on all cores if it is missing, incomplete or of another size."""
+    """Return the corpus in `folder`. Create it first, on all cores, if it is missing, incomplete or of another size."""
     count = recipe.scenes + recipe.photographs
     listing = folder / "captions.json"
     known = json.loads(listing.read_text()) if listing.is_file() else {}
@@ -41,7 +41,7 @@ def load_corpus(folder: Path, recipe: Recipe) -> Corpus:
         folder.mkdir(parents=True, exist_ok=True)
         listing.unlink(missing_ok=True)
         known = {"scenes": recipe.scenes, "photographs": recipe.photographs, "captions": _make(folder, recipe, count)}
-        write_whole(listing, json.dumps(known).encode())  # written last: marks the arrays as complete
+        write_whole(listing, json.dumps(known).encode())  # last: this file marks the arrays as complete
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     return Corpus(**arrays, captions=known["captions"])
 
@@ -71,7 +71,10 @@ def _fill(task: tuple[Path, Recipe, int, int]) -> list[str]:
 
 
 def thresholds(i: int) -> tuple[float, float]:
-    """Return canny's thresholds: usually 100 and 200, else random, so that the network does not rely on them."""
+    """Return canny's thresholds for picture i: 100 and 200 for 70 % of the pictures, otherwise random.
+
+    The network must not depend on one pair of thresholds.
+    """
     rng = np.random.default_rng([0xCA77, i])
     low = 100.0 if rng.random() < 0.7 else float(rng.uniform(50, 150))
     return low, 2 * low

@@ -1,4 +1,4 @@
-"""Joint training of UNet, ControlNet and text encoder to predict the noise in a latent from edges and words."""
+"""Trains UNet, ControlNet and text encoder together to predict the noise in a latent from edges and words."""
 
 import copy
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class DiffusionTraining(Training):
     abar: Tensor
 
     def __init__(self, model: ControlLDM, recipe: Recipe, phase: Phase, examples: Examples) -> None:
-        """`examples` are not saved in the checkpoints."""
+        """examples: kept out of the checkpoints."""
         super().__init__(Networks(model), phase.lr, recipe.warmup, recipe.ema_decay, phase.anneal)
         self.recipe, self.batch, self.examples = recipe, phase.batch, examples
         self.register_buffer("abar", model.alphas_cumprod.clone())
@@ -87,7 +87,7 @@ def start_small(model: ControlLDM) -> None:
 
 @torch.no_grad()
 def encode_all(model: ControlLDM, pictures: Tensor, shrink: int) -> Tensor:
-    """Return the mean latents of the pictures (uint8 [n, h, w, 3]), scaled down by the integer `shrink`.
+    """Return the latents, as the encoder's means, of pictures (uint8 [n, h, w, 3]) scaled down by the integer `shrink`.
 
     The result is float16 [n, 4, h / (8 shrink), w / (8 shrink)].
     """

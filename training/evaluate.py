@@ -1,8 +1,9 @@
-"""python -m training.evaluate: measures the small model on held-out scenes; writes JSON and a contact sheet.
+"""python -m training.evaluate: measures the small model on held-out scenes, and writes JSON and a contact sheet.
 
-Edges: F1 between the input's canny edges and the output's, with a tolerance of 3 pixels, at strength 1 and 0. Words:
-how often the requested colour is the nearest of the six inside the object's mask. VAE: PSNR of reconstructions. Plans:
-distance between the pictures of evenly spaced plans and the picture of all twenty steps.
+Edges: F1 of the input's and the output's canny edges, with a tolerance of 3 pixels, at strength 1 and 0.
+Words: how often the mean colour inside the object's mask is nearest to the requested one of six colours.
+VAE: PSNR of reconstructions.
+Plans: distance between the pictures of evenly spaced plans and the picture of all twenty steps.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def spaced_plan(evaluations: int) -> str:
-    """Return step indices from 19 down, as evenly spaced as 20 steps allow."""
+    """Return the plan with this many evaluations as text: steps from 19 down, as evenly spaced as possible."""
     return ",".join(str(20 - 1 - (20 * k) // evaluations) for k in range(evaluations))
 
 
@@ -75,9 +76,9 @@ def draw(runtime: hackathon, picture: Picture, prompt: str, strength: float = 1.
 
 
 def edge_f1(given: Picture, found: Picture, tolerance: float = TOLERANCE) -> float:
-    """Return the F1 of two edge pictures [h, w] that are non-zero on edges.
+    """Return the F1 score of two edge pictures [h, w], which are non-zero on edges; 0 if one has no edges.
 
-    An edge pixel is correct if the other picture has one within `tolerance` pixels.
+    An edge pixel is correct if the other picture has an edge pixel within `tolerance` pixels.
     """
     if not given.any() or not found.any():
         return 0.0
@@ -91,7 +92,7 @@ def edge_f1(given: Picture, found: Picture, tolerance: float = TOLERANCE) -> flo
 
 
 def measure_edges(runtime: hackathon, scenes: Sequence[Scene]) -> dict[str, float]:
-    """Return the mean F1 at strength 1 and 0."""
+    """Return the mean F1 of input and output edges, at strength 1 and 0."""
     scores: dict[str, float] = {}
     for strength in (1.0, 0.0):
         values = []
@@ -103,7 +104,7 @@ def measure_edges(runtime: hackathon, scenes: Sequence[Scene]) -> dict[str, floa
 
 
 def measure_words(runtime: hackathon, scenes: Sequence[Scene]) -> tuple[dict[str, Any], Picture]:
-    """Return the share of pictures in the requested colour, overall and per colour, and a sheet, one row per scene."""
+    """Return the share of pictures in the requested colour, overall and by colour, and a sheet: one row per scene."""
     right: dict[str, list[bool]] = {colour: [] for colour in PALETTE}
     rows = []
     for made in tqdm(scenes, desc="words"):
@@ -120,7 +121,7 @@ def measure_words(runtime: hackathon, scenes: Sequence[Scene]) -> tuple[dict[str
 
 @torch.inference_mode()
 def measure_vae(runtime: hackathon, scenes: Sequence[Scene]) -> float:
-    """Return the mean PSNR in dB of reconstructions."""
+    """Return the mean PSNR in dB between scenes and their reconstructions by the autoencoder."""
     vae, values = runtime.checkpoint.load_model(runtime.device).vae, []
     weight = next(vae.parameters())
     for made in scenes:
@@ -131,7 +132,10 @@ def measure_vae(runtime: hackathon, scenes: Sequence[Scene]) -> float:
 
 
 def measure_plans(runtime: hackathon, scenes: Sequence[Scene]) -> dict[str, float]:
-    """Return the root mean square distance, in grey levels, between pictures of evenly spaced plans and all steps."""
+    """Return, per plan in PLANS, the mean distance of its pictures from those of all steps.
+
+    A distance is the root mean square difference in grey levels.
+    """
     distances: dict[int, list[float]] = {count: [] for count in PLANS}
     for made in tqdm(scenes, desc="plans"):
         whole = draw(runtime, made.picture, made.caption).astype(float)

@@ -1,4 +1,4 @@
-"""Training for a given time, with checkpoints to resume from."""
+"""Trains for a given time, and saves checkpoints to resume from."""
 
 import copy
 import itertools
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 LOG_STEPS = 50
 SAVE_SECONDS = 60.0
-EAGER_STEPS = 3  # before capture: libraries load, cuDNN chooses its algorithms, Adam creates its state
+EAGER_STEPS = 3  # steps before capture, in which libraries load, cuDNN chooses algorithms, Adam creates its state
 
 
 class Training(pl.LightningModule):
@@ -29,8 +29,8 @@ class Training(pl.LightningModule):
     """
 
     automatic_optimization = False
-    learning_rate: Tensor  # this and momentum: on the device, where a captured step reads them
-    momentum: Tensor  # the weight of the old average in the new one
+    learning_rate: Tensor  # on the device, like momentum: a captured step reads both there
+    momentum: Tensor  # weight of the previous average in the new average
 
     def __init__(self, network: nn.Module, lr: float, warmup: int, decay: float, anneal: bool) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Training(pl.LightningModule):
         self.replay: Callable[[], None] | None = None
 
     def loss(self, network: nn.Module) -> dict[str, Tensor]:
-        """Draw examples and return losses. The first one is minimised, all are logged."""
+        """Draw examples and return losses by name. The first loss is minimised, all are logged."""
         raise NotImplementedError
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -72,7 +72,7 @@ class Training(pl.LightningModule):
             self.log_dict(self.logs, prog_bar=True)
 
     def step(self) -> None:
-        """Run one step. It neither waits for the GPU nor copies from the CPU, so that it can be captured."""
+        """Run one training step. To be capturable, it neither waits for the GPU nor copies from the CPU."""
         (network,) = self.copies
         weights: list[Tensor] = list(self.network.parameters())
         rounded: list[Tensor] = list(network.parameters())
@@ -118,12 +118,12 @@ class Training(pl.LightningModule):
 
 
 def average_momentum(step: int, decay: float) -> float:
-    """Return the momentum: low at first, so that the average of a short run does not contain the initial weights."""
+    """Return the momentum, at most `decay`; low at first, so that the initial weights soon leave the average."""
     return min(decay, (1 + step) / (10 + step))
 
 
 class Save(pl.Callback):
-    """Saves a checkpoint once a minute."""
+    """Saves a checkpoint after a step if the last save was more than SAVE_SECONDS ago."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.last = path, time.monotonic()
@@ -135,7 +135,10 @@ class Save(pl.Callback):
 
 
 def fit(module: Training, folder: Path, minutes: float) -> None:
-    """Train for `minutes` in total. Resume from the checkpoint in `folder`, if any, for the remaining time."""
+    """Train `module` in place for `minutes` in total; resume from the checkpoint in `folder` if it exists.
+
+    Write the checkpoint there when done.
+    """
     last = folder / "last.ckpt"
     trainer = pl.Trainer(
         default_root_dir=folder,
@@ -147,6 +150,6 @@ def fit(module: Training, folder: Path, minutes: float) -> None:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    # The module draws its own examples and ignores what the loader yields.
+    # The module draws its own examples and ignores the values from the loader.
     trainer.fit(module, itertools.repeat(0), ckpt_path=str(last) if last.is_file() else None)
     trainer.save_checkpoint(last)

@@ -1,4 +1,4 @@
-"""Training pictures with natural edges: random crops of the photographs in the scikit-image wheel."""
+"""Creates training pictures with natural edges: random crops of the photographs in the scikit-image wheel."""
 
 import functools
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scoring.pictures import read
 from training.scenes.canvas import HEIGHT, WIDTH
 
-TAG = 0xF070  # makes the random numbers differ from those of the scenes
+TAG = 0xF070  # part of the seed, so that the random numbers differ from those of the scenes
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,10 @@ class Photograph:
 
 
 def photograph(seed: int) -> Photograph:
-    """Return the crop for a seed, always the same: resized, sometimes flipped, light and colours changed slightly."""
+    """Return the crop for a seed: resized, sometimes flipped, with slightly changed light and colours.
+
+    Equal seeds give equal crops.
+    """
     rng = np.random.default_rng([TAG, seed])
     weights = np.array([source.weight for source in SOURCES])
     source = SOURCES[int(rng.choice(len(SOURCES), p=weights / weights.sum()))]
@@ -63,7 +66,10 @@ def photograph(seed: int) -> Photograph:
 
 @functools.cache
 def _opened(file: str) -> NDArray[np.uint8]:
-    """Return a photograph as RGB uint8 [height, width, 3]; grey ones get three equal channels."""
+    """Return a photograph as RGB uint8 [height, width, 3], with three equal channels if it is grey.
+
+    Raise ModuleNotFoundError without scikit-image, FileNotFoundError if its file is missing or unreadable.
+    """
     package = find_spec("skimage")
     if package is None or package.origin is None:
         raise ModuleNotFoundError("the photographs are part of scikit-image, which is not installed: install it")

@@ -1,7 +1,7 @@
-"""python -m training.pictures: writes the pictures that are scored by default.
+"""python -m training.pictures: writes the pictures that compute_score.py uses by default.
 
-They are the first eight held-out scenes with a bird: not hand-picked, and not in the training data. With --scenes N it
-writes N held-out scenes of all kinds instead, each with its caption in a .txt file, for example to search plans on.
+They are the first eight held-out scenes with a bird, not hand-picked and not in the training data. With --scenes N, it
+writes N held-out scenes of all kinds instead, each with its caption in a .txt file, for example to search for plans.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""The settings of the training run that produced the shipped model."""
+"""Settings of the training run that produced the shipped model."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training run. Budgets are in minutes of training; a budget of zero skips its phase.
+    """Settings of a training run. Fields named *_minutes are time budgets; a budget of zero skips the phase.
 
     Held-out scenes start at seed `held_out`, far above the seeds used for training.
     """
@@ -33,11 +33,11 @@ class Recipe:
     full_batch: int = 128
     full_lr: float = 7e-4
     prompt_dropout: float = 0.12  # half empty prompt, half n_prompt: guidance uses either as "no prompt"
-    control_dropout: float = 0.15  # trains the UNet to work without ControlNet (strength 0)
+    control_dropout: float = 0.15  # share of examples at strength 0: the UNet must work without ControlNet
     snr_limit: float = 5.0  # Min-SNR (Hang et al. 2023): nearly clean latents must not dominate the loss
 
     def phases(self) -> list["Phase"]:
-        """Return the diffusion phases. Only the last one anneals; averaged weights replace annealing before it."""
+        """Return the diffusion phases in order. Only the last one anneals; averaging replaces it in the first."""
         half = Phase("half", 2, self.half_minutes, self.half_batch, self.half_lr, anneal=False)
         return [half, Phase("full", 1, self.full_minutes, self.full_batch, self.full_lr, anneal=True)]
 

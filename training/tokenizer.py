@@ -1,4 +1,4 @@
-"""The small model's tokenizer files, in CLIP's format: byte-pair merges that turn each word of a list into one token.
+"""Writes the small model's tokenizer files in CLIP's format. Its merges turn each word of a list into one token.
 
 python -m training.tokenizer        writes vocab.json and merges.txt to models/small/tokenizer
 """
@@ -25,8 +25,8 @@ PROMPT_WORDS = (
 def train_merges(words: Sequence[str]) -> list[tuple[str, str]]:
     """Return the merges, in order, that build every word from its letters: byte-pair encoding (Sennrich et al. 2016).
 
-    The most frequent pair is merged first, ties in alphabetical order. So the same words always give the same merges,
-    which library trainers do not guarantee.
+    The most frequent pair is merged first; of equally frequent pairs, the first in alphabetical order. Equal words
+    therefore always give equal merges, which library trainers do not guarantee.
     """
     split = [[*word[:-1], word[-1] + END_OF_WORD] for word in sorted(set(words))]
     merges = []
@@ -48,14 +48,14 @@ def _merged(pieces: list[str], merge: tuple[str, str]) -> list[str]:
 
 
 def clip_vocabulary(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Return token -> id in CLIP's order: 256 letters, the same at a word's end, merges, start of text, end of text."""
+    """Return ids by token, in CLIP's order: 256 letters, 256 letters at a word's end, merges, start and end of text."""
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(letter + END_OF_WORD for letter in alphabet), *map("".join, merges)]
     return {token: i for i, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
 
 
 def write_tokenizer(folder: Path, words: Sequence[str]) -> int:
-    """Write vocab.json and merges.txt; return the number of tokens."""
+    """Write vocab.json and merges.txt to `folder`; return the number of tokens."""
     merges = train_merges(words)
     vocabulary = clip_vocabulary(merges)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Training of the autoencoder, and scaling of its latents to unit variance."""
+"""Trains the autoencoder, and scales its latents to mean 0 and variance 1."""
 
 from typing import cast
 
@@ -12,14 +12,15 @@ from training.recipe import Recipe
 
 class VAETraining(Training):
     def __init__(self, vae: VAE, recipe: Recipe, pictures: Tensor) -> None:
-        """`pictures`, uint8 [n, 256, 384, 3], are not saved in the checkpoints."""
+        """pictures: uint8 [n, 256, 384, 3]; kept out of the checkpoints."""
         super().__init__(vae, recipe.vae_lr, recipe.warmup, recipe.ema_decay, anneal=True)
         self.recipe, self.pictures = recipe, pictures
 
     def loss(self, network: nn.Module) -> dict[str, Tensor]:
         """Return the total loss, and two of its terms for the log.
 
-        It adds absolute, squared and slope error, and the KL divergence from the unit normal per latent value.
+        The total is the absolute error, the squared error, and, weighted, the slope error and the mean KL divergence
+        of a latent value from the unit normal.
         """
         vae, pictures = cast(VAE, network), self.pictures
         index = torch.randint(len(pictures), (self.recipe.vae_batch,), device=pictures.device)
@@ -41,10 +42,10 @@ def as_input(pictures: Tensor) -> Tensor:
 
 @torch.no_grad()
 def normalize_latents(vae: VAE, pictures: Tensor) -> None:
-    """Change `vae` in place so that each channel of the scaled latents of `pictures` has mean 0 and variance 1.
+    """Change `vae` in place so that each channel of its scaled latents, over `pictures`, has mean 0 and variance 1.
 
-    An affine map after the encoder and its inverse before the decoder are folded into their 1x1 convolutions, so the
-    reconstructions do not change.
+    An affine map after the encoder is folded into the encoder's last 1x1 convolution, and its inverse into the
+    decoder's first. Reconstructions do not change.
     """
     latents = torch.cat([vae.encode(as_input(batch)) for batch in pictures.split(32)])
     mean, std = latents.mean((0, 2, 3)) / vae.scale_factor, latents.std((0, 2, 3))

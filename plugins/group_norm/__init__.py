@@ -1,4 +1,4 @@
-"""GroupNorm with SiLU as one CUDA kernel: a torch op (`op.py`), a layer (`layer.py`) and a TensorRT plugin.
+"""GroupNorm with SiLU as one CUDA kernel (`kernel.cu`), which `compile.py` compiles on demand.
 
-`compile.py` compiles `kernel.cu` on demand.
+`op.py` makes it a torch op, `layer.py` a layer, and `tensorrt_plugin.py` a TensorRT plugin.
 """

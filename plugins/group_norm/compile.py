@@ -1,4 +1,4 @@
-"""Launch parameters of the GroupNorm kernel, and its PTX, compiled by NVRTC through cuda-python."""
+"""Chooses launch parameters for the GroupNorm kernel, and compiles it to PTX with NVRTC through cuda-python."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ MAX_CLUSTER = 8  # blocks; every GPU with clusters supports 8
 MAX_THREADS = 512
 MAX_HOLD = 8  # vectors kept in registers per thread
 BLOCKS = 128  # enough to occupy an H200's 132 multiprocessors
-WORTH_A_BLOCK = 256  # vectors per block, at least, when a span is split
+WORTH_A_BLOCK = 256  # minimum vectors per block when a span is split
 SECTOR = 16  # float16 values in 32 bytes, the smallest memory access
 
 
@@ -42,8 +42,9 @@ def choose_launch(
     clusters: bool,
     shift: bool = False,
 ) -> Launch:
-    """Return the launch for maps of this size. clusters: whether the GPU has them (compute capability 9.0 or higher).
+    """Return the launch parameters for maps of this size.
 
+    clusters: whether the GPU has thread block clusters (compute capability 9.0 or higher).
     Raises ValueError for sizes that the kernel does not support.
     """
     vector, span = _cut_channels(images, channels, pixels, groups, channels_last, shift)
@@ -65,7 +66,7 @@ def choose_launch(
 def _cut_channels(
     images: int, channels: int, pixels: int, groups: int, channels_last: bool, shift: bool
 ) -> tuple[int, int]:
-    """Return values per load and channels per span (the part of a map that one cluster handles). Raises ValueError."""
+    """Return values per load and channels per span, the part of a map that one cluster processes. Raises ValueError."""
     if min(images, channels, pixels, groups) < 1 or channels % groups or images * channels * pixels >= 2**30:
         raise ValueError(
             f"group_norm got {images} images of {channels} channels and {pixels} pixels in {groups} groups, expected "
@@ -87,7 +88,7 @@ def _cut_channels(
 
 
 def _count_blocks(spans: int, vectors: int) -> int:
-    """Return how many blocks share a span of `vectors`: enough to fill the GPU, if each gets enough work."""
+    """Return how many blocks share a span of `vectors`: enough to fill the GPU, while each gets enough work."""
     cluster = 1
     while cluster < MAX_CLUSTER and spans * cluster < BLOCKS and vectors >= 2 * cluster * WORTH_A_BLOCK:
         cluster *= 2
@@ -95,7 +96,7 @@ def _count_blocks(spans: int, vectors: int) -> int:
 
 
 def _widest(channels: int, group: int) -> tuple[int, int]:
-    """Return values of the widest load that divides some span of whole groups, and the channels of that span."""
+    """Return the values per load, as many as possible, and the channels per span: whole groups and whole loads."""
     for vector in (8, 4, 2):
         span = lcm(group, vector)
         if channels % span == 0 and (span == group or span // vector <= MAX_THREADS):
@@ -109,7 +110,7 @@ def _warps(threads: int) -> int:
 
 @cache
 def compile_ptx(defines: tuple[tuple[str, str], ...], architecture: int) -> bytes:
-    """Return the kernel's PTX for a compute capability (90 for 9.0).
+    """Return the kernel's PTX for a compute capability (90 for 9.0); cached in this process.
 
     Raises KernelError if NVRTC cannot be loaded or fails; after a failed compilation the message includes its log.
     """
@@ -140,7 +141,7 @@ def compile_ptx(defines: tuple[tuple[str, str], ...], architecture: int) -> byte
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call an NVRTC or driver function; return its value without the status, or None. Raises KernelError."""
+    """Call an NVRTC or driver function and return its first value, if any. Raises KernelError for an error status."""
     status, *values = function(*arguments)
     if status != 0:
         raise KernelError(f"{function.__name__} failed with {status.name}")

@@ -2,8 +2,8 @@
 //
 // A group spans all pixels of an image, so its statistics need either a second kernel or communication between blocks.
 // Here up to eight blocks form a cluster: they divide the pixels of one span of channels (one or several whole groups)
-// among them and read each other's means and squared deviations from shared memory. Each thread keeps its last values
-// in registers, so a map that fits is read once. All sums have a fixed order: results are the same bits in every run.
+// among themselves and read each other's means and squared deviations from shared memory. Each thread keeps its last
+// values in registers, so a map that fits is read once. All sums have a fixed order, so every run gives the same bits.
 //
 // Grid: (CLUSTER, CHANNELS / SPAN, images), blocks of THREADS. compile.py sets these constants with -D:
 //   CHANNELS, GROUPS; CHANNELS_LAST: 1 for [n, pixels, c], 0 for [n, c, pixels]; SHIFT, SILU: 1 or 0; EPS
@@ -201,7 +201,7 @@ group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Ha
     };
     if constexpr (FIXED) prepare();
 
-    // Backwards: the last chunk is still in registers, and the most recent of the others are most likely still cached.
+    // Last chunk first: it is still in registers, and recently read chunks are most likely still in the cache.
     for (int chunk = chunks - 1; chunk >= 0; --chunk) {
         if (chunk < chunks - 1) load_chunk(chunk);
 #pragma unroll

@@ -1,4 +1,4 @@
-"""The GroupNorm layer that uses the kernel under torch.compile."""
+"""A GroupNorm layer that uses our kernel under torch.compile."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from plugins.group_norm.op import group_norm
 
 
 class FusedGroupNorm(GroupNorm):
-    """GroupNorm that runs as one kernel when torch.compile compiles it for a GPU in float16."""
+    """GroupNorm that uses our kernel if torch.compile compiles it for a GPU in float16."""
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         if not (torch.compiler.is_compiling() and x.is_cuda and x.dtype == torch.float16):

@@ -1,6 +1,7 @@
 """torch.ops.canny2image.group_norm: GroupNorm (Wu and He 2018), optionally followed by SiLU, as one kernel.
 
-The first call for maps of a size compiles and loads the kernel; later calls can be captured into a CUDA graph.
+On a GPU, the first call for each size of maps compiles and loads the kernel. Only later calls can be captured into a
+CUDA graph.
 """
 
 import ctypes
@@ -34,8 +35,9 @@ def group_norm(
     """Compute GroupNorm of x + shift over the channels of a group and all pixels, then SiLU if `silu`.
 
     x: [n, c, h, w], channels-last or contiguous, and the result has the same layout; weight, bias: [c]; shift: [1, c],
-    only with channels-last x. On a GPU all are float16 and one kernel does it in float32; on a CPU `reference` does.
-    Raises ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or launched.
+    only with channels-last x. On a GPU all must be float16, and one kernel computes in float32; a CPU uses `reference`.
+    On a GPU, raises ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or
+    launched.
     """
     channels_last = _check(x, weight, bias, shift)
     n, channels, h, w = x.shape
@@ -62,7 +64,7 @@ def _(
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> bool:
-    """Return whether x is channels-last; it is contiguous otherwise. Raises ValueError for unsupported arguments."""
+    """Return True if x is channels-last, False if it is contiguous. Raises ValueError for unsupported arguments."""
     channels_last = x.is_contiguous(memory_format=torch.channels_last)
     if not (channels_last or x.is_contiguous()):
         raise ValueError(
@@ -90,7 +92,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> boo
 
 @cache
 def _load(launch: Launch, architecture: int, device: int) -> Any:
-    """Load the kernel on the current device, permanently. `device` is that device; it is only part of the cache key."""
+    """Load the kernel on the current device, permanently. `device` is the current device, as part of the cache key."""
     from cuda.bindings import driver
 
     module = call(driver.cuModuleLoadData, compile_ptx(launch.defines, architecture))

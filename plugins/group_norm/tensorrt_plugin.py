@@ -1,4 +1,4 @@
-"""The kernel as a TensorRT plugin, `canny2image::group_norm`. Engines contain its PTX and need no Python to run it.
+"""Registers the kernel as TensorRT plugin `canny2image::group_norm`. Engines contain its PTX and run without Python.
 
 No `from __future__ import annotations` here: TensorRT reads the annotations as types. Attributes are arrays of one
 value, because scalars raise TypeError in TensorRT 10.16 with NumPy 2.4. No engine has been built with the plugin yet.
@@ -18,13 +18,13 @@ Floats = npt.NDArray[np.float32]
 
 @cache
 def register(architecture: int, lazy: bool = False) -> None:
-    """Register the plugin with TensorRT, once per process; a second call with the same arguments does nothing.
+    """Register the plugin with TensorRT, once per process; another call with equal arguments does nothing.
 
     Inputs: x [n, c, h, w], weight [c] and bias [c], all float16. Attributes: groups (int32), eps (float32), silu
     (int32, 0 or 1), each an array of one value. Output: like x. x is contiguous, or channels-last (HWC8) if c is a
     multiple of 8. architecture: compute capability of the GPU that will run the engine, 90 for 9.0. lazy: register the
-    plugin at its first use. Raises ImportError without TensorRT, ValueError if it is already registered for another
-    architecture.
+    plugin at its first use. Raises ImportError without TensorRT, ValueError if the plugin is already registered for
+    another architecture.
     """
     import tensorrt as trt
     import tensorrt.plugin as trtp
@@ -59,9 +59,9 @@ def register(architecture: int, lazy: bool = False) -> None:
 
 
 def try_compiler(architecture: int) -> None:
-    """Compile one kernel as a check: errors while TensorRT requests kernels would not reach the user.
+    """Compile one kernel as a test, because errors during the build of an engine would not reach the user.
 
-    Raises KernelError.
+    Raises KernelError if NVRTC cannot be loaded or fails.
     """
     compile_ptx(choose_launch(1, 8, 8, 1, 1e-5, silu=True, channels_last=True, clusters=False).defines, architecture)
 
@@ -69,7 +69,7 @@ def try_compiler(architecture: int) -> None:
 def _launch(
     shape: tuple[int, ...], groups: Ints, eps: Floats, silu: Ints, channels_last: bool, architecture: int
 ) -> tuple[int, Launch]:
-    """Return the pixels of a map and its launch. Raises ValueError unless `shape` has four known sizes."""
+    """Return the pixels per map and the launch parameters. Raises ValueError unless `shape` has four known sizes."""
     if len(shape) != 4 or min(shape) < 1:
         raise ValueError(
             f"{PLUGIN} got x of shape {list(shape)}, expected four dimensions known at build time: "

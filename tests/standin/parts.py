@@ -1,4 +1,4 @@
-"""Shared parts of the TensorRT stand-in: enums, the logger, and calls that fail on request."""
+"""Shared parts of the TensorRT stand-in: enums, the logger and injected failures."""
 
 from enum import IntEnum
 
@@ -9,7 +9,7 @@ to_fail: set[str] = set()
 
 
 def fail_once(name: str) -> None:
-    """Make the next call of this method or class fail, in the way that TensorRT reports failure."""
+    """Make the next call of this method or class fail as TensorRT does."""
     to_fail.add(name)
 
 
@@ -17,7 +17,7 @@ def fails(name: str, logger: "ILogger") -> bool:
     if name not in to_fail:
         return False
     to_fail.remove(name)
-    return error_heard(logger, f"{name} was told to fail")
+    return error_heard(logger, f"{name}: injected failure")
 
 
 def error_heard(logger: "ILogger", text: str) -> bool:

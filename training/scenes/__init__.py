@@ -1,1 +1,1 @@
-"""Drawing of training scenes: an object of one colour in front of a background, with a caption."""
+"""Draws training scenes: an object of one colour in front of a background, with a caption."""

@@ -1,4 +1,4 @@
-"""Drawings of fish, cats and butterflies."""
+"""Creates drawings of fish, cats and butterflies."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from training.scenes.drawing import CREAM, INK, Drawing, Part, eye
 
 
 def fish(rng: np.random.Generator) -> Drawing:
-    """A fish swimming to the right."""
+    """Return a fish that swims to the right."""
     deep, fork, hook = rng.uniform(0.2, 0.36), rng.uniform(0.16, 0.28), rng.uniform(0.04, 0.12)
     along = np.linspace(0, np.pi, 15)
     x = 0.52 * np.cos(along)
@@ -38,7 +38,7 @@ def _band(x: float, deep: float) -> Points:
 
 
 def cat(rng: np.random.Generator) -> Drawing:
-    """A sitting cat that faces the viewer."""
+    """Return a sitting cat that faces the viewer."""
     fat, r, hx = rng.uniform(0.88, 1.15), rng.uniform(0.22, 0.26), rng.uniform(-0.04, 0.08)
     hy, tilt, wave = -0.42, rng.uniform(-0.15, 0.15), rng.uniform(0.25, 0.45)
     w = 0.28 * fat
@@ -65,7 +65,7 @@ def cat(rng: np.random.Generator) -> Drawing:
 
 
 def _cat_face(rng: np.random.Generator, r: float) -> list[Part]:
-    """A head of radius `r` centred on the origin, with or without stripes."""
+    """Return a head of radius `r` centred on the origin, with or without stripes."""
     head = smooth(
         (0.0, -0.82 * r),
         (0.62 * r, -0.75 * r),
@@ -102,7 +102,7 @@ def _cat_face(rng: np.random.Generator, r: float) -> list[Part]:
 
 
 def butterfly(rng: np.random.Generator) -> Drawing:
-    """A butterfly with open wings."""
+    """Return a butterfly with open wings."""
     wide, tall, spot = rng.uniform(0.9, 1.15), rng.uniform(0.9, 1.15), rng.uniform(0.05, 0.08)
     angle, mark = rng.uniform(-0.5, 0.5), (CREAM, INK, (246, 206, 96))[rng.integers(3)]
     parts: list[Part] = []

@@ -1,4 +1,4 @@
-"""All backgrounds by name, and those that fit each stance of an object."""
+"""Lists all backgrounds by name, and which of them fit each stance of an object."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""Drawings of birds: songbirds on a branch or on the ground, and birds in flight."""
+"""Creates drawings of birds: songbirds on a branch or on the ground, birds in flight, and ducks."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from training.scenes.ducks import duck
 
 
 def bird(rng: np.random.Generator) -> Drawing:
-    """A bird facing right."""
+    """Return a bird that faces right."""
     kind = rng.choice(["songbird", "flying", "duck"], p=[0.55, 0.3, 0.15])
     return {"songbird": _songbird, "flying": _flying, "duck": duck}[str(kind)](rng)
 
@@ -54,7 +54,7 @@ def _songbird(rng: np.random.Generator) -> Drawing:
 
 
 def _songbird_body(hx: float, hy: float, r: float, plump: float) -> Points:
-    """One outline for body and head; the head has radius `r` and centre (hx, hy)."""
+    """Return one outline for body and head; the head has radius `r` and centre (hx, hy)."""
     return smooth(
         (hx + 0.92 * r, hy - 0.3 * r),
         (hx + 0.5 * r, hy - 0.9 * r),
@@ -80,7 +80,7 @@ def _leg(x: float, top: float, bottom: float) -> list[Part]:
 
 
 def _wing(span: float, chord: float, feathers: int) -> Points:
-    """A wing that extends upwards from its root at the origin; its feather tips are on the left."""
+    """Return a wing that extends upwards from its root at the origin; its feather tips are on the left."""
     leading = bend(
         [(0.5 * chord, 0.04), (0.54 * chord, -0.3 * span), (0.18 * chord, -0.7 * span), (-0.5 * chord, -span)]
     )

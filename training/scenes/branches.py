@@ -1,4 +1,4 @@
-"""Drawing of the branch that a bird perches on."""
+"""Draws the branch that a bird perches on."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from training.scenes.scenery import Rng
 
 
 def branch(canvas: Canvas, rng: Rng, x: float, y: float, leaves: Colour) -> None:
-    """Draw a branch from one side of the picture to a little beyond (x, y), where an object perches."""
+    """Draw a branch from one side of the picture to a point beyond (x, y), where an object perches."""
     side = -1 if rng.random() < 0.5 else 1
     start, end = (-10.0 if side < 0 else WIDTH + 10.0), x - side * rng.uniform(60, 130)
     droop, lift = rng.uniform(-6, 26), rng.uniform(-10, 14)

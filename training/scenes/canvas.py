@@ -1,4 +1,4 @@
-"""The canvas: filled shapes with shading, soft shadows, and a mask of the main object's body."""
+"""A canvas for filled, shaded shapes and soft shadows, with a mask of the main object's body."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ Picture = NDArray[np.float32]  # RGB [256, 384, 3], 0 to 255
 
 @dataclass
 class Canvas:
-    """The picture so far and the mask of the main object's body.
+    """The picture drawn so far and the mask of the main object's body.
 
     `rim` is the light lost at the outline of a shape, as in a watercolour: it keeps the outline visible on a background
     of the same colour, without the double edges of an ink line. It is negative (light gained) on dark backgrounds.
@@ -34,7 +34,8 @@ class Canvas:
     def fill(self, outline: Points, paint: NDArray[np.float32], relief: float = 0.0, body: bool = False) -> None:
         """Fill a closed outline in pixels with an RGB colour [3] or with the same region of a picture [256, 384, 3].
 
-        `relief` is how round the shape looks, 0 to about 0.5; `body`: whether it belongs to the main object's body.
+        relief: how round the shape looks, 0 to about 0.5. body: add the shape to the mask; otherwise remove it from the
+        mask, because it covers what is there.
         """
         window = _window(outline)
         if window is None:
@@ -63,7 +64,7 @@ class Canvas:
         return np.asarray(darker + np.float32(0.7) * (255 - colour) * np.maximum(light, 0), np.float32)
 
     def shade(self, outline: Points, softness: float, amount: float) -> None:
-        """Darken (or lighten, if `amount` < 0) the inside of an outline in pixels, blurred by `softness` pixels."""
+        """Darken the inside of an outline in pixels, or lighten it if `amount` < 0, blurred by `softness` pixels."""
         window = _window(outline, margin=2 * softness)
         if window is None:
             return
@@ -75,13 +76,13 @@ class Canvas:
         self.picture[window] += (target - self.picture[window]) * soft * np.float32(abs(amount))
 
     def finished(self) -> NDArray[np.uint8]:
-        """Return the picture as RGB uint8 [256, 384, 3], slightly blurred: no lens or decoder is sharper."""
+        """Return the picture as RGB uint8 [256, 384, 3], slightly blurred like pictures of lenses and decoders."""
         soft = cv2.GaussianBlur(self.picture, (3, 3), 0.6)
         return np.asarray(cv2.convertScaleAbs(np.maximum(soft, 0)), np.uint8)  # rounds and saturates
 
 
 def _tripled(channel: NDArray[np.float32] | cv2.typing.MatLike) -> Picture:
-    """Return one channel as three equal ones: NumPy multiplies these several times faster than it broadcasts one."""
+    """Return three copies of one channel: NumPy multiplies them several times faster than it broadcasts a channel."""
     return np.asarray(cv2.merge((channel, channel, channel)), np.float32)
 
 

@@ -1,7 +1,7 @@
-"""The words of captions: a closed vocabulary, and names of objects with their colours."""
+"""The vocabulary of captions, their templates, and names of objects with their colours."""
 
 TEMPLATES = ("{}", "{}", "{}", "a picture of {}", "a photo of {}", "a painting of {}", "a drawing of {}")
-"""Templates of captions; one listed several times is more frequent."""
+"""Templates of captions; a template listed several times is chosen more often."""
 
 _WORDS = """
 a an and at background balloon bird black blue boat brick brown butterfly car cat cup desert drawing field fish flower

@@ -1,4 +1,4 @@
-"""Placement of an object: its pose, its shadow, and the branch, grass or water around it."""
+"""Places an object in the picture, with its shadow and the branch, grass or water around it."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Room:
     x: float = 0.5 * WIDTH  # centre, pixels
     width: float = 0.8 * WIDTH  # pixels
     height: float = 0.8 * HEIGHT  # pixels
-    rise: float = 0.0  # pixels; how far the object is moved up, that is, away from the viewer
+    rise: float = 0.0  # pixels by which the object is moved up, away from the viewer
 
 
 def put(rng: Rng, ground: Ground, drawing: Drawing, room: Room, paint: Colour, main: bool) -> None:
@@ -51,7 +51,7 @@ def _posed(rng: Rng, ground: Ground, drawing: Drawing, room: Room) -> tuple[Pose
 
 
 def _foot(rng: Rng, ground: Ground, drawing: Drawing, height: float) -> float:
-    """Return the row of the object's lowest point."""
+    """Return the row of the object's lowest point, chosen at random."""
     if drawing.stance in ("stand", "float"):
         return rng.uniform(*ground.floor)
     lowest = HEIGHT - (40 if drawing.stance == "perch" else 12)

@@ -1,4 +1,4 @@
-"""Drawings: parts in their own coordinates, which a pose maps onto a canvas."""
+"""A drawing: coloured parts in the drawing's own coordinates, which a pose maps to a canvas."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ GLASS = (186, 218, 232)
 
 @dataclass(frozen=True)
 class Part:
-    """A shape of one colour: a tint of the object's own colour (1 is that colour), or a fixed RGB colour."""
+    """A shape of one colour. paint: a tint of the object's own colour (a float, 1.0 is the colour itself), or RGB."""
 
     outline: Points
     paint: float | tuple[int, int, int]
@@ -38,13 +38,13 @@ class Drawing:
     sway: float = 0.03  # radians; the largest random rotation
 
     def bounds(self, pose: Pose) -> tuple[float, float, float, float]:
-        """Return left, top, right and bottom in pixels for a pose."""
+        """Return left, top, right and bottom of the drawing in pixels."""
         everything = np.concatenate([pose(part.outline) for part in self.parts])
         (left, top), (right, bottom) = everything.min(0), everything.max(0)
         return float(left), float(top), float(right), float(bottom)
 
     def draw(self, canvas: Canvas, pose: Pose, colour: Colour, main: bool) -> None:
-        """Draw onto the canvas. main: whether the mask includes the parts in the object's own colour."""
+        """Draw onto the canvas. main: whether the parts in the object's own colour enter the mask."""
         for part in self.parts:
             own = isinstance(part.paint, float)
             paint = tinted(colour, part.paint) if isinstance(part.paint, float) else np.array(part.paint, np.float32)
@@ -52,7 +52,7 @@ class Drawing:
 
 
 def eye(x: float, y: float, radius: float) -> list[Part]:
-    """A dark eye with a light ring and a glint."""
+    """Return the parts of a dark eye with a light ring and a glint."""
     return [
         Part(ellipse(x, y, radius * 1.35, radius * 1.35), CREAM, 0.0),
         Part(ellipse(x, y, radius, radius), INK, 0.0),

@@ -1,4 +1,4 @@
-"""Drawings of birds on the water."""
+"""Creates drawings of birds on the water."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from training.scenes.drawing import BEAK, CREAM, Drawing, Part, eye
 
 
 def duck(rng: np.random.Generator) -> Drawing:
-    """A duck, or a swan if its neck is long."""
+    """Return a duck, or a swan if its neck is long."""
     long = rng.uniform(0.0, 0.22)  # length of the neck, from a duck's to a swan's
     r = rng.uniform(0.13, 0.16)
     hx, hy = 0.4, -0.36 - long
@@ -34,7 +34,7 @@ def duck(rng: np.random.Generator) -> Drawing:
 
 
 def _body(hx: float, hy: float, r: float) -> Points:
-    """One outline for body, neck and head; the head has radius `r` and centre (hx, hy)."""
+    """Return one outline for body, neck and head; the head has radius `r` and centre (hx, hy)."""
     return smooth(
         (hx + 0.95 * r, hy - 0.2 * r),
         (hx + 0.4 * r, hy - r),

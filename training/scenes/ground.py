@@ -1,4 +1,4 @@
-"""The parts that all backgrounds have (a canvas, words and a floor), and the daylight sky that most have."""
+"""The parts common to all backgrounds (canvas, words and floor), and a daylight sky, which several of them use."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ GREEN, SUMMER = colour(96, 146, 72), colour(156, 196, 108)
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """A painted background, the words for it, and the place for objects."""
+    """A painted background, the words that describe it, and the rows on which objects stand or float."""
 
     canvas: Canvas
     words: str  # as in "a red bird {words}"
@@ -24,7 +24,7 @@ class Ground:
 
 
 def blank(picture: Picture, dark: bool = False) -> Canvas:
-    """Return a canvas with a copy of `picture`."""
+    """Return a canvas with a copy of `picture`; dark: with light instead of dark outlines of shapes."""
     return Canvas(np.array(picture, np.float32), rim=-0.22 if dark else 0.35)
 
 
@@ -34,7 +34,7 @@ def pick(rng: Rng, *options: str) -> str:
 
 
 def air(rng: Rng, horizon: float) -> tuple[Canvas, Colour, str]:
-    """Return a canvas with a daylight sky, the colour at its horizon, and its name: blue, grey or pink."""
+    """Return a canvas with a daylight sky, the colour at the horizon, and the colour name of the sky."""
     top, low, name = (
         (colour(112, 172, 230), colour(206, 230, 244), "blue"),
         (colour(150, 162, 176), colour(216, 220, 224), "grey"),

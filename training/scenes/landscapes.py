@@ -1,4 +1,4 @@
-"""Backgrounds on land."""
+"""Paints backgrounds on land."""
 
 from training.scenes.canvas import HEIGHT, WIDTH
 from training.scenes.curves import ellipse, limb, points
@@ -8,7 +8,7 @@ from training.scenes.scenery import Rng, bush, daisy, mottled, peaks, ramp, ridg
 
 
 def field(rng: Rng) -> Ground:
-    """Grass, bushes and flowers under the sky."""
+    """Paint grass, bushes and flowers under the sky."""
     horizon = rng.uniform(105, 150)
     canvas, low, _ = air(rng, horizon)
     grass, name = (SUMMER, "green") if rng.random() < 0.75 else (colour(222, 200, 112), "yellow")
@@ -26,7 +26,7 @@ def field(rng: Rng) -> Ground:
 
 
 def forest(rng: Rng) -> Ground:
-    """Trunks in the mist."""
+    """Paint trunks in the mist."""
     mist, wood, floor = colour(206, 222, 196), colour(112, 96, 80), rng.uniform(160, 190)
     canvas = blank(ramp(colour(176, 204, 160), mist, bottom=floor))
     for depth in (0.6, 0.25):
@@ -44,7 +44,7 @@ def forest(rng: Rng) -> Ground:
 
 
 def mountains(rng: Rng) -> Ground:
-    """A meadow in front of snowy peaks."""
+    """Paint a meadow in front of snowy peaks."""
     horizon = rng.uniform(150, 180)
     canvas, low, _ = air(rng, horizon)
     far = peaks(rng, horizon, rng.uniform(95, 130))
@@ -57,7 +57,7 @@ def mountains(rng: Rng) -> Ground:
 
 
 def snow(rng: Rng) -> Ground:
-    """Snow-covered hills with firs."""
+    """Paint snow-covered hills with firs."""
     horizon = rng.uniform(120, 160)
     canvas = blank(ramp(colour(176, 196, 216), colour(222, 230, 238), bottom=horizon))
     canvas.fill(ridge(rng, horizon - 10, 24), colour(204, 216, 230))
@@ -72,7 +72,7 @@ def snow(rng: Rng) -> Ground:
 
 
 def desert(rng: Rng) -> Ground:
-    """Dunes with cacti and stones."""
+    """Paint dunes with cacti and stones."""
     horizon, sand = rng.uniform(115, 150), colour(232, 200, 146)
     canvas = blank(ramp(colour(134, 188, 226), colour(238, 230, 208), bottom=horizon))
     if rng.random() < 0.6:

@@ -1,4 +1,4 @@
-"""The named colours of objects and backgrounds, and the name of the colour that a picture shows."""
+"""Names the colours of objects and backgrounds, and finds the name nearest to a colour."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -42,17 +42,17 @@ WHITE: Colour = colour(255, 255, 255)
 
 
 def mixed(colour: ArrayLike, other: ArrayLike, share: float) -> Colour:
-    """Mix two colours: `share` of `other`, the rest of `colour`."""
+    """Return a mixture of two colours, with a share `share` (0 to 1) of `other`."""
     return np.asarray(np.asarray(colour) * (1 - share) + np.asarray(other) * share, np.float32)
 
 
 def tinted(colour: ArrayLike, tint: float) -> Colour:
-    """Return a shade of `colour`: darker for a tint below 1, the colour itself for 1, paler above 1 (2 is white)."""
+    """Return a shade of `colour`: darker for a tint below 1, unchanged for 1, paler above 1 (2 is white)."""
     return np.asarray(colour, np.float32) * np.float32(tint) if tint <= 1 else mixed(colour, WHITE, tint - 1)
 
 
 def jittered(colour: ArrayLike, rng: np.random.Generator) -> Colour:
-    """Return a random colour near `colour` that still has the same name."""
+    """Return a random colour so near to `colour` that its name still fits."""
     wobble = rng.uniform(-9, 9, 3) + rng.uniform(-10, 10)
     return np.asarray(np.clip(np.asarray(colour, np.float32) + wobble, 0, 255), np.float32)
 

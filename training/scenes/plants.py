@@ -1,4 +1,4 @@
-"""Drawings of flowers, mushrooms and trees."""
+"""Creates drawings of flowers, mushrooms and trees."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from training.scenes.drawing import BARK, CREAM, LEAF, Drawing, Part
 
 
 def flower(rng: np.random.Generator) -> Drawing:
-    """A flower with a stem; its petals have the object's colour."""
+    """Return a flower with a stem; its petals have the object's colour."""
     petals, length, width = int(rng.integers(5, 9)), rng.uniform(0.3, 0.38), rng.uniform(0.85, 1.1)
     sway, stem, centre = rng.uniform(-0.15, 0.15), rng.uniform(0.75, 0.95), rng.uniform(0.1, 0.14)
     half = width * length * np.pi / petals * 0.72
@@ -24,7 +24,7 @@ def flower(rng: np.random.Generator) -> Drawing:
 
 
 def mushroom(rng: np.random.Generator) -> Drawing:
-    """A mushroom with a spotted cap in the object's colour."""
+    """Return a mushroom with a spotted cap in the object's colour."""
     wide, high, stem = rng.uniform(0.42, 0.58), rng.uniform(0.36, 0.5), rng.uniform(0.1, 0.16)
     tall = rng.uniform(0.4, 0.55)
     cap = _cap(wide, high)
@@ -80,7 +80,7 @@ def _cap(wide: float, high: float) -> Points:
 
 
 def tree(rng: np.random.Generator) -> Drawing:
-    """A tree whose leaves have the object's colour."""
+    """Return a tree whose leaves have the object's colour."""
     return _pine(rng) if rng.random() < 0.35 else _broad(rng)
 
 

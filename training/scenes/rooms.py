@@ -1,4 +1,4 @@
-"""Artificial backgrounds: walls and plain colours."""
+"""Paints artificial backgrounds: walls and plain colours."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from training.scenes.scenery import (
 
 
 def wall(rng: Rng) -> Ground:
-    """A brick wall behind a pavement."""
+    """Paint a brick wall behind a pavement."""
     name = pick(rng, "red", "grey", "white")
     brick = {"red": colour(176, 104, 88), "grey": colour(158, 158, 160), "white": colour(228, 224, 216)}[name]
     high, floor = rng.uniform(22, 30), rng.uniform(200, 220)
@@ -33,7 +33,7 @@ def wall(rng: Rng) -> Ground:
 
 
 def plain(rng: Rng) -> Ground:
-    """A plain background of one colour, sometimes with a table or a floor."""
+    """Paint a plain background of one colour, sometimes with a table or a floor."""
     shades = {**PALETTE, **NEUTRALS}
     name = pick(rng, *shades)
     base = jittered(shades[name], rng)

@@ -1,4 +1,4 @@
-"""Drawn training pictures: an object of one colour in front of a background, with a caption and a mask."""
+"""Draws training pictures: an object of one colour in front of a background, with a caption and a mask."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from training.scenes.plants import flower, mushroom, tree
 from training.scenes.things import balloon, cup, house
 from training.scenes.vehicles import boat, car
 
-TAG = 0x5CE7E  # makes the random numbers differ from those of other generators
+TAG = 0x5CE7E  # part of the seed, so that the random numbers differ from those of other generators
 
 DRAWINGS: Mapping[str, Callable[[np.random.Generator], Drawing]] = MappingProxyType(
     {f.__name__: f for f in (bird, fish, cat, butterfly, flower, mushroom, tree, house, car, boat, balloon, cup)}
 )
 
-BIRDS, COMPANY = 0.3, 0.4  # probabilities: of choosing a bird outright, and of trying a second object
+BIRDS, COMPANY = 0.3, 0.4  # probabilities: of a bird, else of any kind evenly; of trying a second object
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Scene:
     kind: str
     colour: str  # of `PALETTE`
     background: str  # of `BACKGROUNDS`
-    template: str  # the caption with {} in place of the main object
+    template: str  # the caption with {} for the main object
 
 
 def caption_with_colour(scene: Scene, colour: str) -> str:
@@ -48,7 +48,11 @@ def caption_with_colour(scene: Scene, colour: str) -> str:
 
 
 def scene(seed: int, colour: str | None = None) -> Scene:
-    """Return the scene for a seed, always the same; `colour` of `PALETTE` changes only the main object's colour."""
+    """Return the scene for a seed; equal seeds give equal scenes.
+
+    colour: name in `PALETTE` of the main object's colour; by default random. Apart from that colour,
+    only the caption depends on it.
+    """
     rng = np.random.default_rng([TAG, seed])
     chosen = _pick(rng, PALETTE)
     colour = colour or chosen
@@ -75,7 +79,10 @@ def _pick(rng: np.random.Generator, options: Iterable[str]) -> str:
 
 
 def _company(rng: np.random.Generator, ground: Ground, background: str, kind: str) -> tuple[Room, str]:
-    """Draw a smaller object of another kind, if it fits; return the main object's room and the words to add."""
+    """Draw a smaller object of another kind if it fits the background.
+
+    Return the main object's room and the words to add to the caption ("" if nothing was drawn).
+    """
     side = float(rng.choice([-1.0, 1.0]))
     other = _pick(rng, (k for k in DRAWINGS if k != kind))
     drawing = DRAWINGS[other](rng)

@@ -1,4 +1,4 @@
-"""The elements of backgrounds: colour ramps, clouds, hills, bushes, stones, grass."""
+"""Draws the elements of backgrounds: colour ramps, clouds, hills, bushes, stones, grass and waves."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def ramp(*colours: ArrayLike, top: float = 0, bottom: float = HEIGHT) -> Picture
 
 
 def mottled(picture: Picture, rng: Rng, amount: float, cell: int = 24) -> None:
-    """Add uneven light of `amount` grey levels, smooth enough for an autoencoder that encodes blocks of 8x8 pixels."""
+    """Add uneven light of `amount` grey levels in place, smooth enough for an autoencoder of 8x8-pixel blocks."""
     noise = rng.standard_normal((HEIGHT // cell + 2, WIDTH // cell + 2), np.float32) * np.float32(amount)
     picture += cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)[..., None]
 
@@ -72,7 +72,7 @@ def bush(canvas: Canvas, rng: Rng, x: float, y: float, width: float, paint: Colo
 
 
 def level(y: float) -> Points:
-    """Return the outline of all below row `y`."""
+    """Return the outline of the area below row `y`."""
     return points((-5, y), (WIDTH + 5, y), (WIDTH + 5, HEIGHT + 5), (-5, HEIGHT + 5))
 
 

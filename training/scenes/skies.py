@@ -1,4 +1,4 @@
-"""Backgrounds that are mostly sky."""
+"""Paints backgrounds that are mostly sky."""
 
 from training.scenes.canvas import HEIGHT, WIDTH
 from training.scenes.curves import ellipse
@@ -8,14 +8,14 @@ from training.scenes.scenery import Rng, clouds, ramp, ridge
 
 
 def sky(rng: Rng) -> Ground:
-    """A sky with clouds."""
+    """Paint a sky with clouds."""
     canvas, _, name = air(rng, HEIGHT)
     clouds(canvas, rng, HEIGHT, colour(252, 252, 252), 2)
     return Ground(canvas, pick(rng, "in the sky", f"in a {name} sky"), (215, 235))
 
 
 def sunset(rng: Rng) -> Ground:
-    """Hills in front of the evening sun."""
+    """Paint hills in front of the evening sun."""
     horizon, x = rng.uniform(140, 180), rng.uniform(50, 334)
     canvas = blank(ramp(colour(120, 96, 160), colour(232, 132, 120), colour(252, 206, 132), bottom=horizon))
     r = rng.uniform(24, 36)
@@ -27,7 +27,7 @@ def sunset(rng: Rng) -> Ground:
 
 
 def night(rng: Rng) -> Ground:
-    """A dark sky with the moon and stars."""
+    """Paint a dark sky with the moon and stars."""
     horizon = rng.uniform(170, 200)
     canvas = blank(ramp(colour(18, 24, 52), colour(44, 56, 100), bottom=horizon), dark=True)
     x, y, r = rng.uniform(40, 344), rng.uniform(36, 70), rng.uniform(16, 26)

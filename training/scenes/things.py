@@ -1,4 +1,4 @@
-"""Drawings of houses, balloons and cups."""
+"""Creates drawings of houses, balloons and cups."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from training.scenes.drawing import BARK, CREAM, GLASS, Drawing, Part
 
 
 def house(rng: np.random.Generator) -> Drawing:
-    """A house with walls in the object's colour."""
+    """Return a house with walls in the object's colour."""
     wide, high, gable = rng.uniform(0.46, 0.62), rng.uniform(0.5, 0.7), rng.uniform(0.3, 0.45)
     roof_colour = ((112, 72, 62), (92, 96, 110), (150, 84, 66))[rng.integers(3)]
     door_colour = (BARK, CREAM, (84, 92, 112))[rng.integers(3)]
@@ -53,7 +53,7 @@ def _window(x: float, y: float) -> list[Part]:
 
 
 def balloon(rng: np.random.Generator) -> Drawing:
-    """A hot-air balloon."""
+    """Return a hot-air balloon."""
     wide, high = rng.uniform(0.38, 0.48), rng.uniform(0.42, 0.52)
 
     def envelope(share: float) -> Points:
@@ -78,7 +78,7 @@ def balloon(rng: np.random.Generator) -> Drawing:
 
 
 def cup(rng: np.random.Generator) -> Drawing:
-    """A cup of coffee on a saucer."""
+    """Return a cup of coffee on a saucer."""
     wide, high, taper = rng.uniform(0.32, 0.42), rng.uniform(0.42, 0.6), rng.uniform(0.62, 0.9)
     low, flat = taper * wide, 0.2 * wide
     rim = ellipse(0.0, 0.0, wide, flat)

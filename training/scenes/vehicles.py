@@ -1,4 +1,4 @@
-"""Drawings of cars and boats."""
+"""Creates drawings of cars and boats."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ GREY = (150, 152, 158)
 
 
 def car(rng: np.random.Generator) -> Drawing:
-    """A car driving to the right."""
+    """Return a car that drives to the right."""
     cabin, high, wheel = rng.uniform(0.18, 0.26), rng.uniform(0.2, 0.26), rng.uniform(0.125, 0.15)
     front, back = rng.uniform(0.12, 0.24), rng.uniform(-0.52, -0.34)
     body = rounded(
@@ -46,7 +46,7 @@ def car(rng: np.random.Generator) -> Drawing:
 
 
 def boat(rng: np.random.Generator) -> Drawing:
-    """A sailing boat with a hull in the object's colour."""
+    """Return a sailing boat with a hull in the object's colour."""
     mast, deep, rake = rng.uniform(0.75, 1.0), rng.uniform(0.18, 0.26), rng.uniform(0.08, 0.2)
     hull = smooth(
         (-0.56, -0.02),

@@ -1,4 +1,4 @@
-"""Backgrounds on and under water."""
+"""Paints backgrounds on and under water."""
 
 from training.scenes.canvas import HEIGHT, WIDTH
 from training.scenes.curves import ellipse, limb, points
@@ -8,7 +8,7 @@ from training.scenes.scenery import Rng, level, puff, ramp, ridge, scattered, st
 
 
 def sea(rng: Rng) -> Ground:
-    """Open water up to the horizon."""
+    """Paint open water up to the horizon."""
     horizon = rng.uniform(110, 150)
     canvas, low, _ = air(rng, horizon)
     if rng.random() < 0.5:
@@ -26,7 +26,7 @@ def sea(rng: Rng) -> Ground:
 
 
 def underwater(rng: Rng) -> Ground:
-    """Below the surface: rays of light, weeds and bubbles."""
+    """Paint a view below the surface, with rays of light, weeds and bubbles."""
     deep = jittered(colour(44, 112, 160), rng)
     canvas = blank(ramp(colour(138, 208, 222), deep))
     for x in rng.uniform(0, WIDTH, 3):
