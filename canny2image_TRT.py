@@ -38,19 +38,22 @@ class hackathon:
         default the first checkpoint found (see `find_checkpoint` in cldm/checkpoint.py).
     architecture: the name of a file in models/*.yaml, "sd15" or "small"; by default the one that fits the checkpoint.
     backend: "auto", "eager", "inductor" or "tensorrt"; the last two need engine files, built by `python -m build`.
-        On a GPU, "auto" picks tensorrt, else inductor, if its engine files exist, and eager otherwise.
-    precision: "auto", "fp32" or "fp16".
-    device: "auto", "cpu", "cuda" or "cuda:N".
-    plan: "ten", "all", the indices of the steps that call the network, a plan file (see plans/files.py), a Plan, or
-        "auto": the plan file with the best leaderboard score at this machine's speed or, if max_pd is given, the
-        fastest one whose distance is at most max_pd (see plans/auto.py).
+        On a GPU, "auto" uses tensorrt if its engine files exist, else inductor if its engine files exist, else eager.
+    precision: "auto" (fp16 on a GPU, fp32 on the CPU), "fp32" or "fp16".
+    device: "auto" (the GPU if there is one), "cpu", "cuda" or "cuda:N".
+    plan: "ten", "all", the indices of the steps that call the network, such as "19,14,9,4", a plan file (see
+        plans/files.py), a Plan, or "auto": the plan file with the best leaderboard score at this machine's speed or,
+        if max_pd is given, the fastest one whose mean distance is at most max_pd (see plans/auto.py).
+    strict: raise instead of warning and falling back if capture into a CUDA graph fails, if TensorRT rejects an engine,
+        or if engine files are damaged, of another version, or missing for a picture's size. "auto" still skips
+        backends that have no engine files for the contest's size.
     vae: a file or folder with another VAE.
-    loras: (file, strength) pairs, merged into the weights (see docs/weights.md).
+    loras: (file, strength) pairs, merged into the weights.
     embeddings: files of textual-inversion embeddings; the name of each, without suffix, is a word for prompts.
-    strict: raise instead of warning and falling back if capture into a CUDA graph fails, or if engine files are
-        damaged, of another version, or missing for a picture's size. "auto" still skips a backend without any files.
-    prompt_syntax: "plain" or "webui", see ldm/prompt.py. prompt_chunks: for "webui", the number of chunks of 75 tokens
-        per prompt, 1 to 8; shorter prompts are padded, and the end of longer ones is dropped, with a warning.
+    prompt_syntax: "plain" or "webui" (see docs/prompts.md). prompt_chunks: for "webui", the number of chunks of 75
+        tokens per prompt, 1 to 8; shorter prompts are padded, and the end of longer ones is dropped, with a warning.
+
+    docs/weights.md lists the files that checkpoint, vae, loras and embeddings accept.
 
     Raises ValueError for unknown options, and for options that this machine does not support.
     """
@@ -68,9 +71,9 @@ class hackathon:
         strict: bool = False,
         vae: str | None = None,
         loras: Sequence[tuple[str, float]] = (),
+        embeddings: Sequence[str] = (),
         prompt_syntax: str = "plain",
         prompt_chunks: int = 1,
-        embeddings: Sequence[str] = (),
     ) -> None:
         self.checkpoint = find_checkpoint(checkpoint, architecture, vae, loras, embeddings)
         self._built = replace(self.checkpoint, loras=())  # what TensorRT's engines hold
