@@ -1,7 +1,6 @@
 """The drop-in class for the TensorRT Hackathon 2023, which generates pictures from Canny edges and a prompt."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,8 +10,7 @@ from tqdm import tqdm
 
 from cldm.checkpoint import Checkpoint, find_checkpoint
 from cldm.engine_choice import Engines
-from cldm.fast import make_fast
-from cldm.model import ControlLDM
+from cldm.loaded_weights import LoadedWeights
 from cldm.pipeline import Pipeline
 from cldm.pipeline_cache import Pipelines
 from cldm.prompt_syntax import PromptSyntax
@@ -21,14 +19,13 @@ from cldm.start import start
 from plans.choice import PlanChoice
 from plans.plan import Plan
 from runtime.backends import Backend, choose_backends, choose_device, choose_precision, leave_out_tensorrt
-from runtime.call_lock import Turns, defaults
+from runtime.call_lock import Turns
 from runtime.cuda import CaptureError
 from runtime.graph import Graph
-from runtime.precision import full_float32
 from runtime.streams import Streams
 from runtime.tensorrt_calls import TensorRTError
 from runtime.timing import Span
-from weights.loras import Patches, check_loras, merged
+from weights.loras import check_loras
 
 
 class hackathon:
@@ -75,21 +72,19 @@ class hackathon:
         prompt_syntax: str = "plain",
         prompt_chunks: int = 1,
     ) -> None:
-        self.checkpoint = find_checkpoint(checkpoint, architecture, vae, loras, embeddings)
-        self._built = replace(self.checkpoint, loras=())  # what TensorRT's engines hold
+        found = find_checkpoint(checkpoint, architecture, vae, loras, embeddings)
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self._backends, self._strict = choose_backends(backend, self.device), strict
         if embeddings:
             self._backends = leave_out_tensorrt(self._backends, "embeddings add tokens, which its engines do not have")
-        self._plan = PlanChoice(plan, self.checkpoint.architecture, max_pd)
+        self._weights = LoadedWeights(found, self.precision, self.device)
+        self._plan = PlanChoice(plan, found.architecture, max_pd)
         self.syntax = PromptSyntax(prompt_syntax, prompt_chunks)
-        self._engines = Engines(self._built, self.precision, self.device, strict, self.syntax)
+        self._engines = Engines(self._weights.built, self.precision, self.device, strict, self.syntax)
         self._streams = Streams(self.device)
         self._turns = Turns()
         self._pipelines: Pipelines | None = None
-        self._patches: Patches = {}  # what is merged into the weights now
-        self._host: ControlLDM | None = None  # the weights without LoRAs, in host memory
 
     def initialize(self) -> None:
         """Load the weights, create the pipeline for the contest's picture size, capture it on a GPU, and run it once.
@@ -102,9 +97,7 @@ class hackathon:
             self._pipelines = None  # free the pipelines and weights of an earlier call
             progress.set_description("loading weights")
             tokenizer = self.checkpoint.load_tokenizer()
-            model = make_fast(self.checkpoint.load_model(self.device), self.precision.dtype)
-            self._engines.weights = None if self.checkpoint == self._built else model.state_dict()
-            self._patches = self.checkpoint.patches()
+            model = self._weights.load(self._engines)
             pipelines = Pipelines(model, tokenizer, self._engines, self._streams, self._strict)
             progress.update()
             try:
@@ -171,14 +164,7 @@ class hackathon:
         pipelines = self._initialized(
             "load_weights() was called before initialize(): pass the checkpoint to the constructor"
         )
-        with defaults():
-            tokenizer, patches = found.load_tokenizer(), found.patches()
-            model = replace(found, loras=()).load_model(torch.device("cpu"))
-        with self._turns():
-            self._refit(found)
-            pipelines.load(model.state_dict().items())
-            self._merge(pipelines, model.state_dict(), patches)
-            pipelines.tokenizer, self.checkpoint, self._host = tokenizer, found, None
+        self._weights.replace(found, pipelines, self._engines, self._turns)
 
     def set_loras(self, loras: Sequence[tuple[str, float]]) -> None:
         """Replace the LoRAs that are merged into the weights, (file, strength) each, in place under captured graphs.
@@ -188,32 +174,7 @@ class hackathon:
         Raises CheckpointError, TypeError or ValueError before anything has changed.
         """
         pipelines = self._initialized("set_loras() was called before initialize(): pass the LoRAs to the constructor")
-        found = replace(self.checkpoint, loras=check_loras(loras))
-        with defaults():
-            patches = found.patches()
-            host = self._host or replace(found, loras=()).load_model()
-        with self._turns():
-            self._refit(found)
-            self._merge(pipelines, host.state_dict(), patches)
-            self.checkpoint, self._host = found, host
-
-    def _refit(self, found: Checkpoint) -> None:
-        """Give TensorRT's engines, which hold weights themselves, those of a checkpoint; nothing for other backends."""
-        if self.backend.name != "tensorrt":
-            return
-        pipelines = self._initialized("")
-        weights = pipelines.model.state_dict()  # the tensors themselves
-        with defaults():
-            model = make_fast(found.load_model(torch.device("cpu")), self.precision.dtype)
-        self._engines.refit(str(found), model, weights)
-        pipelines.clear()  # whether a graph reads the weights of a refitted engine is not documented
-        self._engines.weights = weights
-
-    def _merge(self, pipelines: Pipelines, base: Mapping[str, Tensor], patches: Patches) -> None:
-        """Merge the patches into the weights on the device, and restore those that were patched before."""
-        with full_float32():
-            pipelines.load(merged(base, patches, {**self._patches, **patches}, self.device))
-        self._patches = patches
+        self._weights.set_loras(check_loras(loras), pipelines, self._engines, self._turns)
 
     def timeline(self) -> list[Span]:
         """Generate the last picture again, and return each run of a stage with its stream and times, in queued order.
@@ -222,6 +183,11 @@ class hackathon:
         """
         with self._turns():
             return self._last("timeline()").timeline()
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The weights in use, with their LoRAs, VAE and embeddings."""
+        return self._weights.checkpoint
 
     @property
     def backend(self) -> Backend:

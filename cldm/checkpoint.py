@@ -75,6 +75,11 @@ class Checkpoint:
         embeddings = [f"{Path(name).name} {file_digest(embedding_file(name))}" for name in self.embeddings]
         return digest("".join([*parts, *loras, *embeddings, repr(load_architecture(self.architecture))]))
 
+    def stamps(self) -> list[tuple[int, int]]:
+        """Return the time of change and the size of each file of the weights, to see whether they were replaced."""
+        stats = [file.stat() for source in [*self.sources, *self._vae()] for file in source.files]
+        return [(stat.st_mtime_ns, stat.st_size) for stat in stats]
+
     def patches(self) -> Patches:
         """Read the LoRA files: what they change, by the names of the weights. Raises CheckpointError."""
         return read_loras(self.loras, load_architecture(self.architecture))

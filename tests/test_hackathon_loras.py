@@ -1,6 +1,7 @@
 """LoRAs under a running pipeline: in, out and exchanged, always equal to a fresh start bit for bit."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL, find_checkpoint
 from ldm.config import load_architecture
-from ldm.weights import CheckpointError
+from ldm.weights import CheckpointError, save_tensors
 from tests.arguments import Picture, process
 from tests.inside import pipelines_of
 from weights.lora_names import TEXT, UNET, weight_shapes
@@ -130,6 +131,20 @@ def test_bad_loras_change_nothing(loras: Any, kind: type[Exception], sentence: s
         running.load_weights("random:1", loras=loras)
     assert np.array_equal(picture(running), before)
     assert running.checkpoint.loras == ()
+
+
+def test_replaced_checkpoint_is_not_mixed_with_the_loaded_one(files: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    shutil.copy(SMALL_MODEL, path)
+    runtime = hackathon(str(path), plan="19")
+    runtime.initialize()
+    before = picture(runtime)
+    save_tensors({name: t * 2 for name, t in runtime.checkpoint.load_model().state_dict().items() if "." in name}, path)
+    with pytest.raises(ValueError, match=r"whose files have changed since they were loaded: call load_weights\(\)"):
+        runtime.set_loras([(files["text"], 1.0)])
+    assert np.array_equal(picture(runtime), before)
+    runtime.load_weights(str(path))
+    runtime.set_loras([(files["text"], 1.0)])
 
 
 def test_before_initialize() -> None:

@@ -6,15 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL, SMALL_TOKENIZER, Checkpoint, find_checkpoint
+from cldm.request import Request
 from ldm.config import load_architecture
 from ldm.diffusers_layout import OLD_VAE, PARTS, diffusers_name
 from ldm.weights import CheckpointError
+from scoring.pictures import DRAWN_BIRDS, find_pictures
 
 SMALL = load_architecture("small")
 Tensors = dict[str, Tensor]
@@ -132,6 +136,16 @@ def test_bfloat16_gets_the_computed_schedule(whole: Tensors, tmp_path: Path) -> 
     for name, tensor in whole.items():
         rounded = "." in name and tensor.is_floating_point()
         assert torch.equal(loaded[name], tensor.bfloat16().float() if rounded else tensor), name
+
+
+def test_pictures_of_bfloat16_weights_are_near(whole: Tensors, tmp_path: Path) -> None:
+    runtime = hackathon(str(SMALL_MODEL), plan="all", device="cpu")
+    runtime.initialize()
+    bird = find_pictures(DRAWN_BIRDS)["bird_1"]
+    request = Request.contest(bird, prompt="a blue bird in the mountains", ddim_steps=10)
+    exact = runtime.draw(request)[0]
+    runtime.load_weights(str(save(cast(whole, torch.bfloat16), tmp_path / "bf16.pth")))
+    assert 45 < cv2.PSNR(exact, runtime.draw(request)[0]) < 100
 
 
 def difference(base: Tensors, control: Tensors) -> Tensors:
