@@ -61,7 +61,7 @@ class hackathon:
         *,
         architecture: str | None = None,
         backend: str = "auto",
-        plan: str | Plan = "ten",
+        plan: str | int | Plan = "ten",
         max_pd: float | None = None,
         precision: str = "auto",
         device: str = "auto",
@@ -96,6 +96,7 @@ class hackathon:
         with self._turns(), tqdm(total=3, delay=2, leave=False, disable=None) as progress:
             self._pipelines = None  # free the pipelines and weights of an earlier call
             progress.set_description("loading weights")
+            self.checkpoint.check()  # before a message about its tokenizer
             tokenizer = self.checkpoint.load_tokenizer()
             model = self._weights.load(self._engines)
             pipelines = Pipelines(model, tokenizer, self._engines, self._streams, self._strict)
@@ -146,7 +147,7 @@ class hackathon:
         )  # fmt: skip
         return self.draw(request)
 
-    def draw(self, request: Request, plan: str | Plan | None = None) -> list[NDArray[np.uint8]]:
+    def draw(self, request: Request, plan: str | int | Plan | None = None) -> list[NDArray[np.uint8]]:
         """Return the pictures of a request. plan: used instead of the runtime's plan. Raises like `process`."""
         pipelines = self._initialized("draw() was called before initialize(): call initialize() once first")
         request.check_precision(torch.finfo(self.precision.dtype).max)

@@ -14,13 +14,25 @@ python=${CANNY2IMAGE_PYTHON:-.venv/bin/python}
 # Prints the missing requirements. Status: 0 if there are none, 1 if there are some, 2 if this cannot be determined.
 lacking() { "$python" build/environment.py "$@"; }
 
+created=
 if [ -z "${CANNY2IMAGE_PYTHON:-}" ] && [ ! -x .venv/bin/python ]; then
+    if ! command -v "${PYTHON:-python3}" >/dev/null; then
+        echo "preprocess.sh: there is no ${PYTHON:-python3}: set PYTHON to an installed Python, 3.10 to 3.13" >&2
+        exit 1
+    fi
     "${PYTHON:-python3}" -m venv .venv
+    created=yes
+elif ! command -v "$python" >/dev/null; then
+    echo "preprocess.sh: CANNY2IMAGE_PYTHON=$python does not exist: give the path of a Python, or unset it" >&2
+    exit 1
 fi
 
 status=0
 missing=$(lacking "$@") || status=$?
-[ "$status" -le 1 ] || exit "$status"
+if [ "$status" -gt 1 ]; then
+    [ -z "$created" ] || rm -rf .venv  # else the next call would use the same unsuitable Python
+    exit "$status"
+fi
 if [ "$status" -eq 1 ] && [ -n "${CANNY2IMAGE_PYTHON:-}" ]; then
     if core=$(lacking); then
         echo "preprocess.sh: $python lacks ${missing//$'\n'/, }: the tests that need them are skipped" >&2

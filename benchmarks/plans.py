@@ -108,7 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_arguments(parser)
     add("--backend", default="auto", help="backend for process(); default: auto")
     add("--runs", type=int, default=5, help="timed runs per plan (default 5)")
-    add("--out", type=Path, default=Path("plans"), help="folder for tables, figures and JSON; default: plans")
+    add(
+        "--out",
+        type=Path,
+        default=Path("score/plans"),
+        help="folder for tables, figures and JSON; default: score/plans",
+    )
     options = parser.parse_args(arguments)
     try:
         check_writable(options.out)

@@ -44,7 +44,8 @@ def is_fulfilled(line: str) -> bool:
 def main(extras: list[str]) -> int:
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         got, oldest, newest = (".".join(map(str, v[:2])) for v in (sys.version_info, OLDEST, NEWEST))
-        print(f"got Python {got}, expected {oldest} to {newest}: choose one with PYTHON=python3.12", file=sys.stderr)
+        what = f"got Python {got}, expected {oldest} to {newest}"
+        print(f"{what}: set PYTHON (or CANNY2IMAGE_PYTHON) to another one, such as python3.12", file=sys.stderr)
         return 2
     try:
         lacking = [line for line in requirements(extras) if not is_fulfilled(line)]

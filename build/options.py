@@ -61,12 +61,12 @@ def _capability(text: str) -> int:
 
 
 def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text}, expected at least 1")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected a whole number of at least 1")
     return int(text)
 
 
 def _multiple_of_64(text: str) -> int:
-    if int(text) % 64 or int(text) < 64:
+    if not text.isdecimal() or int(text) % 64 or int(text) < 64:
         raise argparse.ArgumentTypeError(f"got {text}, expected a multiple of 64")
     return int(text)

@@ -36,6 +36,7 @@ def base_pictures(
     Generates the pictures that are not in the folder `cache`, and saves them there as PNG files.
     Raises ValueError if a cached picture is damaged, and CheckpointError or TokenizerError for unusable weights.
     """
+    checkpoint.check()  # before a message about its tokenizer
     common, tokenizer = _common(checkpoint, device), checkpoint.load_tokenizer()
     files = {name: cache / f"{_key(common, request, tokenizer, syntax)}.png" for name, request in requests.items()}
     missing = [name for name, file in files.items() if not file.is_file()]

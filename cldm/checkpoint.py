@@ -75,6 +75,11 @@ class Checkpoint:
         embeddings = [f"{Path(name).name} {file_digest(embedding_file(name))}" for name in self.embeddings]
         return digest("".join([*parts, *loras, *embeddings, repr(load_architecture(self.architecture))]))
 
+    def check(self) -> None:
+        """Raise CheckpointError if the files are missing, damaged or do not fit; reads most weights' names only."""
+        if self.random_seed is None:
+            self.load_model()
+
     def stamps(self) -> list[tuple[int, int]]:
         """Return the time of change and the size of each file of the weights, to see whether they were replaced."""
         stats = [file.stat() for source in [*self.sources, *self._vae()] for file in source.files]

@@ -82,7 +82,7 @@ class Engines:
             }
         except TensorRTError as error:
             raise ValueError(
-                f"load_weights() got {name}, but TensorRT's engines contain the weights of {self.checkpoint.name}: "
+                f"got weights {name}, but TensorRT's engines contain the weights of {self.checkpoint.name}: "
                 f"{error}; or create a new hackathon with that checkpoint, or use backend inductor"
             ) from error
 

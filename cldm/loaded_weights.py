@@ -37,8 +37,8 @@ class LoadedWeights:
     def replace(self, found: Checkpoint, pipelines: Pipelines, engines: Engines, turns: Turns) -> None:
         """Replace all weights and the tokenizer. Raises before anything has changed: see hackathon.load_weights."""
         with defaults():
-            tokenizer, patches, stamps = found.load_tokenizer(), found.patches(), found.stamps()
             model = replace(found, loras=()).load_model(torch.device("cpu"))
+            tokenizer, patches, stamps = found.load_tokenizer(), found.patches(), found.stamps()
         with turns():
             self._refit(found, pipelines, engines)
             pipelines.load(model.state_dict().items())

@@ -1,6 +1,7 @@
 """One picture from a shipped input: writes examples/blue_bird.png."""
 
 import cv2
+from PIL import Image
 
 from canny2image_TRT import hackathon
 
@@ -22,4 +23,4 @@ pictures = runtime.process(
     low_threshold=100,
     high_threshold=200,
 )  # a list of uint8 arrays [height, width, 3], RGB
-cv2.imwrite("examples/blue_bird.png", pictures[0][:, :, ::-1])  # OpenCV writes BGR
+Image.fromarray(pictures[0]).save("examples/blue_bird.png")  # cv2.imwrite needs BGR: pictures[0][:, :, ::-1]

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from canny2image_TRT import hackathon
 from cldm.request import Request
@@ -13,4 +14,4 @@ pictures = []
 for colour in ("red", "orange", "yellow", "green", "blue", "purple"):
     request = Request.contest(picture, prompt=f"a {colour} bird in the mountains")  # the other arguments: the contest's
     pictures += runtime.draw(request)
-cv2.imwrite("examples/six_colours.png", np.hstack(pictures)[:, :, ::-1])
+Image.fromarray(np.hstack(pictures)).save("examples/six_colours.png")

@@ -18,7 +18,8 @@ class PlanChoice:
     Raise ValueError for an unknown plan or an unusable max_pd.
     """
 
-    def __init__(self, plan: str | Plan, architecture: str, max_pd: float | None = None) -> None:
+    def __init__(self, plan: str | int | Plan, architecture: str, max_pd: float | None = None) -> None:
+        plan = _checked(plan)
         if max_pd is not None and plan != "auto":
             raise ValueError(f"max_pd: got {max_pd} with plan {plan!r}, but it can only be used with plan 'auto'")
         self.plan, self.architecture, self.max_pd = plan, architecture, max_pd
@@ -27,12 +28,12 @@ class PlanChoice:
         self.auto: PlanFile | None = None  # the plan file chosen for "auto"; None before measure()
         self.known: dict[tuple[str | Plan, int], Plan] = {}
 
-    def __call__(self, ddim_steps: int, plan: str | Plan | None = None) -> Plan:
+    def __call__(self, ddim_steps: int, plan: str | int | Plan | None = None) -> Plan:
         """Return the plan for this number of steps. Raise ValueError if there is none.
 
         plan: used instead of the requested plan. "auto" is valid only if it was requested and `measure` was called.
         """
-        choice = self.plan if plan is None else plan
+        choice = self.plan if plan is None else _checked(plan)
         if (choice, ddim_steps) not in self.known:
             self.known[choice, ddim_steps] = self._read(choice, ddim_steps)
         return self.known[choice, ddim_steps]
@@ -56,3 +57,12 @@ class PlanChoice:
         if name in ("ten", "auto") and plan.evaluated == every.evaluated:
             log.warning("plan %s evaluates every step if there are %d steps", name, plan.steps)
         return plan
+
+
+def _checked(plan: object) -> str | Plan:
+    """Return the plan, a number of evaluations as a string. Raise TypeError for anything but a name or a Plan."""
+    if isinstance(plan, int) and not isinstance(plan, bool):
+        return str(plan)
+    if not isinstance(plan, (str, Plan)):
+        raise TypeError(f"plan: got {plan!r}, expected a name, a number of evaluations, step indices or a Plan")
+    return plan

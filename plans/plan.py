@@ -99,7 +99,9 @@ def _indices(choice: str) -> tuple[int, ...]:
     try:
         return tuple(int(index) for index in choice.split(","))
     except ValueError:
-        raise ValueError(f"plan {choice!r}: expected all, ten or step indices such as 19,17,14,11,8,4") from None
+        raise ValueError(
+            f"plan {choice!r}: expected all, ten, auto, a plan file such as 8, or step indices such as 19,17,14,11,8,4"
+        ) from None
 
 
 def evaluations(plan: Plan, abar: Floats, ddim_steps: int, eta: float = 0.0) -> tuple[Evaluation, ...]:

@@ -15,8 +15,8 @@ COMMAND = "--backend inductor --architecture small --height 64 --width 64 --devi
     [
         ("--height", "100", "got 100, expected a multiple of 64"),
         ("--width", "0", "got 0, expected a multiple of 64"),
-        ("--samples", "0", "got 0, expected at least 1"),
-        ("--samples", "one", "invalid"),
+        ("--samples", "0", "got 0, expected a whole number of at least 1"),
+        ("--samples", "one", "got one, expected a whole number of at least 1"),
         ("--backend", "fast", "invalid choice: 'fast'"),
     ],
 )

@@ -37,7 +37,7 @@ def test_constructor_needs_no_argument() -> None:
 
 @pytest.mark.parametrize("plan", ["", "two", "4,19", "19,4,4", "19,-1", "20,4", "19,", "19;4", "19,4.0"])
 def test_constructor_rejects_a_bad_plan(plan: str) -> None:
-    with pytest.raises(ValueError, match=r"plan .*(expected (all, ten or )?step indices|no ddim_steps gives 21 steps)"):
+    with pytest.raises(ValueError, match=r"plan .*(expected .*step indices|no ddim_steps gives 21 steps)"):
         hackathon("random:0", plan=plan)
 
 

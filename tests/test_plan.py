@@ -72,7 +72,7 @@ def test_choices() -> None:
 
 @pytest.mark.parametrize("choice", ["", "eleven", "19,,4", "18,4", "19,4,4", "4,19", "19,-1", "20,19", "19;4"])
 def test_bad_choice_raises(choice: str) -> None:
-    with pytest.raises(ValueError, match=r"plan .*: expected (all, ten or )?step indices"):
+    with pytest.raises(ValueError, match=r"plan .*: expected .*step indices"):
         make_plan(choice, 20)
 
 

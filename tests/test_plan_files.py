@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import plans.files
+from plans.choice import PlanChoice
 from plans.files import Distance, PlanFile, choose_plan, known_plans, read_plan, usual_steps_of, write_plan
 from plans.plan import Plan, make_plan
 
@@ -40,7 +41,7 @@ def test_choices() -> None:
         choose_plan("7", 20, "small")
     for choice in ("all", "ten", "19,4"):
         assert choose_plan(choice, 20, "small") == make_plan(choice, 20)
-    with pytest.raises(ValueError, match="expected all, ten or step indices"):
+    with pytest.raises(ValueError, match="expected all, ten, auto, a plan file such as 8, or step indices"):
         choose_plan("sd15_3", 20, "small")
     with pytest.raises(ValueError, match=r"plan small_3 is for 20 steps, but ddim_steps=10 gives 10: use plan all"):
         choose_plan("small_3", 10, "small")
@@ -89,3 +90,12 @@ def test_damaged_plan_raises(tmp_path: Path) -> None:
     path.write_text(text.replace('"taps"', '"tops"'))
     with pytest.raises(ValueError, match="has no field 'taps'"):
         read_plan(path)
+
+
+def test_types_of_a_plan() -> None:
+    write_plan(FILE)
+    choice = PlanChoice(3, "small")
+    assert choice(20) == PlanChoice("3", "small")(20) == choice(20, 3) == PLAN
+    for wrong in (8.0, [19, 3], True):
+        with pytest.raises(TypeError, match="expected a name, a number of evaluations, step indices or a Plan"):
+            choice(20, wrong)  # type: ignore[arg-type]

@@ -133,7 +133,7 @@ def test_from_engine_files_to_the_picture(files: Path) -> None:
     assert draw(made).std() > 0, "engines are read again when needed"
 
     with pytest.raises(
-        ValueError, match=r"load_weights\(\) got random:1, but TensorRT's engines contain the weights of"
+        ValueError, match=r"got weights random:1 \(tiny, given\), but TensorRT's engines contain the weights of"
     ):
         made.load_weights("random:1")
 

@@ -164,7 +164,7 @@ def test_pictures_after_loading_are_those_of_engines_built_from_these_weights(en
         standin.fail_once(call)
         with pytest.raises(
             ValueError,
-            match=rf"got random:1 \(tiny, given\), .* of random:0: .*{call}: injected failure.*new hackathon",
+            match=rf"got weights random:1 \(tiny, given\), .* of random:0: .*{call}: injected failure.*new hackathon",
         ):
             runtime.load_weights("random:1")
         assert list(pipelines_of(runtime).kept.values()) == kept
