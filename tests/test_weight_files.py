@@ -299,6 +299,10 @@ def test_other_vae(whole: Tensors, tmp_path: Path) -> None:
     ]
     for file in files:
         assert_same(load(SMALL_MODEL, vae=str(file)), other)
+    without_vae = save({n: t for n, t in whole.items() if not n.startswith("first_stage_model.")}, tmp_path / "no.pt")
+    assert_same(load(without_vae, vae=str(files[0])), other)
+    with pytest.raises(CheckpointError, match=r"no\.pt has no vae: give a complete"):
+        load(without_vae)
     one = find_checkpoint(SMALL_MODEL)
     assert one.fingerprint() != find_checkpoint(SMALL_MODEL, vae=str(files[0])).fingerprint()
     config = root / "vae" / "config.json"

@@ -30,10 +30,11 @@ def join(
     Raises CheckpointError in one sentence: a part is missing, or a file is of another kind or holds unknown tensors.
     """
     base, *control = (_read(source, shapes, architecture) for source in sources)
+    if vae:  # a base without one is complete, too
+        base.tensors["vae"] = _vae(vae, shapes, architecture)
     _require_base(base, sources[0])
     tensors = {name: tensor for part in BASE_PARTS for name, tensor in base.tensors[part].items()}
     tensors |= _control(control[0], base, sources[1]) if control else _own_control(base, sources[0])
-    tensors |= _vae(vae, shapes, architecture) if vae else {}
     tensors |= schedule(architecture.schedule, base.schedule, f"checkpoint {sources[0].path}")
     return tensors | {name: _positions(shape) for name, shape in shapes.items() if name.endswith("position_ids")}
 
