@@ -3,15 +3,15 @@
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from cldm.model import ControlLDM
+from cldm.shapes import fitting_architecture, tensor_shapes
 from cldm.tricks.extra_tokens import add_tokens
 from files import digest, file_digest
 from ldm.config import MODELS, load_architecture
@@ -22,7 +22,6 @@ from weights.embeddings import embedding_file, read_embeddings, rows
 from weights.folders import resolve
 from weights.join import join
 from weights.loras import Loras, Patches, check_loras, lora_file, merged, read_loras
-from weights.names import sort_tensors
 from weights.sources import Source, find
 
 log = logging.getLogger(__name__)
@@ -103,7 +102,7 @@ class Checkpoint:
         else:
             with torch.device("meta"):
                 model = ControlLDM(architecture)
-            tensors = join(self.sources, next(iter(self._vae()), None), _shapes(self.architecture), architecture)
+            tensors = join(self.sources, next(iter(self._vae()), None), tensor_shapes(self.architecture), architecture)
             load_strict(model, tensors, f"checkpoint {self.name}")
         model.eval().requires_grad_(False)
         if device is not None:
@@ -185,23 +184,10 @@ def find_checkpoint(
 
 
 def _architecture(checkpoint: Checkpoint) -> str:
-    """Return the architecture that most of the base's tensors fit; small for random weights, sd15 if none fits."""
+    """Return the architecture that the base's tensors fit; small for random weights, sd15 if none fits."""
     if checkpoint.random_seed is not None:
         return "small"
-    names = sorted((path.stem for path in MODELS.glob("*.yaml")), key=lambda name: name != "sd15")
     try:
-        base = checkpoint.sources[0].read()
+        return fitting_architecture(checkpoint.sources[0].read())
     except CheckpointError:  # raised again, with the reason, when the weights are loaded
         return "sd15"
-    return max(names, key=lambda name: _fitting(base, name))
-
-
-def _fitting(tensors: Sequence[tuple[str | None, Mapping[str, Tensor]]], architecture: str) -> int:
-    shapes, config = _shapes(architecture), load_architecture(architecture)
-    return sum(sort_tensors(some, shapes, config, part).fitting(shapes) for part, some in tensors)
-
-
-@cache
-def _shapes(architecture: str) -> dict[str, torch.Size]:
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in ControlLDM(load_architecture(architecture)).state_dict().items()}

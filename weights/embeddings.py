@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.weights import CheckpointError
-from weights.folders import resolve
+from weights.folders import resolve_file
 from weights.read import EMBEDDING, read_content
 
 VECTORS = "emb_params"  # the tensor's name in a safetensors file; PyTorch's files have one level more
@@ -42,11 +42,7 @@ def read_embeddings(names: Sequence[str], width: int) -> dict[str, Tensor]:
 
 def embedding_file(name: str) -> Path:
     """Return the path of an embedding; of a folder of diffusers, the file in it."""
-    path = resolve(name)
-    found = [path / file for file in FILES if (path / file).exists()] if path.is_dir() else [path]
-    if not found:
-        raise CheckpointError(f"embedding {path} is a folder without one: expected {' or '.join(FILES)} in it")
-    return found[0]
+    return resolve_file(name, FILES, "embedding")
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

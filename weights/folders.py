@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def resolve(name: str) -> Path:
     raise CheckpointError(
         f"checkpoint {name} does not exist{hint}: give the path of a .safetensors or .pth file, or a diffusers folder"
     )
+
+
+def resolve_file(name: str, names: Sequence[str], what: str) -> Path:
+    """Resolve the name of a file, or of a folder with a file called one of `names`; `what` it is, for the message."""
+    path = resolve(name)
+    found = [path / file for file in names if (path / file).exists()] if path.is_dir() else [path]
+    if not found:
+        raise CheckpointError(f"{what} {path} is a folder without one: expected one of {', '.join(names)} in it")
+    return found[0]
 
 
 def check_scheduler(folder: Path, expected: ScheduleConfig) -> None:
@@ -145,7 +155,7 @@ def _snapshot(root: Path) -> Path:
 
 
 def _cached(name: str) -> Path | None:
-    from huggingface_hub.constants import HF_HUB_CACHE  # read when needed: the environment may have changed
+    from huggingface_hub.constants import HF_HUB_CACHE  # slow to import
 
     root = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     return _snapshot(root) if (root / "snapshots").is_dir() else None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldm.config import Architecture
 from ldm.weights import CheckpointError
-from weights.folders import read_json, resolve
+from weights.folders import read_json, resolve_file
 from weights.lora import Patch, check_strength, merge, read_lora
 from weights.lora_names import split_name
 from weights.read import read_tensors
@@ -44,11 +44,7 @@ def parse_lora(text: str) -> tuple[str, float]:
 
 def lora_file(name: str) -> Path:
     """Return the path of a LoRA file; of a folder of diffusers or PEFT, the file in it."""
-    path = resolve(name)
-    found = [path / file for file in FILES if (path / file).exists()] if path.is_dir() else [path]
-    if not found:
-        raise CheckpointError(f"LoRA {path} is a folder without a LoRA: expected one of {', '.join(FILES)} in it")
-    return found[0]
+    return resolve_file(name, FILES, "LoRA")
 
 
 def read_loras(loras: Loras, architecture: Architecture) -> Patches:
