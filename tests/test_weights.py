@@ -36,6 +36,11 @@ def damaged_pickle(path: Path) -> None:
         archive.writestr("archive/version", b"3\n")
 
 
+def archive_of_a_text(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.safetensors", "weights")
+
+
 NESTED = {"state_dict": TENSORS, "global_step": 7}  # a .safetensors file cannot be nested
 
 
@@ -65,6 +70,7 @@ def test_tensors_read_back_as_saved(tmp_path: Path, suffix: str, content: dict[s
         ("text.safetensors", lambda path: path.write_text("version https://git-lfs\nsize 5\n"), "is a git-lfs pointer"),
         ("page.ckpt", lambda path: path.write_text("\n<!DOCTYPE html><html></html>"), "is a web page"),
         ("notes.pth", lambda path: path.write_text("these are not the weights you want"), "cannot be read"),
+        ("packed.zip", archive_of_a_text, "is an archive: give a file that is in it"),
         ("packed.bin", lambda path: path.write_bytes(b"\x1f\x8b\x08 and more"), "is an archive"),
         ("link.pth", lambda path: path.symlink_to("nowhere.pth"), "is a link to nowhere.pth, which does not exist"),
         ("damaged.pth", damaged_pickle, "cannot be read"),

@@ -1,6 +1,7 @@
 """Tensors from a file, by its content: safetensors or PyTorch's formats, whatever the file is called."""
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def read_content(path: Path) -> Any:
 def _read(path: Path) -> Any:
     with path.open("rb") as file:
         head = file.read(512)
+    if head.startswith(ZIP) and zipfile.is_zipfile(path) and not _is_pytorch(path):
+        raise CheckpointError(f"checkpoint {path} is an archive: give a file that is in it")
     if head.startswith((ZIP, PICKLE)):
         with path.open("rb") as file:
             # By its descriptor, because PyTorch takes any path that ends in .safetensors for such a file.
@@ -89,6 +92,11 @@ def _read(path: Path) -> Any:
         f"checkpoint {path} cannot be read ({path.stat().st_size} bytes, which begin with {head[:8]!r}): "
         "give a .safetensors file or a PyTorch file"
     )
+
+
+def _is_pytorch(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("data.pkl") for name in archive.namelist())
 
 
 def _is_entry(item: tuple[Any, Any]) -> bool:
