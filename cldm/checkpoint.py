@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cldm.model import ControlLDM
-from cldm.shapes import fitting_architecture, tensor_shapes
+from cldm.shapes import fitting_architecture
 from cldm.tricks.extra_tokens import add_tokens
 from files import digest, file_digest
 from ldm.config import MODELS, load_architecture
@@ -102,7 +102,8 @@ class Checkpoint:
         else:
             with torch.device("meta"):
                 model = ControlLDM(architecture)
-            tensors = join(self.sources, next(iter(self._vae()), None), tensor_shapes(self.architecture), architecture)
+            shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+            tensors = join(self.sources, next(iter(self._vae()), None), shapes, architecture)
             load_strict(model, tensors, f"checkpoint {self.name}")
         model.eval().requires_grad_(False)
         if device is not None:

@@ -1,4 +1,4 @@
-"""The shapes of an architecture's tensors, and the architecture that given tensors fit best."""
+"""The architecture that given tensors fit."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -11,14 +11,6 @@ from ldm.config import MODELS, load_architecture
 from weights.names import sort_tensors
 
 
-@cache
-def tensor_shapes(architecture: str) -> dict[str, torch.Size]:
-    """Return the shape of each tensor of `ControlLDM` by name."""
-    with torch.device("meta"):
-        model = ControlLDM(load_architecture(architecture))
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
-
-
 def fitting_architecture(tensors: Sequence[tuple[str | None, Mapping[str, Tensor]]]) -> str:
     """Return the architecture that has the most of these tensors in the same shape; sd15 if none has any.
 
@@ -29,5 +21,13 @@ def fitting_architecture(tensors: Sequence[tuple[str | None, Mapping[str, Tensor
 
 
 def _count_fitting(tensors: Sequence[tuple[str | None, Mapping[str, Tensor]]], architecture: str) -> int:
-    shapes, config = tensor_shapes(architecture), load_architecture(architecture)
+    shapes, config = _shapes(architecture), load_architecture(architecture)
     return sum(sort_tensors(some, shapes, config, part).fitting(shapes) for part, some in tensors)
+
+
+@cache
+def _shapes(architecture: str) -> dict[str, torch.Size]:
+    """Return the shape of each tensor of `ControlLDM` by name."""
+    with torch.device("meta"):
+        model = ControlLDM(load_architecture(architecture))
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}

@@ -60,7 +60,7 @@ def sort_tensors(
     part: the only part that the file can hold; by default found out from the names.
     """
     found, part = Parts(raw=dict(tensors)), part or (None if _has_prefixes(tensors) else part_of(tensors))
-    tables = {name: _table(name, tuple(shapes), architecture) for name in PREFIX_OF}
+    names = tuple(shapes)
     for name, tensor in tensors.items():
         if name == "difference":
             found.difference = True
@@ -70,7 +70,7 @@ def sort_tensors(
             found.dropped.append(name)
         elif "." not in name and name in shapes:
             found.schedule[name] = tensor
-        elif ours := _ours(name, part, tables):
+        elif ours := _ours(name, part, names, shapes, architecture):
             which, full = ours
             found.tensors.setdefault(which, {})[full] = _same_shape(tensor, shapes[full])
         else:
@@ -82,13 +82,18 @@ def _has_prefixes(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith(tuple(PARTS)) for name in tensors)
 
 
-def _ours(name: str, part: str | None, tables: Mapping[str, Mapping[str, str]]) -> tuple[str, str] | None:
+def _ours(
+    name: str, part: str | None, names: tuple[str, ...], shapes: Mapping[str, torch.Size], architecture: Architecture
+) -> tuple[str, str] | None:
     """Return the part and our name of a tensor, or None for one that the model does not have."""
+    bare = name
     for prefix, prefixed in PARTS.items():
         if name.startswith(prefix) and part in (None, prefixed):
-            part, name = prefixed, name.removeprefix(prefix)
+            if name in shapes:
+                return prefixed, name
+            part, bare = prefixed, name.removeprefix(prefix)
             break
-    ours = tables[part].get(name) if part else None
+    ours = _table(part, names, architecture).get(bare) if part else None
     return (part, ours) if part and ours else None
 
 
