@@ -171,6 +171,8 @@ def find_checkpoint(
         found = [*places, (str(SMALL_MODEL), "no Stable Diffusion checkpoint found")][0]
     if found[0].startswith("random:") and Checkpoint(found[0], "small", "").random_seed is None:
         raise CheckpointError(f"weights {found[0]!r}: expected random:SEED with a whole number, for example random:0")
+    if isinstance(embeddings, str) or not isinstance(embeddings, Sequence):
+        raise TypeError(f"embeddings: got {embeddings!r}, expected a list of files, [] for none")
     architecture = architecture or _architecture(Checkpoint(found[0], "", found[1]))
     checkpoint = Checkpoint(
         found[0],

@@ -117,6 +117,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     ([(str(SMALL_MODEL), 1.0)], CheckpointError, "is no LoRA for this model"),
     ([("x.safetensors", float("nan"))], ValueError, "strength of a LoRA: got nan"),
     ([("x.safetensors", "1")], TypeError, "strength of a LoRA: got '1', expected a number"),
+    (None, TypeError, "loras: got None, expected a list"),
     (["x.safetensors"], TypeError, "loras: got 'x.safetensors', expected pairs"),
 ]
 

@@ -52,6 +52,18 @@ def test_alpha_of_the_settings(settings: dict[str, Any], expected: float, tmp_pa
     assert scale(tmp_path / "peft") == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("text", ["{bad", "[1]", '{"unet.lora_alpha": "x"}', '{"unet.lora_alpha": true}'])
+def test_damaged_settings(text: str, tmp_path: Path) -> None:
+    safetensors.torch.save_file(TENSORS, tmp_path / "one.safetensors", {METADATA: text})
+    with pytest.raises(CheckpointError, match=r"fetch it again"):
+        scale(tmp_path / "one.safetensors")
+
+
+def test_pytorch_file_with_the_suffix_of_safetensors(tmp_path: Path) -> None:
+    torch.save(TENSORS, tmp_path / "one.safetensors")
+    assert scale(tmp_path / "one.safetensors") == 1.0
+
+
 def test_alpha_in_the_tensors_counts_first(tmp_path: Path) -> None:
     tensors = TENSORS | {f"unet.{LAYER}.alpha": torch.tensor(1.0)}
     safetensors.torch.save_file(tensors, tmp_path / "one.safetensors", {METADATA: '{"unet.lora_alpha": 8}'})

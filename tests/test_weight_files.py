@@ -268,7 +268,7 @@ def test_hugging_face_cache(whole: Tensors, tmp_path: Path, monkeypatch: pytest.
         (snapshot / file.relative_to(blobs)).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / file.relative_to(blobs)).symlink_to(file)
     (root / "snapshots" / "older").mkdir()
-    with pytest.raises(CheckpointError, match=r"holds 2 snapshots and no refs/main: give the path of one of them"):
+    with pytest.raises(CheckpointError, match=r"holds 2 snapshots, none of them in refs/main: give the path of one"):
         load("somebody/birds", architecture="small")
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text("c0ffee")
@@ -348,6 +348,9 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Mapping[str, Any]], str]] = {
     "sd2 width": (narrow(QUERY, 320, 1024), "is a Stable Diffusion 2 network"),
     "inpainting": (narrow("model.diffusion_model.input_blocks.0.0.weight", 32, 9, 3, 3), "is an inpainting checkpoint"),
     "v": (lambda whole: {**whole, "v_pred": torch.ones(1)}, "is a checkpoint that predicts v"),
+    "int8": (lambda whole: {**whole, QUERY: whole[QUERY].to(torch.int8)}, "is a torch.int8 tensor .* quantized"),
+    "complex": (lambda whole: {**whole, QUERY: whole[QUERY].to(torch.complex64)}, "is a torch.complex64 tensor"),
+    "sparse": (lambda whole: {**whole, QUERY: whole[QUERY].to_sparse()}, "expected dense floating-point weights"),
     "foreign": (
         lambda whole: {**whole, "strange.weight": torch.ones(1)},
         "holds 1 tensors that the model does not have",
@@ -409,6 +412,9 @@ def test_scheduler_of_another_kind(config: Any, sentence: str, whole: Tensors, t
         ("a:b:c", "expected BASE or BASE:CONTROL with two paths that exist; a path with a ':' in it"),
         (":control.pth", "expected BASE or BASE:CONTROL"),
         ("base.pth:", "expected BASE or BASE:CONTROL"),
+        ("", "the name of a file of weights is empty"),
+        ("~nobody-here/x", "are no usable path"),
+        ("x" * 300, "are no usable path"),
         ("nobody/nothing", "does not exist, and the Hugging Face cache has no nobody/nothing"),
     ],
 )

@@ -25,6 +25,8 @@ def read_embeddings(names: Sequence[str], width: int) -> dict[str, Tensor]:
     for name in names:
         path = embedding_file(name)
         for word, vectors in _read(path).items():
+            if not vectors.is_floating_point():
+                raise CheckpointError(f"embedding {path} has {vectors.dtype} vectors, expected floating point")
             vectors = vectors.detach().float()
             vectors = vectors[None] if vectors.dim() == 1 else vectors
             if vectors.dim() != 2 or vectors.shape[1] != width or not len(vectors):
@@ -48,10 +50,10 @@ def embedding_file(name: str) -> Path:
 def _read(path: Path) -> Mapping[str, Tensor]:
     content: Any = read_content(path)
     if isinstance(content, dict) and isinstance(content.get(EMBEDDING), dict):
-        content = {path.stem: content[EMBEDDING].get("*")}
+        content = {path.stem: next(iter(content[EMBEDDING].values()), None)}
     elif isinstance(content, dict) and VECTORS in content:
         content = {path.stem: content[VECTORS]}
-    is_one = isinstance(content, dict) and len(content) == 1
+    is_one = isinstance(content, dict) and len(content) == 1 and all(isinstance(w, str) and w.strip() for w in content)
     if not is_one or not all(isinstance(vectors, Tensor) and vectors.dim() in (1, 2) for vectors in content.values()):
         raise CheckpointError(
             f"embedding {path} holds something else: expected emb_params, string_to_param or one word with its vectors"

@@ -58,9 +58,14 @@ def resolve(name: str) -> Path:
         raise CheckpointError(
             f"weights {name!r} are an address, and nothing is fetched: download the file and give its path"
         )
-    path = Path(name).expanduser()
-    if path.exists() or path.is_symlink():
-        return _snapshot(path) if (path / "snapshots").is_dir() else path
+    if not name.strip():
+        raise CheckpointError("the name of a file of weights is empty: give its path")
+    try:
+        path = Path(name).expanduser()
+        if path.exists() or path.is_symlink():
+            return _snapshot(path) if (path / "snapshots").is_dir() else path
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a zero byte
+        raise CheckpointError(f"weights {name[:80]!r} are no usable path ({error}): give the path of a file") from error
     if HUB_ID.fullmatch(name) and (cached := _cached(name)):
         return cached
     hint = f", and the Hugging Face cache has no {name}" if HUB_ID.fullmatch(name) else ""
@@ -146,12 +151,15 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def _snapshot(root: Path) -> Path:
     """Return the snapshot that `main` refers to in a folder of the Hugging Face cache, else the only one."""
-    main, snapshots = root / "refs" / "main", sorted((root / "snapshots").iterdir())
-    if main.is_file() and (root / "snapshots" / main.read_text().strip()).is_dir():
-        return root / "snapshots" / main.read_text().strip()
+    snapshots = sorted(folder for folder in (root / "snapshots").iterdir() if folder.is_dir())
+    main = root / "refs" / "main"
+    current = main.read_text(errors="replace").strip() if main.is_file() else ""
+    for folder in snapshots:
+        if folder.name == current:
+            return folder
     if len(snapshots) == 1:
         return snapshots[0]
-    raise CheckpointError(f"{root} holds {len(snapshots)} snapshots and no refs/main: give the path of one of them")
+    raise CheckpointError(f"{root} holds {len(snapshots)} snapshots, none of them in refs/main: give the path of one")
 
 
 def _cached(name: str) -> Path | None:

@@ -26,6 +26,8 @@ METADATA = "lora_adapter_metadata"  # where diffusers keeps PEFT's settings in a
 
 def check_loras(loras: Sequence[tuple[Any, float]]) -> Loras:
     """Return files and strengths as a tuple. Raises TypeError or ValueError for anything else."""
+    if not isinstance(loras, (tuple, list)):
+        raise TypeError(f"loras: got {loras!r}, expected a list of (file, strength) pairs, [] for none")
     for one in loras:
         if not isinstance(one, (tuple, list)) or len(one) != 2:
             raise TypeError(f"loras: got {one!r}, expected pairs such as ('style.safetensors', 0.8)")
@@ -69,8 +71,13 @@ def merged(
 def _alphas(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the alphas that PEFT's settings give to layers without one: lora_alpha, next to the tensors."""
     settings = _settings(path)
-    if "lora_alpha" not in settings:
+    alpha = settings.get("lora_alpha")
+    if alpha is None:
         return {}
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
+        raise CheckpointError(
+            f"LoRA {path} has lora_alpha {alpha!r} in its settings, expected a number: fetch it again"
+        )
     if settings.get("alpha_pattern") or settings.get("rank_pattern") or settings.get("use_dora"):
         raise CheckpointError(
             f"LoRA {path} has an alpha or rank for each layer (alpha_pattern, rank_pattern) or is a DoRA, which is not "
@@ -82,7 +89,7 @@ def _alphas(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if role == "down" and f"{layer}.alpha" not in tensors:
             rank = max(tensor.shape[0], 1) if tensor.dim() else 1
             factor = math.sqrt(rank) if settings.get("use_rslora") else 1.0  # rsLoRA scales by alpha / sqrt(rank)
-            alphas[f"{layer}.alpha"] = torch.tensor(settings["lora_alpha"] * factor)
+            alphas[f"{layer}.alpha"] = torch.tensor(alpha * factor)
     return alphas
 
 
@@ -90,9 +97,15 @@ def _settings(path: Path) -> dict[str, Any]:
     config = path.with_name("adapter_config.json")
     if path.name.startswith("adapter_model.") and config.is_file():
         return read_json(config)
-    if path.suffix != ".safetensors":
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(METADATA)
+    except safetensors.SafetensorError:  # a PyTorch file, which has no metadata
         return {}
-    with safetensors.safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get(METADATA)
-    settings = json.loads(text) if text else {}
+    try:
+        settings = json.loads(text) if text else {}
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"LoRA {path} has damaged metadata ({METADATA}): fetch it again, or save it without")
     return {key.removeprefix("unet."): value for key, value in settings.items() if not key.startswith("text_encoder.")}

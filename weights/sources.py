@@ -57,7 +57,7 @@ class Source:
 
 def split(name: str) -> list[str]:
     """Split BASE:CONTROL at the colon; a colon inside an existing path does not count. Raises CheckpointError."""
-    if "://" in name or Path(name).exists() or os.pathsep not in name:
+    if os.pathsep not in name or "://" in name or Path(name).exists():
         return [name]
     pieces = name.split(os.pathsep)
     halves = [(os.pathsep.join(pieces[:i]), os.pathsep.join(pieces[i:])) for i in range(1, len(pieces))]
