@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -77,7 +77,7 @@ class Checkpoint:
     def check(self) -> None:
         """Raise CheckpointError if the files are missing, damaged or do not fit; reads most weights' names only."""
         if self.random_seed is None:
-            self.load_model()
+            replace(self, loras=()).load_model()  # LoRAs would be merged here, and again on the device
 
     def stamps(self) -> list[tuple[int, int]]:
         """Return the time of change and the size of each file of the weights, to see whether they were replaced."""

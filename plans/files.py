@@ -85,7 +85,7 @@ def known_plans(architecture: str) -> list[PlanFile]:
 def find_plan(choice: str, architecture: str) -> Path | None:
     """Return the path of the plan file that `choice` names, or None if it does not name a file.
 
-    Raise ValueError if `choice` is a number of evaluations and there is no such file.
+    Raise ValueError if `choice` is a number of evaluations that no plan file has.
     """
     if choice.endswith(".json"):
         return Path(choice)
