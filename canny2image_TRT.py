@@ -21,6 +21,7 @@ from plans.plan import Plan
 from runtime.backends import Backend, choose_backends, choose_device, choose_precision, leave_out_tensorrt
 from runtime.call_lock import Turns
 from runtime.cuda import CaptureError
+from runtime.device_errors import in_one_sentence
 from runtime.graph import Graph
 from runtime.streams import Streams
 from runtime.tensorrt_calls import TensorRTError
@@ -83,21 +84,22 @@ class hackathon:
         self.syntax = PromptSyntax(prompt_syntax, prompt_chunks)
         self._engines = Engines(self._weights.built, self.precision, self.device, strict, self.syntax)
         self._streams = Streams(self.device)
-        self._turns = Turns()
+        self._turns = Turns(self.device)
         self._pipelines: Pipelines | None = None
 
+    @in_one_sentence
     def initialize(self) -> None:
         """Load the weights, create the pipeline for the contest's picture size, capture it on a GPU, and run it once.
 
         For plan "auto", also measure the plans and choose one. A second call starts over.
-        Raises ValueError if the weights, the backend or its engine files cannot be used here, or, with strict, if
-        capture fails; CudaError if replay of the graph differs from eager execution.
+        Raises ValueError if the weights, the backend or its engine files cannot be used here, if the first picture is
+        not finite, or, with strict, if capture fails; torch.OutOfMemoryError; CudaError if the device fails or replay
+        of the graph differs from eager execution.
         """
         with self._turns(), tqdm(total=3, delay=2, leave=False, disable=None) as progress:
             self._pipelines = None  # free the pipelines and weights of an earlier call
             progress.set_description("loading weights")
-            self.checkpoint.check()  # before a message about its tokenizer
-            tokenizer = self.checkpoint.load_tokenizer()
+            tokenizer = self.checkpoint.checked_tokenizer()
             model = self._weights.load(self._engines)
             pipelines = Pipelines(model, tokenizer, self._engines, self._streams, self._strict)
             progress.update()
@@ -138,7 +140,8 @@ class hackathon:
             [h, w, 3] with equal channels; white edges on black, grey ones too; resized to the picture's size.
         guess_mode: the edges dominate, and the prompt may be empty.
         seed: -1 picks a random one. eta: 0 is DDIM, 1 adds DDPM's noise.
-        Raises TypeError or ValueError for bad arguments.
+        Raises TypeError or ValueError for bad arguments, ValueError if the picture is not finite,
+        torch.OutOfMemoryError if it needs more memory than there is, and CudaError if the device fails.
         """
         self._initialized("process() was called before initialize(): call initialize() once first")
         request = Request(
@@ -147,6 +150,7 @@ class hackathon:
         )  # fmt: skip
         return self.draw(request)
 
+    @in_one_sentence
     def draw(self, request: Request, plan: str | int | Plan | None = None) -> list[NDArray[np.uint8]]:
         """Return the pictures of a request. plan: used instead of the runtime's plan. Raises like `process`."""
         pipelines = self._initialized("draw() was called before initialize(): call initialize() once first")
@@ -154,6 +158,7 @@ class hackathon:
         with self._turns():
             return pipelines.draw(request, self._plan(request.ddim_steps, plan))
 
+    @in_one_sentence
     def load_weights(self, checkpoint: str, *, vae: str | None = None, loras: Sequence[tuple[str, float]] = ()) -> None:
         """Replace the weights by those of another checkpoint of the same architecture; nothing is built again.
 
@@ -167,6 +172,7 @@ class hackathon:
         )
         self._weights.replace(found, pipelines, self._engines, self._turns)
 
+    @in_one_sentence
     def set_loras(self, loras: Sequence[tuple[str, float]]) -> None:
         """Replace the LoRAs that are merged into the weights, (file, strength) each, in place under captured graphs.
 
@@ -177,6 +183,7 @@ class hackathon:
         pipelines = self._initialized("set_loras() was called before initialize(): pass the LoRAs to the constructor")
         self._weights.set_loras(check_loras(loras), pipelines, self._engines, self._turns)
 
+    @in_one_sentence
     def timeline(self) -> list[Span]:
         """Generate the last picture again, and return each run of a stage with its stream and times, in queued order.
 
@@ -209,14 +216,20 @@ class hackathon:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The runtime's backend, precision and plan, and the last picture's evaluations and graph."""
+        """How the last picture was generated: backend, precision, plan, evaluations and graph."""
         with self._turns():
-            said = {"backend": self.backend.name, "precision": self.precision.name, "plan": str(self._plan)}
-            return said | self._last("settings").settings
+            last = self._last("settings")
+            plan = self._plan.name_of(last.shape.plan, last.shape.ddim_steps)
+            return {"precision": self.precision.name, "plan": plan, **last.settings}
 
     def _initialized(self, sentence: str) -> Pipelines:
         if self._pipelines is None:
             raise RuntimeError(sentence)
+        if self._weights.mixed:
+            raise RuntimeError(
+                "load_weights() or set_loras() was interrupted, so that the weights are a mix of old and new: call "
+                "initialize() again"
+            )
         return self._pipelines
 
     def _last(self, name: str) -> Pipeline:

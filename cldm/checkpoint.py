@@ -4,7 +4,8 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from cldm.model import ControlLDM
 from cldm.shapes import fitting_architecture
 from cldm.tricks.extra_tokens import add_tokens
 from files import digest, file_digest
-from ldm.config import MODELS, load_architecture
+from ldm.config import MODELS, Architecture, load_architecture
 from ldm.tokenizer import CLIP_ON_THE_HUB, Tokenizer, TokenizerError, load_tokenizer
 from ldm.weights import CheckpointError, check_finite, load_strict, randomize
 from runtime.precision import full_float32
@@ -26,6 +27,7 @@ from weights.sources import Source, find
 
 log = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 VARIABLE = "CANNY2IMAGE_CHECKPOINT"
 USUAL_PLACES = (
     MODELS / "control_sd15_canny.pth",
@@ -77,7 +79,22 @@ class Checkpoint:
     def check(self) -> None:
         """Raise CheckpointError if the files are missing, damaged or do not fit; reads most weights' names only."""
         if self.random_seed is None:
-            replace(self, loras=()).load_model()  # LoRAs would be merged here, and again on the device
+            self._read(load_architecture(self.architecture), None)
+
+    def checked_tokenizer(self) -> Tokenizer:
+        """Check the weights and load the tokenizer. Raises CheckpointError or TokenizerError; one that names both."""
+        try:
+            self.check()
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}{self._also_missing()}") from error
+        return self.load_tokenizer()
+
+    def _also_missing(self) -> str:
+        try:
+            self.load_tokenizer()
+        except ValueError as error:
+            return f"; also, {error}"
+        return ""
 
     def stamps(self) -> list[tuple[int, int]]:
         """Return the time of change and the size of each file of the weights, to see whether they were replaced."""
@@ -88,32 +105,21 @@ class Checkpoint:
         """Read the LoRA files: what they change, by the names of the weights. Raises CheckpointError."""
         return read_loras(self.loras, load_architecture(self.architecture))
 
-    def load_model(self, device: torch.device | None = None) -> ControlLDM:
-        """Load or generate the weights, float32, merge the LoRAs and add the embeddings.
+    def load_model(self, device: torch.device = CPU) -> ControlLDM:
+        """Load or generate the weights on the device, float32, merge the LoRAs and add the embeddings.
 
-        device: where the weights are moved to, checked for NaN and infinity, and merged; None leaves them unchecked on
-            the CPU, where the tensors of most files are read only when they are first used.
-        Raises CheckpointError if weights are missing, damaged or do not fit.
+        Nothing refers to the files afterwards. Raises CheckpointError if weights are missing, damaged, do not fit, or
+        are NaN or infinite.
         """
-        architecture = load_architecture(self.architecture)
-        if self.random_seed is not None:
-            model = ControlLDM(architecture)
-            randomize(model, self.random_seed)
-        else:
-            with torch.device("meta"):
-                model = ControlLDM(architecture)
-            shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-            tensors = join(self.sources, next(iter(self._vae()), None), shapes, architecture)
-            load_strict(model, tensors, f"checkpoint {self.name}")
+        architecture, seed = load_architecture(self.architecture), self.random_seed
+        model = self._read(architecture, device) if seed is None else _random(architecture, seed).to(device)
         model.eval().requires_grad_(False)
-        if device is not None:
-            model.to(device)
-            check_finite(model, f"checkpoint {self.name}")
+        check_finite(model, f"checkpoint {self.name}")
         if self.embeddings:
             add_tokens(model.text, self._words()[1])
         patches = self.patches()
         with full_float32():
-            for name, weight in merged(model.state_dict(), patches, patches, device or torch.device("cpu")):
+            for name, weight in merged(model.state_dict(), patches, patches, device):
                 model.get_parameter(name).data = weight
         return model
 
@@ -125,8 +131,8 @@ class Checkpoint:
         if self.architecture == "small":
             tokenizer = load_tokenizer([SMALL_TOKENIZER], text.positions)
         else:
-            folders = [self.sources[0].path / "tokenizer"]
-            tokenizer = load_tokenizer([*folders, MODELS / "tokenizer"], text.positions, CLIP_ON_THE_HUB)
+            folders = [*self._beside(), MODELS / "tokenizer"]
+            tokenizer = load_tokenizer(folders, text.positions, CLIP_ON_THE_HUB)
         if tokenizer.vocabulary != text.vocabulary:
             raise TokenizerError(
                 f"the tokenizer has {tokenizer.vocabulary} tokens, but the text encoder of {self.architecture} expects "
@@ -135,6 +141,23 @@ class Checkpoint:
         if self.embeddings:
             tokenizer.add(self._words()[0])
         return tokenizer
+
+    def _beside(self) -> list[Path]:
+        """Return the folders in or next to the base where its tokenizer may be; none if the base is missing."""
+        with suppress(CheckpointError):
+            base = self.sources[0].path
+            folder = base if base.is_dir() else base.parent
+            return [folder / "tokenizer", folder]
+        return []
+
+    def _read(self, architecture: Architecture, device: torch.device | None) -> ControlLDM:
+        """Return the weights of the files. device: see `load_strict`; None reads little more than names and shapes."""
+        with torch.device("meta"):
+            model = ControlLDM(architecture)
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        tensors = join(self.sources, next(iter(self._vae()), None), shapes, architecture)
+        load_strict(model, tensors, f"checkpoint {self.name}", device)
+        return model
 
     def _words(self) -> tuple[dict[str, list[int]], Tensor]:
         """Return the tokens of the embeddings' words and all their vectors [tokens, width]."""
@@ -184,6 +207,14 @@ def find_checkpoint(
     )
     log.info("weights: %s", checkpoint)
     return checkpoint
+
+
+def _random(architecture: Architecture, seed: int) -> ControlLDM:
+    with torch.device("meta"):  # constructors would draw from the global generator
+        model = ControlLDM(architecture)
+    model.to_empty(device=CPU).reset_buffers()
+    randomize(model, seed)
+    return model
 
 
 def _architecture(checkpoint: Checkpoint) -> str:

@@ -70,13 +70,13 @@ class Engines:
             self.found[size] = self._find(size, (self.backend.name,))
         return self.found[size]
 
-    def refit(self, name: str, model: ControlLDM, weights: Mapping[str, Tensor]) -> None:
-        """Make TensorRT's engines use `weights`, into which the caller copies the values of `model` afterwards.
+    def refitted(self, name: str, model: ControlLDM, weights: Mapping[str, Tensor]) -> dict[Target, Backend]:
+        """Return `found` with `weights` in TensorRT's engines, into which the caller then copies the values of `model`.
 
-        name: the checkpoint of `model`. Raises ValueError if TensorRT cannot refit; then nothing has changed.
+        name: the checkpoint of `model`. Raises ValueError if TensorRT cannot refit.
         """
         try:
-            self.found = {
+            return {
                 of: refitted(backend, of.size, model, weights) if backend.name == "tensorrt" else backend
                 for of, backend in self.found.items()
             }

@@ -1,6 +1,11 @@
-"""The weights that a runtime's pipelines run with, and their replacement in place under captured graphs."""
+"""The weights that a runtime's pipelines run with, and their replacement in place under captured graphs.
 
-from collections.abc import Mapping
+A replacement first prepares everything that can fail: files are read and checked, LoRAs merged, TensorRT's engines
+tried, and the new values converted and laid out as the weights are. What follows only copies.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -8,10 +13,11 @@ from torch import Tensor
 
 from cldm.checkpoint import Checkpoint
 from cldm.engine_choice import Engines
+from cldm.engine_files import Target
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.pipeline_cache import Pipelines
-from runtime.backends import Precision
+from runtime.backends import Backend, Precision
 from runtime.call_lock import Turns, defaults
 from runtime.precision import full_float32
 from weights.loras import Loras, Patches, merged
@@ -26,34 +32,34 @@ class LoadedWeights:
         self.patches: Patches = {}  # what is merged into the weights now
         self.stamps: list[tuple[int, int]] = []  # of the files when they were loaded
         self.host: ControlLDM | None = None  # the weights without LoRAs, in host memory
+        self.mixed = False  # whether a replacement stopped halfway, so that the weights are a mix of old and new
 
     def load(self, engines: Engines) -> ControlLDM:
         """Load the model onto the device and apply the tricks."""
         self.patches, self.stamps = self.checkpoint.patches(), self.checkpoint.stamps()
         model = make_fast(self.checkpoint.load_model(self.device), self.precision.dtype)
         engines.weights = None if self.checkpoint == self.built else model.state_dict()
+        self.host, self.mixed = None, False
         return model
 
     def replace(self, found: Checkpoint, pipelines: Pipelines, engines: Engines, turns: Turns) -> None:
         """Replace all weights and the tokenizer. Raises before anything has changed: see hackathon.load_weights."""
         with defaults():
-            model = replace(found, loras=()).load_model(torch.device("cpu"))
+            base = replace(found, loras=()).load_model().state_dict()
             tokenizer, patches, stamps = found.load_tokenizer(), found.patches(), found.stamps()
         with turns():
-            self._refit(found, pipelines, engines)
-            pipelines.load(model.state_dict().items())
-            self._merge(pipelines, model.state_dict(), patches)
-            pipelines.tokenizer, self.checkpoint = tokenizer, found
-            self.host, self.stamps = None, stamps
+            values = {**base, **self._merged(base, patches, {})}
+            with self._changing(found, pipelines.laid_out(values), pipelines, engines):
+                pipelines.tokenizer, self.host, self.stamps, self.patches = tokenizer, None, stamps, patches
 
     def set_loras(self, loras: Loras, pipelines: Pipelines, engines: Engines, turns: Turns) -> None:
         """Replace the LoRAs. Raises before anything has changed: see hackathon.set_loras."""
         with turns():
             found = replace(self.checkpoint, loras=loras)
             patches, host = found.patches(), self.host or self._read_again(found)
-            self._refit(found, pipelines, engines)
-            self._merge(pipelines, host.state_dict(), patches)
-            self.checkpoint, self.host = found, host
+            values = self._merged(host.state_dict(), patches, self.patches)
+            with self._changing(found, pipelines.laid_out(values), pipelines, engines):
+                self.host, self.patches = host, patches
 
     def _read_again(self, found: Checkpoint) -> ControlLDM:
         if found.stamps() != self.stamps:
@@ -63,18 +69,28 @@ class LoadedWeights:
             )
         return replace(found, loras=()).load_model()
 
-    def _refit(self, found: Checkpoint, pipelines: Pipelines, engines: Engines) -> None:
-        """Give TensorRT's engines, which contain weights themselves, those of a checkpoint."""
-        if engines.backend.name != "tensorrt":
-            return
-        weights = pipelines.model.state_dict()  # references, not copies
-        model = make_fast(found.load_model(torch.device("cpu")), self.precision.dtype)
-        engines.refit(str(found), model, weights)
-        pipelines.clear()  # whether a graph reads the weights of a refitted engine is not documented
-        engines.weights = weights
-
-    def _merge(self, pipelines: Pipelines, base: Mapping[str, Tensor], patches: Patches) -> None:
-        """Merge the patches into the weights on the device, and restore those that were patched before."""
+    def _merged(self, base: Mapping[str, Tensor], patches: Patches, before: Patches) -> dict[str, Tensor]:
+        """Return the weights on the device with the patches, and without those of `before`."""
         with full_float32():
-            pipelines.load(merged(base, patches, {**self.patches, **patches}, self.device))
-        self.patches = patches
+            return dict(merged(base, patches, {**before, **patches}, self.device))
+
+    @contextmanager
+    def _changing(
+        self, found: Checkpoint, values: Mapping[str, Tensor], pipelines: Pipelines, engines: Engines
+    ) -> Iterator[None]:
+        """Write the values of a checkpoint into the weights; the caller changes its own records in the context."""
+        of_engines = self._refitted(found, pipelines, engines)
+        self.mixed = True  # remains if the device fails or the user interrupts
+        if of_engines is not None:
+            engines.found, engines.weights = of_engines, pipelines.model.state_dict()  # references, not copies
+            pipelines.clear()  # whether a graph reads the weights of a refitted engine is not documented
+        pipelines.load(values)
+        yield
+        self.checkpoint, self.mixed = found, False
+
+    def _refitted(self, found: Checkpoint, pipelines: Pipelines, engines: Engines) -> dict[Target, Backend] | None:
+        """Return backends whose TensorRT engines, which contain weights themselves, take those of the pipelines."""
+        if engines.backend.name != "tensorrt":
+            return None
+        model = make_fast(found.load_model(), self.precision.dtype)
+        return engines.refitted(str(found), model, pipelines.model.state_dict())

@@ -1,6 +1,6 @@
 """Stable Diffusion and ControlNet as one module, with the keys of `control_sd15_canny.pth`."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -34,11 +34,18 @@ class ControlLDM(nn.Module):
             self.register_buffer(name, values)
 
     @torch.no_grad()
-    def copy_weights(self, values: Iterable[tuple[str, Tensor]]) -> None:
+    def copy_weights(self, values: Mapping[str, Tensor]) -> None:
         """Copy values by name, in place; each tensor keeps its address, device, precision and layout."""
         tensors = self.state_dict()
-        for name, value in values:
+        for name, value in values.items():
             tensors[name].copy_(value)
+
+    def reset_buffers(self) -> None:
+        """Compute the buffers, which `to_empty` leaves without values: the noise schedule and the positions."""
+        for name, values in schedule_buffers(self.architecture.schedule).items():
+            self.get_buffer(name).copy_(values)
+        positions = self.text.embeddings.position_ids
+        positions.copy_(torch.arange(positions.shape[-1]))
 
     @property
     def unet(self) -> UNet:

@@ -1,6 +1,5 @@
 """Captures a pipeline's run into one CUDA graph, and verifies that replay equals eager execution."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,8 +11,6 @@ from cldm.request import Request
 from ldm.tokenizer import Tokenizer
 from runtime.cuda import CudaError
 from runtime.graph import Graph
-
-log = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
@@ -35,12 +32,8 @@ def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
     launched, other_launched = (outcome(pipeline, one, tokenizer, graph.launch) for one in requests)
     if not same(enqueued, launched) or not same(other, other_launched):
         raise CudaError(f"graph replay differs from eager execution ({graph.nodes} nodes)")
-    if not enqueued[0].isfinite().all():
-        log.warning(
-            "the latent is not finite, so pictures will be garbage: the weights overflow this precision; use precision "
-            "fp32, weaker LoRAs or other weights"
-        )
-    elif same(launched, other_launched):
+    # Without finite numbers, pictures may well be equal; then the pipeline refuses to return them.
+    if pipeline.largest.isfinite().all() and same(launched, other_launched):
         raise CudaError(f"graph replay does not depend on the seed ({graph.nodes} nodes)")
     pipeline.graph = graph
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from cldm.canny import Picture, hint_image
+from cldm.finite import check_finite, largest
 from cldm.model import ControlLDM
 from cldm.noise import draw_noise
 from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.request import Request
-from cldm.stages import make_stages
+from cldm.stages import make_stages, to_uint8
 from cldm.text_inputs import text_inputs
 from cldm.tricks.time_table import time_table
 from ldm.tokenizer import Tokenizer
@@ -52,8 +53,10 @@ class Pipeline:
     `run` uses only the buffers and leaves them ready for the next call, so it can be captured into a graph.
     """
 
-    def __init__(self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, streams: Streams) -> None:
-        self.model, self.shape, self.streams = model, shape, streams
+    def __init__(
+        self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, streams: Streams, backend: str = "eager"
+    ) -> None:
+        self.model, self.shape, self.streams, self.backend = model, shape, streams, backend
         self.device = device = streams.device
         self.residuals = len(model.control.zero_convs) + 1
         self.graph: Graph | None = None
@@ -81,7 +84,8 @@ class Pipeline:
                     "updates": torch.zeros((calls, 2 + shape.plan.mixed), device=device),
                 }
             )
-        self.pictures = pinned(self.buffers["image"])
+        self.pictures = pinned(to_uint8(self.buffers["pixels"]))
+        self.largest = pinned(largest(x, self.buffers["pixels"]))
         self.refresh()
 
     @torch.inference_mode()
@@ -94,18 +98,20 @@ class Pipeline:
 
     @torch.inference_mode()
     def __call__(self, request: Request, tokenizer: Tokenizer) -> list[Picture]:
-        """Return the request's pictures, uint8 [height, width, 3] each."""
+        """Return the request's pictures, uint8 [height, width, 3] each. Raises ValueError if they are not finite."""
         self.write(request, tokenizer)
         if self.graph:
             self.graph.launch()
         else:
             self.run()
         self.streams.synchronize()
+        check_finite(self.largest, request, self.buffers["kv"].dtype)
         return list(self.pictures.numpy().copy())
 
     @torch.inference_mode()
     def write(self, request: Request, tokenizer: Tokenizer) -> None:
-        """Write the request into the inputs and the noise that `run` reads. Nothing may be running."""
+        """Write the request into the inputs and the noise that `run` reads."""
+        self.streams.synchronize()  # an interrupted call may still be running
         steps = self._evaluations(request.eta)
         said = {
             **text_inputs(tokenizer, request.prompts, self.shape.syntax),
@@ -134,7 +140,8 @@ class Pipeline:
                     x.copy_((update[: len(terms), None, None, None, None] * terms).sum(dim=0))
             self._enqueue("vae")
             with self._span("copy"):
-                self.pictures.copy_(self.buffers["image"], non_blocking=True)
+                self.pictures.copy_(to_uint8(self.buffers["pixels"]), non_blocking=True)
+                self.largest.copy_(largest(x, self.buffers["pixels"]), non_blocking=True)
 
     def prepare(self) -> None:
         """Compute what does not depend on the latent: the keys and values of the text, and the hint."""
@@ -155,9 +162,10 @@ class Pipeline:
 
     @property
     def settings(self) -> dict[str, str]:
-        """How a picture is generated: evaluations and graph."""
+        """How a picture is generated: backend, evaluations and graph."""
         plan, graph = self.shape.plan, self.graph
         return {
+            "backend": self.backend,
             "evaluates": f"{len(plan.evaluated)} of {plan.steps} steps",
             "graph": f"one graph of {graph.nodes} nodes" if graph else f"no graph: {self.no_graph}",
         }

@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class Pipelines:
             if len(self.kept) == KEPT:
                 self.kept.popitem(last=False)
                 torch.cuda.empty_cache()
-            self.kept[shape] = self.make(shape, request)
+            self.kept[shape] = self._made_alone(shape, request)
         self.kept.move_to_end(shape)
         return self.kept[shape](request, self.tokenizer)
 
@@ -55,7 +55,7 @@ class Pipelines:
         pipeline uses eager engines or runs without a graph.
         """
         backend = self.engines.for_size(shape.height, shape.width, shape.samples)
-        pipeline = Pipeline(self.model, shape, backend.make_engine, self.streams)
+        pipeline = Pipeline(self.model, shape, backend.make_engine, self.streams, backend.name)
         if self.engines.device.type == "cuda":
             try:
                 record(pipeline, request, self.tokenizer)
@@ -67,12 +67,30 @@ class Pipelines:
         backend.keep()
         return pipeline
 
+    def _made_alone(self, shape: Shape, request: Request) -> Pipeline:
+        """Create a pipeline; if memory runs out, once more after the others have given theirs back."""
+        try:
+            return self.make(shape, request)
+        except torch.OutOfMemoryError:
+            if not self.kept:
+                raise
+        log.warning("out of memory with %d other pipelines: freeing them; their sizes start anew", len(self.kept))
+        self.clear()
+        return self.make(shape, request)
+
     @property
     def last(self) -> Pipeline | None:
         """The pipeline of the last picture, or None if the cache is empty."""
         return next(reversed(self.kept.values()), None)
 
-    def load(self, values: Iterable[tuple[str, Tensor]]) -> None:
+    def laid_out(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return values by name in the precision and memory layout of the weights, so that `load` only copies bytes."""
+        weights = self.model.state_dict()
+        return {
+            name: torch.empty_like(weights[name], device=value.device).copy_(value) for name, value in values.items()
+        }
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
         """Copy new values into weights, by name and in place."""
         self.model.copy_weights(values)
         for pipeline in self.kept.values():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cldm.canny import Picture, hint_image
+from cldm.finite import check_finite, largest
 from cldm.model import ControlLDM
 from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.request import Request
@@ -21,8 +22,14 @@ from runtime.precision import full_float32
 def reference_pictures(
     model: ControlLDM, tokenizer: Tokenizer, request: Request, syntax: PromptSyntax = PLAIN
 ) -> list[Picture]:
-    """Return the request's pictures, uint8 [height, width, 3] each, computed on the model's device."""
-    return reference_decode(model, reference_latent(model, tokenizer, request, syntax))
+    """Return the request's pictures, uint8 [height, width, 3] each, computed on the model's device.
+
+    Raises ValueError if they are not finite.
+    """
+    x = reference_latent(model, tokenizer, request, syntax)
+    pixels = reference_pixels(model, x)
+    check_finite(largest(x, pixels), request, x.dtype)
+    return list(to_uint8(pixels).cpu().numpy())
 
 
 @torch.inference_mode()
@@ -53,10 +60,10 @@ def reference_latent(model: ControlLDM, tokenizer: Tokenizer, request: Request, 
 
 
 @torch.inference_mode()
-def reference_decode(model: ControlLDM, x: Tensor) -> list[Picture]:
-    """Decode the latent [n, 4, h, w] to n pictures, uint8 [8h, 8w, 3]."""
+def reference_pixels(model: ControlLDM, x: Tensor) -> Tensor:
+    """Decode the latent [n, 4, h, w] to float32 [n, 3, 8h, 8w], about -1 to 1."""
     with full_float32():
-        return list(to_uint8(model.vae.decode(x)).cpu().numpy())
+        return model.vae.decode(x)
 
 
 def _context(model: ControlLDM, tokenizer: Tokenizer, prompts: list[str], syntax: PromptSyntax) -> Tensor:

@@ -5,12 +5,12 @@
     Control  x, hint, shift, kv, control_scales -> control_0 ... control_12
     Encoder  x, shift, kv                       -> skip_0 ... skip_11, middle
     Decoder  skips, middle, controls, shift, kv -> eps
-    Vae      x                                  -> image
+    Vae      x                                  -> pixels
 
 Prompt and negative prompt run as one batch of 2n: first n pictures with the prompt, then the same n without it.
 Everything before the first layer that reads the text is computed for n only.
 `kv` [2n, 77 * chunks, K] holds the keys and values of the text for all layers of ControlNet, then of the UNet; `shift`
-[1, S] holds their time shifts in the same order. Each stage reads its own slice. x and eps are always float32.
+[1, S] holds their time shifts in the same order. Each stage reads its own slice. x, eps and pixels are always float32.
 """
 
 from dataclasses import dataclass
@@ -78,8 +78,7 @@ class Vae(nn.Module):
         self.vae = model.vae
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
-        picture = self.vae.decode(x.to(next(self.vae.parameters()).dtype)).float()
-        return (to_uint8(picture),)
+        return (self.vae.decode(x.to(next(self.vae.parameters()).dtype)).float(),)
 
 
 def to_uint8(picture: Tensor) -> Tensor:
@@ -108,7 +107,7 @@ def make_stages(
     hint = TensorSpec("hint", (1, model.architecture.unet.model_channels, *latent), dtype, channels_last=True)
     x = TensorSpec("x", (samples, channels, *latent), torch.float32)
     eps = TensorSpec("eps", (2 * samples, channels, *latent), torch.float32)
-    image = TensorSpec("image", (samples, height, width, 3), torch.uint8)
+    pixels = TensorSpec("pixels", (samples, 3, height, width), torch.float32)
     features = _feature_shapes(model.unet, 2 * samples, latent)
     scales = TensorSpec("control_scales", (2, len(features)), dtype)
     controls, skips = (
@@ -128,7 +127,7 @@ def make_stages(
         Stage(EngineSpec("control", (x, hint, shift, kv, scales), controls), Control(model, *control)),
         Stage(EngineSpec("encoder", (x, shift, kv), (*skips, middle)), Encoder(model, *encoder)),
         Stage(EngineSpec("decoder", (*skips, middle, *controls, shift, kv), (eps,)), Decoder(model, *decoder)),
-        Stage(EngineSpec("vae", (x,), (image,)), Vae(model)),
+        Stage(EngineSpec("vae", (x,), (pixels,)), Vae(model)),
     ]
     return {stage.spec.name: stage for stage in stages}
 

@@ -1,4 +1,4 @@
-"""Starts a runtime: chooses backend and plan, and generates the first picture."""
+"""Starts a runtime: chooses backend and plan, and generates the first picture, on a CPU with one evaluation only."""
 
 from typing import Any
 
@@ -19,6 +19,7 @@ from runtime.timing import median_ms
 def start(pipelines: Pipelines, backends: tuple[str, ...], plan: PlanChoice, progress: "tqdm[Any]") -> None:
     """Choose a backend and, for plan "auto", a plan; then generate a picture from a black input of the contest's size.
 
+    On a CPU, where a picture can take minutes, the first picture has one evaluation: enough to run every stage.
     TensorRT loads its engines when a pipeline is created; if it rejects one, the next backend in `backends` is tried.
     Raises EngineFileError or TensorRTError if the only backend cannot be used or, with strict, if existing engine files
     cannot be used; CaptureError, with strict, if capture fails.
@@ -34,8 +35,13 @@ def start(pipelines: Pipelines, backends: tuple[str, ...], plan: PlanChoice, pro
         progress.set_description("generating the first picture")
         try:
             if plan.eligible:
+                progress.set_description("measuring plans")
                 plan.measure(lambda one: _milliseconds(pipelines, request, one))
-            pipelines.draw(request, plan(request.ddim_steps))
+                progress.set_description("generating the first picture")
+            first = plan(request.ddim_steps)
+            if engines.device.type == "cpu":
+                first = Plan(first.steps, first.evaluated[:1])
+            pipelines.draw(request, first)
             return
         except TensorRTError as error:
             backends = engines.without_tensorrt(backends, error)

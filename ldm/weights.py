@@ -21,10 +21,13 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         safetensors.torch.save_file(contiguous, temporary)
 
 
-def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load `tensors` into `module`, converting floats to float32. Raises CheckpointError if a name or shape differs.
+def load_strict(
+    module: nn.Module, tensors: Mapping[str, Tensor], source: str, device: torch.device | None = None
+) -> None:
+    """Load `tensors` into `module`, with floats as float32. Raises CheckpointError if a name or shape differs.
 
-    The module may be on the meta device: tensors are assigned, not copied.
+    device: where copies of the tensors are made, since those of a file change with the file; None assigns the tensors
+        themselves, without reading or converting them. The module may be on the meta device.
     """
     expected = module.state_dict()
     missing = [name for name in expected if name not in tensors]
@@ -39,7 +42,8 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -
             f"{source} does not fit this architecture: got {len(tensors)} tensors, expected {len(expected)}; "
             f"{counts}, first {first}; choose a checkpoint and an architecture that match"
         )
-    module.load_state_dict({name: _as_float32(tensor) for name, tensor in tensors.items()}, assign=True)
+    own = {name: tensor if device is None else _copy(tensor, device) for name, tensor in tensors.items()}
+    module.load_state_dict(own, assign=True)
 
 
 def check_finite(module: nn.Module, source: str) -> None:
@@ -69,5 +73,5 @@ def randomize(module: nn.Module, seed: int) -> None:
             part.weight.data += 1.0
 
 
-def _as_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+def _copy(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)

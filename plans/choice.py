@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from plans.auto import best_plan, eligible_plans, measure_costs
 from plans.files import PlanFile, choose_plan, usual_steps_of
@@ -44,6 +45,13 @@ class PlanChoice:
         self.auto = best = best_plan(self.eligible, costs, None if self.max_pd else leaderboard_score)
         self.known.clear()  # an earlier measurement may have chosen a different plan for "auto"
         log.info("plan auto: %s, about %.0f ms per picture here, %s", best.path.stem, costs(best.plan), best.distance)
+
+    def name_of(self, plan: Plan, ddim_steps: int) -> str:
+        """Return the requested plan's name if `plan` is what it gives, else the indices of the plan's steps."""
+        usual = None
+        with suppress(ValueError):  # the requested plan is for another number of steps
+            usual = self(ddim_steps)
+        return str(self) if plan == usual else ",".join(map(str, plan.evaluated))
 
     def __str__(self) -> str:
         return f"auto: {self.auto.path.stem}" if self.auto else str(self.plan)

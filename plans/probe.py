@@ -9,7 +9,7 @@ from cldm.canny import Picture, hint_image
 from cldm.model import ControlLDM
 from cldm.noise import draw_noise
 from cldm.request import Request
-from cldm.stages import make_stages
+from cldm.stages import make_stages, to_uint8
 from cldm.tricks.time_table import time_table
 from ldm.tokenizer import Tokenizer
 from plans.plan import Plan, evaluations
@@ -78,7 +78,8 @@ class Probe:
     def pictures(self, latents: Tensor) -> list[Picture]:
         """Decode latents one at a time, and return a picture, uint8 [h, w, 3], for each."""
         with full_float32():
-            return [self.stages["vae"].module(latent)[0][0].cpu().numpy() for latent in latents.split(1)]
+            pixels = [self.stages["vae"].module(latent)[0] for latent in latents.split(1)]
+            return [to_uint8(one)[0].cpu().numpy() for one in pixels]
 
     def _evaluate(self) -> None:
         residuals = self.stages["control"].module(self.x, self.hint, self.shift, self.kv, self.control_scales)

@@ -23,10 +23,11 @@ class Graph:
 
     def __init__(self, work: Callable[[], object], stream: torch.cuda.Stream) -> None:
         self.stream = stream
-        self.pool = torch.cuda.MemPool()
         runtime = cudart()
-        with torch.cuda.use_mem_pool(self.pool):
-            recorded = _record(runtime, work, stream)
+        with torch.cuda.device(stream.device):  # pools belong to the current device
+            self.pool = torch.cuda.MemPool()
+            with torch.cuda.use_mem_pool(self.pool):
+                recorded = _record(runtime, work, stream)
         try:
             self.kinds = _count(runtime, recorded)
             self.executable = call(runtime.cudaGraphInstantiateWithFlags, recorded, 0)

@@ -120,9 +120,7 @@ def test_runs_without_a_graph_if_capture_fails(
         process(on_a_gpu, num_samples=2)
 
 
-@pytest.mark.parametrize(
-    "error", [CudaError("graph replay differs"), torch.OutOfMemoryError("2 GiB"), RuntimeError("illegal memory access")]
-)
+@pytest.mark.parametrize("error", [CudaError("graph replay differs"), RuntimeError("not of the device")])
 def test_other_errors_propagate(on_a_gpu: hackathon, monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
     monkeypatch.setattr("cldm.pipeline_cache.record", Mock(side_effect=error))
     with pytest.raises(type(error), match=str(error)):

@@ -45,7 +45,7 @@ def test_real_size() -> None:
     assert buffers["skip_11"].shape == (2, 1280, 4, 6)
     assert buffers["skip_0"].shape == (2, 320, 32, 48)
     assert buffers["control_scales"].shape == (2, 13)
-    assert buffers["image"].shape == (1, 256, 384, 3)
+    assert buffers["pixels"].shape == (1, 3, 256, 384)
 
 
 def test_pack_and_unpack() -> None:

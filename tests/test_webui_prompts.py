@@ -13,9 +13,9 @@ from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape
 from cldm.prompt_syntax import PLAIN, PromptSyntax
-from cldm.reference import reference_decode, reference_latent
+from cldm.reference import reference_latent, reference_pixels
 from cldm.request import Request
-from cldm.stages import make_stages
+from cldm.stages import make_stages, to_uint8
 from cldm.tricks.text_once import weighted
 from ldm.tokenizer import Tokenizer
 from plans.plan import make_plan
@@ -128,7 +128,7 @@ def test_pictures_equal_the_reference(
     drawing = pipeline(model, syntax, asked.num_samples)
     pictures = drawing(asked, tokenizer)
     assert (drawing.buffers["x"] - expected).abs().max() < 1e-3
-    apart = np.stack(pictures).astype(int) - np.stack(reference_decode(plain_model, expected))
+    apart = np.stack(pictures).astype(int) - to_uint8(reference_pixels(plain_model, expected)).numpy()
     assert np.abs(apart).max() <= 1
 
 
@@ -160,7 +160,8 @@ def test_run_can_be_captured(model: ControlLDM, nothing_from_the_host: Any) -> N
     shapes.alphas_cumprod = torch.linspace(0.99, 0.01, 1000)
     shape = Shape(64, 64, 1, 4, make_plan("all", 4), TWO)
     drawing = Pipeline(shapes, shape, EagerEngine, Streams(torch.device("meta")))
-    drawing.pictures = drawing.pictures.to("meta")  # on a GPU, this and inputs.written are in pinned host memory
+    # On a GPU, these are in pinned host memory.
+    drawing.pictures, drawing.largest = drawing.pictures.to("meta"), drawing.largest.to("meta")
     drawing.inputs.written = {name: buffer.to("meta") for name, buffer in drawing.inputs.written.items()}
     with nothing_from_the_host:
         drawing.run()
