@@ -16,7 +16,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 BLOCK = 4096  # bytes; a full disk often still accepts an empty file
-FOLDER = "choose another folder: this one, or one above it, is a file"
+FOLDER = "a file is in its place or above it: choose another folder"
 FREE = "free some space there, or choose another disk"
 REMEDIES = {
     errno.ENOSPC: FREE,
@@ -130,8 +130,9 @@ def _temporary(path: Path) -> Iterator[tuple[int, Path]]:
 
 def _remove_leftovers(path: Path) -> None:
     """Delete the temporary files for `path` that no process has locked."""
-    pattern = re.compile(re.escape(f".{path.name}.") + TEMPORARY)
-    for leftover in filter(lambda one: pattern.fullmatch(one.name), path.parent.iterdir()):
+    prefix = f".{path.name}."
+    names = [name for name in os.listdir(path.parent) if name.startswith(prefix)]
+    for leftover in [path.parent / name for name in names if re.fullmatch(TEMPORARY, name[len(prefix) :])]:
         with suppress(OSError):  # in use, gone meanwhile, another user's, or on a file system without locks
             handle = os.open(leftover, os.O_RDWR)
             try:

@@ -11,7 +11,7 @@ detects damage, not tampering.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -136,7 +136,8 @@ def _agree(got: Any, want: Any) -> bool:
 
 
 def _manifest_of(file: BinaryIO) -> bytes:
-    return b"".join(takewhile(bytes.strip, file))  # up to the empty line, which is read too
+    lines: Iterator[bytes] = takewhile(lambda line: line.strip(), file)  # up to the empty line, which is read too
+    return b"".join(lines)
 
 
 def _error(folder: Path, what: str, expected: Manifest) -> EngineFileError:

@@ -197,7 +197,7 @@ def test_paths_that_can_hold_no_file(tmp_path: Path) -> None:
     (tmp_path / "pipe").touch()
     (tmp_path / "pipe").unlink()
     os.mkfifo(tmp_path / "pipe")
-    in_the_way = r"\(Not a directory\); choose another folder: this one, or one above it, is a file$"
+    in_the_way = r"\(Not a directory\); a file is in its place or above it: choose another folder$"
     for check, name, message in (
         (check_writable, "file", in_the_way),
         (check_writable, "file/below/it", in_the_way),
