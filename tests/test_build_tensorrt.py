@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_is_noticed_before_the_build(
         path.write_text("in the way")
         assert main(COMMAND) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"engines: {path} cannot be written (File exists); choose a folder")
+        assert line.startswith(f"engines: {path} cannot be written (Not a directory); a file is in")
         path.unlink()
 
 
