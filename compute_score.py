@@ -15,21 +15,25 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from tqdm import tqdm
 
 from canny2image_TRT import hackathon
+from cldm.base_pictures import FOLDER as CACHED
 from cldm.base_pictures import base_pictures
 from cldm.canny import Picture
 from cldm.edge_map import check_channels
+from cldm.engine_choice import check_backend
 from cldm.request import CONTEST, Request, drawn
-from files import check_writable, write_whole
+from cldm.text_inputs import text_inputs
+from commands import STOPPED, start_logging
+from files import check_writable, locked
+from plans.files import choose_plan, find_plan
+from scoring import pictures as inputs
 from scoring.contact_sheet import contact_sheet
-from scoring.distance import perceptual_distance, psnr, ssim
-from scoring.inception import Inception, load_inception
-from scoring.pictures import find_pictures
-from scoring.report import PictureScore, Report
+from scoring.inception import find_weights, load_inception
+from scoring.outputs import Outputs, check_apart, check_outputs
+from scoring.report import Report
 from scoring.timeline import timeline_picture
 from weights.loras import parse_lora
 
@@ -40,16 +44,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--pictures", type=Path, help="folder of input pictures; default: the contest's, else eight drawn birds")
     add("--edges", action="store_true", help="the pictures are edge maps, white on black; thresholds are ignored")
     add("--out", type=Path, default=Path("score"), help="folder for the results; default: score")
+    add("--cache", type=Path, help="folder for base pictures; default: $CANNY2IMAGE_CACHE, else .cache in the project")
     add("--weights", "--checkpoint", help="BASE, BASE:CONTROL (files or folders) or random:SEED; default: see README")
     add("--vae", help="file or folder with another VAE")
-    add(
-        "--lora",
-        type=parse_lora,
-        action="append",
-        default=[],
-        metavar="FILE[:STRENGTH]",
-        help="merge this LoRA; repeat",
-    )
+    add("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
+        help="merge this LoRA; repeat")  # fmt: skip
     add("--embedding", action="append", default=[], metavar="FILE", help="textual-inversion embedding; repeat")
     add("--architecture", help="name of a file in models/*.yaml; default: the one for the weights")
     add("--backend", default="auto", help="auto (the fastest with engine files), eager, inductor or tensorrt")
@@ -90,23 +89,43 @@ def make_candidates(runtime: hackathon, requests: dict[str, Request]) -> dict[st
     return made
 
 
-def save_picture(path: Path, picture: Picture) -> Path:
-    """Write a picture [h, w] or [h, w, 3], with channels in OpenCV's order (BGR), and return `path`."""
-    write_whole(path, cv2.imencode(path.suffix, picture)[1].tobytes())
-    return path
+def check(options: argparse.Namespace, runtime: hackathon, request: Request) -> list[Path]:
+    """Return all files that are read. Raise ValueError or TypeError for options that would fail later."""
+    checkpoint = runtime.checkpoint
+    request.check_precision(torch.finfo(runtime.precision.dtype).max)
+    if options.plan != "auto":
+        choose_plan(options.plan, options.ddim_steps, checkpoint.architecture)
+    checkpoint.check()
+    checkpoint.patches()
+    text_inputs(checkpoint.load_tokenizer(), request.prompts, runtime.syntax)
+    if options.backend not in ("auto", "eager"):
+        check_backend(options.backend, checkpoint, runtime.precision, runtime.device, runtime.syntax)
+    others = find_plan(options.plan, checkpoint.architecture), find_weights(options.inception)
+    return [*checkpoint.files, *options.pictures.iterdir(), *(file for file in others if file)]
 
 
 def run(options: argparse.Namespace) -> Report:
     options.seed = drawn(options.seed)  # one seed for all base pictures and candidates
-    pictures = find_pictures(options.pictures)
+    usual = inputs.CONTEST_FOLDER if inputs.CONTEST_FOLDER.is_dir() else inputs.DRAWN_BIRDS
+    options.pictures = options.pictures or usual
+    pictures = inputs.find_pictures(options.pictures)
     requests = {name: make_request(name, picture, options) for name, picture in pictures.items()}
-    check_writable(options.out)  # fail now, not after generating the pictures
-    runtime = make_runtime(options)
+    runtime, outputs = make_runtime(options), Outputs(options.out, options.timeline)
+    check_apart(options.out, options.pictures)
+    read = check(options, runtime, next(iter(requests.values())))
+    check_writable(options.out)
+    with locked(outputs.lock, "choose another --out"):
+        check_outputs(outputs.files(requests), read)
+        return generate(options, runtime, requests, outputs)
+
+
+def generate(options: argparse.Namespace, runtime: hackathon, requests: dict[str, Request], outputs: Outputs) -> Report:
     inception = load_inception(options.inception, runtime.device)
-    bases = base_pictures(runtime.checkpoint, requests, runtime.device, runtime.syntax)
+    cache = {"cache": options.cache / CACHED} if options.cache else {}
+    bases = base_pictures(runtime.checkpoint, requests, runtime.device, runtime.syntax, **cache)
     runtime.initialize()
     scores = [
-        score(name, requests[name], bases[name], *made, options.out, inception)
+        outputs.score(name, requests[name].source, requests[name].edge_map(), bases[name], *made, inception)
         for name, made in make_candidates(runtime, requests).items()
     ]
     report = Report(scores, inception.metric_name, device_name(runtime.device), settings(runtime, options))
@@ -136,32 +155,11 @@ def make_runtime(options: argparse.Namespace) -> hackathon:
     )
 
 
-def score(
-    name: str, request: Request, base: Picture, candidate: Picture, milliseconds: float, out: Path, inception: Inception
-) -> PictureScore:
-    """Save input, edges, base and candidate, and compare base with candidate, both RGB, as JPEG files."""
-    base_file = save_picture(out / "base" / f"{name}.jpg", base)
-    file = save_picture(out / f"{name}.jpg", candidate)
-    shown = out / "shown"
-    return PictureScore(
-        name=name,
-        pd=perceptual_distance(base_file, file, inception),
-        ssim=ssim(base_file, file),
-        psnr=psnr(base_file, file),
-        latency_ms=milliseconds,
-        input_path=save_picture(shown / f"{name}_input.png", request.source),
-        canny_path=save_picture(shown / f"{name}_canny.png", request.edge_map()),
-        base_path=save_picture(shown / f"{name}_base.png", base[:, :, ::-1]),
-        candidate_path=save_picture(shown / f"{name}_candidate.png", candidate[:, :, ::-1]),
-    )
-
-
 def settings(runtime: hackathon, options: argparse.Namespace) -> dict[str, Any]:
+    given = {"vae": options.vae, "loras": options.lora, "embeddings": options.embedding}
     return {
         "weights": runtime.checkpoint.name.removeprefix(f"{Path(__file__).parent}/"),
-        **({"vae": options.vae} if options.vae else {}),
-        **({"loras": options.lora} if options.lora else {}),
-        **({"embeddings": options.embedding} if options.embedding else {}),
+        **{name: value for name, value in given.items() if value},
         "architecture": runtime.checkpoint.architecture,
         **runtime.settings,
         "ddim_steps": options.ddim_steps,
@@ -178,7 +176,7 @@ def device_name(device: torch.device) -> str:
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     for noisy in ("httpx", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     options = parse_arguments(sys.argv[1:])
@@ -189,8 +187,11 @@ def main() -> int:
             raise
         print(f"compute_score.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("compute_score.py: stopped; the next run uses the base pictures that are finished", file=sys.stderr)
+        return STOPPED
     print(report.text())
-    names = ["score.json", "contact_sheet.png", *(["timeline.png"] if options.timeline else [])]
+    names = [file.name for file in Outputs(options.out, options.timeline).summaries]
     print(f"Results in {options.out}: {', '.join(names)}")
     return 0
 

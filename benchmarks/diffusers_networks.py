@@ -1,6 +1,7 @@
 """Creates the networks of the diffusers and transformers libraries with the weights of a `ControlLDM`."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -42,11 +43,16 @@ class Networks:
         return self.decode((x / self.scale_factor).to(self.dtype), return_dict=False)[0].float()
 
 
+def check_diffusers() -> None:
+    """Raise ValueError if diffusers is not installed."""
+    if find_spec("diffusers") is None:
+        raise ValueError("the peers need the diffusers library, which is not installed: run ./preprocess.sh dev")
+
+
 def make_networks(model: ControlLDM, device: torch.device, dtype: torch.dtype, compiled: bool) -> Networks:
     """Return the libraries' networks with the model's weights. If `compiled`, each compiles at its first call.
 
-    The networks share the model's tensors where device, dtype and memory format are the same. Raise ValueError if
-    diffusers is not installed.
+    The networks share the model's tensors where device, dtype and memory format are the same.
     """
     unet, control, vae = _modules(model)
     modules = [_text(model), control, unet, vae]
@@ -62,12 +68,8 @@ def make_networks(model: ControlLDM, device: torch.device, dtype: torch.dtype, c
 
 def _modules(model: ControlLDM) -> tuple[Any, Any, Any]:
     """Return UNet2DConditionModel, ControlNetModel and AutoencoderKL with the model's weights."""
-    try:
-        from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"the peers need the diffusers library, but {error.name} is not installed: run ./preprocess.sh dev"
-        ) from error
+    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel  # slow to import
+
     architecture = model.architecture
     downs = _unet_settings(architecture)
     ups = [name.replace("Down", "Up") for name in reversed(downs["down_block_types"])]

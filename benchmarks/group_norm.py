@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from commands import one_line
 from plugins.group_norm.op import group_norm
 
 GROUPS = 32
@@ -78,16 +79,22 @@ def main() -> None:
     replays = parser.parse_args().replays
     if not torch.cuda.is_available():
         parser.error("PyTorch finds no CUDA device, which the kernel needs: run this on a machine with a GPU")
+    with one_line():
+        print(torch.cuda.get_device_name(), *rows(replays), sep="\n")
+
+
+def rows(replays: int) -> list[str]:
+    """Return the lines of the table."""
     compiled: Norm = torch.compile(eager, dynamic=False)
     torch._dynamo.config.recompile_limit = 2 * len(SHAPES)
-    rows = ["| n, pixels, channels | ours us | GB/s | eager us | GB/s | compiled us | GB/s |", "|---" * 7 + "|"]
+    lines = ["| n, pixels, channels | ours us | GB/s | eager us | GB/s | compiled us | GB/s |", "|---" * 7 + "|"]
     for n, c, h, w, _ in tqdm(SHAPES, desc="measuring"):
         inputs = rotating_inputs(n, c, h, w)
         weight, bias = (torch.randn(c, device="cuda", dtype=torch.float16) for _ in range(2))
         times = [measure(norm, inputs, weight, bias, replays) for norm in (ours, eager, compiled)]
         cells = (f"{time:.1f} | {4e-3 * n * c * h * w / time:.0f}" for time in times)
-        rows.append(f"| {n}, {h * w}, {c} | {' | '.join(cells)} |")
-    print(torch.cuda.get_device_name(), *rows, sep="\n")
+        lines.append(f"| {n}, {h * w}, {c} | {' | '.join(cells)} |")
+    return lines
 
 
 if __name__ == "__main__":

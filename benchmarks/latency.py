@@ -18,6 +18,7 @@ from benchmarks.timing import Candidate, measure, table
 from canny2image_TRT import hackathon
 from cldm.canny import Picture
 from cldm.request import Request
+from commands import one_line
 from plans.plan import make_plan
 from runtime.graph import Graph
 from runtime.timing import median_ms
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_arguments(parser)
     parser.add_argument("--backend", nargs="+", default=["auto"], help="our backends, one or more; default: auto")
     options = parser.parse_args(arguments)
-    try:
+    with one_line(options.debug):
         device, names = chosen(options)
         ours = [Ours(options.architecture, "auto", backend, device) for backend in options.backend]
         # Without peers, all pictures are compared with our own float32 picture.
@@ -130,18 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rates = measure_rates(device, ours[0].runtime.precision.dtype) if device.type == "cuda" else None
         walls = [row.median_ms for row in rows[-len(mine) :]]
         details = [one.detail(plan, wall, rates, options.runs) for (one, plan), wall in zip(mine, walls, strict=True)]
-    except (ValueError, OSError) as error:
-        if options.debug:
-            raise
-        raise SystemExit(f"error: {error}") from error
-    print(table(rows))
-    print(detail_lines(details))
-    results = {
-        "rows": [asdict(row) for row in rows],
-        "details": [asdict(detail) for detail in details],
-        "rates": asdict(rates) if rates else None,
-    }
-    save_report(options.out, options, device, results)
+        print(table(rows))
+        print(detail_lines(details))
+        results = {
+            "rows": [asdict(row) for row in rows],
+            "details": [asdict(detail) for detail in details],
+            "rates": asdict(rates) if rates else None,
+        }
+        save_report(options.out, options, device, results)
 
 
 if __name__ == "__main__":

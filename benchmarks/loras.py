@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.peers import contest_request
+from benchmarks.peers import contest_request, settle_architecture
 from canny2image_TRT import hackathon
+from commands import one_line
 from ldm.config import load_architecture
 from ldm.weights import save_tensors
 from runtime.backends import choose_device
@@ -58,17 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--weights", default="random:0", help="checkpoint; default: random:0")
-    add("--architecture", default="sd15", help="NAME of a file models/NAME.yaml; default: sd15")
+    add("--architecture", help="NAME of a file models/NAME.yaml; default: sd15, but none on the CPU")
     add("--backend", default="auto", help="default: auto")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--runs", type=int, default=3, help="replacements per LoRA; default: 3")
     options = parser.parse_args(arguments)
+    with one_line():
+        options.architecture = settle_architecture(options.architecture, choose_device(options.device))
+        compare(options)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print a line for each of KINDS."""
     kinds = {"architecture": options.architecture, "backend": options.backend, "device": options.device}
-    try:
-        choose_device(options.device)
-        runtime = hackathon(options.weights, **kinds)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    runtime = hackathon(options.weights, **kinds)
     runtime.initialize()
     request = contest_request()
     plain = runtime.draw(request)[0]

@@ -18,14 +18,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.diffusers_networks import make_networks
+from benchmarks.diffusers_networks import check_diffusers, make_networks
 from benchmarks.drawing import SCALE, STEPS, Drawing, Inputs, OneGraph, Peer, StepByStep
 from benchmarks.timing import Candidate, measure, table
 from cldm.canny import hint_image
 from cldm.checkpoint import Checkpoint
 from cldm.model import ControlLDM
 from cldm.request import Request
-from files import check_writable, write_whole
+from commands import one_line
+from files import check_file, write_whole
 from ldm.tokenizer import Tokenizer
 from plans.plan import make_plan
 from runtime.backends import PRECISIONS, choose_device, choose_precision
@@ -54,8 +55,7 @@ def peers(
     names: keys of KINDS. plans: choices for `make_plan`. Peers without torch.compile come first. Peers share networks:
     if the caller drops each peer before requesting the next, only the networks stay in memory. A peer compiles and
     captures at its first call; its graph is fixed to that call's shapes.
-    Raise ValueError for an unknown name or plan, for a graph without a CUDA device and, at the first peer, if diffusers
-    is not installed.
+    Raise ValueError for an unknown name or plan, for a graph without a CUDA device, and if diffusers is not installed.
     """
     for name in names:
         if name not in KINDS:
@@ -64,6 +64,7 @@ def peers(
             raise ValueError(f"peer {name!r} needs a CUDA graph, but the device is {device}: use a CUDA device")
     for plan in plans:
         make_plan(plan, STEPS)
+    check_diffusers()
     return _make_peers(names, model, plans, device, dtype)
 
 
@@ -104,6 +105,7 @@ def candidates(
     The eager float32 peer comes first, then `names` in the device's default precision, each with all `plans`.
     Raise ValueError as `peers` does.
     """
+    check_diffusers()  # before the weights are created
     checkpoint = Checkpoint("random:0", architecture, "given")
     model, inputs = checkpoint.load_model(), inputs_for(contest_request(), checkpoint.load_tokenizer(), device)
     usual = choose_precision("auto", device).name
@@ -126,7 +128,7 @@ def contest_request() -> Request:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that all picture benchmarks share."""
     add = parser.add_argument
-    add("--architecture", default="sd15", help="NAME of a file models/NAME.yaml; default: sd15")
+    add("--architecture", help="NAME of a file models/NAME.yaml; default: sd15, but none on the CPU")
     add("--plan", nargs="+", default=["all", "ten"], help="plans: all, ten or step indices; default: all ten")
     add("--peers", nargs="*", choices=list(KINDS), help="peers to measure; default: all on a GPU, eager on the CPU")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -136,12 +138,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen(options: argparse.Namespace) -> tuple[torch.device, list[str]]:
-    """Return the device and the names of the peers. Raise ValueError or OSError for an unusable device or file."""
+    """Return the device and the names of the peers, and set the architecture.
+
+    Raise ValueError or OSError for an unusable device or file, and if there is no architecture.
+    """
     if options.out:
-        check_writable(options.out.parent)
+        check_file(options.out)
     device = choose_device(options.device)
+    options.architecture = settle_architecture(options.architecture, device)
     usual = list(KINDS) if device.type == "cuda" else ["eager"]
     return device, usual if options.peers is None else options.peers
+
+
+def settle_architecture(given: str | None, device: torch.device, usual: str = "sd15") -> str:
+    """Return the architecture, `usual` if none is given. Raise ValueError if that would be sd15 on the CPU."""
+    if given is None and usual == "sd15" and device.type == "cpu":
+        raise ValueError(
+            "architecture sd15, the default, takes minutes for each picture on the CPU: give --architecture small, or "
+            "--architecture sd15 if you want to wait"
+        )
+    return given or usual
 
 
 def save_report(path: Path | None, options: argparse.Namespace, device: torch.device, results: dict[str, Any]) -> None:
@@ -169,16 +185,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     options = parser.parse_args(arguments)
-    try:
+    with one_line(options.debug):
         device, names = chosen(options)
         listed, count = candidates(names, options.plan, options.architecture, device)
         rows = measure(listed, count, device, options.runs)
-    except (ValueError, OSError) as error:
-        if options.debug:
-            raise
-        raise SystemExit(f"error: {error}") from error
-    print(table(rows))
-    save_report(options.out, options, device, {"rows": [asdict(row) for row in rows]})
+        print(table(rows))
+        save_report(options.out, options, device, {"rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -17,20 +17,25 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.peers import settle_architecture
 from benchmarks.plan_methods import TWO_TAPS, methods
 from benchmarks.plan_results import ON_ENGINES, TIMED, Result, Timed, load, save, tables
 from build.plans import BEAM
 from canny2image_TRT import hackathon
 from cldm.request import Request
-from files import check_writable, digest, write_whole
+from commands import one_line
+from files import check_file, check_writable, digest, locked, write_whole
 from plans.folds import Folds, add_arguments
 from plans.plan import STEPS, Plan
 from plans.routes import END, Examples, Schedule
 from runtime.machine import machine
 from runtime.timing import median_ms
+from scoring.outputs import check_apart
+from scoring.pictures import DRAWN_BIRDS
 from scoring.plan_figures import distances_by_time, falling_errors, moving_eps
 
 JSON = "plans.json"
+FILES = ("plans.md", "plans.png", "times.png", "moves.png")
 
 
 class Engines:
@@ -115,20 +120,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="folder for tables, figures and JSON; default: score/plans",
     )
     options = parser.parse_args(arguments)
-    try:
+    with one_line(options.debug, f"finished methods are kept in {options.out / JSON}; run the same command to go on"):
+        check_apart(options.out, options.pictures or DRAWN_BIRDS)
         check_writable(options.out)
-        folds = Folds(options)
-        asked = _asked(folds, options)
-        results: list[Result] = []
-        for results in measure(folds, options, load(options.out / JSON, asked)):
-            save(options.out / JSON, asked, results)
-        _report(options, folds, results)  # report now, because creating and capturing pipelines takes minutes
-        engines = Engines(folds, options.backend)
-        results = on_engines(results, folds, options, engines)
-    except (ValueError, OSError) as error:
-        if options.debug:
-            raise
-        raise SystemExit(f"error: {error}") from error
+        with locked(options.out / ".plans.lock", "choose another --out"):
+            for name in (JSON, *FILES):
+                check_file(options.out / name)
+            compare(options)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Measure all methods, and write the results to --out."""
+    folds = Folds(options)
+    settle_architecture(options.architecture, folds.device, folds.checkpoint.architecture)
+    asked = _asked(folds, options)
+    results: list[Result] = []
+    for results in measure(folds, options, load(options.out / JSON, asked)):
+        save(options.out / JSON, asked, results)
+    _report(options, folds, results)  # report now, because creating and capturing pipelines takes minutes
+    engines = Engines(folds, options.backend)
+    results = on_engines(results, folds, options, engines)
     moved = moves(folds.examples, folds.schedule)
     save(options.out / JSON, asked, results, engines.runtime.backend.name, moved)
     _report(options, folds, results)

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.left_out import LEFT_OUT, NOTHING, LeftOut
-from benchmarks.peers import contest_request, positive, save_report
+from benchmarks.peers import contest_request, positive, save_report, settle_architecture
 from benchmarks.timing import apart
 from cldm.canny import Picture
 from cldm.checkpoint import Checkpoint
@@ -26,7 +26,8 @@ from cldm.model import ControlLDM
 from cldm.one_graph import record
 from cldm.pipeline import Pipeline, Shape
 from cldm.request import Request
-from files import check_writable
+from commands import one_line
+from files import check_file
 from ldm.tokenizer import Tokenizer
 from plans.plan import make_plan
 from runtime.backends import Precision, choose_device, choose_precision
@@ -116,26 +117,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("tricks", nargs="*", metavar="TRICK", help=f"default: all that the device supports, of {', '.join(LEFT_OUT)}")
-    add("--architecture", default="sd15", help="NAME of a file models/NAME.yaml; default: sd15")
+    add("--architecture", help="NAME of a file models/NAME.yaml; default: sd15, but none on the CPU")
     add("--plan", default="all", help="all, ten or step indices; default: all")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--runs", type=positive, default=11, help="timed pictures per row; default: 11")
     add("--out", type=Path, help="file for the results as JSON")
     add("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
-    try:
+    with one_line(options.debug):
         if options.out:
-            check_writable(options.out.parent)
+            check_file(options.out)
         device = choose_device(options.device)
-        bench = Bench(options.architecture, options.plan, choose_precision("auto", device), device, options.runs)
+        options.architecture = settle_architecture(options.architecture, device)
         names = [NOTHING, *(name for name in _chosen(options.tricks, device) if name != NOTHING)]
+        bench = Bench(options.architecture, options.plan, choose_precision("auto", device), device, options.runs)
         rows = [row for name in tqdm(names, unit="trick") for row in bench.measure(name)]
-    except (ValueError, OSError) as error:
-        if options.debug:
-            raise
-        raise SystemExit(f"error: {error}") from error
-    print(table(rows))
-    save_report(options.out, options, device, {"plan": options.plan, "rows": [asdict(row) for row in rows]})
+        print(table(rows))
+        save_report(options.out, options, device, {"plan": options.plan, "rows": [asdict(row) for row in rows]})
 
 
 def _chosen(names: Sequence[str], device: torch.device) -> list[str]:

@@ -11,6 +11,7 @@ python -m build --check               test everything that TensorRT can do on th
 import argparse
 import logging
 import sys
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ import torch
 
 from build.errors import BuildError
 from build.options import ignored, make_parser
-from files import check_writable
+from files import check_file, check_writable, locked
 from runtime.backends import choose_backends, choose_device, choose_precision
 from runtime.tensorrt_calls import TensorRTError
 
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # the exporter logs every pass
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # PyTorch's exporter uses what PyTorch deprecated
     subject, nothing = ("check", "no report was written") if options.check else ("engines", "no engines were saved")
     try:
         backends = _backends(options)
@@ -63,15 +65,17 @@ def _check(options: argparse.Namespace) -> int:
     # Imported lazily: --backend auto without a GPU needs none of these packages.
     from build.builder import make_builder
     from build.case import Case
-    from build.doctor import examine
+    from build.doctor import REPORT, examine
     from build.export import check_exporter
     from cldm.checkpoint import find_checkpoint
 
+    check_file(REPORT)
     device = choose_device(options.device)
     if device.type != "cuda" and not options.target:
         options.target = RTX
-    target = _target(options, "tensorrt", device)
-    checkpoint = find_checkpoint(options.checkpoint or "random:0", target.architecture, options.vae)
+    architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
+    target = _target(options, "tensorrt", device, architecture)
+    checkpoint = find_checkpoint(options.checkpoint or "random:0", architecture, options.vae)
     target = target.of(checkpoint)
     builder = replace(make_builder(target, device), timing_cache=None)
     check_exporter(builder.library.extra)
@@ -120,15 +124,18 @@ def _build_one(options: argparse.Namespace, backend: str) -> None:
     from build.measurement import table
     from cldm.checkpoint import find_checkpoint
     from cldm.engine_files import is_up_to_date
+    from runtime.artifacts import FILE
 
     device = choose_device(options.device)
-    target, builder = _target(options, backend, device), None
+    if backend == "tensorrt" or not options.architecture:
+        checkpoint = find_checkpoint(options.checkpoint, options.architecture, options.vae)
+        options.architecture = checkpoint.architecture
+    target, builder = _target(options, backend, device, options.architecture), None
     if backend == "tensorrt":
         import build.tensorrt
         from build.builder import make_builder, settle_plugins
         from build.layers import table as layers
 
-        checkpoint = find_checkpoint(options.checkpoint, options.architecture, options.vae)
         target = target.of(checkpoint)
         builder = make_builder(target, device)
         target = settle_plugins(target, builder.library, options.strict)
@@ -136,24 +143,26 @@ def _build_one(options: argparse.Namespace, backend: str) -> None:
         print(f"engines: up to date ({target.folder})")
         return
     check_writable(target.folder.parent)
-    if target.folder.exists():  # it will be replaced
-        check_writable(target.folder)
-    if builder:
-        reports, measurements = build.tensorrt.build(target, checkpoint, builder, options.strict)
-        print(layers(reports))
-    else:
-        measurements = build.inductor.build(target, device)
+    with locked(target.folder.parent / f".{target.folder.name}.lock", "stop it"):
+        if target.folder.exists():  # else it is created when all engines are built
+            check_writable(target.folder)
+            check_file(target.folder / FILE)
+        if builder and builder.timing_cache:
+            check_file(builder.timing_cache)
+        if builder:
+            reports, measurements = build.tensorrt.build(target, checkpoint, builder, options.strict)
+            print(layers(reports))
+        else:
+            measurements = build.inductor.build(target, device)
     print(table(measurements))
     print(f"engines: saved in {target.folder}")
 
 
-def _target(options: argparse.Namespace, backend: str, device: torch.device) -> "Target":
-    from cldm.checkpoint import find_checkpoint
+def _target(options: argparse.Namespace, backend: str, device: torch.device, architecture: str) -> "Target":
     from cldm.engine_files import Target
     from cldm.prompt_syntax import PromptSyntax
 
     syntax = PromptSyntax(options.prompt_syntax, options.prompt_chunks)
-    architecture = options.architecture or find_checkpoint(options.checkpoint).architecture
     precision = choose_precision(options.precision, torch.device("cuda") if options.target else device).name
     size = options.height, options.width, options.samples
     target = Target(architecture, *size, precision, backend, targets=tuple(options.target), syntax=syntax)

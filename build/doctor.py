@@ -25,6 +25,7 @@ from build.case import Case, NeedsGPU, NotTried, Wrong
 from build.checks import CHECKS
 from build.errors import BuildError
 from cldm.engine_files import expected_manifest
+from files import write_whole
 from runtime.cuda import CudaError
 from runtime.machine import package_version
 from runtime.sources import ROOT
@@ -59,7 +60,7 @@ def examine(case: Case) -> bool:
             print(f"{name:18s} {findings[-1].result:10s} {findings[-1].figures}", flush=True)
     report["checks"] = [asdict(one) for one in findings]
     report["layers"] = {name: [layer.name for layer in one.layers] for name, one in case.reports.items()}
-    REPORT.write_text(anonymous(json.dumps(report, indent=2)))
+    write_whole(REPORT, anonymous(json.dumps(report, indent=2)).encode())
     if left := [one.check for one in findings if one.result == "needs GPU"]:
         where = " or ".join(map(sm, case.builder.targets))
         print(f"still to run on a machine with {where}, with the same command: {', '.join(left)}")

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from build.errors import BuildError
 from build.measurement import Measurement, check
 from build.verify import Trial, prepare
-from cldm.checkpoint import find_checkpoint
+from cldm.checkpoint import Checkpoint
 from cldm.engine_files import Target, expected_manifest
 from cldm.stages import Stage
 from runtime.artifacts import save
@@ -38,7 +38,7 @@ def build(target: Target, device: torch.device) -> list[Measurement]:
 
 
 def _compile_all(target: Target, device: torch.device) -> list[Measurement]:
-    model = find_checkpoint(WEIGHTS, target.architecture).load_model(device)
+    model = Checkpoint(WEIGHTS, target.architecture, "given").load_model(device)
     trial = prepare(model, PRECISIONS[target.precision].dtype, target.size, device)
     if device.type == "cuda":
         from plugins.layers import use_kernels  # imported lazily: only PyTorch for CUDA includes Triton

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from files import check_file
 from plans.files import Distance, PlanFile, path_for, write_plan
 from plans.folds import Folds, Measured, add_arguments
 from plans.plan import STEPS, TEN, Plan
@@ -102,6 +103,8 @@ def _run(options: argparse.Namespace) -> None:
     if not missing:
         print(f"plans: all exist in {path_for(architecture, options.calls[0]).parent}; use --force to search again")
         return
+    for calls in missing:
+        check_file(path_for(architecture, calls))
     rule = fitted(options.taps) if options.taps else hold
     routes = Routes(folds.examples, folds.schedule, rule, options.taps or 1)
     search = Search(routes, options.beam, options.thorough)

@@ -1,6 +1,7 @@
 """Generates base pictures (the float32 reference) and caches them by a digest of everything that they depend on."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +17,12 @@ from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.reference import reference_pictures
 from cldm.request import Request
 from cldm.text_inputs import text_inputs
-from files import digest, write_whole
+from files import check_writable, digest, write_whole
 from ldm.tokenizer import Tokenizer
-from runtime.sources import fingerprint
+from runtime.sources import ROOT, fingerprint
 
-CACHE = Path(__file__).resolve().parent.parent / ".cache" / "base_pictures"
+VARIABLE = "CANNY2IMAGE_CACHE"
+FOLDER = "base_pictures"  # in the folder of caches
 SOURCES = ("cldm/reference.py", "cldm/checkpoint.py")  # these files and all that they import determine a picture
 
 
@@ -29,23 +31,34 @@ def base_pictures(
     requests: Mapping[str, Request],
     device: torch.device,
     syntax: PromptSyntax = PLAIN,
-    cache: Path = CACHE,
+    cache: Path | None = None,
 ) -> dict[str, Picture]:
     """Return the first picture of each request by name, uint8 RGB [h, w, 3].
 
     Generates the pictures that are not in the folder `cache`, and saves them there as PNG files.
-    Raises ValueError if a cached picture is damaged, and CheckpointError or TokenizerError for unusable weights.
+    cache: by default base_pictures in $CANNY2IMAGE_CACHE if that is set, else in .cache in the project.
+    Raises ValueError if a cached picture is damaged, CheckpointError or TokenizerError for unusable weights, and
+    OSError, before it loads them, if pictures are missing and the cache cannot be written.
     """
     checkpoint.check()  # before a message about its tokenizer
     common, tokenizer = _common(checkpoint, device), checkpoint.load_tokenizer()
-    files = {name: cache / f"{_key(common, request, tokenizer, syntax)}.png" for name, request in requests.items()}
+    folder = cache or Path(os.environ.get(VARIABLE) or ROOT / ".cache") / FOLDER
+    files = {name: folder / f"{_key(common, request, tokenizer, syntax)}.png" for name, request in requests.items()}
     missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
+        _check_cache(folder)
         model = checkpoint.load_model(device)
         for name in tqdm(missing, desc="base pictures", unit="picture"):
             picture = reference_pictures(model, tokenizer, requests[name], syntax)[0]
             write_whole(files[name], cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
     return {name: _read(file) for name, file in files.items()}
+
+
+def _check_cache(folder: Path) -> None:
+    try:
+        check_writable(folder)
+    except OSError as error:
+        raise OSError(f"{error}, with --cache FOLDER or {VARIABLE}") from error
 
 
 def _common(checkpoint: Checkpoint, device: torch.device) -> str:

@@ -68,10 +68,15 @@ class Checkpoint:
         """The files or folders of the weights; none for random weights. Raises CheckpointError if one is missing."""
         return [] if self.random_seed is not None else find(self.name)
 
+    @property
+    def files(self) -> list[Path]:
+        """All files that are read. Raises CheckpointError if one is missing."""
+        loras, embeddings = (lora_file(name) for name, _ in self.loras), map(embedding_file, self.embeddings)
+        return [*self._weights(), *loras, *embeddings]
+
     def fingerprint(self) -> str:
         """Return a digest of the files' bytes or the seed, and of the architecture."""
-        sources = [*self.sources, *self._vae()]
-        parts = [file_digest(file) for source in sources for file in source.files] or [self.name]
+        parts = [file_digest(file) for file in self._weights()] or [self.name]
         loras = [f"{file_digest(lora_file(name))} {strength}" for name, strength in self.loras]
         embeddings = [f"{Path(name).name} {file_digest(embedding_file(name))}" for name in self.embeddings]
         return digest("".join([*parts, *loras, *embeddings, repr(load_architecture(self.architecture))]))
@@ -98,7 +103,7 @@ class Checkpoint:
 
     def stamps(self) -> list[tuple[int, int]]:
         """Return the time of change and the size of each file of the weights, to see whether they were replaced."""
-        stats = [file.stat() for source in [*self.sources, *self._vae()] for file in source.files]
+        stats = [file.stat() for file in self._weights()]
         return [(stat.st_mtime_ns, stat.st_size) for stat in stats]
 
     def patches(self) -> Patches:
@@ -159,6 +164,9 @@ class Checkpoint:
         load_strict(model, tensors, f"checkpoint {self.name}", device)
         return model
 
+    def _weights(self) -> list[Path]:
+        return [file for source in [*self.sources, *self._vae()] for file in source.files]
+
     def _words(self) -> tuple[dict[str, list[int]], Tensor]:
         """Return the tokens of the embeddings' words and all their vectors [tokens, width]."""
         text = load_architecture(self.architecture).text
@@ -197,14 +205,8 @@ def find_checkpoint(
     if isinstance(embeddings, str) or not isinstance(embeddings, Sequence):
         raise TypeError(f"embeddings: got {embeddings!r}, expected a list of files, [] for none")
     architecture = architecture or _architecture(Checkpoint(found[0], "", found[1]))
-    checkpoint = Checkpoint(
-        found[0],
-        architecture,
-        found[1],
-        None if vae is None else str(vae),
-        check_loras(loras),
-        tuple(map(str, embeddings)),
-    )
+    vae = None if vae is None else str(vae)
+    checkpoint = Checkpoint(found[0], architecture, found[1], vae, check_loras(loras), tuple(map(str, embeddings)))
     log.info("weights: %s", checkpoint)
     return checkpoint
 

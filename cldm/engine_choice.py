@@ -117,3 +117,13 @@ class Engines:
 
     def _size(self, height: int, width: int, samples: int) -> Target:
         return Target(self.checkpoint.architecture, height, width, samples, self.precision.name, syntax=self.syntax)
+
+
+def check_backend(
+    name: str, checkpoint: Checkpoint, precision: Precision, device: torch.device, syntax: PromptSyntax
+) -> None:
+    """Raise ValueError if the backend has no engine files for the contest's size, or if they cannot be used here."""
+    try:
+        Engines(checkpoint, precision, device, True, syntax).choose((name,))
+    except TensorRTError as error:
+        raise ValueError(str(error)) from error

@@ -1,6 +1,5 @@
 """Finds engine files for a picture size, checks them against this machine, and returns the backend that uses them."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from cldm.stages import Size, make_stages
 from cldm.tensorrt_engines import TensorRTEngines, unpack_engines
 from files import digest
 from ldm.config import MODELS, load_architecture
-from runtime.artifacts import MANIFEST, EngineFileError, Manifest, load, read
+from runtime.artifacts import KERNELS, EngineFileError, Manifest, load, read, read_manifest
 from runtime.backends import BACKENDS, PRECISIONS, Backend
 from runtime.inductor import CompiledEngines, Tuning
 from runtime.machine import NONE, machine, tensorrt_machine
@@ -29,7 +28,6 @@ log = logging.getLogger(__name__)
 
 ENGINES = MODELS / "engines"
 DIGITS = 16  # hexadecimal digits of each digest: enough to avoid collisions, short enough for error messages
-KERNELS = "kernels.bin"  # in the folder of engines whose kernels are compiled on the machine that runs them
 # These files and all that they import determine the engines.
 SOURCES = {
     "inductor": ("cldm/stages.py", "cldm/fast.py", "runtime/inductor.py", "plugins/layers.py"),
@@ -151,7 +149,7 @@ def is_up_to_date(target: Target, device: torch.device, library: Library | None 
     try:
         read(target.folder, expected_manifest(target, device, library=library))
     except EngineFileError as error:
-        log.info("%s", error)
+        log.info("%s; building them", error.reason)
         return False
     return True
 
@@ -171,7 +169,7 @@ def _title(folder: Path) -> str:
     In that case `read` reports what is wrong with the manifest.
     """
     try:
-        built = json.loads((folder / MANIFEST).read_bytes())["tensorrt"]
-    except (OSError, ValueError, KeyError, TypeError):
+        built = read_manifest(folder)["tensorrt"]
+    except (OSError, ValueError, KeyError):
         return ""
     return str(built).rpartition(" ")[0]

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from files import replacing
+from files import write_whole
 
 
 class CheckpointError(ValueError):
@@ -15,10 +15,9 @@ class CheckpointError(ValueError):
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a `.safetensors` file atomically."""
+    """Write a `.safetensors` file atomically. Raises OSError, with the path and what to do, if it cannot be written."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        safetensors.torch.save_file(contiguous, temporary)
+    write_whole(path, safetensors.torch.save(contiguous))  # save_file's errors are no OSError
 
 
 def load_strict(

@@ -1,33 +1,37 @@
 """Saves and loads engine files: the output of torch.compile or TensorRT.
 
-    <folder>/artifacts.bin    kernels and tuning choices from torch.compiler.save_cache_artifacts(), without weights;
-                              or serialized TensorRT engines, with weights
-    <folder>/manifest.json    the model, the software and the device that they were built for
+    <folder>/engines.bin    lines of JSON with the model, the software and the device that the engines were built for
+                            (the manifest; `head` shows it), an empty line, and the artifacts: kernels and tuning
+                            choices from torch.compiler.save_cache_artifacts(), without weights; or serialized TensorRT
+                            engines, with weights
 
+One file, because a file can be replaced atomically on every file system, and two files or a folder cannot.
 The artifacts contain code that will be executed: load only files that you or someone you trust built. The checksum
 detects damage, not tampering.
 """
 
-import fcntl
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from files import digest
+from files import digest, replacing
 
-ARTIFACTS, MANIFEST = "artifacts.bin", "manifest.json"
+FILE = "engines.bin"
+KERNELS = "kernels.bin"  # beside engines whose kernels are compiled on the machine that runs them
+REPLACED = (KERNELS, "artifacts.bin", "manifest.json")  # belong to earlier engines; the last two to earlier versions
 
 
 class EngineFileError(ValueError):
     """Engine files are missing, damaged or built for something else; the message states how to rebuild them."""
+
+    def __init__(self, reason: str, command: str = "") -> None:
+        super().__init__(f"{reason}; build them with {command}" if command else reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -44,23 +48,16 @@ class Manifest:
 
 
 def save(folder: Path, data: bytes, manifest: Manifest) -> None:
-    """Write both files atomically: to a temporary folder that is then renamed to `folder`.
+    """Write the manifest, the size and checksum of the data, and the data, atomically. Earlier engines are replaced.
 
-    The manifest file also gets the size and checksum of the data. An existing `folder` is replaced; temporary folders
-    of killed runs are removed.
-    Raise OSError with the path if the folder cannot be written.
+    Raise OSError with the path and what to do if the file cannot be written.
     """
     values = {**manifest.facts, **manifest.notes, "size": len(data), "sha256": digest(data)}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
-            _clean_up(folder)
-            try:
-                _replace(folder, {ARTIFACTS: data, MANIFEST: json.dumps(values, indent=2).encode()})
-            finally:
-                _clean_up(folder)
-    except OSError as error:
-        raise OSError(f"{folder} cannot be written ({error.strerror}); check permissions and free space") from error
+    with replacing(folder / FILE) as temporary, temporary.open("wb") as file:
+        file.write(json.dumps(values, indent=2).encode() + b"\n\n")
+        file.write(data)
+    for name in REPLACED:
+        (folder / name).unlink(missing_ok=True)
 
 
 def load(folder: Path, expected: Manifest) -> None:
@@ -69,45 +66,66 @@ def load(folder: Path, expected: Manifest) -> None:
     try:
         info = torch.compiler.load_cache_artifacts(data)
     except Exception as error:  # unknown bytes can cause any exception
-        raise _error(folder, f"PyTorch cannot read {ARTIFACTS} ({type(error).__name__})", expected) from error
+        raise _error(folder, f"PyTorch cannot read {FILE} ({type(error).__name__})", expected) from error
     if info is None:
-        raise _error(folder, f"PyTorch cannot read {ARTIFACTS}", expected)
+        raise _error(folder, f"PyTorch cannot read {FILE}", expected)
 
 
 def read(folder: Path, expected: Manifest) -> bytes:
-    """Return the artifacts. Raise EngineFileError if the files are missing, damaged or do not match `expected`.
+    """Return the artifacts. Raise EngineFileError if the file is missing, damaged or does not match `expected`.
 
-    The error lists all facts that differ and states the command that builds the files.
+    The error lists all facts that differ and states the command that builds the engines.
     """
     if not folder.is_dir():
         raise _error(folder, "the folder does not exist", expected)
-    found = _parse(folder, _bytes(folder, MANIFEST, expected), expected)
+    try:
+        with (folder / FILE).open("rb") as file:
+            found = _check(folder, _manifest_of(file), expected)
+            data = file.read()  # of the same file as the manifest, whoever replaces it meanwhile
+    except FileNotFoundError:
+        raise _error(folder, f"{FILE} is missing", expected) from None
+    except OSError as error:
+        raise _error(folder, f"{FILE} cannot be read ({error.strerror})", expected) from error
+    if len(data) != found["size"]:
+        raise _error(folder, f"{FILE} has {len(data)} bytes of artifacts, expected {found['size']}", expected)
+    if digest(data) != found["sha256"]:
+        raise _error(folder, f"{FILE} is damaged: the SHA-256 of its artifacts differs from its manifest", expected)
+    return data
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest, not compared with anything. Raise OSError or ValueError if there is none."""
+    with (folder / FILE).open("rb") as file:
+        values = json.loads(_manifest_of(file))
+    if not isinstance(values, dict):
+        raise ValueError(f"the manifest of {folder / FILE} is not a JSON object")
+    return values
+
+
+def _check(folder: Path, content: bytes, expected: Manifest) -> dict[str, Any]:
+    """Return the manifest. Raise EngineFileError if it is damaged or does not match `expected`."""
+    found = _parse(folder, content, expected)
     if different := [
         f"{name} is {found[name]!r}, expected {want!r}"
         for name, want in expected.facts.items()
         if not _agree(found[name], want)
     ]:
         raise _error(folder, ", ".join(different), expected)
-    data = _bytes(folder, ARTIFACTS, expected)
-    if len(data) != found["size"]:
-        raise _error(folder, f"{ARTIFACTS} has {len(data)} bytes, expected {found['size']}", expected)
-    if digest(data) != found["sha256"]:
-        raise _error(folder, f"{ARTIFACTS} is damaged: its SHA-256 differs from the one in {MANIFEST}", expected)
-    return data
+    return found
 
 
 def _parse(folder: Path, content: bytes, expected: Manifest) -> dict[str, Any]:
     try:
         values = json.loads(content)
     except ValueError:  # includes invalid UTF-8
-        raise _error(folder, f"{MANIFEST} is not valid JSON", expected) from None
+        raise _error(folder, f"the manifest of {FILE} is not valid JSON", expected) from None
     if not isinstance(values, dict):
-        raise _error(folder, f"{MANIFEST} is not a JSON object", expected)
+        raise _error(folder, f"the manifest of {FILE} is not a JSON object", expected)
     names = {*expected.facts, *expected.notes, "size", "sha256"}
     if unknown := sorted(values.keys() - names):
-        raise _error(folder, f"{MANIFEST} has the unknown field {unknown[0]!r}", expected)
+        raise _error(folder, f"the manifest of {FILE} has the unknown field {unknown[0]!r}", expected)
     if missing := sorted(names - values.keys()):
-        raise _error(folder, f"{MANIFEST} lacks the field {missing[0]!r}", expected)
+        raise _error(folder, f"the manifest of {FILE} lacks the field {missing[0]!r}", expected)
     return values
 
 
@@ -117,47 +135,10 @@ def _agree(got: Any, want: Any) -> bool:
     return want is None or (got == want and type(got) is type(want))
 
 
-def _bytes(folder: Path, name: str, expected: Manifest) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except FileNotFoundError:
-        raise _error(folder, f"{name} is missing", expected) from None
-    except OSError as error:
-        raise _error(folder, f"{name} cannot be read ({error.strerror})", expected) from error
+def _manifest_of(file: BinaryIO) -> bytes:
+    lines: Iterator[bytes] = takewhile(lambda line: line.strip(), file)  # up to the empty line, which is read too
+    return b"".join(lines)
 
 
 def _error(folder: Path, what: str, expected: Manifest) -> EngineFileError:
-    return EngineFileError(f"engine files {folder}: {what}; build them with {expected.command}")
-
-
-def _replace(folder: Path, contents: dict[str, bytes]) -> None:
-    """Replace `folder` with a folder of these files."""
-    whole = _temporary(folder)
-    for name, content in contents.items():
-        (whole / name).write_bytes(content)
-    if folder.exists():  # rename fails if the target is a folder that is not empty
-        folder.rename(_temporary(folder))
-    whole.rename(folder)
-
-
-def _temporary(folder: Path) -> Path:
-    path = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    path.chmod(0o755)  # mkdtemp gives access only to the owner
-    return path
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Allow one writer at a time in the parent folder. The system releases the lock if the process is killed."""
-    handle = os.open(folder.parent / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _clean_up(folder: Path) -> None:
-    """Remove the temporary folders. The caller must hold the lock, so no other process is using them."""
-    for leftover in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(leftover)
+    return EngineFileError(f"engine files {folder}: {what}", expected.command)

@@ -1,7 +1,6 @@
 """Only complete engine files that match are loaded. For others, one sentence lists the differences and the command."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from runtime.artifacts import ARTIFACTS, MANIFEST, EngineFileError, Manifest, load, read, save
+from runtime.artifacts import FILE, KERNELS, EngineFileError, Manifest, load, read, read_manifest, save
 from runtime.machine import machine
 
 DATA = b"kernels"
@@ -50,45 +49,58 @@ def refusal(folder: Path, expected: Manifest = EXPECTED) -> str:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    values = json.loads((folder / MANIFEST).read_text())
+    values = read_manifest(folder)
     change(values)
-    (folder / MANIFEST).write_text(json.dumps(values))
+    write(folder, json.dumps(values, indent=2).encode())
+
+
+def write(folder: Path, manifest: bytes, data: bytes = DATA) -> None:
+    (folder / FILE).write_bytes(manifest + b"\n\n" + data)
 
 
 def test_saved_files_are_read_again(folder: Path) -> None:
     assert read(folder, EXPECTED) == DATA
-    assert sorted(path.name for path in folder.iterdir()) == [ARTIFACTS, MANIFEST]
-    assert json.loads((folder / MANIFEST).read_text())["size"] == len(DATA)
-    assert folder.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in folder.iterdir()] == [FILE]
+    assert read_manifest(folder)["size"] == len(DATA)
+    assert (folder / FILE).stat().st_mode & 0o777 == 0o644
 
 
 def test_missing(folder: Path) -> None:
     assert refusal(folder.parent / "other") == "the folder does not exist"
-    (folder / ARTIFACTS).unlink()
-    assert refusal(folder) == "artifacts.bin is missing"
-    (folder / MANIFEST).unlink()
-    assert refusal(folder) == "manifest.json is missing"
+    (folder / FILE).unlink()
+    assert refusal(folder) == "engines.bin is missing"
 
 
 def test_unreadable(folder: Path) -> None:
-    (folder / ARTIFACTS).unlink()
-    (folder / ARTIFACTS).mkdir()
-    assert refusal(folder) == "artifacts.bin cannot be read (Is a directory)"
+    (folder / FILE).unlink()
+    (folder / FILE).mkdir()
+    assert refusal(folder) == "engines.bin cannot be read (Is a directory)"
+    with pytest.raises(OSError, match=rf"{folder / FILE} cannot be written \(it is a folder\); choose the name"):
+        save(folder, DATA, EXPECTED)
+
+
+def test_files_of_earlier_versions_are_refused_and_replaced(tmp_path: Path) -> None:
+    """Earlier versions wrote two files; a runtime then added the kernels that it compiled from them."""
+    for name in ("artifacts.bin", "manifest.json", KERNELS):
+        (tmp_path / name).write_bytes(DATA)
+    assert refusal(tmp_path) == "engines.bin is missing"
+    save(tmp_path, DATA, EXPECTED)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"", "manifest.json is not valid JSON"),
-        (b'{"backend": "induc', "manifest.json is not valid JSON"),
-        (b"\xff\xfe", "manifest.json is not valid JSON"),
-        (b"[]", "manifest.json is not a JSON object"),
-        (b"{}", "manifest.json lacks the field 'backend'"),
-        (b'{"newer": 1}', "manifest.json has the unknown field 'newer'"),
+        (b"", "the manifest of engines.bin is not valid JSON"),
+        (b'{"backend": "induc', "the manifest of engines.bin is not valid JSON"),
+        (b"\xff\xfe", "the manifest of engines.bin is not valid JSON"),
+        (b"[]", "the manifest of engines.bin is not a JSON object"),
+        (b"{}", "the manifest of engines.bin lacks the field 'backend'"),
+        (b'{"newer": 1}', "the manifest of engines.bin has the unknown field 'newer'"),
     ],
 )
 def test_damaged_manifest(folder: Path, content: bytes, what: str) -> None:
-    (folder / MANIFEST).write_bytes(content)
+    write(folder, content)
     assert refusal(folder) == what
 
 
@@ -132,9 +144,10 @@ def test_made_for_several_gpus(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (DATA[:-1], "artifacts.bin has 6 bytes, expected 7"),
-        (b"", "artifacts.bin has 0 bytes, expected 7"),
-        (b"Kernels", "artifacts.bin is damaged: its SHA-256 differs from the one in manifest.json"),
+        (DATA[:-1], "engines.bin has 6 bytes of artifacts, expected 7"),
+        (b"", "engines.bin has 0 bytes of artifacts, expected 7"),
+        (b"Kernels", "engines.bin is damaged: the SHA-256 of its artifacts differs from its manifest"),
+        (b"\n\n" + DATA, "engines.bin has 9 bytes of artifacts, expected 7"),
     ],
 )
 def test_truncated_or_altered_artifacts_never_reach_torch(
@@ -144,7 +157,7 @@ def test_truncated_or_altered_artifacts_never_reach_torch(
         raise AssertionError("these bytes were given to PyTorch")
 
     monkeypatch.setattr(torch.compiler, "load_cache_artifacts", reached)
-    (folder / ARTIFACTS).write_bytes(content)
+    write(folder, json.dumps(read_manifest(folder)).encode(), content)
     assert refusal(folder) == what
     with pytest.raises(EngineFileError, match=what):
         load(folder, EXPECTED)
@@ -153,17 +166,17 @@ def test_truncated_or_altered_artifacts_never_reach_torch(
 @pytest.mark.parametrize("field", ["size", "sha256"])
 def test_a_manifest_without_check_is_refused(folder: Path, field: str) -> None:
     rewrite(folder, lambda values: values.update({field: None}))
-    assert refusal(folder).startswith("artifacts.bin ")
+    assert refusal(folder).startswith("engines.bin ")
 
 
 def test_artifacts_that_torch_cannot_read(folder: Path) -> None:
     """The checksum matches, but PyTorch does not know the format."""
-    with pytest.raises(EngineFileError, match=r"engine files .*: PyTorch cannot read artifacts\.bin.*; build them"):
+    with pytest.raises(EngineFileError, match=r"engine files .*: PyTorch cannot read engines\.bin.*; build them"):
         load(folder, EXPECTED)
 
 
 def test_notes_are_for_readers(folder: Path) -> None:
-    assert json.loads((folder / MANIFEST).read_text())["checkpoint"] == "a.pth"
+    assert read_manifest(folder)["checkpoint"] == "a.pth"
     assert read(folder, replace(EXPECTED, notes={"checkpoint": "elsewhere.pth"})) == DATA
 
 
@@ -174,57 +187,3 @@ def test_machine_is_part_of_a_manifest() -> None:
     assert json.loads(json.dumps(values)) == values
     assert values["capability"] == [torch.backends.cpu.get_cpu_capability()]
     assert all(values.values())
-
-
-def test_save_replaces_and_cleans_up(folder: Path) -> None:
-    leftover = folder.parent / f".{folder.name}.killed"
-    leftover.mkdir()
-    (leftover / ARTIFACTS).write_bytes(b"half")
-    other = folder.parent / ".another.running"
-    other.mkdir()
-    save(folder, b"new", EXPECTED)
-    assert read(folder, EXPECTED) == b"new"
-    assert sorted(path.name for path in folder.parent.iterdir()) == [".another.running", ".lock", "key"]
-
-
-@pytest.mark.parametrize("stop", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_save_that_stops_half_way_leaves_the_good_files(
-    folder: Path, stop: BaseException, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = Path.write_bytes
-
-    def stopping(path: Path, content: bytes) -> int:
-        if path.name == MANIFEST:
-            write(path, content[:10])
-            raise stop
-        return write(path, content)
-
-    monkeypatch.setattr(Path, "write_bytes", stopping)
-    with pytest.raises(type(stop)) as caught:
-        save(folder, b"new", EXPECTED)
-    if isinstance(stop, OSError):
-        assert str(caught.value).startswith(f"{folder} cannot be written (No space left on device)")
-    assert read(folder, EXPECTED) == DATA
-    assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", "key"]
-
-
-def test_a_killed_save_is_never_taken_for_engines(folder: Path) -> None:
-    """Kill a process during a save; here the process is a child that exits without any cleanup."""
-    if (child := os.fork()) == 0:
-        try:
-            Path.rename = lambda path, target: os._exit(9)  # type: ignore[method-assign, assignment]
-            save(folder, b"new", EXPECTED)
-        finally:
-            os._exit(1)  # the child must not continue with the tests
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert read(folder, EXPECTED) == DATA
-    assert len(list(folder.parent.glob(".key.*"))) == 2
-    save(folder, b"newer", EXPECTED)
-    assert read(folder, EXPECTED) == b"newer"
-    assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", "key"]
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cannot be written"):
-        save(tmp_path / "file" / "key", DATA, EXPECTED)

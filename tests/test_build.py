@@ -14,7 +14,7 @@ from build.__main__ import main
 from build.errors import BuildError
 from cldm.engine_files import Target, expected_manifest, load_engine_files
 from cldm.prompt_syntax import PromptSyntax
-from runtime.artifacts import EngineFileError, read
+from runtime.artifacts import FILE, EngineFileError, read
 from runtime.eager import EagerEngine
 from runtime.engine import Engine, Stream
 from runtime.spec import EngineSpec
@@ -81,10 +81,10 @@ def test_from_nothing_to_up_to_date(engines: Path, capsys: pytest.CaptureFixture
     assert TARGET.folder == engines / "inductor_small_64x64x1_fp32"
     assert read(TARGET.folder, expected_manifest(TARGET, CPU)) == b"kernels"
 
-    before = (TARGET.folder / "artifacts.bin").stat().st_ino
+    before = (TARGET.folder / FILE).stat().st_ino
     assert main(COMMAND) == 0
     assert capsys.readouterr().out == f"engines: up to date ({TARGET.folder})\n"
-    assert (TARGET.folder / "artifacts.bin").stat().st_ino == before
+    assert (TARGET.folder / FILE).stat().st_ino == before
     assert main([*COMMAND, "--force"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == last
 

@@ -2,7 +2,6 @@
 
 # ruff: noqa: E402
 
-import json
 import logging
 from pathlib import Path
 from unittest.mock import Mock
@@ -22,6 +21,7 @@ from build.compile import Builder
 from build.errors import BuildError
 from cldm.engine_files import is_up_to_date
 from plugins.group_norm.compile import KernelError
+from runtime.artifacts import read_manifest
 from tests.rtx_builds import CLASSIC, COMMAND, CPU, RTX, engines, hint_alone, on_a_gpu, target
 
 __all__ = ["engines", "hint_alone"]  # fixtures
@@ -47,7 +47,7 @@ def test_where_a_library_takes_no_plugins_the_build_goes_on_without(
     assert not engines.exists()
     assert main([*COMMAND, "--plugins"]) == 0
     assert "building without plugins: TensorRT for RTX does not support them" in caplog.text
-    assert json.loads((target().folder / "manifest.json").read_text())["tuning.plugins"] is False
+    assert read_manifest(target().folder)["tuning.plugins"] is False
     assert is_up_to_date(target(targets=(89,)), CPU, RTX)
     assert not is_up_to_date(target(targets=(89,), plugins=True), CPU, RTX)
     capsys.readouterr()

@@ -2,7 +2,6 @@
 
 # ruff: noqa: E402
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import build.tensorrt
 from build.__main__ import main
 from build.verify import Trial
 from cldm.engine_files import expected_manifest, find_engines, is_up_to_date
-from runtime.artifacts import EngineFileError, read, save
+from runtime.artifacts import FILE, EngineFileError, read, read_manifest, save
 from runtime.tensorrt_calls import TensorRTError
 from tests.rtx_builds import COMMAND, CPU, RTX, SIZE, engines, hint_alone, on_a_gpu, target
 
@@ -45,7 +44,7 @@ def test_from_a_checkpoint_to_engine_files(
     assert "--check on a machine with sm86 or sm89" in caplog.text
     (folder,) = (folder for folder in engines.iterdir() if folder.is_dir())
     assert folder.name == "tensorrt_tiny_64x64x1_fp16"
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     assert (manifest["device"], manifest["capability"]) == ("none", ["8.6", "8.9"])
     assert manifest["tensorrt"] == f"TensorRT for RTX {trt.__version__}"
     assert not manifest.keys() & {"torch", "cuda", "triton", "python"}, "engines do not depend on these"
@@ -73,8 +72,10 @@ def test_from_a_checkpoint_to_engine_files(
 def test_a_damaged_manifest_is_a_sentence(engines: Path, damage: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = target().folder
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_bytes(damage)
-    with pytest.raises(EngineFileError, match=r"manifest\.json .*; build them with python -m build --backend tensorrt"):
+    (folder / FILE).write_bytes(damage)
+    with pytest.raises(
+        EngineFileError, match=r"the manifest of .*; build them with python -m build --backend tensorrt"
+    ):
         find_engines(target(), on_a_gpu(monkeypatch, 89))
 
 
@@ -107,10 +108,10 @@ def test_engines_for_other_gpus_that_are_replaced_are_named(engines: Path, caplo
     caplog.clear()
     assert main([*command, "sm86", "sm89", *SIZE]) == 0
     assert "replacing" not in caplog.text
-    (target().folder / "manifest.json").write_text('{"capability": ["9.0"]}')
+    (target().folder / FILE).write_text('{"capability": ["9.0"]}')
     assert main([*command, "sm86", *SIZE]) == 0
     assert f"replacing the engines for sm90 in {target().folder} with engines for sm86" in caplog.messages
-    (target().folder / "manifest.json").write_text("no JSON")
+    (target().folder / FILE).write_text("no JSON")
     assert main([*command, "sm86", *SIZE]) == 0
 
 
@@ -123,7 +124,7 @@ def test_a_folder_that_cannot_be_written_is_noticed_before_the_build(
         path.write_text("in the way")
         assert main(COMMAND) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"engines: {path} cannot be written (File exists); choose a folder")
+        assert line.startswith(f"engines: {path} cannot be written (Not a directory); a file is in")
         path.unlink()
 
 

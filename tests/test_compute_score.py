@@ -3,7 +3,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from PIL import Image
 import cldm.base_pictures
 import cldm.reference
 import compute_score
+from files import locked
+from plans.files import PLANS
 from scoring import pictures
 from scoring.pictures import Picture, find_pictures
 from scoring.report import Report
@@ -39,7 +40,8 @@ def ask(*_: object) -> list[Picture]:
 def arguments(folder: Path, *more: str) -> list[str]:
     """Return the arguments of a short run from `folder`/pictures to `folder`/out; `more` overrides them."""
     return [
-        *("--pictures", str(folder / "pictures"), "--out", str(folder / "out"), "--weights", "random:0"),
+        *("--pictures", str(folder / "pictures"), "--out", str(folder / "out"), "--cache", str(folder / "cache")),
+        *("--weights", "random:0"),
         *("--image-resolution", "64", "--plan", "19,4", "--ddim-steps", "20", "--device", "cpu", *more),
     ]
 
@@ -63,8 +65,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, R
     folder = tmp_path_factory.mktemp("score")
     write_pictures(folder)
     with pytest.MonkeyPatch.context() as patch:
-        cached = partial(cldm.base_pictures.base_pictures, cache=folder / "cache")
-        patch.setattr(compute_score, "base_pictures", cached)
         patch.setattr("scoring.inception.MODELS", folder)  # seeded weights even if the real ones are installed
         patch.setattr("torch.hub.get_dir", lambda: str(folder))
         yield folder, run(folder)
@@ -77,6 +77,12 @@ def inputs(tmp_path: Path) -> Path:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "bird.png").write_bytes(b"\x89PNG not really")
     (tmp_path / "file").write_text("in the way")
+    (tmp_path / "link").symlink_to("pictures")
+    (tmp_path / "blocked" / "contact_sheet.png").mkdir(parents=True)
+    for name in ("other", "linked"):
+        (tmp_path / name).mkdir()
+    shutil.copy(PLANS / "small_8.json", tmp_path / "other" / "score.json")
+    (tmp_path / "linked" / "bird_2.jpg").symlink_to("../pictures/bird_2.png")
     return tmp_path
 
 
@@ -126,9 +132,6 @@ def test_random_seed_is_the_same_for_bases_and_candidates(
     finished: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = finished
-    monkeypatch.setattr(
-        compute_score, "base_pictures", partial(cldm.base_pictures.base_pictures, cache=folder / "cache")
-    )
     report = run(folder, "--seed", "-1", "--plan", "all", "--ddim-steps", "2", "--out", str(folder / "drawn"))
     assert 0 <= report.settings["seed"] <= 65535
     assert report.mean_psnr > 40, "base and candidate used different seeds"
@@ -136,9 +139,6 @@ def test_random_seed_is_the_same_for_bases_and_candidates(
 
 def test_base_pictures_have_the_prompt_syntax(finished: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = finished
-    monkeypatch.setattr(
-        compute_score, "base_pictures", partial(cldm.base_pictures.base_pictures, cache=folder / "cache")
-    )
     two = ("--prompt-syntax", "webui", "--prompt-chunks", "2", "--prompt", "a (red:3) bird BREAK sky")
     report = run(folder, *two, "--plan", "all", "--ddim-steps", "2", "--out", str(folder / "webui"))
     assert report.mean_psnr > 40, "base and candidate read the prompt differently"
@@ -193,7 +193,10 @@ def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monk
         (("--pictures", "{}/absent"), "{}/absent is not a folder"),
         (("--pictures", "{}/file"), "{}/file is not a folder"),
         (("--pictures", "{}/damaged"), "{}/damaged/bird.png"),
-        (("--out", "{}/file/out"), "cannot be written (Not a directory); choose a folder"),
+        (
+            ("--out", "{}/file/out"),
+            "cannot be written (Not a directory); a file is in its place or above it: choose another folder",
+        ),
         (("--inception", "{}/absent.pth"), "{}/absent.pth does not exist; expected the weights"),
         (("--weights", "{}/absent.pth"), "{}/absent.pth does not exist: give"),
         (("--weights", "{}/empty"), "no weights in {}/empty (it holds no files): expected"),
@@ -211,6 +214,30 @@ def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monk
         (("--scale", "nan"), "scale: got nan, expected a finite number"),
         (("--seed", "-2"), "seed: got -2, expected"),
         (("--image-resolution", "16"), "image_resolution: 16 gives a picture of 0 x 0"),
+        # Found before any picture is generated.
+        (("--plan", "8", "--ddim-steps", "10"), "plan 8 is for 20 steps, but ddim_steps=10 gives 10"),
+        (("--plan", "{}/absent.json"), "plan {}/absent.json cannot be read"),
+        (("--strength", "1e39"), "strength: got 1e+39, expected a finite number"),
+        (("--low-threshold", "inf"), "low_threshold: got inf, expected a finite number"),
+        (("--lora", "{}/absent"), "{}/absent does not exist"),
+        (("--lora", "{}/file"), "{}/file cannot be read"),
+        (("--embedding", "{}/absent.pt"), "{}/absent.pt does not exist"),
+        (("--backend", "inductor", "--image-resolution", "256"), "; build them with python -m build"),
+        (("--prompt-syntax", "webui", "--prompt", "(a:1e39)"), "1e+39"),
+        (
+            ("--out", "{}/pictures"),
+            "--out: {}/pictures is, contains or lies in the folder of the pictures, {}/pictures",
+        ),
+        (("--out", "{}/pictures/deep/er"), "lies in the folder of the pictures"),
+        (("--out", "{}"), "lies in the folder of the pictures"),
+        (("--out", "{}/link/more"), "lies in the folder of the pictures"),
+        (("--out", "{}/blocked"), "{}/blocked/contact_sheet.png cannot be written (it is a folder)"),
+        (
+            ("--out", "{}/other", "--plan", "{}/other/score.json"),
+            "/other/score.json would overwrite the input {}/other/",
+        ),
+        (("--out", "{}/linked"), "--out: {}/linked/bird_2.jpg would overwrite the input {}/pictures/bird_2.png"),
+        (("--cache", "{}/file"), "above it: choose another folder, with --cache FOLDER or CANNY2IMAGE_CACHE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -223,17 +250,17 @@ def test_bad_input_prints_one_sentence(
 ) -> None:
     filled = [word.format(inputs) for word in change]
     monkeypatch.setattr(sys, "argv", ["compute_score.py", *arguments(inputs, *filled)])
-    monkeypatch.setattr(
-        compute_score, "base_pictures", partial(cldm.base_pictures.base_pictures, cache=inputs / "cache")
-    )
+    monkeypatch.setattr(cldm.base_pictures, "reference_pictures", ask)
+    before = {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()}
     if "--inception" not in change:
         monkeypatch.setattr(compute_score, "load_inception", lambda *_: None)
     assert compute_score.main() == 2
     captured = capfd.readouterr()
     (line,) = [line for line in captured.err.splitlines() if line and "base pictures:" not in line]  # not tqdm's bar
     assert line.startswith("compute_score.py: ")
-    assert message.format(inputs) in line
+    assert message.replace("{}", str(inputs)) in line
     assert captured.out == ""
+    assert {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()} == before
 
 
 def test_a_failed_run_keeps_the_last_score(inputs: Path) -> None:
@@ -244,16 +271,62 @@ def test_a_failed_run_keeps_the_last_score(inputs: Path) -> None:
     assert (inputs / "out" / "score.json").read_text() == '{"metric": "PD"}'
 
 
+def test_two_runs_do_not_write_to_one_folder(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cldm.base_pictures, "reference_pictures", ask)
+    with (
+        locked(inputs / "out" / ".compute_score.lock", ""),
+        pytest.raises(OSError, match=r"lock is locked by process \d+ on .+: wait until that has ended, or choose anot"),
+    ):
+        run(inputs)
+
+
+def test_the_default_pictures_are_not_overwritten(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "CONTEST_FOLDER", inputs / "pictures")
+    words = [*arguments(inputs)[2:], "--out", str(inputs)]
+    with pytest.raises(ValueError, match="contains or lies in the folder of the pictures"):
+        compute_score.run(compute_score.parse_arguments(words))
+
+
+def test_the_cache_can_be_elsewhere(finished: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, report = finished
+    assert len(list((folder / "cache" / "base_pictures").iterdir())) >= len(NAMES)
+    monkeypatch.setattr(cldm.base_pictures, "reference_pictures", ask)
+    monkeypatch.setattr(cldm.base_pictures, "ROOT", folder / "pictures" / "bird_2.png")  # as if it were read-only
+    words = arguments(folder, "--out", str(folder / "variable"))
+    del words[words.index("--cache") : words.index("--cache") + 2]
+    options = compute_score.parse_arguments(words)
+    with pytest.raises(OSError, match=r"bird_2\.png/\.cache/base_pictures cannot be written .* or CANNY2IMAGE_CACHE$"):
+        compute_score.run(options)
+    monkeypatch.setenv("CANNY2IMAGE_CACHE", str(folder / "cache"))
+    assert compute_score.run(options).mean_pd == report.mean_pd
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(_: object) -> Report:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compute_score, "run", stopped)
+    monkeypatch.setattr(sys, "argv", ["compute_score.py"])
+    assert compute_score.main() == 130
+    assert capsys.readouterr().err == (
+        "compute_score.py: stopped; the next run uses the base pictures that are finished\n"
+    )
+
+
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "compute_score.py"), *words], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "compute_score.py"), *words], cwd="/", capture_output=True, text=True, check=False
     )
 
 
 def test_the_command(tmp_path: Path) -> None:
+    """From another folder, with white edge maps and a long prompt: each warning is printed once."""
     write_pictures(tmp_path)
     (tmp_path / "pictures" / "bird_10.png").unlink()
-    done = command(*arguments(tmp_path))
+    Image.new("L", (64, 64), 255).save(tmp_path / "pictures" / "bird_2.png")
+    done = command(*arguments(tmp_path, "--edges", "--prompt", "bird " * 100))
+    assert done.stderr.count("looks like black edges on white") == 1
+    assert done.stderr.count("tokens") == 1, done.stderr
     assert done.returncode == 0, done.stderr
     assert "bird_2" in done.stdout
     assert f"Results in {tmp_path / 'out'}: score.json, contact_sheet.png" in done.stdout

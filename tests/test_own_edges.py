@@ -119,7 +119,7 @@ def test_a_scoring_run_warns_of_inverted_edge_maps(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cv2.imwrite(str(folder / "in" / "bird_1.png"), 255 - EDGES)
-    monkeypatch.setattr(compute_score, "check_writable", lambda _: (_ for _ in ()).throw(OSError("enough")))
+    monkeypatch.setattr(compute_score, "check", lambda *_: (_ for _ in ()).throw(OSError("enough")))
     with caplog.at_level(logging.WARNING), pytest.raises(OSError, match="enough"):
         score(folder, "--edges")
     assert "looks like black edges on white" in caplog.text

@@ -28,13 +28,13 @@ import runtime.tensorrt
 from build.export import export
 from canny2image_TRT import hackathon
 from cldm.checkpoint import Checkpoint, find_checkpoint
-from cldm.engine_files import KERNELS, Target, expected_manifest
+from cldm.engine_files import Target, expected_manifest
 from cldm.fast import make_fast
 from cldm.request import Request
 from cldm.stages import make_stages
 from cldm.tensorrt_engines import pack_engines
 from ldm.weights import save_tensors
-from runtime.artifacts import EngineFileError, save
+from runtime.artifacts import KERNELS, EngineFileError, save
 from runtime.spec import EngineSpec
 from runtime.tensorrt import layout
 from scoring.pictures import DRAWN_BIRDS, find_pictures

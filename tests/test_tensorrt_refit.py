@@ -170,8 +170,8 @@ def test_pictures_after_loading_are_those_of_engines_built_from_these_weights(en
         assert list(pipelines_of(runtime).kept.values()) == kept
         assert np.array_equal(drawn(runtime, seed=6), other), "nothing has changed"
 
-    (manifest,) = engines.glob("*/manifest.json")
-    manifest.write_text(manifest.read_text().replace('"tuning.refit": true', '"tuning.refit": false'))
+    (file,) = engines.glob("*/engines.bin")
+    file.write_bytes(file.read_bytes().replace(b'"tuning.refit": true', b'"tuning.refit": false'))
     runtime.load_weights("random:1")
     runtime._engines.found.clear()
     pipelines_of(runtime).clear()

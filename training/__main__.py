@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from cldm.checkpoint import SMALL_MODEL, SMALL_TOKENIZER
 from cldm.model import ControlLDM
+from commands import one_line
+from files import check_writable, locked
 from ldm.config import load_architecture
 from ldm.tokenizer import load_tokenizer
 from ldm.weights import load_strict, save_tensors
+from scoring.outputs import check_outputs
 from training.corpus import load_corpus
 from training.diffusion import DiffusionTraining, Examples, encode_all, start_small
 from training.fit import fit
@@ -51,7 +54,11 @@ def main() -> None:
     options = vars(parser.parse_args())
     state, out, start, smoke = (options.pop(name) for name in ("state", "out", "start", "smoke"))
     given = {name: value for name, value in options.items() if value is not None}
-    train(Recipe(**{**(SMOKE if smoke else {}), **given}), state, out, start)
+    with one_line(stopped=f"run the same command to go on from {state}"):
+        check_outputs([out], [start] if start else [])
+        check_writable(state)
+        with locked(state / ".training.lock", "choose another --state"):
+            train(Recipe(**{**(SMOKE if smoke else {}), **given}), state, out, start)
 
 
 def train(recipe: Recipe, state: Path, out: Path, start: Path | None = None) -> None:

@@ -23,12 +23,16 @@ from tqdm import tqdm
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL
 from cldm.request import Request
+from commands import one_line
+from files import write_whole
+from scoring.outputs import check_outputs
 from training.recipe import Recipe
 from training.scenes.palette import PALETTE, nearest_colour
 from training.scenes.scene import Scene, caption_with_colour, scene
 from training.vae import as_input
 
 Picture = NDArray[np.uint8]
+SHEET, JSON = "words.png", "evaluation.json"
 TOLERANCE = 3.0  # pixels
 PLANS = (5, 8, 10, 15)  # evaluations, evenly spaced over the 20 steps
 
@@ -41,6 +45,13 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=32, help="scenes for edges and VAE; words and plans use a third")
     parser.add_argument("--out", type=Path, default=Path("score"))
     options = parser.parse_args()
+    with one_line():
+        check_outputs([options.out / SHEET, options.out / JSON], [options.weights])
+        evaluate(options)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure everything, write the files to --out, and print the JSON."""
     runtime = hackathon(
         str(options.weights), architecture="small", plan="all", device=options.device, precision=options.precision
     )
@@ -48,17 +59,17 @@ def main() -> None:
     first = Recipe().held_out
     scenes = [scene(first + i) for i in range(options.scenes)]
     some = scenes[: math.ceil(len(scenes) / 3)]
-    options.out.mkdir(parents=True, exist_ok=True)
     words, sheet = measure_words(runtime, some)
-    cv2.imwrite(str(options.out / "words.png"), sheet[:, :, ::-1])
+    write_whole(options.out / SHEET, cv2.imencode(".png", sheet[:, :, ::-1])[1].tobytes())
     found = {
         "edges": measure_edges(runtime, scenes),
         "words": words,
         "vae_psnr_db": measure_vae(runtime, scenes),
         "plans": measure_plans(runtime, some),
     }
-    (options.out / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    text = json.dumps(found, indent=2)
+    write_whole(options.out / JSON, f"{text}\n".encode())
+    print(text)
 
 
 def spaced_plan(evaluations: int) -> str:

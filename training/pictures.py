@@ -12,7 +12,8 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from files import write_whole
+from commands import one_line
+from files import check_writable, write_whole
 from scoring.pictures import DRAWN_BIRDS
 from training.recipe import Recipe
 from training.scenes.scene import Scene, scene
@@ -37,13 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.scenes and not options.out:
         parser.error("--scenes needs --out FOLDER, so that the scenes do not mix with the birds that are scored")
-    if not options.scenes:
-        for i, made in enumerate(tqdm(birds(), unit="picture"), start=1):
-            write_picture(made, (options.out or DRAWN_BIRDS) / f"bird_{i}.png")
-    for i in tqdm(range(options.scenes), unit="picture"):
+    folder = options.out or DRAWN_BIRDS
+    with one_line(stopped=f"finished pictures are in {folder}"):
+        check_writable(folder)
+        if options.scenes:
+            write_scenes(options.scenes, folder)
+        else:
+            for i, made in enumerate(tqdm(birds(), unit="picture"), start=1):
+                write_picture(made, folder / f"bird_{i}.png")
+
+
+def write_scenes(number: int, folder: Path) -> None:
+    for i in tqdm(range(number), unit="picture"):
         made = scene(Recipe().held_out + i)
-        write_picture(made, options.out / f"scene_{i}.png")
-        write_whole(options.out / f"scene_{i}.txt", f"{made.caption}\n".encode())
+        write_picture(made, folder / f"scene_{i}.png")
+        write_whole(folder / f"scene_{i}.txt", f"{made.caption}\n".encode())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from pathlib import Path
 from tokenizers.pre_tokenizers import ByteLevel
 
 from cldm.checkpoint import SMALL_TOKENIZER
+from commands import one_line
+from files import write_whole
 from training.scenes.captions import VOCABULARY
 
 END_OF_WORD = "</w>"
@@ -58,12 +60,12 @@ def write_tokenizer(folder: Path, words: Sequence[str]) -> int:
     """Write vocab.json and merges.txt to `folder`; return the number of tokens."""
     merges = train_merges(words)
     vocabulary = clip_vocabulary(merges)
-    folder.mkdir(parents=True, exist_ok=True)
     lines = ["#version: 0.2", *(" ".join(merge) for merge in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    write_whole(folder / "merges.txt", ("\n".join(lines) + "\n").encode())
+    write_whole(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False).encode())
     return len(vocabulary)
 
 
 if __name__ == "__main__":
-    print(write_tokenizer(SMALL_TOKENIZER, [*PROMPT_WORDS, *VOCABULARY]), "tokens")
+    with one_line():
+        print(write_tokenizer(SMALL_TOKENIZER, [*PROMPT_WORDS, *VOCABULARY]), "tokens")

@@ -1,0 +1,48 @@
+"""What commands do with errors, Ctrl-C and warnings: one line on stderr, an exit status, and no line twice."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+STOPPED = 130  # exit status after Ctrl-C, as in shells
+
+
+@contextmanager
+def one_line(debug: bool = False, stopped: str = "nothing was written") -> Iterator[None]:
+    """Turn a ValueError or OSError of the block into SystemExit with one line and status 1, Ctrl-C into status 130.
+
+    debug: raise the error itself. stopped: what remains after Ctrl-C.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        raise SystemExit(f"error: {error}") from error
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning catches Ctrl-C itself, and exits with status 1.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        print(f"stopped: {stopped}", file=sys.stderr)
+        raise SystemExit(STOPPED) from None
+
+
+def start_logging() -> None:
+    """Log to stderr, each message once."""
+    handler = logging.StreamHandler()
+    handler.addFilter(Once())
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+
+
+class Once(logging.Filter):
+    """Drops messages that were logged before, such as the warnings that each use of a prompt gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message, before = record.getMessage(), len(self.logged)
+        self.logged.add(message)
+        return len(self.logged) > before
