@@ -97,7 +97,8 @@ class Checkpoint:
         """
         architecture = load_architecture(self.architecture)
         if self.random_seed is not None:
-            model = ControlLDM(architecture)
+            with torch.random.fork_rng(devices=[]):  # layers initialize themselves from the global generator
+                model = ControlLDM(architecture)
             randomize(model, self.random_seed)
         else:
             with torch.device("meta"):
