@@ -3,6 +3,12 @@
 import re
 
 
+def assert_one_line(error: BaseException) -> None:
+    """Assert that the message is short and has no line breaks and no halves of surrogate pairs."""
+    assert str(error).isprintable(), repr(error)
+    assert 10 < len(str(error)) < 400, repr(error)
+
+
 def assert_one_sentence(error: BaseException, names: str) -> None:
     """Assert that the message is one short line that begins with a name and says what is expected.
 
@@ -10,7 +16,6 @@ def assert_one_sentence(error: BaseException, names: str) -> None:
     """
     message = str(error)
     assert type(error) in (TypeError, ValueError), repr(error)
-    assert message.isprintable(), message  # no line breaks, no halves of surrogate pairs
-    assert len(message) < 400, message
+    assert_one_line(error)
     assert re.match(rf"({names})\b.*: ", message), message
     assert "expected" in message or "choose another" in message, message
