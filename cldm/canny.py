@@ -37,7 +37,10 @@ def resize(picture: Picture, resolution: int) -> Picture:
 
 
 def canny(picture: Picture, low_threshold: float, high_threshold: float) -> Picture:
-    """Return the edges of a [h, w, 3] picture, uint8 [h, w], 0 or 255 (Canny 1986, OpenCV's default 3x3 Sobel)."""
+    """Return the edges of a [h, w, 3] picture, uint8 [h, w], 0 or 255 (Canny 1986, OpenCV's default 3x3 Sobel).
+
+    OpenCV rounds both thresholds down, and exchanges them if the lower one is the greater.
+    """
     return np.asarray(cv2.Canny(picture, low_threshold, high_threshold), dtype=np.uint8)
 
 

@@ -1,20 +1,17 @@
 """The checked arguments of one `process()` call."""
 
 import logging
-import numbers
 import random
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from cldm import arguments
+from cldm.arguments import LONGEST_SIDE, OUTPUT_PIXELS, REAL, THRESHOLD, WHOLE
 from cldm.canny import Picture, canny, hwc3, resize, target_size
 from cldm.edge_map import check_channels, resize_edge_map, warn_if_inverted
 
 log = logging.getLogger(__name__)
 
-LARGEST = float(np.finfo(np.float32).max)  # largest allowed number: the largest float32
-LONGEST_SIDE = 4096  # pixels
 CONTEST: dict[str, Any] = {
     "prompt": "a bird",
     "a_prompt": "best quality, extremely detailed",
@@ -36,7 +33,12 @@ CONTEST: dict[str, Any] = {
 class Request:
     """The arguments of `hackathon.process()`, under the same names and with the same meaning.
 
-    seed: 0 to 2**32 - 1 (`drawn` has replaced -1).
+    Numbers of any type become int or float, and pictures become read-only copies: later changes of an array that was
+    passed do not matter. input_image, edges: at most 2**26 pixels. prompt, a_prompt, n_prompt: at most 10,000
+    characters each. num_samples: 1 to 1024, and at most 4096 x 4096 pixels in all pictures together.
+    image_resolution: 64 to 4096; the longer side may have 4096 pixels too. ddim_steps: 1 to 1000.
+    strength: a negative one subtracts ControlNet's residuals, as in the original. seed: 0 to 2**32 - 1 (`drawn` has
+    replaced -1). low_threshold, high_threshold: magnitudes below 2**31, in either order; a negative one acts as 0.
     Raises TypeError or ValueError for bad arguments. Logs a warning if an edge map looks inverted or is stretched.
     """
 
@@ -57,41 +59,49 @@ class Request:
     edges: Picture | None = None
 
     def __post_init__(self) -> None:
+        for name, value in self._checked().items():
+            object.__setattr__(self, name, value)
+        height, width = self.size
+        if max(height, width) > LONGEST_SIDE:
+            raise ValueError(
+                f"image_resolution: {self.image_resolution} gives a picture of {height} x {width}, expected at most "
+                f"{LONGEST_SIDE} pixels on the longer side: use a smaller image_resolution, or crop the input"
+            )
+        if self.num_samples * height * width > OUTPUT_PIXELS:
+            raise ValueError(
+                f"num_samples: got {self.num_samples}, expected at most {OUTPUT_PIXELS // (height * width)} for "
+                f"pictures of {height} x {width}: call process() several times with different seeds"
+            )
+        for name in ("input_image", "edges"):
+            if (picture := getattr(self, name)) is not None:
+                object.__setattr__(self, name, arguments.read_only(picture))
+        self._check_edges()
+
+    def _checked(self) -> dict[str, Any]:
+        """Return the arguments as plain Python and NumPy types."""
+        checked: dict[str, Any] = {}
         if self.input_image is not None or self.edges is None:
-            _check_picture("input_image", self.input_image, (1, 3, 4))
+            checked["input_image"] = arguments.check_picture("input_image", self.input_image, (1, 3, 4))
         if self.edges is not None:
-            _check_picture("edges", self.edges, (1, 3))
+            checked["edges"] = arguments.check_picture("edges", self.edges, (1, 3))
         for name in ("prompt", "a_prompt", "n_prompt"):
-            _check_type(name, getattr(self, name), str, "a string")
-        for name in ("num_samples", "image_resolution", "ddim_steps", "seed"):
-            _check_type(name, getattr(self, name), numbers.Integral, "a whole number")
-        _check_type("guess_mode", self.guess_mode, (bool, np.bool_), "True or False")
-        for name in ("strength", "scale", "eta"):
-            _check_number(name, getattr(self, name), "a number")
+            checked[name] = arguments.check_text(name, getattr(self, name))
+        for name, allowed in WHOLE.items():
+            checked[name] = arguments.check_whole(name, getattr(self, name), allowed)
+        checked["guess_mode"] = arguments.check_boolean("guess_mode", self.guess_mode)
+        for name, allowed in REAL.items():
+            checked[name] = arguments.check_number(name, getattr(self, name), allowed)
         if not (self.low_threshold is None and self.high_threshold is None):
             for name in ("low_threshold", "high_threshold"):
                 expected = "a number, or None for both thresholds if input_image is an edge map"
-                _check_number(name, getattr(self, name), expected)
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples: got {self.num_samples}, expected 1 or more")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: got {self.seed}, expected -1 (random) or 0 to 4294967295")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta: got {self.eta}, expected 0 (deterministic) to 1")
-        if not 0 < self.image_resolution <= LONGEST_SIDE:
-            raise ValueError(f"image_resolution: got {self.image_resolution}, expected 64 to {LONGEST_SIDE}")
-        if min(self.size) < 64 or max(self.size) > LONGEST_SIDE:
-            raise ValueError(
-                f"image_resolution: {self.image_resolution} gives a picture of {self.size[0]} x {self.size[1]}, "
-                f"expected sides of 64 to {LONGEST_SIDE} pixels after rounding to multiples of 64"
-            )
-        self._check_edges()
+                checked[name] = arguments.check_number(name, getattr(self, name), THRESHOLD, expected)
+        return checked
 
     def _check_edges(self) -> None:
         if self.own_edges is None:
             return
         name = "edges" if self.edges is not None else "input_image (the edge map, because both thresholds are None)"
-        _check_picture(name, self.own_edges, (1, 3))
+        arguments.check_picture(name, self.own_edges, (1, 3))
         check_channels(name, self.own_edges)
         warn_if_inverted(name, self.own_edges)
         height, width = self.own_edges.shape[:2]
@@ -133,7 +143,11 @@ class Request:
         return f"{self.prompt}, {self.a_prompt}", self.n_prompt
 
     def check_precision(self, largest: float) -> None:
-        """Raise ValueError if strength exceeds `largest`, the largest number of the networks' precision."""
+        """Raise ValueError if strength exceeds `largest`, the largest number of the networks' precision.
+
+        Only strength is stored in that precision (see `control_scales`). The guidance with scale, and the updates with
+        eta, are computed in float32 in every precision.
+        """
         if abs(self.strength) > largest:
             raise ValueError(
                 f"strength: got {self.strength:g}, expected at most {largest:g}, the largest number in this precision: "
@@ -161,30 +175,18 @@ class Request:
         return [self.strength * 0.825 ** (residuals - 1 - i) for i in range(residuals)], [0.0] * residuals
 
 
+def check_request(request: object) -> None:
+    """Raise TypeError for anything but a Request."""
+    if not isinstance(request, Request):
+        raise TypeError(
+            f"request: got {arguments.shown(request)}, expected a Request of cldm/request.py: pass separate arguments "
+            "to process()"
+        )
+
+
 def drawn(seed: int) -> int:
-    """Return the seed, or for -1 a random one from 0 to 65535, as in the original."""
-    return random.randint(0, 65535) if isinstance(seed, numbers.Integral) and seed == -1 else seed
+    """Return the seed, or for -1 a random one from 0 to 65535, as in the original.
 
-
-def _check_picture(name: str, picture: Any, channels: tuple[int, ...]) -> None:
-    *most, last = ("[h, w]", *(f"[h, w, {count}]" for count in channels))
-    expected = f"expected a uint8 array of shape {', '.join(most)} or {last}"
-    if not isinstance(picture, np.ndarray):
-        raise TypeError(f"{name}: got {type(picture).__name__}, {expected}")
-    if picture.dtype != np.uint8:
-        raise TypeError(f"{name}: got dtype {picture.dtype}, {expected}")
-    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in channels):
-        raise ValueError(f"{name}: got shape {list(picture.shape)}, {expected}")
-    if picture.size == 0:
-        raise ValueError(f"{name}: got an empty picture of shape {list(picture.shape)}, {expected}")
-
-
-def _check_number(name: str, value: Any, expected: str) -> None:
-    _check_type(name, value, numbers.Real, expected)
-    if not abs(value) <= LARGEST:
-        raise ValueError(f"{name}: got {value}, expected a finite number")
-
-
-def _check_type(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:
-    if not isinstance(value, kind) or (isinstance(value, bool) and expected != "True or False"):
-        raise TypeError(f"{name}: got {value!r}, expected {expected}")
+    Random numbers come from the system: the host's generators are neither used nor advanced.
+    """
+    return random.SystemRandom().randint(0, 65535) if arguments.is_whole(seed) and seed == -1 else seed

@@ -11,8 +11,11 @@ brackets do not affect each other. Neighbours of equal weight are joined, so tha
 
 import logging
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+
+import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +29,11 @@ LEXEMES = re.compile(
     r"\\(?P<escaped>[()\[\]\\]?)"
     r"|(?P<opening>[(\[])"
     r"|(?P<closing>[)\]])"
-    r"|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)"
+    r"|:\s*(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)"
     r"|(?P<text>:|[^\\()\[\]:]+)"
 )
-BREAK = re.compile(r"\s*\bBREAK\b\s*")
-UNSUPPORTED = re.compile(r"<\w+:[^<>]*>|\[[^\[\]()\\]*[:|][^\[\]()\\]*\]|\bAND\b")
+BREAK = re.compile(r"\bBREAK\b")
+UNSUPPORTED = re.compile(r"<\w+:[^<>]*>|\[[^\[\]()\\:|]*[:|][^\[\]()\\]*\]|\bAND\b")
 
 
 def parse(prompt: str) -> list[Section]:
@@ -41,13 +44,14 @@ def parse(prompt: str) -> list[Section]:
     if unsupported := UNSUPPORTED.findall(prompt):
         log.warning(
             "prompt: %s read as text, because <lora:...>, [a:b:0.5], [a|b] and AND are not supported",
-            ", ".join(map(repr, unsupported)),
+            ", ".join(map(repr, dict.fromkeys(unsupported))),
         )
     pieces = _weighted(prompt)
     for text, weight in pieces:
         if not abs(weight) <= LARGEST:
             raise ValueError(
-                f"prompt: {text!r} has the weight {weight:g}, expected -{LARGEST:g} to {LARGEST:g}: use a smaller one"
+                f"prompt: {reprlib.repr(text)} has the weight {weight:g}, expected -{LARGEST:g} to {LARGEST:g}: use a "
+                "smaller one"
             )
     return _sections(pieces)
 
@@ -55,36 +59,35 @@ def parse(prompt: str) -> list[Section]:
 def _weighted(prompt: str) -> list[tuple[str | None, float]]:
     """Return all texts with their weights; the text None is a BREAK."""
     texts: list[str | None] = []
-    weights: list[float] = []
     opened: dict[str, list[int]] = {")": [], "]": []}  # the lengths of `texts` at open brackets, by closing bracket
-
-    def multiply(start: int, factor: float) -> None:
-        weights[start:] = [factor * weight for weight in weights[start:]]
+    factors: list[tuple[int, int, float]] = []  # of texts[start:end]
 
     for found in LEXEMES.finditer(prompt):
         kind, word = str(found.lastgroup), found[str(found.lastgroup)]
         if kind == "opening":
             opened[CLOSING[word]].append(len(texts))
         elif kind == "closing" and opened[word]:
-            multiply(opened[word].pop(), FACTORS[word])
+            factors.append((opened[word].pop(), len(texts), FACTORS[word]))
         elif kind == "weight" and opened[")"]:
-            multiply(opened[")"].pop(), float(word))
+            factors.append((opened[")"].pop(), len(texts), float(word)))
         else:
             texts += [word] if kind == "escaped" else _broken(found[0])
-            weights += [1.0] * (len(texts) - len(weights))
     for closing, starts in opened.items():
-        for start in starts:
-            multiply(start, FACTORS[closing])
-    return list(zip(texts, weights, strict=True))
+        factors += [(start, len(texts), FACTORS[closing]) for start in starts]
+    weights = np.ones(len(texts))
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller refuses infinite weights and NaN
+        for start, end, factor in factors:
+            weights[start:end] *= factor
+    return list(zip(texts, weights.tolist(), strict=True))
 
 
 def _broken(text: str) -> Iterator[str | None]:
-    """Yield the parts of a text with None between them for each BREAK."""
+    """Yield the parts of a text with None between them for each BREAK, without the spaces around it."""
     first, *others = BREAK.split(text)
-    yield first
-    for other in others:
+    yield first.rstrip() if others else first
+    for i, other in enumerate(others, 1):
         yield None
-        yield other
+        yield other.lstrip() if i == len(others) else other.strip()
 
 
 def _sections(pieces: Iterable[tuple[str | None, float]]) -> list[Section]:

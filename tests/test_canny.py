@@ -63,6 +63,22 @@ def test_canny_runs_on_the_colour_picture(low: float, high: float) -> None:
     assert set(np.unique(edges)) == {0, 255}
 
 
+def test_the_order_of_the_thresholds_does_not_matter() -> None:
+    picture = waves(64, 96)
+    assert np.array_equal(canny(picture, 200, 100), canny(picture, 100, 200))
+    assert not np.array_equal(canny(picture, 100, 300), canny(picture, 300, 300))
+
+
+def test_a_negative_threshold_acts_as_zero() -> None:
+    picture = waves(64, 96)
+    assert np.array_equal(canny(picture, -(2**31), 200), canny(picture, 0, 200))
+    assert np.array_equal(canny(picture, -2, -1), canny(picture, 0, 0))
+
+
+def test_the_largest_threshold_leaves_no_edges() -> None:
+    assert not canny(waves(64, 96), 100, 2**31 - 1).any()
+
+
 def test_canny_finds_edges_of_colour_alone() -> None:
     picture = np.full((32, 32, 3), (200, 40, 40), np.uint8)
     picture[:, 16:] = 40, 40, 200

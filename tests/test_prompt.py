@@ -64,6 +64,29 @@ def test_a_weight_that_is_too_large(prompt: str) -> None:
         parse(prompt)
 
 
+def test_a_long_text_is_cut_in_the_message() -> None:
+    with pytest.raises(ValueError, match=r"prompt: 'x+\.\.\.x+' has the weight 1001, expected") as raised:
+        parse(f"({'x' * 10_000}:1001)")
+    assert len(str(raised.value)) < 150
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["[a" * 5000, "(" * 10_000, ")" * 10_000, "[" + ":" * 9999, "(a:" + "1" * 9997, ":" + " " * 9999, "<a:" * 3333,
+     "<" + "a" * 9999, "\\" * 10_000, "BREAK " * 1666],
+    ids=lambda prompt: prompt[:6],
+)  # fmt: skip
+def test_no_prompt_takes_minutes(prompt: str) -> None:
+    """Ten times longer than a prompt may be, these would take minutes if a regular expression backtracked."""
+    sections = parse(10 * prompt)
+    assert sum(len(text) for section in sections for text, _ in section) <= 10 * len(prompt)
+
+
+def test_a_repeated_part_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    parse("a AND b AND c")
+    assert caplog.messages[0].startswith("prompt: 'AND' read as text")
+
+
 @pytest.mark.parametrize("part", ["<lora:birds:0.8>", "[cat:dog:0.5]", "[dog:0.5]", "[cat|dog]", "AND"])
 def test_other_notations_are_text_with_a_warning(part: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):

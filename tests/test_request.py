@@ -1,11 +1,12 @@
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cldm.request import Request
+from cldm.request import Request, check_request
 
 GOOD = vars(
     Request.contest(
@@ -83,14 +84,21 @@ def test_guess_mode_must_be_a_boolean(value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("eta", -0.1, "got -0.1, expected 0 (deterministic) to 1"),
-        ("eta", 1.5, "got 1.5, expected 0 (deterministic) to 1"),
-        ("num_samples", 0, "got 0, expected 1 or more"),
-        ("num_samples", -3, "got -3, expected 1 or more"),
+        ("eta", -0.1, "got -0.1, expected a finite number from 0 (deterministic) to 1"),
+        ("eta", 1.5, "got 1.5, expected a finite number from 0 (deterministic) to 1"),
+        ("strength", 1e39, "got 1e+39, expected a finite number from -3.402823466e+38 to 3.402823466e+38"),
+        ("low_threshold", 2**31, "got 2147483648, expected a finite number from -2147483648 to 2147483647"),
+        ("high_threshold", -3e9, "got -3000000000.0, expected a finite number from -2147483648 to 2147483647"),
+        ("num_samples", 0, "got 0, expected 1 to 1024"),
+        ("num_samples", -3, "got -3, expected 1 to 1024"),
+        ("num_samples", 1025, "got 1025, expected 1 to 1024"),
+        ("ddim_steps", 0, "got 0, expected 1 to 1000"),
+        ("ddim_steps", 1001, "got 1001, expected 1 to 1000"),
         ("seed", -2, "got -2, expected -1 (random) or 0 to 4294967295"),
         ("seed", 2**32, "got 4294967296, expected -1 (random) or 0 to 4294967295"),
-        ("image_resolution", 31, "31 gives a picture of 0 x 64, expected sides of 64 to 4096"),
         ("image_resolution", 0, "got 0, expected 64 to 4096"),
+        ("image_resolution", 63, "got 63, expected 64 to 4096"),
+        ("image_resolution", 4097, "got 4097, expected 64 to 4096"),
         ("image_resolution", -64, "got -64, expected 64 to 4096"),
     ],
 )
@@ -106,10 +114,15 @@ def test_good_pictures(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("seed", 2**32 - 1), ("eta", 1), ("strength", 0), ("scale", -2.5), ("prompt", ""), ("guess_mode", np.bool_(True))],
-)
+    [
+        ("seed", 2**32 - 1), ("eta", 1), ("strength", 0), ("strength", -1), ("scale", -2.5), ("prompt", ""),
+        ("scale", float(np.finfo(np.float32).max)), ("guess_mode", np.bool_(True)), ("num_samples", 1024),
+        ("image_resolution", 64), ("image_resolution", 4096), ("ddim_steps", 1000), ("low_threshold", -(2**31)),
+        ("high_threshold", 2**31 - 1), ("prompt", "x" * 10_000),
+    ],
+)  # fmt: skip
 def test_limits_are_accepted(name: str, value: Any) -> None:
-    assert getattr(request(**{name: value}), name) == value
+    assert getattr(request(**{name: value, "input_image": picture(64, 64)}), name) == value
 
 
 def test_numpy_numbers_are_accepted() -> None:
@@ -133,6 +146,58 @@ def test_size(shape: tuple[int, ...], resolution: int, size: tuple[int, int]) ->
     made = request(input_image=picture(*shape), image_resolution=resolution)
     assert made.size == size
     assert made.edge_map().shape == size
+
+
+def test_all_pictures_together_are_limited() -> None:
+    assert request(num_samples=16, image_resolution=1024, input_image=picture(8, 8)).size == (1024, 1024)
+    expected = "num_samples: got 17, expected at most 16 for pictures of 1024 x 1024: call process()"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        request(num_samples=17, image_resolution=1024, input_image=picture(8, 8))
+
+
+@pytest.mark.parametrize(("shape", "size"), [((1, 10_000), "64 x 640000"), ((5000, 1, 3), "320000 x 64")])
+def test_a_picture_that_is_too_thin(shape: tuple[int, ...], size: str) -> None:
+    message = f"image_resolution: 64 gives a picture of {size}, expected at most 4096 pixels on the longer side: "
+    with pytest.raises(ValueError, match=message):
+        request(input_image=picture(*shape))
+
+
+@pytest.mark.parametrize("shape", [(2**20, 2**20), (2**13, 2**13 + 1, 3), (2**26 + 1, 1)])
+def test_an_absurd_view_is_refused_before_its_pixels_are_read(shape: tuple[int, ...]) -> None:
+    view = np.broadcast_to(np.uint8(9), shape)
+    with pytest.raises(ValueError, match=r"^input_image: got shape \[.*\], expected at most 67108864 pixels"):
+        request(input_image=view)
+    with pytest.raises(ValueError, match=r"^edges: got shape \[.*\], expected at most 67108864 pixels"):
+        request(edges=view)
+
+
+def test_later_changes_of_the_array_do_not_matter() -> None:
+    mine, edges = picture(64, 64, 3), picture(64, 64)
+    made = request(input_image=mine, edges=edges)
+    mine[:], edges[:] = 7, 7
+    assert made.input_image is not None
+    assert not made.input_image.any()
+    assert not made.edge_map().any()
+    with pytest.raises(ValueError, match="read-only"):
+        made.input_image[:] = 7
+
+
+def test_replace_checks_again() -> None:
+    assert replace(request(), seed=np.uint8(3)).seed == 3
+    with pytest.raises(ValueError, match="seed: got -2"):
+        replace(request(), seed=-2)
+
+
+def test_a_missing_file_is_explained() -> None:
+    with pytest.raises(TypeError, match=r"\[h, w, 4\]: cv2.imread returns None for a file that it cannot read$"):
+        request(input_image=None)
+
+
+@pytest.mark.parametrize("value", ["bird", None, {"prompt": "a bird"}])
+def test_not_a_request(value: Any) -> None:
+    check_request(request())
+    with pytest.raises(TypeError, match=rf"^request: got {re.escape(repr(value))}, expected a Request of .*: pass"):
+        check_request(value)
 
 
 def test_prompts() -> None:
