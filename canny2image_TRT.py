@@ -79,7 +79,7 @@ class hackathon:
         if embeddings:
             self._backends = leave_out_tensorrt(self._backends, "embeddings add tokens, which its engines do not have")
         self._weights = LoadedWeights(found, self.precision, self.device)
-        self._plan = PlanChoice(plan, found.architecture, max_pd)
+        self._plan = PlanChoice(plan, found.architecture, max_pd, found.name)
         self.syntax = PromptSyntax(prompt_syntax, prompt_chunks)
         self._engines = Engines(self._weights.built, self.precision, self.device, strict, self.syntax)
         self._streams = Streams(self.device)
