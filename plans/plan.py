@@ -51,8 +51,8 @@ class Plan:
         calls = len(self.evaluated)
         if self.taps and (len(self.taps) != calls or len({len(row) for row in self.taps}) != 1 or not self.taps[0]):
             raise ValueError(
-                f"taps with row lengths {shown([len(row) for row in self.taps])}: expected {calls} rows of equal length, "
-                f"1 or more, for {calls} evaluations"
+                f"taps with row lengths {shown([len(row) for row in self.taps])}: expected {calls} rows of equal "
+                f"length, 1 or more, for {calls} evaluations"
             )
         for index, row in enumerate(self.taps):
             if not all(abs(tap) <= LARGEST_TAP for tap in row) or any(row[index + 1 :]):
@@ -114,7 +114,8 @@ def _indices(choice: str) -> tuple[int, ...]:
         return tuple(int(index) for index in choice.split(","))
     except ValueError:
         raise ValueError(
-            f"plan {shown(choice)}: expected all, ten, auto, a plan file such as 8, or step indices such as 19,17,14,11,8,4"
+            f"plan {shown(choice)}: expected all, ten, auto, a plan file such as 8, or step indices such as "
+            "19,17,14,11,8,4"
         ) from None
 
 

@@ -114,7 +114,7 @@ def test_types_of_a_plan() -> None:
         with pytest.raises(TypeError, match=r"plan: got .*, expected .* in a string such as '19,14,9,4', or a Plan"):
             choice(20, wrong)  # type: ignore[arg-type]
     for steps in (20.0, "20", [20], True, None):
-        with pytest.raises(TypeError, match="ddim_steps: got .*, expected a whole number"):
+        with pytest.raises(TypeError, match=r"ddim_steps: got .*, expected a whole number"):
             choice(steps)  # type: ignore[arg-type]
 
 
