@@ -5,7 +5,6 @@ run here: onnxruntime runs their ONNX files instead. That does not test TensorRT
 --check` on the target machine does.
 """
 
-import json
 import logging
 import tempfile
 from collections.abc import Collection, Iterator
@@ -30,6 +29,7 @@ from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.stages import Size
 from cldm.tensorrt_engines import pack_engines
+from reading import read_object
 from runtime.artifacts import MANIFEST, save
 from runtime.backends import PRECISIONS
 from runtime.scratch import allocate_scratch
@@ -99,7 +99,7 @@ def make_engine(trial: Trial, name: str, serialized: bytes) -> TensorRTEngine:
 def _warn_of_replaced(folder: Path, builder: Builder) -> None:
     """Warn if the build will replace engines for other GPUs: the engines for all GPUs share one folder."""
     try:
-        capabilities = json.loads((folder / MANIFEST).read_bytes())["capability"]
+        capabilities = read_object(folder / MANIFEST)["capability"]
         there = {int(capability.replace(".", "")) for capability in capabilities}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # no usable engines

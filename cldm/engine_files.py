@@ -1,12 +1,12 @@
 """Finds engine files for a picture size, checks them against this machine, and returns the backend that uses them."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from cldm.checkpoint import Checkpoint
@@ -17,7 +17,8 @@ from cldm.stages import Size, make_stages
 from cldm.tensorrt_engines import TensorRTEngines, unpack_engines
 from files import digest
 from ldm.config import MODELS, load_architecture
-from runtime.artifacts import MANIFEST, EngineFileError, Manifest, load, read
+from reading import read_object
+from runtime.artifacts import ARTIFACTS, MANIFEST, EngineFileError, Manifest, load, read
 from runtime.backends import BACKENDS, PRECISIONS, Backend
 from runtime.inductor import CompiledEngines, Tuning
 from runtime.machine import NONE, machine, tensorrt_machine
@@ -138,7 +139,15 @@ def find_engines(target: Target, device: torch.device, weights: Mapping[str, Ten
     if target.backend == "tensorrt":
         check_device(device)
         files = target if weights is None else replace(target, refit=True)
-        serialized = unpack_engines(read(files.folder, expected_manifest(files, device)))
+        expected = expected_manifest(files, device)
+        data = read(files.folder, expected)
+        try:
+            serialized = unpack_engines(data)
+        except SafetensorError as error:
+            raise EngineFileError(
+                f"engine files {files.folder}: {ARTIFACTS} holds no TensorRT engines; build them with "
+                f"{expected.command}"
+            ) from error
         return TensorRTEngines(serialized, device, KernelCache(files.folder / KERNELS), weights).backend
     if target.backend == "inductor":
         load_engine_files(target, device)
@@ -171,7 +180,7 @@ def _title(folder: Path) -> str:
     In that case `read` reports what is wrong with the manifest.
     """
     try:
-        built = json.loads((folder / MANIFEST).read_bytes())["tensorrt"]
-    except (OSError, ValueError, KeyError, TypeError):
+        built = read_object(folder / MANIFEST).get("tensorrt")
+    except (OSError, ValueError):
         return ""
-    return str(built).rpartition(" ")[0]
+    return built.rpartition(" ")[0] if isinstance(built, str) else ""

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from files import digest
+from reading import parse_object, read_small, shown
 
 ARTIFACTS, MANIFEST = "artifacts.bin", "manifest.json"
 
@@ -83,14 +84,14 @@ def read(folder: Path, expected: Manifest) -> bytes:
         raise _error(folder, "the folder does not exist", expected)
     found = _parse(folder, _bytes(folder, MANIFEST, expected), expected)
     if different := [
-        f"{name} is {found[name]!r}, expected {want!r}"
+        f"{name} is {shown(found[name])}, expected {shown(want)}"
         for name, want in expected.facts.items()
         if not _agree(found[name], want)
     ]:
         raise _error(folder, ", ".join(different), expected)
     data = _bytes(folder, ARTIFACTS, expected)
     if len(data) != found["size"]:
-        raise _error(folder, f"{ARTIFACTS} has {len(data)} bytes, expected {found['size']}", expected)
+        raise _error(folder, f"{ARTIFACTS} has {len(data)} bytes, expected {shown(found['size'])}", expected)
     if digest(data) != found["sha256"]:
         raise _error(folder, f"{ARTIFACTS} is damaged: its SHA-256 differs from the one in {MANIFEST}", expected)
     return data
@@ -98,14 +99,12 @@ def read(folder: Path, expected: Manifest) -> bytes:
 
 def _parse(folder: Path, content: bytes, expected: Manifest) -> dict[str, Any]:
     try:
-        values = json.loads(content)
-    except ValueError:  # includes invalid UTF-8
-        raise _error(folder, f"{MANIFEST} is not valid JSON", expected) from None
-    if not isinstance(values, dict):
-        raise _error(folder, f"{MANIFEST} is not a JSON object", expected)
+        values = parse_object(content)
+    except ValueError as error:
+        raise _error(folder, f"{MANIFEST} {error}", expected) from None
     names = {*expected.facts, *expected.notes, "size", "sha256"}
     if unknown := sorted(values.keys() - names):
-        raise _error(folder, f"{MANIFEST} has the unknown field {unknown[0]!r}", expected)
+        raise _error(folder, f"{MANIFEST} has the unknown field {shown(unknown[0])}", expected)
     if missing := sorted(names - values.keys()):
         raise _error(folder, f"{MANIFEST} lacks the field {missing[0]!r}", expected)
     return values
@@ -118,8 +117,13 @@ def _agree(got: Any, want: Any) -> bool:
 
 
 def _bytes(folder: Path, name: str, expected: Manifest) -> bytes:
+    path = folder / name
     try:
-        return (folder / name).read_bytes()
+        if name == MANIFEST:
+            return read_small(path)
+        if path.is_fifo():
+            raise _error(folder, f"{name} is a pipe", expected)
+        return path.read_bytes()
     except FileNotFoundError:
         raise _error(folder, f"{name} is missing", expected) from None
     except OSError as error:

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+import cldm.engine_files
+from cldm.engine_files import Target, _title, find_engines
+from reading import shown
 from runtime.artifacts import ARTIFACTS, MANIFEST, EngineFileError, Manifest, load, read, save
 from runtime.machine import machine
 
@@ -79,17 +82,35 @@ def test_unreadable(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"", "manifest.json is not valid JSON"),
-        (b'{"backend": "induc', "manifest.json is not valid JSON"),
-        (b"\xff\xfe", "manifest.json is not valid JSON"),
+        (b"", "manifest.json is not valid JSON ("),
+        (b'{"backend": "induc', "manifest.json is not valid JSON ("),
+        (b"\xff\xfe", "manifest.json is not valid JSON ("),
+        (b"[" * 100_000, "manifest.json is not valid JSON (nested too deeply)"),
+        (b'{"size": 1, "size": 2}', "manifest.json is not valid JSON (the key 'size' is given twice)"),
         (b"[]", "manifest.json is not a JSON object"),
         (b"{}", "manifest.json lacks the field 'backend'"),
         (b'{"newer": 1}', "manifest.json has the unknown field 'newer'"),
     ],
+    ids=range(8),
 )
 def test_damaged_manifest(folder: Path, content: bytes, what: str) -> None:
     (folder / MANIFEST).write_bytes(content)
-    assert refusal(folder) == what
+    assert refusal(folder).startswith(what)
+
+
+@pytest.mark.parametrize("size", [None, "7", [7], 10**90, {"size": 7}, 8])
+def test_another_size(folder: Path, size: object) -> None:
+    rewrite(folder, lambda values: values.update(size=size))
+    assert refusal(folder) == f"artifacts.bin has 7 bytes, expected {shown(size)}"
+    rewrite(folder, lambda values: values.update(size=7, sha256=size))
+    assert "its SHA-256 differs" in refusal(folder)
+
+
+def test_pipes_are_not_read(folder: Path) -> None:
+    for name, what in ((ARTIFACTS, "is a pipe"), (MANIFEST, "cannot be read (it is not a regular file)")):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        assert refusal(folder) == f"{name} {what}"
 
 
 @pytest.mark.parametrize(
@@ -228,3 +249,23 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot be written"):
         save(tmp_path / "file" / "key", DATA, EXPECTED)
+
+
+def test_artifacts_that_hold_no_engines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, stub in {
+        "check_device": lambda device: None,
+        "expected_manifest": lambda target, device: EXPECTED,
+        "read": lambda folder, expected: DATA,
+    }.items():
+        monkeypatch.setattr(cldm.engine_files, name, stub)
+    target = Target("small", 64, 64, 1, "fp32", "tensorrt")
+    with pytest.raises(EngineFileError, match=r"artifacts\.bin holds no TensorRT engines; build them with python -m"):
+        find_engines(target, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("built", [None, 3, ["TensorRT 10"], {}, "TensorRT for RTX 1.7"])
+def test_the_title_of_a_manifest(folder: Path, built: object) -> None:
+    rewrite(folder, lambda values: values.update(tensorrt=built))
+    assert _title(folder) == ("TensorRT for RTX" if isinstance(built, str) else "")
+    (folder / MANIFEST).write_bytes(b"[" * 100_000)
+    assert _title(folder) == ""
