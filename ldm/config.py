@@ -12,7 +12,7 @@ import yaml
 from reading import read_small, shown
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
-LEVELS = 4  # in each network: pictures have sides of multiples of 64, latents of 8
+LEVELS = 4  # of the VAE and the hint, which scale by 1, 1/2, 1/4, 1/8; of the UNet, whose latents have sides of 8 n
 TRAINING_STEPS = 1000
 WIDEST = 1 << 16  # channels, tokens and all other counts: larger ones cannot be allocated
 DEEPEST = 64  # blocks per level, layers
@@ -130,9 +130,10 @@ def _problems(architecture: Architecture) -> Iterator[str]:
     unet, vae, text = architecture.unet, architecture.vae, architecture.text
     widths = [unet.model_channels * mult for mult in (1, *unet.channel_mult)]
     vae_widths = [vae.channels * mult for mult in (1, *vae.channel_mult)]
-    lists = {"unet: channel_mult": unet.channel_mult, "vae: channel_mult": vae.channel_mult}
-    lists["control: hint_channels"] = architecture.control.hint_channels
-    for name, values in lists.items():
+    if not 1 <= len(unet.channel_mult) <= LEVELS:
+        yield f"unet: channel_mult: got {len(unet.channel_mult)} levels, expected 1 to {LEVELS}"
+    scaled = {"vae: channel_mult": vae.channel_mult, "control: hint_channels": architecture.control.hint_channels}
+    for name, values in scaled.items():
         if len(values) != LEVELS:
             yield f"{name}: got {len(values)} levels, expected {LEVELS}"
     for name, some, groups in (("unet", widths, unet.groups), ("vae", vae_widths, vae.groups)):
