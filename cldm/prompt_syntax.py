@@ -29,8 +29,8 @@ class PromptSyntax:
             raise ValueError(f"prompt_chunks: got {shown(self.chunks)}, expected 1 to {MOST_CHUNKS}")
         if not self.weighted and self.chunks != 1:
             raise ValueError(
-                f"prompt_chunks: got {shown(self.chunks)} with prompt_syntax plain, expected 1: use prompt_syntax webui "
-                "for longer prompts"
+                f"prompt_chunks: got {shown(self.chunks)} with prompt_syntax plain, expected 1: use prompt_syntax "
+                "webui for longer prompts"
             )
 
     def __str__(self) -> str:
