@@ -18,7 +18,7 @@ from cldm.request import Request, drawn
 from cldm.start import start
 from plans.choice import PlanChoice
 from plans.plan import Plan
-from runtime.backends import Backend, choose_backends, choose_device, choose_precision, leave_out_tensorrt
+from runtime.backends import Backend, check_switch, choose_backends, choose_device, choose_precision, leave_out_tensorrt
 from runtime.call_lock import Turns
 from runtime.cuda import CaptureError
 from runtime.device_errors import in_one_sentence
@@ -76,11 +76,11 @@ class hackathon:
         found = find_checkpoint(checkpoint, architecture, vae, loras, embeddings)
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        self._backends, self._strict = choose_backends(backend, self.device), strict
+        self._backends, self._strict = choose_backends(backend, self.device), check_switch("strict", strict)
         if embeddings:
             self._backends = leave_out_tensorrt(self._backends, "embeddings add tokens, which its engines do not have")
         self._weights = LoadedWeights(found, self.precision, self.device)
-        self._plan = PlanChoice(plan, found.architecture, max_pd)
+        self._plan = PlanChoice(plan, found.architecture, max_pd, found.name)
         self.syntax = PromptSyntax(prompt_syntax, prompt_chunks)
         self._engines = Engines(self._weights.built, self.precision, self.device, strict, self.syntax)
         self._streams = Streams(self.device)

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from files import digest, file_digest
 from ldm.config import MODELS, Architecture, load_architecture
 from ldm.tokenizer import CLIP_ON_THE_HUB, Tokenizer, TokenizerError, load_tokenizer
 from ldm.weights import CheckpointError, check_finite, load_strict, randomize
+from reading import path_text, shown
 from runtime.precision import full_float32
 from weights.embeddings import embedding_file, read_embeddings, rows
 from weights.folders import resolve
@@ -193,22 +194,41 @@ def find_checkpoint(
     Raises CheckpointError for a malformed random:SEED, TypeError or ValueError for loras that are not pairs of a file
     and a finite number.
     """
+    if isinstance(embeddings, str) or not isinstance(embeddings, Sequence):
+        raise TypeError(f"embeddings: got {shown(embeddings)}, expected a list of files, [] for none")
+    text, chosen_by = _choose(name)
+    checkpoint = Checkpoint(
+        text,
+        "",
+        chosen_by,
+        None if vae is None else path_text("vae", vae),
+        check_loras(loras),
+        tuple(path_text("embeddings", one) for one in embeddings),
+    )
+    if architecture is not None:
+        load_architecture(architecture)  # checks the name
+    checkpoint = replace(checkpoint, architecture=_architecture(checkpoint) if architecture is None else architecture)
+    log.info("weights: %s", checkpoint)
+    return checkpoint
+
+
+def _choose(name: str | os.PathLike[str] | None) -> tuple[str, str]:
+    """Return the name of the weights and how it was chosen. Raises like `find_checkpoint`."""
+    given = os.environ.get(VARIABLE)
     if name is not None:
-        found = str(name), "given"
-    elif os.environ.get(VARIABLE):
-        found = os.environ[VARIABLE], f"from ${VARIABLE}"
+        found = path_text("checkpoint", name), "given"
+    elif given:
+        found = path_text(f"${VARIABLE}", given), f"from ${VARIABLE}"
     else:
+        if given is not None:
+            log.warning("$%s is empty: choosing the weights as if it were not set", VARIABLE)
         places = [(str(path), "found") for path in USUAL_PLACES if path.is_file()]
         found = [*places, (str(SMALL_MODEL), "no Stable Diffusion checkpoint found")][0]
     if found[0].startswith("random:") and Checkpoint(found[0], "small", "").random_seed is None:
-        raise CheckpointError(f"weights {found[0]!r}: expected random:SEED with a whole number, for example random:0")
-    if isinstance(embeddings, str) or not isinstance(embeddings, Sequence):
-        raise TypeError(f"embeddings: got {embeddings!r}, expected a list of files, [] for none")
-    architecture = architecture or _architecture(Checkpoint(found[0], "", found[1]))
-    vae = None if vae is None else str(vae)
-    checkpoint = Checkpoint(found[0], architecture, found[1], vae, check_loras(loras), tuple(map(str, embeddings)))
-    log.info("weights: %s", checkpoint)
-    return checkpoint
+        raise CheckpointError(
+            f"weights {shown(found[0])}: expected random:SEED with a whole number, for example random:0"
+        )
+    return found
 
 
 def _random(architecture: Architecture, seed: int) -> ControlLDM:

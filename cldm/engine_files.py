@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from cldm.checkpoint import Checkpoint
@@ -16,7 +17,7 @@ from cldm.stages import Size, make_stages
 from cldm.tensorrt_engines import TensorRTEngines, unpack_engines
 from files import digest
 from ldm.config import MODELS, load_architecture
-from runtime.artifacts import KERNELS, EngineFileError, Manifest, load, read, read_manifest
+from runtime.artifacts import FILE, KERNELS, EngineFileError, Manifest, load, read, read_manifest
 from runtime.backends import BACKENDS, PRECISIONS, Backend
 from runtime.inductor import CompiledEngines, Tuning
 from runtime.machine import NONE, machine, tensorrt_machine
@@ -136,7 +137,13 @@ def find_engines(target: Target, device: torch.device, weights: Mapping[str, Ten
     if target.backend == "tensorrt":
         check_device(device)
         files = target if weights is None else replace(target, refit=True)
-        serialized = unpack_engines(read(files.folder, expected_manifest(files, device)))
+        expected = expected_manifest(files, device)
+        data = read(files.folder, expected)
+        try:
+            serialized = unpack_engines(data)
+        except SafetensorError as error:
+            reason = f"engine files {files.folder}: {FILE} holds no TensorRT engines"
+            raise EngineFileError(reason, expected.command) from error
         return TensorRTEngines(serialized, device, KernelCache(files.folder / KERNELS), weights).backend
     if target.backend == "inductor":
         load_engine_files(target, device)
@@ -172,4 +179,4 @@ def _title(folder: Path) -> str:
         built = read_manifest(folder)["tensorrt"]
     except (OSError, ValueError, KeyError):
         return ""
-    return str(built).rpartition(" ")[0]
+    return built.rpartition(" ")[0] if isinstance(built, str) else ""

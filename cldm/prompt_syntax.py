@@ -3,6 +3,8 @@
 import numbers
 from dataclasses import dataclass
 
+from reading import shown
+
 MOST_CHUNKS = 8
 
 
@@ -17,16 +19,18 @@ class PromptSyntax:
     chunks: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"prompt_syntax: got {shown(self.name)}, expected a string")
         if self.name not in ("plain", "webui"):
-            raise ValueError(f"prompt_syntax {self.name!r}: expected plain or webui")
+            raise ValueError(f"prompt_syntax {shown(self.name)}: expected plain or webui")
         if isinstance(self.chunks, bool) or not isinstance(self.chunks, numbers.Integral):
-            raise TypeError(f"prompt_chunks: got {self.chunks!r}, expected a whole number")
+            raise TypeError(f"prompt_chunks: got {shown(self.chunks)}, expected a whole number")
         if not 1 <= self.chunks <= MOST_CHUNKS:
-            raise ValueError(f"prompt_chunks: got {self.chunks}, expected 1 to {MOST_CHUNKS}")
+            raise ValueError(f"prompt_chunks: got {shown(self.chunks)}, expected 1 to {MOST_CHUNKS}")
         if not self.weighted and self.chunks != 1:
             raise ValueError(
-                f"prompt_chunks: got {self.chunks} with prompt_syntax plain, expected 1: use prompt_syntax webui for "
-                "longer prompts"
+                f"prompt_chunks: got {shown(self.chunks)} with prompt_syntax plain, expected 1: use prompt_syntax "
+                "webui for longer prompts"
             )
 
     def __str__(self) -> str:

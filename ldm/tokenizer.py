@@ -12,12 +12,11 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 
+from ldm.tokenizer_files import FILES, ONE_FILE, check_files, has_files
+
 log = logging.getLogger(__name__)
 IMPORTING = threading.Lock()
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
-FILES = ("vocab.json", "merges.txt")
-ONE_FILE = "tokenizer.json"  # replaces both FILES; transformers 5 writes only this file
-LETTERS = 2 * 256 + 2  # size of the smallest vocabulary: bytes, bytes at the end of a word, start and end of text
 
 
 class TokenizerError(ValueError):
@@ -90,7 +89,7 @@ def load_tokenizer(folders: Sequence[Path], positions: int, on_hub: str | None =
     found = [try_to_load_from_cache(on_hub, file) for file in (FILES[0], ONE_FILE)] if on_hub else []
     cached = [Path(file).parent for file in found if isinstance(file, str)]
     for folder in [*folders, *cached]:
-        if all((folder / file).is_file() for file in FILES) or (folder / ONE_FILE).is_file():
+        if has_files(folder):
             return Tokenizer(_read(folder), positions)
     looked = ", ".join([*map(str, folders), *([f"the Hugging Face cache of {on_hub}"] if on_hub else [])])
     raise TokenizerError(f"no tokenizer: looked for {' and '.join(FILES)}, or {ONE_FILE}, in {looked}; put them there")
@@ -102,12 +101,13 @@ def _read(folder: Path) -> Any:
 
     kind = CLIPTokenizer if all((folder / file).is_file() for file in FILES) else CLIPTokenizerFast
     try:
+        check_files(folder)
         tokenizer = kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the library raises bare Exceptions for files that it cannot parse
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TokenizerError(f"the tokenizer in {folder} cannot be read ({detail}): fetch the files again") from error
-    if len(tokenizer) < LETTERS:
-        raise TokenizerError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, expected {LETTERS} or more: fetch the files again"
-        )
+    for name in ("bos_token", "eos_token", "pad_token"):
+        number = getattr(tokenizer, f"{name}_id")
+        if number is None or not 0 <= number < len(tokenizer):
+            raise TokenizerError(f"the tokenizer in {folder} has no {name}: fetch the files again")
     return tokenizer

@@ -4,12 +4,13 @@ The time of a picture is a fixed part plus a cost per evaluation. Both numbers f
 include the effect of running two streams at once.
 """
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from plans.files import Distance, PlanFile, known_plans
 from plans.plan import STEPS, Plan
+from reading import shown
 
 ONE = Plan(STEPS, (19,))
 FIVE = Plan(STEPS, (19, 15, 11, 7, 3))
@@ -39,8 +40,8 @@ def eligible_plans(architecture: str, max_pd: float | None) -> list[PlanFile]:
     If any distance was measured as PD, files measured as PD* are left out. Raise ValueError for an invalid `max_pd`, if
     no file is left, and if there are only PD* distances and no `max_pd`.
     """
-    if max_pd is not None and not (math.isfinite(max_pd) and max_pd > 0):
-        raise ValueError(f"max_pd: got {max_pd}, expected a finite distance above 0")
+    if max_pd is not None and not 0 < max_pd <= sys.float_info.max:
+        raise ValueError(f"max_pd: got {shown(max_pd)}, expected a finite distance above 0")
     files = [file for file in known_plans(architecture) if file.plan.steps == STEPS and file.distance]
     if not files:
         raise ValueError(

@@ -1,12 +1,16 @@
 """Resolves a runtime's plan (a name, a file, a Plan or "auto") for each number of DDIM steps."""
 
 import logging
+import numbers
+import os
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from plans.auto import best_plan, eligible_plans, measure_costs
-from plans.files import PlanFile, choose_plan, usual_steps_of
+from plans.files import PlanFile, choose_plan, plan_file, usual_steps_of
 from plans.plan import STEPS, Plan, make_plan
+from reading import shown
 from scoring.leaderboard import leaderboard_score
 
 log = logging.getLogger(__name__)
@@ -16,14 +20,21 @@ class PlanChoice:
     """Resolves the requested plan to a Plan for any number of steps. Caches the results.
 
     plan: "auto", or any plan that `plans.files.choose_plan` accepts. max_pd: for "auto", the largest mean distance.
-    Raise ValueError for an unknown plan or an unusable max_pd.
+    checkpoint: the file of the weights. A log line tells if a plan file was made for other weights.
+    Raise TypeError or ValueError for an unknown plan or an unusable max_pd.
     """
 
-    def __init__(self, plan: str | int | Plan, architecture: str, max_pd: float | None = None) -> None:
+    def __init__(
+        self, plan: str | int | Plan, architecture: str, max_pd: float | None = None, checkpoint: str = ""
+    ) -> None:
         plan = _checked(plan)
+        if max_pd is not None and (isinstance(max_pd, bool) or not isinstance(max_pd, numbers.Real)):
+            raise TypeError(f"max_pd: got {shown(max_pd)}, expected a number or None")
         if max_pd is not None and plan != "auto":
-            raise ValueError(f"max_pd: got {max_pd} with plan {plan!r}, but it can only be used with plan 'auto'")
-        self.plan, self.architecture, self.max_pd = plan, architecture, max_pd
+            raise ValueError(
+                f"max_pd: got {shown(max_pd)} with plan {shown(plan)}, but it can only be used with plan 'auto'"
+            )
+        self.plan, self.architecture, self.max_pd, self.checkpoint = plan, architecture, max_pd, checkpoint
         self.eligible = eligible_plans(architecture, max_pd) if plan == "auto" else []
         self.usual_steps = STEPS if self.eligible else usual_steps_of(plan, architecture)
         self.auto: PlanFile | None = None  # the plan file chosen for "auto"; None before measure()
@@ -34,6 +45,8 @@ class PlanChoice:
 
         plan: used instead of the requested plan. "auto" is valid only if it was requested and `measure` was called.
         """
+        if isinstance(ddim_steps, bool) or not isinstance(ddim_steps, numbers.Integral):
+            raise TypeError(f"ddim_steps: got {shown(ddim_steps)}, expected a whole number")
         choice = self.plan if plan is None else _checked(plan)
         if (choice, ddim_steps) not in self.known:
             self.known[choice, ddim_steps] = self._read(choice, ddim_steps)
@@ -43,6 +56,7 @@ class PlanChoice:
         """Choose the best eligible plan for "auto", and log it. `milliseconds(plan)` returns the time of a picture."""
         costs = measure_costs(milliseconds)
         self.auto = best = best_plan(self.eligible, costs, None if self.max_pd else leaderboard_score)
+        self._log_origin(best)
         self.known.clear()  # an earlier measurement may have chosen a different plan for "auto"
         log.info("plan auto: %s, about %.0f ms per picture here, %s", best.path.stem, costs(best.plan), best.distance)
 
@@ -62,15 +76,37 @@ class PlanChoice:
         if self.auto and choice == "auto":
             choice = self.auto.plan if self.auto.plan.steps == every.steps else every
         plan = choose_plan(choice, ddim_steps, self.architecture)
+        if file := plan_file(choice, self.architecture):
+            self._log_origin(file)
         if name in ("ten", "auto") and plan.evaluated == every.evaluated:
             log.warning("plan %s evaluates every step if there are %d steps", name, plan.steps)
         return plan
 
+    def _log_origin(self, file: PlanFile) -> None:
+        """Log if the plan was made for other weights: its distance holds only for those."""
+        checkpoint, made_with = Path(self.checkpoint).name, file.made.get("checkpoint", "")
+        if file.architecture != self.architecture:
+            log.warning(
+                "plan %s was made for architecture %s, but the weights are %s: pictures may be far from those with "
+                "all steps",
+                *(file.path.stem, file.architecture, self.architecture),
+            )
+        elif checkpoint and made_with and made_with != checkpoint:
+            log.info(
+                "plan %s was made with %s, not with %s: its distance may differ",
+                *(file.path.stem, shown(made_with), checkpoint),
+            )
+
 
 def _checked(plan: object) -> str | Plan:
-    """Return the plan, a number of evaluations as a string. Raise TypeError for anything but a name or a Plan."""
-    if isinstance(plan, int) and not isinstance(plan, bool):
-        return str(plan)
+    """Return the plan, a path or a number of evaluations as a string. Raise TypeError for any other type."""
+    if isinstance(plan, numbers.Integral) and not isinstance(plan, bool):
+        return shown(int(plan))
+    if isinstance(plan, os.PathLike):
+        plan = os.fspath(plan)
     if not isinstance(plan, (str, Plan)):
-        raise TypeError(f"plan: got {plan!r}, expected a name, a number of evaluations, step indices or a Plan")
+        raise TypeError(
+            f"plan: got {shown(plan)}, expected a name, a number of evaluations, step indices in a string such as "
+            "'19,14,9,4', or a Plan"
+        )
     return plan

@@ -9,7 +9,7 @@
 """
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any
 from files import write_whole
 from ldm.config import MODELS
 from ldm.diffusion import ddim_timesteps
-from plans.plan import Plan, make_plan, usual_steps
+from plans.plan import MOST_STEPS, Plan, make_plan, usual_steps
+from reading import path_text, read_object, shown
 
 PLANS = MODELS / "plans"
 LONE_STEP = 19  # plan "19" evaluates only step 19, the first of 20; a smaller number means that many evaluations
@@ -62,7 +63,7 @@ def choose_plan(choice: str | Plan, ddim_steps: int, architecture: str) -> Plan:
         return make_plan(str(choice), ddim_steps)
     steps = len(ddim_timesteps(ddim_steps))
     if plan.steps != steps:
-        name = choice if isinstance(choice, str) else list(plan.evaluated)
+        name = choice if isinstance(choice, str) else shown([*plan.evaluated])
         raise ValueError(
             f"plan {name} is for {plan.steps} steps, but ddim_steps={ddim_steps} gives {steps}: use plan all"
         )
@@ -88,14 +89,15 @@ def find_plan(choice: str, architecture: str) -> Path | None:
     Raise ValueError if `choice` is a number of evaluations that no plan file has.
     """
     if choice.endswith(".json"):
-        return Path(choice)
-    names = [choice, *([f"{architecture}_{choice}"] if choice.isdecimal() else [])]
-    found = next((path for name in names if (path := PLANS / f"{name}.json").is_file()), None)
-    if found is None and choice.isdecimal() and int(choice) < LONE_STEP:
-        there = [len(file.plan.evaluated) for file in known_plans(architecture)]
+        return Path(path_text("plan", choice))
+    number = int(choice) if choice.isdecimal() and len(choice) <= len(str(MOST_STEPS)) else None
+    there = {path.stem: path for path in PLANS.glob("*.json")}
+    found = there.get(choice) or (there.get(f"{architecture}_{number}") if number is not None else None)
+    if found is None and number is not None and number < LONE_STEP:
+        counts = [len(file.plan.evaluated) for file in known_plans(architecture)]
         raise ValueError(
-            f"plan {choice}: {PLANS} has plans of {', '.join(map(str, there)) or 'no'} evaluations for {architecture}; "
-            f"create this one with python -m build plans --calls {choice}"
+            f"plan {choice}: {PLANS} has plans of {', '.join(map(str, counts)) or 'no'} evaluations for "
+            f"{architecture}; create this one with python -m build plans --calls {choice}"
         )
     return found
 
@@ -104,16 +106,15 @@ def read_plan(path: Path) -> PlanFile:
     """Read a plan file. Raise ValueError naming the file and the problem."""
     again = "recreate it with python -m build plans --force"
     try:
-        values = json.loads(path.read_text())
+        values = read_object(path)
     except OSError as error:
         raise ValueError(f"plan {path} cannot be read ({error.strerror}); {again}") from error
     except ValueError as error:
-        raise ValueError(f"plan {path} is not valid JSON ({error}); {again}") from error
+        raise ValueError(f"plan {path} {error}; {again}") from error
     try:
-        plan = plan_of(values)
-        distance = values["distance"]
-        measured = None if distance is None else Distance(str(distance["metric"]), _distance(distance["mean"]))
-        return PlanFile(str(values["architecture"]), plan, measured, dict(values["made"]))
+        made = _checked("made", values["made"], dict, "an object")
+        architecture = _checked("architecture", values["architecture"], str, "a string")
+        return PlanFile(architecture, plan_of(values), _distance(values["distance"]), made)
     except KeyError as error:
         raise ValueError(f"plan {path} has no field {error}; {again}") from error
     except (TypeError, ValueError) as error:
@@ -124,11 +125,8 @@ def plan_of(values: Mapping[str, Any]) -> Plan:
     """Return the plan with these JSON fields. Raise KeyError, TypeError or ValueError if one is missing or wrong."""
     if values.get("control"):
         raise ValueError("field 'control' lists evaluations without ControlNet, which is not supported anymore")
-    return Plan(
-        _whole(values["steps"]),
-        tuple(_whole(index) for index in values["evaluated"]),
-        tuple(tuple(float(tap) for tap in row) for row in values["taps"]),
-    )
+    rows = _checked("taps", values["taps"], list, "a list of lists of numbers")
+    return Plan(values["steps"], _as_tuple(values["evaluated"]), tuple(map(_as_tuple, rows)))
 
 
 def write_plan(file: PlanFile) -> Path:
@@ -146,21 +144,38 @@ def write_plan(file: PlanFile) -> Path:
     return file.path
 
 
+def plan_file(choice: str | Plan, architecture: str) -> PlanFile | None:
+    """Return the content of the plan file that `choice` names, or None if it does not name a file.
+
+    Raise ValueError like `find_plan` and `read_plan`.
+    """
+    path = None if isinstance(choice, Plan) else find_plan(choice, architecture)
+    return None if path is None else read_plan(path)
+
+
 def _given(choice: str | Plan, architecture: str) -> Plan | None:
     """Return `choice` itself if it is a Plan, the plan of the file that it names, or None for names without a file."""
-    if isinstance(choice, Plan):
-        return choice
-    path = find_plan(choice, architecture)
-    return None if path is None else read_plan(path).plan
+    file = plan_file(choice, architecture)
+    return file.plan if file else choice if isinstance(choice, Plan) else None
 
 
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"got {value!r}, expected a whole number")
+def _as_tuple(value: Any) -> Any:
+    """Return a list of JSON as a tuple, and any other value as it is: Plan refuses it."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _checked(name: str, value: Any, kind: type, expected: str) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: got {shown(value)}, expected {expected}")
     return value
 
 
-def _distance(value: Any) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise TypeError(f"got {value!r}, expected a finite distance of 0 or more")
-    return float(value)
+def _distance(value: Any) -> Distance | None:
+    if value is None:
+        return None
+    metric, mean = _checked("distance", value, dict, "an object or null")["metric"], value["mean"]
+    if metric not in ("PD", "PD*"):
+        raise ValueError(f"distance: metric: got {shown(metric)}, expected 'PD' or 'PD*'")
+    if not isinstance(mean, int | float) or isinstance(mean, bool) or not 0 <= mean <= sys.float_info.max:
+        raise ValueError(f"distance: mean: got {shown(mean)}, expected a finite distance of 0 or more")
+    return Distance(metric, float(mean))

@@ -9,22 +9,23 @@ These updates therefore combine into one linear map, whose coefficients are comp
 With eta = 0 and a single tap of 1, this is plain DDIM over the evaluated timesteps alone.
 """
 
-import math
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
 from ldm.diffusion import Floats, ddim_alphas, ddim_sigmas, ddim_timesteps
+from reading import shown
 
 STEPS = 20  # DDIM updates per picture in the contest; plans are made for this number
 # The steps evaluated by the entry that won second place in the contest; index 19 is the noisiest step.
 TEN = (19, 18, 17, 16, 15, 14, 13, 11, 8, 4)
+MOST_STEPS = 1000  # the noise schedule has no more
 LARGEST_TAP = 3.0  # larger taps would amplify errors of eps from step to step
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps that call the network, and the taps. Raise ValueError for an invalid plan.
+    """The steps that call the network, and the taps. Raise TypeError or ValueError for an invalid plan.
 
     evaluated: indices of the steps that call the network, descending from steps - 1.
     taps: one row per evaluation, with the weights on its own eps and on the eps of earlier evaluations, newest first.
@@ -36,24 +37,37 @@ class Plan:
     taps: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_types()
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(
+                f"plan {shown([*self.evaluated])}: steps: got {shown(self.steps)}, expected 1 to {MOST_STEPS}"
+            )
         falls = all(before > after for before, after in pairwise(self.evaluated))
         if not self.evaluated or self.evaluated[0] != self.steps - 1 or self.evaluated[-1] < 0 or not falls:
             raise ValueError(
-                f"plan {list(self.evaluated)}: expected step indices that descend from {self.steps - 1} "
+                f"plan {shown([*self.evaluated])}: expected step indices that descend from {self.steps - 1} "
                 f"(the first of {self.steps} steps always calls the network) and end at 0 or above"
             )
         calls = len(self.evaluated)
         if self.taps and (len(self.taps) != calls or len({len(row) for row in self.taps}) != 1 or not self.taps[0]):
             raise ValueError(
-                f"taps with row lengths {[len(row) for row in self.taps]}: expected {calls} rows of equal length, "
-                f"1 or more, for {calls} evaluations"
+                f"taps with row lengths {shown([len(row) for row in self.taps])}: expected {calls} rows of equal "
+                f"length, 1 or more, for {calls} evaluations"
             )
         for index, row in enumerate(self.taps):
-            if not all(math.isfinite(tap) and abs(tap) <= LARGEST_TAP for tap in row) or any(row[index + 1 :]):
+            if not all(abs(tap) <= LARGEST_TAP for tap in row) or any(row[index + 1 :]):
                 raise ValueError(
-                    f"taps {list(row)} of evaluation {index}: expected numbers from {-LARGEST_TAP:g} to "
+                    f"taps {shown([*row])} of evaluation {index}: expected numbers from {-LARGEST_TAP:g} to "
                     f"{LARGEST_TAP:g}, and 0 where there is no earlier evaluation"
                 )
+
+    def _check_types(self) -> None:
+        if type(self.steps) is not int:
+            raise TypeError(f"steps: got {shown(self.steps)}, expected a whole number")
+        if not _holds(self.evaluated, int):
+            raise TypeError(f"evaluated: got {shown(self.evaluated)}, expected a tuple of whole numbers")
+        if not isinstance(self.taps, tuple) or not all(_holds(row, int, float) for row in self.taps):
+            raise TypeError(f"taps: got {shown(self.taps)}, expected a tuple of tuples of numbers")
 
     @property
     def mixed(self) -> int:
@@ -92,7 +106,7 @@ def usual_steps(choice: str) -> int:
         with suppress(ValueError):  # the last timestep would be outside the schedule
             if len(ddim_timesteps(ddim_steps)) == indices[0] + 1:
                 return ddim_steps
-    raise ValueError(f"plan {choice!r}: no ddim_steps gives {indices[0] + 1} steps")
+    raise ValueError(f"plan {shown(choice)}: no ddim_steps gives {indices[0] + 1} steps")
 
 
 def _indices(choice: str) -> tuple[int, ...]:
@@ -100,8 +114,14 @@ def _indices(choice: str) -> tuple[int, ...]:
         return tuple(int(index) for index in choice.split(","))
     except ValueError:
         raise ValueError(
-            f"plan {choice!r}: expected all, ten, auto, a plan file such as 8, or step indices such as 19,17,14,11,8,4"
+            f"plan {shown(choice)}: expected all, ten, auto, a plan file such as 8, or step indices such as "
+            "19,17,14,11,8,4"
         ) from None
+
+
+def _holds(values: object, *kinds: type) -> bool:
+    """Return whether `values` is a tuple of these kinds; True and False are no numbers."""
+    return isinstance(values, tuple) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in values)
 
 
 def evaluations(plan: Plan, abar: Floats, ddim_steps: int, eta: float = 0.0) -> tuple[Evaluation, ...]:

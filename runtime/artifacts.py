@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import torch
 
 from files import digest, replacing
+from reading import parse_object, shown
 
 FILE = "engines.bin"
 KERNELS = "kernels.bin"  # beside engines whose kernels are compiled on the machine that runs them
@@ -78,6 +79,8 @@ def read(folder: Path, expected: Manifest) -> bytes:
     """
     if not folder.is_dir():
         raise _error(folder, "the folder does not exist", expected)
+    if (folder / FILE).is_fifo():
+        raise _error(folder, f"{FILE} is a pipe", expected)  # which might never end
     try:
         with (folder / FILE).open("rb") as file:
             found = _check(folder, _manifest_of(file), expected)
@@ -87,7 +90,7 @@ def read(folder: Path, expected: Manifest) -> bytes:
     except OSError as error:
         raise _error(folder, f"{FILE} cannot be read ({error.strerror})", expected) from error
     if len(data) != found["size"]:
-        raise _error(folder, f"{FILE} has {len(data)} bytes of artifacts, expected {found['size']}", expected)
+        raise _error(folder, f"{FILE} has {len(data)} bytes of artifacts, expected {shown(found['size'])}", expected)
     if digest(data) != found["sha256"]:
         raise _error(folder, f"{FILE} is damaged: the SHA-256 of its artifacts differs from its manifest", expected)
     return data
@@ -96,17 +99,14 @@ def read(folder: Path, expected: Manifest) -> bytes:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest, not compared with anything. Raise OSError or ValueError if there is none."""
     with (folder / FILE).open("rb") as file:
-        values = json.loads(_manifest_of(file))
-    if not isinstance(values, dict):
-        raise ValueError(f"the manifest of {folder / FILE} is not a JSON object")
-    return values
+        return parse_object(_manifest_of(file))
 
 
 def _check(folder: Path, content: bytes, expected: Manifest) -> dict[str, Any]:
     """Return the manifest. Raise EngineFileError if it is damaged or does not match `expected`."""
     found = _parse(folder, content, expected)
     if different := [
-        f"{name} is {found[name]!r}, expected {want!r}"
+        f"{name} is {shown(found[name])}, expected {shown(want)}"
         for name, want in expected.facts.items()
         if not _agree(found[name], want)
     ]:
@@ -116,14 +116,12 @@ def _check(folder: Path, content: bytes, expected: Manifest) -> dict[str, Any]:
 
 def _parse(folder: Path, content: bytes, expected: Manifest) -> dict[str, Any]:
     try:
-        values = json.loads(content)
-    except ValueError:  # includes invalid UTF-8
-        raise _error(folder, f"the manifest of {FILE} is not valid JSON", expected) from None
-    if not isinstance(values, dict):
-        raise _error(folder, f"the manifest of {FILE} is not a JSON object", expected)
+        values = parse_object(content)
+    except ValueError as error:
+        raise _error(folder, f"the manifest of {FILE} {error}", expected) from None
     names = {*expected.facts, *expected.notes, "size", "sha256"}
     if unknown := sorted(values.keys() - names):
-        raise _error(folder, f"the manifest of {FILE} has the unknown field {unknown[0]!r}", expected)
+        raise _error(folder, f"the manifest of {FILE} has the unknown field {shown(unknown[0])}", expected)
     if missing := sorted(names - values.keys()):
         raise _error(folder, f"the manifest of {FILE} lacks the field {missing[0]!r}", expected)
     return values

@@ -1,12 +1,14 @@
 """Chooses the device, precision and backend on this machine."""
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from reading import shown
 from runtime.eager import EagerEngine
 from runtime.engine import Engine
 from runtime.inductor import InductorEngine
@@ -37,16 +39,32 @@ NAMES = (*BACKENDS, "tensorrt")  # tensorrt loads engines only from files: see c
 PRECISIONS = {p.name: p for p in (Precision("fp32", torch.float32), Precision("fp16", torch.float16))}
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device; "auto" is the GPU if there is one. Raise ValueError for other names and missing devices."""
+def check_name(argument: str, name: object) -> None:
+    """Raise TypeError if the name that was given for an argument is not a string."""
+    if not isinstance(name, str):
+        raise TypeError(f"{argument}: got {shown(name)}, expected a string")
+
+
+def check_switch(argument: str, value: bool) -> bool:
+    """Return the value. Raise TypeError if it is not True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument}: got {shown(value)}, expected True or False")
+    return value
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """Return the device; "auto" is the GPU if there is one.
+
+    Raise TypeError for any other type, and ValueError for other names and missing devices.
+    """
+    if isinstance(name, torch.device):
+        name = str(name)
+    check_name("device", name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {name!r}: expected auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", name, re.ASCII):
+        raise ValueError(f"device {shown(name)}: expected auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {name!r}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here; "
@@ -58,12 +76,13 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(name: str, device: torch.device) -> Precision:
     """Return the precision; "auto" is fp16 on a GPU and fp32 on the CPU, which supports only fp32.
 
-    Raise ValueError for an unknown or unsupported precision.
+    Raise TypeError if the name is no string, and ValueError for an unknown or unsupported precision.
     """
+    check_name("precision", name)
     if name == "auto":
         name = "fp16" if device.type == "cuda" else "fp32"
     if name not in PRECISIONS:
-        raise ValueError(f"precision {name!r}: expected auto, {' or '.join(PRECISIONS)}")
+        raise ValueError(f"precision {shown(name)}: expected auto, {' or '.join(PRECISIONS)}")
     if name == "fp16" and device.type == "cpu":
         raise ValueError("precision 'fp16' needs a CUDA device, and the device is cpu: use fp32")
     return PRECISIONS[name]
@@ -72,15 +91,16 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 def choose_backends(name: str, device: torch.device) -> tuple[str, ...]:
     """Return the backends to try, fastest first: for "auto" all that the device supports, otherwise only `name`.
 
-    Raise ValueError for an unknown name, and for TensorRT without a GPU.
+    Raise TypeError if the name is no string, and ValueError for an unknown name and for TensorRT without a GPU.
     """
+    check_name("backend", name)
     if name == "auto":
         if device.type != "cuda":
             return ("eager",)
         has_tensorrt = any(library.is_for([capability(device)]) for library in installed())
         return ("tensorrt", "inductor", "eager") if has_tensorrt else ("inductor", "eager")
     if name not in NAMES:
-        raise ValueError(f"backend {name!r}: expected auto, {', '.join(NAMES[:-1])} or {NAMES[-1]}")
+        raise ValueError(f"backend {shown(name)}: expected auto, {', '.join(NAMES[:-1])} or {NAMES[-1]}")
     if name == "tensorrt":
         try:
             check_device(device)

@@ -1,6 +1,7 @@
 """Only complete engine files that match are loaded. For others, one sentence lists the differences and the command."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+import cldm.engine_files
+from cldm.engine_files import Target, _title, find_engines
+from reading import shown
 from runtime.artifacts import FILE, KERNELS, EngineFileError, Manifest, load, read, read_manifest, save
 from runtime.machine import machine
 
@@ -91,17 +95,34 @@ def test_files_of_earlier_versions_are_refused_and_replaced(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"", "the manifest of engines.bin is not valid JSON"),
-        (b'{"backend": "induc', "the manifest of engines.bin is not valid JSON"),
-        (b"\xff\xfe", "the manifest of engines.bin is not valid JSON"),
-        (b"[]", "the manifest of engines.bin is not a JSON object"),
-        (b"{}", "the manifest of engines.bin lacks the field 'backend'"),
-        (b'{"newer": 1}', "the manifest of engines.bin has the unknown field 'newer'"),
+        (b"", "is not valid JSON ("),
+        (b'{"backend": "induc', "is not valid JSON ("),
+        (b"\xff\xfe", "is not valid JSON ("),
+        (b"[" * 100_000, "is not valid JSON (nested too deeply)"),
+        (b'{"size": 1, "size": 2}', "is not valid JSON (the key 'size' is given twice)"),
+        (b"[]", "is not a JSON object"),
+        (b"{}", "lacks the field 'backend'"),
+        (b'{"newer": 1}', "has the unknown field 'newer'"),
     ],
+    ids=range(8),
 )
 def test_damaged_manifest(folder: Path, content: bytes, what: str) -> None:
     write(folder, content)
-    assert refusal(folder) == what
+    assert refusal(folder).startswith(f"the manifest of engines.bin {what}")
+
+
+@pytest.mark.parametrize("size", [None, "7", [7], 10**90, {"size": 7}, 8])
+def test_another_size(folder: Path, size: object) -> None:
+    rewrite(folder, lambda values: values.update(size=size))
+    assert refusal(folder) == f"engines.bin has 7 bytes of artifacts, expected {shown(size)}"
+    rewrite(folder, lambda values: values.update(size=7, sha256=size))
+    assert "the SHA-256 of its artifacts differs" in refusal(folder)
+
+
+def test_a_pipe_is_not_read(folder: Path) -> None:
+    (folder / FILE).unlink()
+    os.mkfifo(folder / FILE)
+    assert refusal(folder) == "engines.bin is a pipe"
 
 
 @pytest.mark.parametrize(
@@ -187,3 +208,23 @@ def test_machine_is_part_of_a_manifest() -> None:
     assert json.loads(json.dumps(values)) == values
     assert values["capability"] == [torch.backends.cpu.get_cpu_capability()]
     assert all(values.values())
+
+
+def test_artifacts_that_hold_no_engines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, stub in {
+        "check_device": lambda device: None,
+        "expected_manifest": lambda target, device: EXPECTED,
+        "read": lambda folder, expected: DATA,
+    }.items():
+        monkeypatch.setattr(cldm.engine_files, name, stub)
+    target = Target("small", 64, 64, 1, "fp32", "tensorrt")
+    with pytest.raises(EngineFileError, match=r"engines\.bin holds no TensorRT engines; build them with python -m"):
+        find_engines(target, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("built", [None, 3, ["TensorRT 10"], {}, "TensorRT for RTX 1.7"])
+def test_the_title_of_a_manifest(folder: Path, built: object) -> None:
+    rewrite(folder, lambda values: values.update(tensorrt=built))
+    assert _title(folder) == ("TensorRT for RTX" if isinstance(built, str) else "")
+    write(folder, b"[" * 100_000)
+    assert _title(folder) == ""

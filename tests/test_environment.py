@@ -88,7 +88,7 @@ def checkout(tmp_path: Path) -> Path:
     root = tmp_path / "checkout"
     for name in ("build", "runtime"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("preprocess.sh", "pyproject.toml", "files.py"):
+    for name in ("preprocess.sh", "pyproject.toml", "files.py", "reading.py"):
         shutil.copy(ROOT / name, root / name)
     python = root / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARROWS = {
     "files": set[str](),
     "commands": set[str](),
+    "reading": set[str](),
     "ldm": set[str](),
     "weights": {"ldm"},
     "plugins": {"ldm"},
@@ -25,8 +26,8 @@ ARROWS = {
     "build": {"canny2image_TRT", "cldm", "ldm", "plans", "plugins", "runtime", "scoring", "weights"},
 }
 OURS = {*ARROWS, "training", "benchmarks", "examples", "tests"}
-for name in ARROWS.keys() - {"files", "commands"}:
-    ARROWS[name].add("files")
+for name in ARROWS.keys() - {"commands", "files", "reading"}:
+    ARROWS[name] |= {"files", "reading"}
 # No package above imports these, and they do not import each other; benchmarks may import build.
 ARROWS |= {
     "training": OURS - {"build", "training", "benchmarks", "examples", "tests"},

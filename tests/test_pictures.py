@@ -1,7 +1,9 @@
 """One rule for picture files, the contest's: alpha dropped, 8 bits, three channels, EXIF's orientation applied."""
 
+import os
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,7 @@ from PIL import Image, ImageOps
 import compute_score
 import plans.requests
 from cldm.canny import hwc3
-from scoring.pictures import find_pictures, read
+from scoring.pictures import find_captions, find_pictures, read
 
 ROOT = Path(compute_score.__file__).parent
 RGB = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
@@ -92,11 +94,86 @@ def test_scoring_and_plans_read_a_folder_alike(tmp_path: Path, monkeypatch: pyte
 
 def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
     shutil.copy(__file__, tmp_path / "bird.png")
-    for name in ("bird.png", "absent.png"):
-        with pytest.raises(
-            ValueError, match=rf"pictures: .*{name} is missing or is not a picture that OpenCV can read"
-        ):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for name, why in {
+        "bird.png": r"is damaged or no picture \(unknown format\): replace the file, or save it again as PNG",
+        "absent.png": r"cannot be read \(No such file or directory\)",
+        "pipe.png": r"cannot be read \(it is not a regular file\)",
+        "folder.png": r"cannot be read \(it is not a regular file\)",
+    }.items():
+        with pytest.raises(ValueError, match=rf"^pictures: \S*{name} {why}$"):
             read(tmp_path / name)
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.7, 0.95])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp"])
+def test_truncated_pictures_are_refused(tmp_path: Path, suffix: str, kept: float) -> None:
+    whole = cv2.imencode(f".{suffix}", RGB)[1].tobytes()
+    (tmp_path / f"bird.{suffix}").write_bytes(whole)
+    read(tmp_path / f"bird.{suffix}")
+    (tmp_path / f"bird.{suffix}").write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(ValueError, match=rf"^pictures: \S*bird.{suffix} is damaged.*: replace the file") as caught:
+        find_pictures(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("side", [2**14, 2**30])
+def test_a_huge_header_is_refused_before_decoding(tmp_path: Path, side: int) -> None:
+    content = bytearray(cv2.imencode(".png", RGB)[1].tobytes())
+    content[16:24] = side.to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (tmp_path / "bird.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^pictures: \S*bird.png has more than 67108864 pixels: scale it down$"):
+        read(tmp_path / "bird.png")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.jpg", "ab.jpg", "a.png"),
+        ("bird.png", "Bird.jpg"),
+        ("\u00e4.png", "a\u0308.jpg"),
+        ("STRASSE.png", "straße.png"),
+    ],
+)
+def test_names_that_collide(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        Image.fromarray(RGB).save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"would get the same result files; rename one"):
+        find_pictures(tmp_path)
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / os.fsdecode(b"b\xffrd.png"))
+    with pytest.raises(ValueError, match=r"the name 'b\\udcffrd\.png' in .* is not UTF-8: rename the file"):
+        find_pictures(tmp_path)
+
+
+def test_other_files_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    Image.fromarray(RGB).save(tmp_path / "bird.png")
+    for name in ("._bird.png", ".hidden.jpg", ".DS_Store", "bird.txt"):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbfa bird\n")
+    assert list(find_pictures(tmp_path)) == ["bird"]
+    assert caplog.messages == []
+    (tmp_path / "notes.pdf").touch()
+    (tmp_path / "folder.png").mkdir()
+    assert list(find_pictures(tmp_path)) == ["bird"]
+    assert caplog.messages == [f"pictures: ignored 2 other entries of {tmp_path}, such as 'folder.png'"]
+
+
+def test_captions(tmp_path: Path) -> None:
+    (tmp_path / "bird.txt").write_bytes(b"\xef\xbb\xbfa bird\n")
+    (tmp_path / "._bird.txt").write_bytes(b"\xff")
+    assert find_captions(tmp_path) == {"bird": "a bird"}
+    (tmp_path / "bird.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"the caption .*bird\.txt is no UTF-8 text: save it as UTF-8"):
+        find_captions(tmp_path)
+    (tmp_path / "bird.txt").unlink()
+    (tmp_path / "bird.txt").mkdir()
+    with pytest.raises(ValueError, match=r"the caption .*bird\.txt cannot be read \(Is a directory\)"):
+        find_captions(tmp_path)
 
 
 def test_no_other_module_reads_pictures_with_opencv() -> None:

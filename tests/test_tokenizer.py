@@ -1,6 +1,10 @@
+import json
 import logging
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -108,9 +112,70 @@ def test_error_names_missing_files(tmp_path: Path, on_hub: str | None) -> None:
         assert str(place) in str(caught.value)
 
 
-@pytest.mark.parametrize("vocabulary", ['{"a', "[]", '{"a": 0}'])
-def test_error_names_damaged_files(tmp_path: Path, vocabulary: str) -> None:
-    (tmp_path / "vocab.json").write_text(vocabulary)
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    with pytest.raises(TokenizerError, match=str(tmp_path)):
+Change = Callable[[dict[str, Any], list[Any]], object]
+TOKENS = json.loads((FOLDER / "vocab.json").read_text())
+MERGES = (FOLDER / "merges.txt").read_text().splitlines()[1:]
+
+
+def write(folder: Path, one_file: bool, change: Change) -> None:
+    """Write the small tokenizer's files after `change(tokens, merges)`."""
+    tokens, merges = dict(TOKENS), [*MERGES]
+    change(tokens, merges)
+    if one_file:
+        load_tokenizer([FOLDER], 77).tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+        content = json.loads((folder / "tokenizer.json").read_text())
+        content["model"] |= {"vocab": tokens, "merges": merges}
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+    else:
+        (folder / "vocab.json").write_text(json.dumps(tokens))
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+
+
+@pytest.mark.parametrize("one_file", [False, True])
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda tokens, merges: merges.clear(), "has 799 tokens, expected 514 for 0 merges"),
+        (lambda tokens, merges: merges.__delitem__(slice(200, None)), "expected 714 for 200 merges"),
+        (lambda tokens, merges: merges.append("q q"), r"has no token for the merge \['q', 'q'\]"),
+        (lambda tokens, merges: merges.append("a b c"), r"has no token for the merge \['a', 'b', 'c'\]"),
+        (lambda tokens, merges: tokens.update({"a": -1}), "does not number its 799 tokens from 0 to 798$"),
+        (lambda tokens, merges: tokens.update({"a": 10**9}), "does not number its 799 tokens from 0 to 798$"),
+        (lambda tokens, merges: tokens.update({"a": tokens["b"]}), "does not number its 799 tokens from 0 to 798$"),
+        (lambda tokens, merges: tokens.update({"a": 1.0}), r"tokens from 0 to 798 \('a' has 1.0\)"),
+        (lambda tokens, merges: tokens.update({"a": [1]}), r"tokens from 0 to 798 \('a' has \[1\]\)"),
+        (
+            lambda tokens, merges: tokens.update({"xyzzy": tokens.pop("<|endoftext|>")}),
+            r"lacks the token <\|endoftext\|>",
+        ),
+        (lambda tokens, merges: tokens.clear(), "lacks the token"),
+    ],
+    ids=range(11),
+)
+def test_vocabulary_and_merges_belong_together(tmp_path: Path, one_file: bool, change: Change, problem: str) -> None:
+    write(tmp_path, one_file, lambda tokens, merges: None)
+    load_tokenizer([tmp_path], 77)
+    write(tmp_path, one_file, change)
+    file = "tokenizer.json" if one_file else "vocab.json"
+    with pytest.raises(
+        TokenizerError, match=rf"the tokenizer in .* cannot be read \({file} .*: fetch the files"
+    ) as got:
         load_tokenizer([tmp_path], 77)
+    assert re.search(problem, str(got.value).removesuffix("): fetch the files again"))
+
+
+@pytest.mark.parametrize("model", [None, [], {"type": "WordPiece"}, {"type": "BPE", "end_of_word_suffix": None}])
+def test_another_kind_of_tokenizer(tmp_path: Path, model: object) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json is of another kind, expected CLIP's BPE with </w>"):
+        load_tokenizer([tmp_path], 77)
+
+
+@pytest.mark.parametrize("vocabulary", [b'{"a', b"[]", b'{"a": 0}', b"[" * 100_000, b"\xff", b'{"a": {"b": 0}}'])
+@pytest.mark.parametrize("merges", [b"#version: 0.2\n", b"\xff\n"])
+def test_error_names_damaged_files(tmp_path: Path, vocabulary: bytes, merges: bytes) -> None:
+    (tmp_path / "vocab.json").write_bytes(vocabulary)
+    (tmp_path / "merges.txt").write_bytes(merges)
+    with pytest.raises(TokenizerError, match=rf"the tokenizer in {tmp_path} cannot be read \((vocab|merges)") as caught:
+        load_tokenizer([tmp_path], 77)
+    assert len(str(caught.value).splitlines()) == 1

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ldm.config import Architecture
 from ldm.weights import CheckpointError
+from reading import shown
 from weights.lora_names import foreign_kind, layer_names, split_name, weight_shapes
 
 LARGEST = torch.finfo(torch.float32).max
@@ -79,9 +80,9 @@ def merge(weight: Tensor, patches: Sequence[tuple[Patch, float]]) -> Tensor:
 def check_strength(strength: object) -> None:
     """Raise TypeError or ValueError if the strength of a LoRA is not a finite number."""
     if not isinstance(strength, numbers.Real) or isinstance(strength, bool):
-        raise TypeError(f"strength of a LoRA: got {strength!r}, expected a number")
-    if not abs(float(strength)) <= LARGEST:
-        raise ValueError(f"strength of a LoRA: got {strength}, expected a finite number")
+        raise TypeError(f"strength of a LoRA: got {shown(strength)}, expected a number")
+    if not abs(strength) <= LARGEST:
+        raise ValueError(f"strength of a LoRA: got {shown(strength)}, expected a finite number")
 
 
 def _refuse_others(tensors: Mapping[str, Tensor], left: list[str], source: str, context_width: int) -> None:

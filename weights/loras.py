@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ldm.config import Architecture
 from ldm.weights import CheckpointError
+from reading import path_text, shown
 from weights.folders import read_json, resolve_file
 from weights.lora import Patch, check_strength, merge, read_lora
 from weights.lora_names import split_name
@@ -27,12 +28,12 @@ METADATA = "lora_adapter_metadata"  # where diffusers keeps PEFT's settings in a
 def check_loras(loras: Sequence[tuple[Any, float]]) -> Loras:
     """Return files and strengths as a tuple. Raises TypeError or ValueError for anything else."""
     if not isinstance(loras, (tuple, list)):
-        raise TypeError(f"loras: got {loras!r}, expected a list of (file, strength) pairs, [] for none")
+        raise TypeError(f"loras: got {shown(loras)}, expected a list of (file, strength) pairs, [] for none")
     for one in loras:
         if not isinstance(one, (tuple, list)) or len(one) != 2:
-            raise TypeError(f"loras: got {one!r}, expected pairs such as ('style.safetensors', 0.8)")
+            raise TypeError(f"loras: got {shown(one)}, expected pairs such as ('style.safetensors', 0.8)")
         check_strength(one[1])
-    return tuple((str(file), float(strength)) for file, strength in loras)
+    return tuple((path_text("loras", file), float(strength)) for file, strength in loras)
 
 
 def parse_lora(text: str) -> tuple[str, float]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm.config import Architecture
 from ldm.weights import CheckpointError
+from reading import shown
 from weights.folders import BASE_PARTS, check_scaling, check_scheduler, read_folder, resolve, weight_files
 from weights.names import Parts, sort_tensors
 from weights.read import read_tensors
@@ -57,19 +58,19 @@ class Source:
 
 def split(name: str) -> list[str]:
     """Split BASE:CONTROL at the colon; a colon inside an existing path does not count. Raises CheckpointError."""
-    if os.pathsep not in name or "://" in name or Path(name).exists():
+    if os.pathsep not in name or "://" in name or os.path.exists(name):
         return [name]
     pieces = name.split(os.pathsep)
     halves = [(os.pathsep.join(pieces[:i]), os.pathsep.join(pieces[i:])) for i in range(1, len(pieces))]
     if len(halves) == 1:
         return [half for half in halves[0] if half] if all(halves[0]) else _bad(name)
-    existing = [pair for pair in halves if all(Path(half).exists() for half in pair)]
+    existing = [pair for pair in halves if all(os.path.exists(half) for half in pair)]
     return list(existing[0]) if len(existing) == 1 else _bad(name)
 
 
 def _bad(name: str) -> list[str]:
     raise CheckpointError(
-        f"weights {name!r}: expected BASE or BASE{os.pathsep}CONTROL with two paths that exist; a path with a "
+        f"weights {shown(name)}: expected BASE or BASE{os.pathsep}CONTROL with two paths that exist; a path with a "
         f"{os.pathsep!r} in it cannot be told apart from them, so rename it or give a link to it"
     )
 
