@@ -33,6 +33,7 @@ from runtime.timing import Span, Timeline
 
 SIDE = ("hint", "control")  # stages on the side stream; each stream runs one stage at a time
 MakeEngine = Callable[[EngineSpec, nn.Module], Engine]
+Watch = Callable[[str], object]  # called with the name of each stage when it starts; a graph does not call it
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Pipeline:
         self.graph: Graph | None = None
         self.no_graph = "the CPU has none" if device.type == "cpu" else "not captured"  # reason for no graph
         self.clock: Timeline | None = None
+        self.watch: Watch | None = None
         stages = make_stages(model, shape.height, shape.width, shape.samples, shape.syntax)
         streams.begin()
         with torch.cuda.stream(self.streams.main):
@@ -97,13 +99,15 @@ class Pipeline:
             self.shifts.copy_(time_table(self.model, [step.timestep for step in self._evaluations(eta=0.0)]))
 
     @torch.inference_mode()
-    def __call__(self, request: Request, tokenizer: Tokenizer) -> list[Picture]:
+    def __call__(self, request: Request, tokenizer: Tokenizer, watch: Watch | None = None) -> list[Picture]:
         """Return the request's pictures, uint8 [height, width, 3] each. Raises ValueError if they are not finite."""
         self.write(request, tokenizer)
         if self.graph:
             self.graph.launch()
         else:
+            self.watch = watch
             self.run()
+            self.watch = None
         self.streams.synchronize()
         check_finite(self.largest, request, self.buffers["kv"].dtype)
         return list(self.pictures.numpy().copy())
@@ -192,6 +196,8 @@ class Pipeline:
         self.streams.join()
 
     def _enqueue(self, name: str, stream: StreamName = "main") -> None:
+        if self.watch:
+            self.watch(name)
         with self._span(name, stream):
             self.engines[name].enqueue(self.streams[stream])
 

@@ -11,7 +11,7 @@ from cldm.canny import Picture
 from cldm.engine_choice import Engines
 from cldm.model import ControlLDM
 from cldm.one_graph import record
-from cldm.pipeline import Pipeline, Shape
+from cldm.pipeline import Pipeline, Shape, Watch
 from cldm.request import Request
 from ldm.tokenizer import Tokenizer
 from plans.plan import Plan
@@ -33,7 +33,7 @@ class Pipelines:
         self.streams, self.strict = streams, strict
         self.kept: OrderedDict[Shape, Pipeline] = OrderedDict()  # least recently used first
 
-    def draw(self, request: Request, plan: Plan) -> list[Picture]:
+    def draw(self, request: Request, plan: Plan, watch: Watch | None = None) -> list[Picture]:
         """Return the request's pictures. Creates a pipeline for a new shape, replacing the least recently used one."""
         shape = self.shape(request, plan)
         if shape not in self.kept:
@@ -42,7 +42,7 @@ class Pipelines:
                 torch.cuda.empty_cache()
             self.kept[shape] = self._made_alone(shape, request)
         self.kept.move_to_end(shape)
-        return self.kept[shape](request, self.tokenizer)
+        return self.kept[shape](request, self.tokenizer, watch)
 
     def shape(self, request: Request, plan: Plan) -> Shape:
         return Shape(*request.size, request.num_samples, request.ddim_steps, plan, self.engines.syntax)

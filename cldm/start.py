@@ -1,5 +1,6 @@
 """Starts a runtime: chooses backend and plan, and generates the first picture, on a CPU with one evaluation only."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from cldm.model import ControlLDM
+from cldm.pipeline import Watch
 from cldm.pipeline_cache import Pipelines
 from cldm.request import Request
 from plans.choice import PlanChoice
@@ -32,25 +34,28 @@ def start(pipelines: Pipelines, backends: tuple[str, ...], plan: PlanChoice, pro
         if engines.backend.name == "inductor":
             _compiled_form(pipelines.model, engines.device)
         progress.update()
-        progress.set_description("generating the first picture")
         try:
             if plan.eligible:
-                progress.set_description("measuring plans")
-                plan.measure(lambda one: _milliseconds(pipelines, request, one))
-                progress.set_description("generating the first picture")
+                plan.measure(partial(_milliseconds, pipelines, request, _shown(progress, "measuring plans")))
             first = plan(request.ddim_steps)
             if engines.device.type == "cpu":
                 first = Plan(first.steps, first.evaluated[:1])
-            pipelines.draw(request, first)
+            pipelines.draw(request, first, _shown(progress, "generating the first picture"))
             return
         except TensorRTError as error:
             backends = engines.without_tensorrt(backends, error)
             pipelines.clear()
 
 
-def _milliseconds(pipelines: Pipelines, request: Request, plan: Plan) -> float:
+def _shown(progress: "tqdm[Any]", work: str) -> Watch:
+    """Show the work, and return a function that shows each of its stages too."""
+    progress.set_description(work)
+    return lambda stage: progress.set_description(f"{work}: {stage}")
+
+
+def _milliseconds(pipelines: Pipelines, request: Request, watch: Watch, plan: Plan) -> float:
     pipeline = pipelines.make(pipelines.shape(request, plan), request)
-    return median_ms(lambda: pipeline(request, pipelines.tokenizer), runs=3)
+    return median_ms(lambda: pipeline(request, pipelines.tokenizer, watch), runs=3)
 
 
 def _compiled_form(model: ControlLDM, device: torch.device) -> None:

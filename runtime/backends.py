@@ -53,7 +53,7 @@ def check_switch(argument: str, value: bool) -> bool:
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """Return the device; "auto" is the GPU if there is one.
+    """Return the device; "auto" is the GPU if there is one, and "cuda" the current one, with its number.
 
     Raise TypeError for any other type, and ValueError for other names and missing devices.
     """
@@ -61,7 +61,7 @@ def choose_device(name: str | torch.device) -> torch.device:
         name = str(name)
     check_name("device", name)
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", name, re.ASCII):
         raise ValueError(f"device {shown(name)}: expected auto, cpu, cuda or cuda:N")
     device = torch.device(name)
@@ -70,6 +70,8 @@ def choose_device(name: str | torch.device) -> torch.device:
             f"device {name!r}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here; "
             "use device cpu, or install a driver and a CUDA build of PyTorch"
         )
+    if name == "cuda":  # the caller's current device may change
+        return torch.device("cuda", torch.cuda.current_device())
     return device
 
 

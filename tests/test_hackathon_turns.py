@@ -102,5 +102,7 @@ def test_initialize_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     hackathon("random:0", plan="19", device="cpu").initialize()
     progress = shown.return_value.__enter__.return_value
     said = [call.args[0] for call in progress.set_description.call_args_list]
-    assert said == ["loading weights", "loading engines", "generating the first picture"]
+    first = "generating the first picture"
+    stages = [f"{first}: {stage}" for stage in ("hint", "text", "control", "encoder", "decoder", "vae")]
+    assert said == ["loading weights", "loading engines", first, *stages]
     assert progress.update.call_count == shown.call_args.kwargs["total"] == 3

@@ -14,6 +14,7 @@ from plans.auto import Costs, best_plan, eligible_plans, measure_costs
 from plans.files import Distance, PlanFile, write_plan
 from plans.plan import Plan
 from scoring.leaderboard import leaderboard_score
+from tests.arguments import process
 from tests.inside import last_of
 
 COSTS = Costs(once=26.8, evaluation=17.6)  # on the contest's A10
@@ -77,6 +78,7 @@ def test_runtime_chooses_the_quickest_plan_within_max_pd(caplog: pytest.LogCaptu
     assert runtime._plan.auto == replace(file(3, 0.2, "PD*"), architecture="tiny")
     assert "plan auto: tiny_3, about" in caplog.text
     assert "mean PD* 0.2" in caplog.text
+    process(runtime)
     assert runtime.settings["plan"] == "auto: tiny_3"
     request = Request.contest(np.zeros((64, 64, 3), np.uint8), image_resolution=64)
     runtime.draw(request)
