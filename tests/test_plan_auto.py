@@ -87,4 +87,5 @@ def test_runtime_chooses_the_quickest_plan_within_max_pd(caplog: pytest.LogCaptu
     assert runtime.settings["evaluates"] == "4 of 4 steps", "another number of steps evaluates every step"
     runtime._plan.eligible = runtime._plan.eligible[1:]
     runtime.initialize()
+    runtime.draw(request)
     assert last_of(runtime).shape.plan == file(4, 0.1).plan, "initialize() did not choose again"
