@@ -13,6 +13,7 @@ import logging
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -124,7 +125,6 @@ def _build_one(options: argparse.Namespace, backend: str) -> None:
     from build.measurement import table
     from cldm.checkpoint import find_checkpoint
     from cldm.engine_files import is_up_to_date
-    from runtime.artifacts import FILE
 
     device = choose_device(options.device)
     if backend == "tensorrt" or not options.architecture:
@@ -144,11 +144,7 @@ def _build_one(options: argparse.Namespace, backend: str) -> None:
         return
     check_writable(target.folder.parent)
     with locked(target.folder.parent / f".{target.folder.name}.lock", "stop it"):
-        if target.folder.exists():  # else it is created when all engines are built
-            check_writable(target.folder)
-            check_file(target.folder / FILE)
-        if builder and builder.timing_cache:
-            check_file(builder.timing_cache)
+        _check_files(target.folder, builder.timing_cache if builder else None)
         if builder:
             reports, measurements = build.tensorrt.build(target, checkpoint, builder, options.strict)
             print(layers(reports))
@@ -156,6 +152,17 @@ def _build_one(options: argparse.Namespace, backend: str) -> None:
             measurements = build.inductor.build(target, device)
     print(table(measurements))
     print(f"engines: saved in {target.folder}")
+
+
+def _check_files(folder: Path, timing_cache: Path | None) -> None:
+    """Raise OSError if the build could not write its files, without creating the folder."""
+    from runtime.artifacts import FILE
+
+    if folder.exists():
+        check_writable(folder)
+        check_file(folder / FILE)
+    if timing_cache:
+        check_file(timing_cache)
 
 
 def _target(options: argparse.Namespace, backend: str, device: torch.device, architecture: str) -> "Target":

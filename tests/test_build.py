@@ -1,8 +1,11 @@
 """The engine builder's command line. Engines are eager, because compiling takes minutes."""
 
+import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from build.__main__ import main
 from build.errors import BuildError
 from cldm.engine_files import Target, expected_manifest, load_engine_files
 from cldm.prompt_syntax import PromptSyntax
+from files import locked
 from runtime.artifacts import FILE, EngineFileError, read
 from runtime.eager import EagerEngine
 from runtime.engine import Engine, Stream
@@ -107,6 +111,38 @@ def test_prompts_in_webuis_syntax(chunks: int, engines: Path, capsys: pytest.Cap
         load_engine_files(TARGET, CPU)
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"engines: up to date ({target.folder})"
+
+
+def test_the_log_of_a_rebuild_is_short(
+    engines: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANNY2IMAGE_CHECKPOINT", "random:0")
+    command = "--backend inductor --height 64 --width 64 --device cpu".split()
+    caplog.set_level(logging.INFO)
+    assert main(command) == 0
+    assert caplog.messages == [
+        "weights: random:0 (small, from $CANNY2IMAGE_CHECKPOINT)",
+        f"engine files {TARGET.folder}: the folder does not exist; building them",
+    ]
+    (TARGET.folder / FILE).write_bytes(b"")
+    caplog.clear()
+    assert main(command) == 0
+    assert caplog.messages[1:] == [
+        f"engine files {TARGET.folder}: the manifest of engines.bin is not valid JSON; building them"
+    ]
+
+
+def test_what_a_build_cannot_write_is_noticed_before_it(
+    engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build.inductor, "build", Mock(side_effect=AssertionError("the build must not start")))
+    engines.mkdir()
+    with locked(engines / f".{TARGET.folder.name}.lock", ""):
+        assert main(COMMAND) == 1
+        assert re.search(r"^engines: .+_fp32\.lock is locked by process \d+ on .+: wait", capsys.readouterr().err)
+    (TARGET.folder / FILE).mkdir(parents=True)
+    assert main(COMMAND) == 1
+    assert f"engines: {TARGET.folder / FILE} cannot be written (it is a folder)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("engine", [WrongEngine, IdleEngine])

@@ -2,15 +2,19 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import benchmarks.latency
+import benchmarks.loras
+import benchmarks.tricks
 from benchmarks.diffusers_networks import make_networks
 from benchmarks.drawing import Drawing, Inputs
 from benchmarks.peers import KINDS, contest_request, inputs_for, main, peers
@@ -112,6 +116,42 @@ def test_bad_choices_raise(loaded: tuple[ControlLDM, Tokenizer], monkeypatch: py
             peers(names, model, plans, CPU, torch.float32)
     with pytest.raises(ValueError, match="the peers support only"):
         inputs_for(Request(**vars(contest_request()) | {"scale": 7.5}), tokenizer, CPU)
+
+
+def test_a_missing_library_is_said_before_the_weights_are_created(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(SystemExit, match="error: the peers need the diffusers library"):
-        main(["--architecture", "small", "--device", "cpu"])
+    monkeypatch.setattr(Checkpoint, "load_model", Mock(side_effect=AssertionError("too early")))
+    for command in (main, benchmarks.latency.main):
+        with pytest.raises(SystemExit, match="error: the peers need the diffusers library"):
+            command(["--architecture", "small", "--device", "cpu"])
+
+
+COMMANDS = [main, benchmarks.latency.main, benchmarks.tricks.main, benchmarks.loras.main]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__module__)
+def test_the_real_size_on_the_cpu_must_be_asked_for(
+    command: Callable[[list[str]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Checkpoint, "load_model", Mock(side_effect=ValueError("loading")))
+    with pytest.raises(SystemExit, match="sd15, the default, takes minutes for each picture on the CPU: give --arch"):
+        command(["--device", "cpu"])
+    with pytest.raises(SystemExit, match="error: loading"):
+        command(["--device", "cpu", "--architecture", "sd15"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__module__)
+def test_ctrl_c_is_one_line(
+    command: Callable[[list[str]], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Checkpoint, "load_model", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(SystemExit) as caught:
+        command(["--device", "cpu", "--architecture", "small"])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped: nothing was written"
+
+
+@pytest.mark.parametrize("command", COMMANDS[:3], ids=lambda command: command.__module__)
+def test_a_report_that_cannot_be_written_is_said_first(command: Callable[[list[str]], None], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=rf"error: {tmp_path} cannot be written \(it is a folder\)"):
+        command(["--device", "cpu", "--architecture", "small", "--out", str(tmp_path)])

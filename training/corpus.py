@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def _make(folder: Path, recipe: Recipe, count: int) -> list[str]:
     for name, shape in ARRAYS.items():
         open_memmap(folder / f"{name}.npy", "w+", np.uint8, (count, *shape))
     tasks = [(folder, recipe, begin, min(begin + CHUNK, count)) for begin in range(0, count, CHUNK)]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers inherit it: only this process reacts to Ctrl-C
     with multiprocessing.get_context("spawn").Pool(os.cpu_count(), _one_thread) as pool:
+        signal.signal(signal.SIGINT, before)
         made = list(tqdm(pool.imap(_fill, tasks), total=len(tasks), desc="pictures", unit=f"x {CHUNK}"))
     return [caption for captions in made for caption in captions]
 
