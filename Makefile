@@ -1,8 +1,11 @@
 # make score: generates eight pictures, and measures latency and distance. make test: runs all tests. make lint: runs
 # ruff and mypy. All of them first install what they need.
 # CANNY2IMAGE_PYTHON=/usr/bin/python3 uses that interpreter instead of .venv; PYTHON=python3.12 creates .venv with it.
-python := $(or $(CANNY2IMAGE_PYTHON),.venv/bin/python)
+# The shell expands the path, which may have spaces. preprocess.sh says which variables are ignored, and why.
+ignored := -u PYTHONSAFEPATH $(if $(CANNY2IMAGE_PYTHON),,-u PYTHONHOME -u PYTHONPATH)
+python := env $(ignored) "$${CANNY2IMAGE_PYTHON:-.venv/bin/python}"
 
+.NOTPARALLEL:
 .PHONY: score test lint
 score:
 	./preprocess.sh

@@ -1,20 +1,21 @@
-import os
+"""build/environment.py: which requirements are unmet, which packages are damaged, which Pythons are refused."""
+
+import ast
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from build import environment
+from build import environment, requirements
+from tests.toy_project import ROOT, install
 
-ROOT = Path(__file__).resolve().parent.parent
-LACKING = "no-such-distribution>=1"
 PROJECT = """
 [project]
 dependencies = ["pip>=1", "numpy<1.0"]
 [project.optional-dependencies]
-odd = ["no-such-distribution>=1", "torch>=2"]
+odd = ["no-such-distribution>=1", "torch>=2", "numpy<1.0"]
 """
 
 
@@ -22,8 +23,18 @@ odd = ["no-such-distribution>=1", "torch>=2"]
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "pyproject.toml"
     path.write_text(PROJECT)
-    monkeypatch.setattr(environment, "PYPROJECT", path)
+    monkeypatch.setattr(requirements, "PYPROJECT", path)
     return path
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of packages on Python's path, with toy, which requires toydep."""
+    folder = tmp_path / "site"
+    install(folder, "toy", 'toydep>=1; python_version >= "3"')
+    install(folder, "toydep", "toyopt; extra == 'more'")
+    monkeypatch.syspath_prepend(folder)
+    return folder
 
 
 def extras() -> list[str]:
@@ -45,35 +56,59 @@ def test_unknown_extra_lists_the_known(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_every_extra_parses() -> None:
     assert {"dev", "train", "web", "tensorrt", "tensorrt-rtx"} <= set(extras())
-    core = environment.requirements([])
+    core = requirements.read_requirements([])
     for extra in extras():
-        lines = environment.requirements([extra])
+        lines = requirements.read_requirements([extra])
         assert len(lines) > len(core)
         for line in lines:
-            environment.is_fulfilled(line)  # raises for a line that pip cannot parse
-    assert environment.is_fulfilled("torch>=2") is True
+            requirements.is_fulfilled(line)  # raises for a line that pip cannot parse
+    assert requirements.is_fulfilled("torch>=2") is True
     for here in (True, False):  # a requirement of other machines is not lacking
         marker = f"sys_platform {'==' if here else '!='} '{sys.platform}'"
-        assert environment.is_fulfilled(f"no-such-distribution>=1; {marker}") is not here
+        assert requirements.is_fulfilled(f"no-such-distribution>=1; {marker}") is not here
 
 
+@pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
     ("extra", "lacking"), [([], ["numpy<1.0"]), (["odd"], ["numpy<1.0", "no-such-distribution>=1"])]
 )
 def test_lacking_requirements_are_printed(
-    project: Path, extra: list[str], lacking: list[str], capsys: pytest.CaptureFixture[str]
+    extra: list[str], lacking: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert environment.main(extra) == 1
+    assert environment.main(extra) == 0
     assert capsys.readouterr().out.splitlines() == lacking
 
 
+def test_a_missing_pyproject_is_one_sentence(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project.unlink()
+    assert environment.main([]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("version", [(3, 9, 1), (3, 14, 0), (2, 7, 18)])
+@pytest.mark.parametrize("in_venv", [True, False])
 def test_another_python_is_refused(
-    version: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    version: tuple[int, ...], in_venv: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "version_info", version)
+    monkeypatch.setattr(sys, "prefix", str(ROOT / ".venv") if in_venv else "/usr")
     assert environment.main([]) == 2
-    assert f"got Python {version[0]}.{version[1]}, expected 3.10 to 3.13" in capsys.readouterr().err
+    got = capsys.readouterr().err
+    assert f"got Python {version[0]}.{version[1]} ({sys.executable}), expected 3.10 to 3.13: " in got
+    assert ("delete .venv and set PYTHON to" if in_venv else "set PYTHON (or CANNY2IMAGE_PYTHON) to") in got
+
+
+def test_old_pythons_can_read_the_check_of_the_version() -> None:
+    """Python 2.7 knows no annotations, no f-strings, no := and no characters outside ASCII."""
+    tree = ast.parse((ROOT / "build" / "environment.py").read_text(encoding="ascii"), feature_version=(3, 4))
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.JoinedStr | ast.AnnAssign | ast.NamedExpr | ast.Starred | ast.Nonlocal)
+        if isinstance(node, ast.FunctionDef):
+            assert node.returns is None
+            assert not node.args.kwonlyargs
+            assert not any(argument.annotation for argument in node.args.args)
+    outside = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [alias.name for node in outside for alias in node.names] == ["os", "sys"]
 
 
 def test_the_versions_are_those_of_pyproject() -> None:
@@ -82,93 +117,65 @@ def test_the_versions_are_those_of_pyproject() -> None:
     assert wanted in (ROOT / "pyproject.toml").read_text()
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """Copy the files that preprocess.sh needs, and create a .venv whose interpreter logs its calls to `calls`."""
-    root = tmp_path / "checkout"
-    for name in ("build", "runtime"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("preprocess.sh", "pyproject.toml", "files.py", "reading.py"):
-        shutil.copy(ROOT / name, root / name)
-    python = root / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    return root
+def test_complete_packages_are_kept(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "toy" / "__init__.py").write_text("# a user's change\n")
+    assert not list(requirements.find_damaged(site))
+    assert requirements.find_absent(["toy", "toydep"], set()) == []
+    requirements.clean(site)
+    assert capsys.readouterr().out == ""
 
 
-def preprocess(root: Path, *arguments: str, python: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run preprocess.sh without a package index and without GPUs."""
-    offline = {"PIP_NO_INDEX": "1", "PYTHONDONTWRITEBYTECODE": "1", "CANNY2IMAGE_PYTHON": str(python or "")}
-    offline["CUDA_VISIBLE_DEVICES"] = ""  # with a GPU it would build engines, but the project is incomplete here
-    return subprocess.run(
-        [root / "preprocess.sh", *arguments], env={**os.environ, **offline}, capture_output=True, text=True, check=False
-    )
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
 
 
-def tree(root: Path) -> dict[str, int]:
-    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*")}
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "no files": lambda info: shutil.rmtree(info.parent / "toy"),
+    "an empty folder": lambda info: (info.parent / "toy" / "__init__.py").unlink(),
+    "no METADATA": lambda info: (info / "METADATA").unlink(),
+    "an empty METADATA": lambda info: (info / "METADATA").write_text(""),
+    "METADATA without a version": lambda info: (info / "METADATA").write_text("Name: toy\n"),
+    "METADATA that is not text": lambda info: (info / "METADATA").write_bytes(b"Name: toy\nVersion: \xff\n"),
+    "no RECORD": lambda info: (info / "RECORD").unlink(),
+    "an empty RECORD": lambda info: (info / "RECORD").write_text(""),
+    "no INSTALLER": lambda info: (info / "INSTALLER").unlink(),
+    "an empty .dist-info": empty,
+}
 
 
-def lack(root: Path, place: str) -> None:
-    """Add a requirement that cannot be met to `place`: "dependencies" or the name of an extra."""
-    text = (root / "pyproject.toml").read_text()
-    assert f"\n{place} = [" in text
-    (root / "pyproject.toml").write_text(text.replace(f"\n{place} = [", f'\n{place} = ["{LACKING}", ', 1))
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_package_counts_as_absent(
+    damage: Callable[[Path], object], site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = site / "toy-1.0.dist-info"
+    damage(folder)
+    requirements.is_fulfilled("toy>=1")  # an interpreter outside .venv is not examined, but nothing may be raised
+    assert list(requirements.find_damaged(site)) == [folder]
+    assert not requirements.is_fulfilled("Toy>=1", {"toy"})
+    requirements.clean(site)
+    assert str(folder) in capsys.readouterr().out
+    assert not folder.exists(), "pip could not replace the package"
 
 
-@pytest.mark.parametrize("given", [False, True], ids=["in .venv", "CANNY2IMAGE_PYTHON"])
-def test_preprocess_changes_nothing_where_all_is_there(checkout: Path, given: bool) -> None:
-    before = tree(checkout)
-    done = preprocess(checkout, python=Path(sys.executable) if given else None)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "engines: " in done.stdout
-    assert tree(checkout) == before
-    calls = checkout.parent / "calls"
-    assert calls.exists() != given
-    assert given or "pip" not in calls.read_text()
+@pytest.mark.parametrize("version", ["", "Version: \n", "Version: unknown\n", "Version: 0.9\n"])
+def test_a_version_that_says_nothing_is_unmet(version: str, site: Path) -> None:
+    (site / "toy-1.0.dist-info" / "METADATA").write_text("Name: toy\n" + version)
+    assert not requirements.is_fulfilled("toy>=1")
 
 
-def test_preprocess_refuses_an_interpreter_that_lacks_something(checkout: Path) -> None:
-    lack(checkout, "dependencies")
-    before = tree(checkout)
-    done = preprocess(checkout, "dev", python=Path(sys.executable))
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert f"lacks {LACKING}" in line
-    assert "install them there, or unset CANNY2IMAGE_PYTHON" in line
-    assert tree(checkout) == before
+def test_what_installed_packages_require_is_found(site: Path) -> None:
+    assert requirements.find_absent(["toy", "toydep[more]"], set()) == ["toyopt"]
+    shutil.rmtree(site / "toydep-1.0.dist-info")
+    assert requirements.find_absent(["toy"], set()) == ["toydep>=1"]
 
 
-def test_preprocess_goes_on_without_an_extra(checkout: Path) -> None:
-    lack(checkout, "web")
-    done = preprocess(checkout, "web", python=Path(sys.executable))
-    assert done.returncode == 0
-    assert LACKING in done.stderr
-    assert "engines: " in done.stdout
-
-
-def test_preprocess_refuses_an_unknown_extra(checkout: Path) -> None:
-    done = preprocess(checkout, "devel")
-    assert done.returncode == 2
-    assert done.stderr.startswith("unknown extra 'devel': expected one of ")
-
-
-def test_preprocess_names_what_an_interpreter_without_pip_lacks(checkout: Path, tmp_path: Path) -> None:
-    """`uv venv` creates such interpreters, and Debian ships them."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
-    done = preprocess(checkout, python=tmp_path / "bare" / "bin" / "python")
-    assert done.returncode in (1, 2)
-    assert "Traceback" not in done.stderr
-    (line,) = done.stderr.splitlines()
-    assert "lacks " in line
-    assert "lacks :" not in line, "the message names nothing that is missing"
-
-
-def test_make_passes_the_chosen_python_on() -> None:
-    """If the Makefile defined PYTHON, make would export its own value instead of the caller's."""
-    shown = subprocess.run(
-        ["make", "-s", "--eval", "show:;@echo $$PYTHON", "show"],
-        cwd=ROOT, env={**os.environ, "PYTHON": "python3.12"}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert shown.stdout == "python3.12\n"
+def test_what_pip_renamed_is_removed(site: Path) -> None:
+    for name in ("~oy", "~oy-1.0.dist-info", "toy/~lugin"):
+        (site / name).mkdir()
+        (site / name / "library.so").write_text("")
+    (site / "~oy.py").write_text("")
+    requirements.clean(site)
+    kept = ["toy", "toy-1.0.dist-info", "toydep", "toydep-1.0.dist-info"]
+    assert sorted(path.name for path in site.iterdir()) == kept
+    assert [path.name for path in (site / "toy").iterdir()] == ["__init__.py"]

@@ -1,12 +1,16 @@
 """GroupNorm with SiLU: the op on the CPU, the kernel's launch parameters, and its compilation."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 
+import tests.nvrtc
 from benchmarks.group_norm import SHAPES
 from plugins.group_norm.compile import KernelError, Launch, choose_launch, compile_ptx
 from plugins.group_norm.op import group_norm, reference
 from tests.norm_maps import EPS, FORMATS, ODD, SHIFTED, tensors, torchs
+from tests.nvrtc import require_nvrtc
 
 
 @pytest.mark.parametrize("silu", [False, True])
@@ -55,13 +59,7 @@ def test_the_constants_of_a_launch() -> None:
 
 @pytest.fixture(scope="module")
 def nvrtc() -> None:
-    """Skip the test if NVRTC cannot be loaded."""
-    try:
-        compile_ptx(choose_launch(1, 8, 8, 1, EPS, False, channels_last=True, clusters=False).defines, 80)
-    except KernelError as reason:
-        if "cannot be loaded" not in str(reason):
-            raise
-        pytest.skip(str(reason))
+    require_nvrtc()
 
 
 @pytest.mark.usefixtures("nvrtc")
@@ -90,3 +88,14 @@ def test_a_compilers_refusal_brings_its_log() -> None:
         match=r"(?s)NVRTC_ERROR_COMPILATION.*SPAN needs whole groups, THREADS whole warps",
     ):
         compile_ptx((*choose_launch(1, 8, 8, 1, EPS, False, True, False).defines, ("CHANNELS", "9")), 80)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_lost_compiler_fails_where_the_extra_dev_is_installed(
+    installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = KernelError("NVRTC cannot be loaded (no libnvrtc)")
+    monkeypatch.setattr(tests.nvrtc, "compile_ptx", Mock(side_effect=lost))
+    monkeypatch.setattr(tests.nvrtc, "is_fulfilled", lambda line: installed or "nvrtc" not in line)
+    with pytest.raises(KernelError if installed else pytest.skip.Exception, match="NVRTC cannot be loaded"):
+        require_nvrtc()

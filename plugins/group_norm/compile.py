@@ -120,7 +120,7 @@ def compile_ptx(defines: tuple[tuple[str, str], ...], architecture: int) -> byte
         nvrtc.nvrtcVersion()  # loads the library
     except (ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise KernelError(f"NVRTC cannot be loaded ({reason}): run ./preprocess.sh on a machine with CUDA") from error
+        raise KernelError(f"NVRTC cannot be loaded ({reason}): run ./preprocess.sh dev, which installs it") from error
     file = Path(__file__).with_name("kernel.cu")
     # Without the last option, NVRTC treats constexpr functions and lambdas as host code and rejects them.
     options = [f"--gpu-architecture=compute_{architecture}", "--std=c++17", "--device-as-default-execution-space"]

@@ -1,0 +1,93 @@
+"""The Makefile and preprocess.sh with paths and variables of the caller that need care."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.toy_project import ROOT, SITE, make_project, make_venv, run
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = make_project(tmp_path / 'a folder\'s "ü" $HOME')
+    make_venv(root)
+    (tmp_path / "noise.sh").write_text("echo noise; cd /\n")
+    for name in ("build.py", "importlib.py", "toy.py", "encodings.py"):
+        (tmp_path / "other" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "other" / name).write_text("raise SystemExit('the wrong file')\n")
+    (tmp_path / "other" / "toydep-0.1.dist-info").mkdir()
+    return root
+
+
+VARIABLES = {
+    "PYTHONSAFEPATH": "1",
+    "PYTHONPATH": "{parent}/other",
+    "PYTHONHOME": "/nonexistent",
+    "PYTHONDONTWRITEBYTECODE": "",
+    "BASH_ENV": "{parent}/noise.sh",
+    "CDPATH": "{parent}/other",
+    "IFS": "/",
+    "LC_ALL": "C",
+    "SHELLOPTS": "noglob:nounset:xtrace",
+    "POSIXLY_CORRECT": "1",
+    "VIRTUAL_ENV": "/nonexistent",
+}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_variables_of_the_caller(name: str, root: Path) -> None:
+    value = VARIABLES[name].format(parent=root.parent)
+    done = run(root, "make", "-s", "score", "ARGS=--prompt 'two words' x", **{name: value})
+    ignored = [f"preprocess.sh: ignoring {name}={value}, because it changes where Python finds packages"]
+    assert done.stderr.splitlines() == (ignored if name in ("PYTHONSAFEPATH", "PYTHONPATH", "PYTHONHOME") else [])
+    python = root / ".venv" / "bin" / "python"
+    assert done.stdout == f"engines: toy\nscore ['--prompt', 'two words', 'x'] {python}\n"
+
+
+@pytest.mark.parametrize("on_the_command_line", [False, True])
+def test_a_given_interpreter_with_a_space_in_its_path(on_the_command_line: bool, root: Path) -> None:
+    (root.parent / "my env").symlink_to(root / ".venv")
+    python = f"{root.parent}/my env/bin/python"
+    given = {"CANNY2IMAGE_PYTHON": python}
+    arguments = [f"CANNY2IMAGE_PYTHON={python}"] if on_the_command_line else []
+    done = run(root, "make", "-s", *arguments, "score", **({} if on_the_command_line else given))
+    assert done.stdout == f"engines: toy\nscore [] {python}\n", done.stderr
+
+
+def test_a_given_interpreter_keeps_its_pythonpath(root: Path) -> None:
+    folder = root.parent / "modules"
+    folder.mkdir()
+    for name in ("toy", "toy-1.0.dist-info"):
+        (root / SITE / name).rename(folder / name)
+    (root / "compute_score.py").write_text("import toy\nprint(toy.__file__)\n")
+    python = str(root / ".venv" / "bin" / "python")
+    done = run(root, "make", "-s", "score", CANNY2IMAGE_PYTHON=python, PYTHONPATH=str(folder))
+    assert done.stdout == f"engines: toy\n{folder}/toy/__init__.py\n", done.stderr
+
+
+def test_targets_never_run_at_once(root: Path) -> None:
+    (root / "compute_score.py").write_text("import time\ntime.sleep(0.3)\nprint('score')\n")
+    done = run(root.parent, "make", "-s", "-j4", "-C", root.name, "score", "lint", PIP_FIND_LINKS="")
+    assert done.stdout.splitlines()[:2] == ["engines: toy", "score"]
+    assert "unknown extra 'dev'" in done.stderr, "lint has not started"
+
+
+@pytest.mark.parametrize("command", ["links/setup", "./links/setup", "{root}/preprocess.sh"])
+def test_preprocess_from_another_folder(command: str, root: Path) -> None:
+    (root.parent / "links").mkdir()
+    (root.parent / "links" / "setup").symlink_to(root / "preprocess.sh")
+    elsewhere = root.parent / "other"
+    (elsewhere / "links").mkdir()
+    done = run(root.parent, command.format(root=root), CDPATH=str(elsewhere))
+    assert (done.stdout, done.stderr) == ("engines: toy\n", "")
+
+
+def test_make_passes_the_chosen_python_on() -> None:
+    """If the Makefile defined PYTHON, make would export its own value instead of the caller's."""
+    shown = subprocess.run(
+        ["make", "-s", "--eval", "show:;@echo $$PYTHON", "show"],
+        cwd=ROOT, env={**os.environ, "PYTHON": "python3.12"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout == "python3.12\n"
