@@ -210,7 +210,7 @@ def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monk
         (("--ddim-steps", "0"), "ddim_steps: got 0, expected"),
         (("--scale", "nan"), "scale: got nan, expected a finite number"),
         (("--seed", "-2"), "seed: got -2, expected"),
-        (("--image-resolution", "16"), "image_resolution: 16 gives a picture of 0 x 0"),
+        (("--image-resolution", "16"), "image_resolution: got 16, expected 64 to 4096"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
