@@ -34,7 +34,7 @@ class Strange(np.ndarray[Any, Any]):
 
     @property  # type: ignore[misc]
     def shape(self) -> Any:
-        return (1, 2, 3)
+        return (9,)
 
     def __getitem__(self, index: Any) -> Any:
         raise KeyError(index)

@@ -213,7 +213,7 @@ def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monk
         (("--ddim-steps", "0"), "ddim_steps: got 0, expected"),
         (("--scale", "nan"), "scale: got nan, expected a finite number"),
         (("--seed", "-2"), "seed: got -2, expected"),
-        (("--image-resolution", "16"), "image_resolution: 16 gives a picture of 0 x 0"),
+        (("--image-resolution", "16"), "image_resolution: got 16, expected 64 to 4096"),
         # Found before any picture is generated.
         (("--plan", "8", "--ddim-steps", "10"), "plan 8 is for 20 steps, but ddim_steps=10 gives 10"),
         (("--plan", "{}/absent.json"), "plan {}/absent.json cannot be read"),

@@ -43,6 +43,7 @@ PROMPTS: dict[str, list[Section]] = {
     "a BREAK b": [[("a", 1)], [("b", 1)]],
     "a\nBREAK\n(b)": [[("a", 1)], [("", 1), ("b", 1.1)]],
     "a BREAK BREAK b": [[("a", 1)], [("", 1)], [("b", 1)]],
+    "a BREAK b (c)": [[("a", 1)], [("b ", 1), ("c", 1.1)]],
     "a BREAK": [[("a", 1)], [("", 1)]],
     "(a BREAK b:1.2) c": [[("a", 1.2)], [("b", 1.2), (" c", 1)]],
     "BREAKFAST, OUTBREAK, break": [[("BREAKFAST, OUTBREAK, break", 1)]],
@@ -58,7 +59,14 @@ def test_texts_and_weights(prompt: str, caplog: pytest.LogCaptureFixture) -> Non
     assert not caplog.messages
 
 
-@pytest.mark.parametrize("prompt", ["(red:1001)", "((red:999))", "(red:-1001)", f"(red:{'9' * 400})"])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "(red:1001)", "((red:999))", "(red:-1001)", f"(red:{'9' * 400})", f"((red:{'9' * 300}):{'9' * 300})",
+        f"((red:0):{'9' * 400})",
+    ],
+)  # fmt: skip
 def test_a_weight_that_is_too_large(prompt: str) -> None:
     with pytest.raises(ValueError, match=r"prompt: 'red' has the weight .*, expected -1000 to 1000: use a smaller one"):
         parse(prompt)
