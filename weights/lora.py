@@ -3,6 +3,7 @@
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,11 +89,12 @@ def merge(weight: Tensor, patches: Sequence[tuple[Patch, float]]) -> Tensor:
     return merged
 
 
-def check_strength(strength: object) -> None:
+def check_strength(strength: Any) -> None:
     """Raise TypeError or ValueError if the strength of a LoRA is not a finite number."""
     if not isinstance(strength, numbers.Real) or isinstance(strength, bool):
         raise TypeError(f"strength of a LoRA: got {shown(strength)}, expected a number")
-    if not (strength <= LARGEST and strength >= -LARGEST):  # without float(), which overflows for large integers
+    size: Any = abs(strength)
+    if not size <= LARGEST:
         raise ValueError(f"strength of a LoRA: got {shown(strength)}, expected a finite number")
 
 
