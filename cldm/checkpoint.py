@@ -191,23 +191,15 @@ def find_checkpoint(
     architecture: the name of a file in models/*.yaml; by default small for random weights and for weights of the small
         model's shapes, and sd15 for any others.
     vae, loras, embeddings: see Checkpoint.
-    Raises CheckpointError for a malformed random:SEED, TypeError or ValueError for loras that are not pairs of a file
-    and a finite number.
+    Raises CheckpointError for a malformed random:SEED, TypeError or ValueError for an argument of another kind.
     """
     if isinstance(embeddings, str) or not isinstance(embeddings, Sequence):
         raise TypeError(f"embeddings: got {shown(embeddings)}, expected a list of files, [] for none")
+    words = tuple(path_text("embeddings", one) for one in embeddings)
+    other_vae = None if vae is None else path_text("vae", vae)
     text, chosen_by = _choose(name)
-    checkpoint = Checkpoint(
-        text,
-        "",
-        chosen_by,
-        None if vae is None else path_text("vae", vae),
-        check_loras(loras),
-        tuple(path_text("embeddings", one) for one in embeddings),
-    )
-    if architecture is not None:
-        load_architecture(architecture)  # checks the name
-    checkpoint = replace(checkpoint, architecture=_architecture(checkpoint) if architecture is None else architecture)
+    checkpoint = Checkpoint(text, "", chosen_by, other_vae, check_loras(loras), words)
+    checkpoint = replace(checkpoint, architecture=_architecture(checkpoint, architecture))
     log.info("weights: %s", checkpoint)
     return checkpoint
 
@@ -225,9 +217,7 @@ def _choose(name: str | os.PathLike[str] | None) -> tuple[str, str]:
         places = [(str(path), "found") for path in USUAL_PLACES if path.is_file()]
         found = [*places, (str(SMALL_MODEL), "no Stable Diffusion checkpoint found")][0]
     if found[0].startswith("random:") and Checkpoint(found[0], "small", "").random_seed is None:
-        raise CheckpointError(
-            f"weights {shown(found[0])}: expected random:SEED with a whole number, for example random:0"
-        )
+        raise CheckpointError(f"weights {shown(found[0])}: expected random:SEED with a whole number, such as random:0")
     return found
 
 
@@ -239,8 +229,11 @@ def _random(architecture: Architecture, seed: int) -> ControlLDM:
     return model
 
 
-def _architecture(checkpoint: Checkpoint) -> str:
-    """Return the architecture that the base's tensors fit; small for random weights, sd15 if none fits."""
+def _architecture(checkpoint: Checkpoint, given: str | None) -> str:
+    """Return the given architecture, or the one that the base's tensors fit: small for random weights, else sd15."""
+    if given is not None:
+        load_architecture(given)  # raises for an unknown name
+        return given
     if checkpoint.random_seed is not None:
         return "small"
     try:

@@ -46,7 +46,7 @@ def _object(path: Path) -> dict[str, Any]:
 def _lines(path: Path) -> list[str]:
     """Return the merges; the first line holds the version."""
     try:
-        return [line for line in read_small(path).decode("utf-8-sig").split("\n")[1:] if line.strip()]
+        return [line.strip() for line in read_small(path).decode("utf-8-sig").split("\n")[1:] if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name} is no UTF-8 text") from error
 
@@ -64,7 +64,7 @@ def _check(file: str, tokens: Any, merges: Any) -> None:
         raise ValueError(f"{file} does not number its {len(tokens)} tokens from 0 to {len(tokens) - 1}{first}")
     if missing := [token for token in SPECIAL if token not in tokens]:
         raise ValueError(f"{file} lacks the token {missing[0]}")
-    pairs = [merge.split() if isinstance(merge, str) else merge for merge in merges]
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
     for pair in pairs:
         whole = isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
         if not whole or not {*pair, "".join(pair)} <= tokens.keys():

@@ -29,7 +29,11 @@ def features(picture: Picture, inception: Inception) -> torch.Tensor:
 
 
 def feature_distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(first - second))
+    """Return the distance of two features. Raise ValueError if they are so large that it is not finite."""
+    distance = float(torch.linalg.vector_norm(first - second))
+    if not math.isfinite(distance):
+        raise ValueError("the Inception network returned features that are not finite: replace the file of its weights")
+    return distance
 
 
 def ssim(first: Path, second: Path) -> float:
@@ -68,5 +72,5 @@ def read_picture(path: Path) -> Picture:
             return np.array(image.convert("RGB"))
     except FileNotFoundError:
         raise
-    except OSError as error:
+    except Exception as error:  # Pillow raises many kinds of exceptions for damaged files
         raise OSError(f"{path}: expected a picture, but it cannot be read ({error})") from error

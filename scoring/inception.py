@@ -91,6 +91,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if wrong:
         first = f"{wrong[0]} is {got.get(wrong[0], 'missing')} and should be {expected.get(wrong[0], 'absent')}"
         raise ValueError(f"{path}: {len(wrong)} tensors do not fit the FID network's {len(expected)} ({first}); {mend}")
+    for name, tensor in state.items():
+        number = tensor.is_floating_point() or name.endswith("num_batches_tracked")
+        if not number or tensor.layout != torch.strided or tensor.is_meta:
+            raise ValueError(
+                f"{path}: {name} is a {tensor.dtype} tensor ({_layout(tensor)}), expected dense floating-point "
+                f"values; {mend}"
+            )
+        if not tensor.float().isfinite().all():
+            raise ValueError(f"{path}: {name} holds NaN or infinite values; {mend}")
     return dict(state)
 
 
@@ -120,6 +129,10 @@ def _network(state: Mapping[str, Tensor], device: torch.device | str) -> Incepti
     network = _empty_network()
     network.load_state_dict(state, strict=True, assign=True)
     return network.float().to(device).eval().requires_grad_(False)
+
+
+def _layout(tensor: Tensor) -> str:
+    return "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, list[int] | str]:

@@ -29,7 +29,7 @@ class PictureScore:
 
 @dataclass(frozen=True)
 class Report:
-    """A run over one or more pictures, in the order of generation. Raise ValueError if there are none."""
+    """A run over one or more pictures, in the order of generation. Raise ValueError if there are none or one is NaN."""
 
     scores: Sequence[PictureScore]
     metric_name: str  # PD, or PD* without the real weights; see Inception.metric_name
@@ -39,6 +39,11 @@ class Report:
     def __post_init__(self) -> None:
         if not self.scores:
             raise ValueError("scores: got none, expected at least one picture")
+        for score in self.scores:
+            for name in ("pd", "ssim", "psnr", "latency_ms"):
+                value = getattr(score, name)
+                if not math.isfinite(value) and not (name == "psnr" and value == math.inf):
+                    raise ValueError(f"scores: {score.name}: {name} is {value}, expected a finite number")
 
     @property
     def mean_pd(self) -> float:

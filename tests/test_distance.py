@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scoring.distance import perceptual_distance, psnr, read_picture, ssim
+from scoring.distance import feature_distance, perceptual_distance, psnr, read_picture, ssim
 from scoring.inception import Inception, seeded_weights
 from scoring.inception_v3 import InceptionV3
 
@@ -97,3 +97,11 @@ def test_error_names_an_unreadable_file(base: Path, tmp_path: Path) -> None:
             read_picture(path)
     with pytest.raises(FileNotFoundError, match="absent"):
         read_picture(tmp_path / "absent.jpg")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_features_that_are_not_finite_give_no_distance(value: float) -> None:
+    with pytest.raises(ValueError, match="features that are not finite: replace the file of its weights"):
+        feature_distance(torch.full((2048,), value), torch.zeros(2048))
+    with pytest.raises(ValueError, match="features that are not finite"):
+        feature_distance(torch.full((2048,), value), torch.full((2048,), value))

@@ -101,7 +101,10 @@ def test_a_long_prompt_is_truncated_inside_an_embedding(tmp_path: Path, caplog: 
 BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("wide.safetensors", {"emb_params": torch.ones(1, 768)}, CheckpointError, r"\[1, 768\], expected \[vectors, 96\]"),
     ("nan.safetensors", {"emb_params": torch.full((1, WIDTH), torch.nan)}, CheckpointError, "holds NaN"),
-    ("lora.safetensors", {"lora_unet_a.alpha": torch.ones(1), "b": torch.ones(1)}, CheckpointError, "something else"),
+    ("lora.safetensors", {"lora_unet_a.alpha": torch.ones(1), "b": torch.ones(1)}, CheckpointError, "is a LoRA"),
+    ("two.safetensors", {"a": torch.ones(1), "b": torch.ones(1)}, CheckpointError, "something else"),
+    ("complex.pt", {"emb_params": torch.ones(1, WIDTH) * 1j}, CheckpointError, "torch.complex64 vectors"),
+    ("sparse.pt", {"emb_params": torch.ones(1, WIDTH).to_sparse()}, CheckpointError, "is a sparse_coo tensor"),
 ]
 
 

@@ -1,6 +1,6 @@
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scoring import inception
-from scoring.inception import FILE_NAME, Inception, load_inception, seeded_weights
+from scoring.inception import FILE_NAME, Inception, load_inception, read_weights, seeded_weights
 from scoring.inception_v3 import InceptionV3
 
 
@@ -175,3 +175,24 @@ def test_features_match_pytorch_fid(pictures: Tensor, state: dict[str, Tensor]) 
         expected = theirs.InceptionV3([theirs.InceptionV3.DEFAULT_BLOCK_INDEX]).eval()(pictures / 255)[0].flatten(1)
     features = Inception(ours.eval(), None, real=False)(pictures)
     assert float((features - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda bias: bias * torch.nan, "fc.bias holds NaN or infinite values"),
+        (lambda bias: bias + torch.inf, "fc.bias holds NaN or infinite values"),
+        (lambda bias: bias.int(), r"fc.bias is a torch.int32 tensor \(strided\), expected dense floating-point"),
+        (lambda bias: bias * 1j, r"fc.bias is a torch.complex64 tensor \(strided\), expected dense floating-point"),
+        (lambda bias: bias.to_sparse(), r"fc.bias is a torch.float32 tensor \(sparse_coo\), expected dense"),
+        (lambda bias: bias.to("meta"), r"fc.bias is a torch.float32 tensor \(meta\), expected dense"),
+    ],
+    ids=range(6),
+)
+def test_tensors_of_a_wrong_kind_are_named(
+    change: Callable[[Tensor], Tensor], problem: str, monkeypatch: pytest.MonkeyPatch, state: dict[str, Tensor]
+) -> None:
+    wrong = state | {"fc.bias": change(state["fc.bias"])}
+    monkeypatch.setattr(torch, "load", lambda *arguments, **options: wrong)
+    with pytest.raises(ValueError, match=rf"other\.pth: {problem}.*; replace it with pytorch-fid's"):
+        read_weights(Path("other.pth"))

@@ -11,7 +11,7 @@ import torch
 
 from ldm.config import load_architecture
 from ldm.weights import CheckpointError
-from weights.lora import read_lora
+from weights.lora import Patch, read_lora
 from weights.loras import METADATA, merged, parse_lora, read_loras
 
 SMALL = load_architecture("small")
@@ -92,3 +92,21 @@ def test_merged_weights() -> None:
 
 def read_loras_from(tensors: dict[str, torch.Tensor]) -> Any:
     return {name: [(patch, 0.5)] for name, patch in read_lora(tensors, "test", SMALL).items()}
+
+
+@pytest.mark.parametrize(("alpha", "strength"), [(1e38, 1.0), (1.0, 1e38), (3e38, 3e38)])
+def test_a_change_that_overflows_is_refused(alpha: float, strength: float, tmp_path: Path) -> None:
+    architecture = load_architecture("small")
+    name = "lora_unet_input_blocks_1_1_proj_in"
+    tensors = {f"{name}.lora_down.weight": torch.ones(2, 32), f"{name}.lora_up.weight": torch.ones(32, 2)}
+    safetensors.torch.save_file(tensors | {f"{name}.alpha": torch.tensor(alpha)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"LoRA .*a\.safetensors at strength .* use a smaller strength"):
+        read_loras(((str(tmp_path / "a.safetensors"), strength),), architecture)
+
+
+def test_the_bound_holds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for mid in (None, torch.randn(3, 3, 2, 2, generator=generator)):
+        patch = Patch(torch.randn(3, 8, generator=generator), torch.randn(6, 3, generator=generator), mid, -0.5)
+        largest = float(patch.delta([6, 8] if mid is None else [6, 8, 2, 2], "cpu").abs().max())
+        assert largest <= patch.bound() <= 20 * largest

@@ -147,3 +147,11 @@ def test_contact_sheet_shows_whether_the_distance_is_real(report: Report, tmp_pa
 def test_contact_sheet_rejects_an_absurd_scale(report: Report, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="scale: got 10, expected"):
         contact_sheet(report, tmp_path / "sheet.png", 10)
+
+
+@pytest.mark.parametrize("name", ["pd", "ssim", "psnr", "latency_ms"])
+def test_scores_that_are_not_finite_are_refused(report: Report, name: str) -> None:
+    for value in (math.nan, -math.inf, *((math.inf,) if name != "psnr" else ())):
+        wrong: dict[str, Any] = {name: value}
+        with pytest.raises(ValueError, match=rf"scores: bird_0: {name} is {value}, expected a finite number"):
+            replace(report, scores=[replace(report.scores[0], **wrong)])

@@ -114,6 +114,8 @@ WHOLE: dict[str, Callable[[Tensors], Mapping[str, Any]]] = {
     },
     "without_schedule.safetensors": only_weights,
     "half.safetensors": lambda whole: cast(whole, torch.float16),  # the small model's weights are halves
+    "wrapped.pt": lambda whole: {"model": whole, "epoch": 3, "optimizer": {"lr": 0.1}},
+    "parallel.pt": lambda whole: {"module": {f"module.{name}": tensor for name, tensor in whole.items()}},
     "without_text_model.safetensors": lambda whole: {name.replace(".text_model.", "."): t for name, t in whole.items()},
 }
 
@@ -348,9 +350,18 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Mapping[str, Any]], str]] = {
     "sd2 width": (narrow(QUERY, 320, 1024), "is a Stable Diffusion 2 network"),
     "inpainting": (narrow("model.diffusion_model.input_blocks.0.0.weight", 32, 9, 3, 3), "is an inpainting checkpoint"),
     "v": (lambda whole: {**whole, "v_pred": torch.ones(1)}, "is a checkpoint that predicts v"),
-    "int8": (lambda whole: {**whole, QUERY: whole[QUERY].to(torch.int8)}, "is a torch.int8 tensor .* quantized"),
+    "int8": (
+        lambda whole: {**whole, QUERY: whole[QUERY].to(torch.int8)},
+        r"is a torch\.int8 tensor, .* quantized",
+    ),
     "complex": (lambda whole: {**whole, QUERY: whole[QUERY].to(torch.complex64)}, "is a torch.complex64 tensor"),
     "sparse": (lambda whole: {**whole, QUERY: whole[QUERY].to_sparse()}, "expected dense floating-point weights"),
+    "meta": (lambda whole: {**whole, QUERY: whole[QUERY].to("meta")}, "is a meta tensor of torch.float"),
+    "complex schedule": (lambda whole: {**whole, "betas": whole["betas"] + 0j}, "betas is a torch.complex64 tensor"),
+    "VAE encoder": (
+        lambda whole: {n: t for n, t in bare(whole, "first_stage_model.").items() if n.startswith("encoder.")},
+        "is a VAE alone: give it as vae=",
+    ),
     "foreign": (
         lambda whole: {**whole, "strange.weight": torch.ones(1)},
         "holds 1 tensors that the model does not have",
@@ -387,7 +398,18 @@ CONFIGS = [
     ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr True, expected False"),
     ({"beta_schedule": "linear"}, "beta_schedule 'linear', expected 'scaled_linear'"),
     ({"beta_end": 0.02}, "beta_end 0.02, expected 0.012"),
-    ([], "holds a list, expected an object"),
+    ([], "is not a JSON object"),
+    *(
+        ({name: wrong}, f"is damaged: {name} is {wrong!r}, expected ")
+        for name, wrong in (
+            ("beta_end", None),
+            ("beta_start", "0.00085"),
+            ("num_train_timesteps", "1000"),
+            ("prediction_type", None),
+            ("rescale_betas_zero_snr", 0),
+        )
+    ),
+    ({"beta_end": float("nan")}, r"is not valid JSON \(the number 'NaN' is not finite\): fetch it again"),
 ]
 
 
@@ -412,7 +434,6 @@ def test_scheduler_of_another_kind(config: Any, sentence: str, whole: Tensors, t
         ("a:b:c", "expected BASE or BASE:CONTROL with two paths that exist; a path with a ':' in it"),
         (":control.pth", "expected BASE or BASE:CONTROL"),
         ("base.pth:", "expected BASE or BASE:CONTROL"),
-        ("", "the name of a file of weights is empty"),
         ("~nobody-here/x", "are no usable path"),
         ("x" * 300, "are no usable path"),
         ("nobody/nothing", "does not exist, and the Hugging Face cache has no nobody/nothing"),
@@ -442,10 +463,57 @@ def test_damaged_index(whole: Tensors, tmp_path: Path) -> None:
     (root / "unet" / content["weight_map"][first]).unlink()
     with pytest.raises(CheckpointError, match=r"-of-2\.safetensors does not exist"):
         load(root)
-    for text in ("{", "{}", '{"weight_map": []}'):
+    for text in ("{", "{}", '{"weight_map": []}', "[" * 100_000, '{"weight_map": {"a": "../b.safetensors"}}'):
         index.write_text(text)
-        with pytest.raises(CheckpointError, match=r"index\.json (cannot be read|has no weight_map).*fetch"):
+        with pytest.raises(CheckpointError, match=r"index\.json (is not valid JSON|has no weight_map).*fetch"):
             load(root)
+
+
+def test_fingerprint_needs_all_files(whole: Tensors, tmp_path: Path) -> None:
+    root = pipeline(whole, tmp_path / "pipeline", "sharded")
+    checkpoint = find_checkpoint(root, architecture="small")
+    checkpoint.fingerprint()
+    shard = next((root / "unet").glob("*-1-of-2.safetensors"))
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=r"-1-of-2\.safetensors does not exist"):
+        checkpoint.fingerprint()
+    shard.symlink_to(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match=r"is a link to .*gone, which does not exist"):
+        checkpoint.fingerprint()
+    (tmp_path / "lora.safetensors").symlink_to(tmp_path / "gone")
+    checkpoint = find_checkpoint(SMALL_MODEL, loras=[(tmp_path / "lora.safetensors", 1)])
+    with pytest.raises(CheckpointError, match=r"lora\.safetensors is a link to .*gone, which does not exist"):
+        checkpoint.fingerprint()
+
+
+def test_a_program_is_not_loaded(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "program.pt"))
+    with pytest.raises(CheckpointError, match=r"program\.pt is a TorchScript program, which could run code: give"):
+        find_checkpoint(tmp_path / "program.pt", architecture="small").check()
+
+
+def test_misplaced_files_are_named(whole: Tensors, base: Tensors, tmp_path: Path) -> None:
+    vae = save(bare(whole, "first_stage_model."), tmp_path / "vae.safetensors")
+    half = {name: tensor for name, tensor in bare(whole, "first_stage_model.").items() if name.startswith("encoder.")}
+    lora = save({"lora_unet_x.lora_up.weight": torch.ones(1), "b": torch.ones(1)}, tmp_path / "lora.safetensors")
+    word = save({"emb_params": torch.ones(2, 96)}, tmp_path / "word.safetensors")
+    nested = tmp_path / "nested.pt"
+    torch.save({"state_dict": base}, nested)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"vae": save(half, tmp_path / "half.safetensors")}, r"half\.safetensors lacks .*give a complete VAE"),
+        ({"vae": lora}, "is a LoRA: give it as loras="),
+        ({"vae": word}, "is a textual-inversion embedding: give it as embeddings="),
+        ({"loras": [(vae, 1)]}, "is a VAE and no LoRA: give it as vae="),
+        ({"loras": [(word, 1)]}, "is a textual-inversion embedding and no LoRA: give it as embeddings="),
+        ({"loras": [(SMALL_MODEL, 1)]}, "is a checkpoint and no LoRA: give it as the checkpoint"),
+        ({"embeddings": [vae]}, "is a VAE: give it as vae="),
+        ({"embeddings": [lora]}, "is a LoRA: give it as loras="),
+        ({"embeddings": [SMALL_MODEL]}, "is a checkpoint: give it as the checkpoint"),
+        ({"embeddings": [nested]}, "is a checkpoint: give it as the checkpoint"),
+    ]
+    for options, sentence in cases:
+        with pytest.raises(CheckpointError, match=sentence):
+            load(SMALL_MODEL, architecture="small", **options)
 
 
 def test_tokenizer_of_the_pipeline_folder(whole: Tensors, tmp_path: Path) -> None:

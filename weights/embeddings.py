@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ldm.weights import CheckpointError
 from weights.folders import resolve_file
-from weights.read import EMBEDDING, read_content
+from weights.kinds import FOREIGN, advice, whole
+from weights.read import EMBEDDING, check_dense, read_content
 
 VECTORS = "emb_params"  # the tensor's name in a safetensors file; PyTorch's files have one level more
 FILES = ("learned_embeds.safetensors", "learned_embeds.bin")  # in a folder of diffusers
@@ -25,6 +26,7 @@ def read_embeddings(names: Sequence[str], width: int) -> dict[str, Tensor]:
     for name in names:
         path = embedding_file(name)
         for word, vectors in _read(path).items():
+            check_dense(word, vectors, f"embedding {path}")
             if not vectors.is_floating_point():
                 raise CheckpointError(f"embedding {path} has {vectors.dtype} vectors, expected floating point")
             vectors = vectors.detach().float()
@@ -55,10 +57,20 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         content = {path.stem: content[VECTORS]}
     is_one = isinstance(content, dict) and len(content) == 1 and all(isinstance(w, str) and w.strip() for w in content)
     if not is_one or not all(isinstance(vectors, Tensor) and vectors.dim() in (1, 2) for vectors in content.values()):
+        kind = whole({name: one for name, one in _named(content) if isinstance(one, Tensor)})
         raise CheckpointError(
-            f"embedding {path} holds something else: expected emb_params, string_to_param or one word with its vectors"
+            f"embedding {path} is {kind}: {advice(kind)}"
+            if kind and kind != FOREIGN[EMBEDDING]
+            else f"embedding {path} holds something else: expected emb_params, string_to_param or one word with its "
+            "vectors"
         )
     return content
+
+
+def _named(content: Any) -> list[tuple[str, Any]]:
+    """Return the entries of a file that have names, also of one with a level state_dict."""
+    inner = content.get("state_dict", content) if isinstance(content, dict) else {}
+    return [(name, one) for name, one in inner.items() if isinstance(name, str)] if isinstance(inner, dict) else []
 
 
 def rows(words: Mapping[str, Tensor], first: int) -> tuple[dict[str, list[int]], Tensor]:

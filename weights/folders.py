@@ -1,6 +1,5 @@
 """Folders of the diffusers library: which files hold the weights of a part, in the local cache too."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from torch import Tensor
 
 from ldm.config import ScheduleConfig
 from ldm.weights import CheckpointError
-from weights.read import read_tensors
+from reading import read_object, shown
+from weights.read import check_exists, read_tensors
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("", "fp16", "bf16", "non_ema")  # full precision before halves; weights that were not averaged last
@@ -80,6 +80,7 @@ def resolve_file(name: str, names: Sequence[str], what: str) -> Path:
     found = [path / file for file in names if (path / file).exists()] if path.is_dir() else [path]
     if not found:
         raise CheckpointError(f"{what} {path} is a folder without one: expected one of {', '.join(names)} in it")
+    check_exists(found[0])
     return found[0]
 
 
@@ -99,9 +100,12 @@ def check_scheduler(folder: Path, expected: ScheduleConfig) -> None:
         "trained_betas": None,
     }
     for name, value in wanted.items():
-        if name in config and config[name] != value:
+        got = config.get(name, value)
+        if type(got) is not type(value) and not (_is_number(got) and _is_number(value)) and value is not None:
+            raise CheckpointError(f"{file} is damaged: {name} is {shown(got)}, expected {value!r}: fetch it again")
+        if got != value:
             raise CheckpointError(
-                f"{file} has {name} {config[name]!r}, expected {value!r}: the model was trained for another noise "
+                f"{file} has {name} {shown(got)}, expected {value!r}: the model was trained for another noise "
                 "schedule and would generate garbage; give weights of Stable Diffusion 1.5"
             )
 
@@ -110,6 +114,10 @@ def check_scaling(folder: Path, scale_factor: float) -> None:
     """Raise CheckpointError if a VAE's config has another scaling factor, as that of Stable Diffusion XL has."""
     file = folder / "config.json"
     got = read_json(file).get("scaling_factor", scale_factor) if file.is_file() else scale_factor
+    if not _is_number(got):
+        raise CheckpointError(
+            f"{file} is damaged: scaling_factor is {shown(got)}, expected {scale_factor}: fetch it again"
+        )
     if got != scale_factor:
         raise CheckpointError(
             f"{file} has scaling_factor {got!r}, expected {scale_factor}: this VAE belongs to another model, such as "
@@ -133,7 +141,7 @@ def _shards(index: Path) -> list[Path]:
 
 def _index(file: Path) -> dict[str, str]:
     names = read_json(file).get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(one, str) for one in names.values()):
+    if not isinstance(names, dict) or not names or not all(map(_is_name, names.values())):
         raise CheckpointError(f"{file} has no weight_map from tensors to files: fetch the folder again")
     return names
 
@@ -141,12 +149,20 @@ def _index(file: Path) -> dict[str, str]:
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object. Raises CheckpointError if the file holds anything else."""
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read ({type(error).__name__}): fetch it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds a {type(content).__name__}, expected an object: fetch it again")
-    return content
+        return read_object(file)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}): fetch it again") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file} {error}: fetch it again") from error
+
+
+def _is_name(file: object) -> bool:
+    """Return whether this can be a file in the index's own folder."""
+    return isinstance(file, str) and file == Path(file).name and "\0" not in file and file.isprintable()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _snapshot(root: Path) -> Path:

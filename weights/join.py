@@ -50,12 +50,12 @@ def _read(source: Source, shapes: Shapes, architecture: Architecture) -> Parts:
             f"checkpoint {source.path} holds {len(parts.unknown)} tensors that the model does not have, "
             f"first {', '.join(parts.unknown[:5])}: choose a checkpoint and an architecture that match"
         )
-    for part in parts.tensors.values():
+    for part in (*parts.tensors.values(), parts.schedule):
         for name, tensor in part.items():
-            if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+            if not tensor.is_floating_point():
                 raise CheckpointError(
-                    f"checkpoint {source.path}: {name} is a {tensor.dtype} tensor ({tensor.layout}), expected dense "
-                    "floating-point weights: give a checkpoint that is not quantized"
+                    f"checkpoint {source.path}: {name} is a {tensor.dtype} tensor, expected dense floating-point "
+                    "weights: give a checkpoint that is not quantized"
                 )
     if parts.dropped:
         log.info("%s: ignored %d unused tensors, such as %s", source.path, len(parts.dropped), parts.dropped[0])

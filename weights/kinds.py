@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from ldm.diffusers_layout import PARTS
+
 BASE, CONTROL = "model.diffusion_model.", "control_model."
 # Tensors that only one part has -> the part, for files without prefixes; the first match counts.
 MARKS = {
@@ -12,6 +14,7 @@ MARKS = {
     "output_blocks.0.0.in_layers.2.weight": "unet",
     "up_blocks.0.resnets.0.conv1.weight": "unet",
     "decoder.conv_in.weight": "vae",
+    "encoder.conv_in.weight": "vae",
     "text_model.embeddings.token_embedding.weight": "text_encoder",
     "embeddings.token_embedding.weight": "text_encoder",
 }
@@ -39,12 +42,13 @@ FOREIGN = {
     "body.0.block1.": "a T2I-Adapter",
     "v_pred": "a checkpoint that predicts v",
 }
-WIDTHS = {1024: "a Stable Diffusion 2 network", 2048: "a Stable Diffusion XL network"}  # of cross-attention's context
+WIDTHS = {1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}  # of cross-attention's context
 CHANNELS = {9: "an inpainting checkpoint", 8: "an instruct-pix2pix checkpoint"}  # of the UNet's input
 ADVICE = {
     "a LoRA": "give it as loras=[(file, weight)] (--lora FILE:WEIGHT)",
     "a VAE": "give it as vae= (--vae)",
     "a textual-inversion embedding": "give it as embeddings= (--embedding)",
+    "a checkpoint": "give it as the checkpoint (--weights)",
     "a ControlNet": "give it with its base as BASE:CONTROL",
 }
 
@@ -62,13 +66,20 @@ def foreign(tensors: Mapping[str, Tensor]) -> str | None:
             return kind
     for name, tensor in tensors.items():
         if name.endswith("attn2.to_k.weight") and tensor.dim() == 2 and tensor.shape[1] in WIDTHS:
-            return WIDTHS[tensor.shape[1]]
+            return f"a {WIDTHS[tensor.shape[1]]} network"
         first = name.removeprefix(BASE) in ("input_blocks.0.0.weight", "conv_in.weight")
         if first and tensor.dim() == 4 and tensor.shape[1] in CHANNELS:
             return CHANNELS[tensor.shape[1]]
     if len(tensors) == 1 and next(iter(tensors.values())).dim() <= 2:
         return "a textual-inversion embedding"
     return None
+
+
+def whole(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return what a file of Stable Diffusion 1.5 is, or a file that `foreign` knows; None for any other."""
+    parts = {name for prefix, name in PARTS.items() if any(one.startswith(prefix) for one in tensors)}
+    part = next(iter(parts)) if len(parts) == 1 else part_of(tensors)
+    return foreign(tensors) or ("a checkpoint" if len(parts) > 1 else NAMES[part] if part else None)
 
 
 def advice(kind: str) -> str:

@@ -3,6 +3,7 @@
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,9 @@ from torch import Tensor
 from ldm.config import Architecture
 from ldm.weights import CheckpointError
 from reading import shown
+from weights.kinds import advice, whole
 from weights.lora_names import foreign_kind, layer_names, split_name, weight_shapes
+from weights.read import check_dense
 
 LARGEST = torch.finfo(torch.float32).max
 
@@ -41,6 +44,13 @@ class Patch:
             product = torch.einsum("or,rsk,sc->ock", up, mid, down)
         return self.scale * product.reshape(tuple(shape))
 
+    def bound(self) -> float:
+        """Return a bound on the magnitude of delta's elements, from the norms of the factors' rows and columns."""
+        down, up = (factor.double().flatten(1) for factor in (self.down, self.up))
+        middle = 1.0 if self.mid is None else float(torch.linalg.vector_norm(self.mid.double()))
+        rows, columns = up.norm(dim=1).max(), down.norm(dim=0).max()
+        return abs(self.scale) * middle * float(rows) * float(columns)
+
 
 def read_lora(tensors: Mapping[str, Tensor], source: str, architecture: Architecture) -> dict[str, Patch]:
     """Return ControlLDM's name of each changed weight -> its change.
@@ -61,6 +71,8 @@ def read_lora(tensors: Mapping[str, Tensor], source: str, architecture: Architec
         if role in roles:
             raise CheckpointError(f"{source} has both {roles[role]} and {name}: expected one {role} for {names[layer]}")
         roles[role] = name
+    for name, tensor in tensors.items():
+        check_dense(name, tensor, source)
     _refuse_others(tensors, left, source, architecture.unet.context_width)
     return {weight: _patch(tensors, roles, source, weight, shapes[weight]) for weight, roles in found.items()}
 
@@ -77,11 +89,12 @@ def merge(weight: Tensor, patches: Sequence[tuple[Patch, float]]) -> Tensor:
     return merged
 
 
-def check_strength(strength: object) -> None:
+def check_strength(strength: Any) -> None:
     """Raise TypeError or ValueError if the strength of a LoRA is not a finite number."""
     if not isinstance(strength, numbers.Real) or isinstance(strength, bool):
         raise TypeError(f"strength of a LoRA: got {shown(strength)}, expected a number")
-    if not abs(strength) <= LARGEST:
+    size: Any = abs(strength)
+    if not size <= LARGEST:
         raise ValueError(f"strength of a LoRA: got {shown(strength)}, expected a finite number")
 
 
@@ -92,6 +105,8 @@ def _refuse_others(tensors: Mapping[str, Tensor], left: list[str], source: str, 
             f"{source} is {what}, not supported, expected LoRA or LoCon for Stable Diffusion 1.5: it shows in "
             f"{len(marks)} of {len(tensors)} tensors, first {', '.join(marks[:3])}"
         )
+    if left and (what_else := whole(tensors)) not in (None, "a LoRA"):
+        raise CheckpointError(f"{source} is {what_else} and no LoRA: {advice(str(what_else))}")
     if left or not tensors:
         first = f", first {', '.join(left[:3])}" if left else ""
         raise CheckpointError(
@@ -134,7 +149,7 @@ def _plain(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _check_values(tensor: Tensor, name: str, source: str) -> None:
-    if not tensor.is_floating_point() and not name.endswith(".alpha"):
+    if tensor.is_complex() or not (tensor.is_floating_point() or name.endswith(".alpha")):
         raise CheckpointError(f"{source}: {name} has dtype {tensor.dtype}, expected floating point")
     if not tensor.float().isfinite().all():
         raise CheckpointError(f"{source}: {name} has NaN or infinite values: fetch the file again, or choose another")

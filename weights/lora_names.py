@@ -10,6 +10,7 @@ from ldm.clip import CLIPText
 from ldm.config import Architecture
 from ldm.diffusers_layout import diffusers_name
 from ldm.unet import UNet
+from weights.kinds import WIDTHS
 
 UNET = "model.diffusion_model."
 TEXT = "cond_stage_model.transformer.text_model."
@@ -29,17 +30,13 @@ FACTOR = re.compile(r"(.+?)[._]lora(?:_linear_layer)?[._](down|up|mid|A|B)(?:\.\
 ALPHA = re.compile(r"(.+?)(?:[._]lora(?:_linear_layer)?)?\.alpha")
 ROLES = {"A": "down", "B": "up"}
 FOREIGN = {
-    "an SDXL LoRA": r"lora_te[12]_|(base_model\.model\.)?text_encoder_2\.",
+    "a Stable Diffusion XL LoRA": r"lora_te[12]_|(base_model\.model\.)?text_encoder_2\.",
     "a LyCORIS LoHa": r".*\.hada_",
     "a LyCORIS LoKr": r".*\.lokr_",
     "a DoRA": r".*(\.dora_scale|lora_magnitude_vector)",
 }
 # The prompt's width, the columns of these layers' weights, differs between the models.
 CROSS_ATTENTION = re.compile(r".*attn2[._](processor[._])?to_[kv]$")
-FOREIGN_WIDTHS = {
-    2048: "an SDXL LoRA (cross attention of width 2048)",
-    1024: "a Stable Diffusion 2 LoRA (cross attention of width 1024)",
-}
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:
@@ -106,10 +103,10 @@ def foreign_kind(tensors: Mapping[str, Tensor], context_width: int) -> tuple[str
     for kind, pattern in FOREIGN.items():
         if marks := [name for name in tensors if re.match(pattern, name)]:
             return kind, marks
-    for width, kind in FOREIGN_WIDTHS.items():
+    for width, model in WIDTHS.items():
         marks = [name for name, tensor in tensors.items() if _prompt_width(name, tensor) == width]
         if marks and width != context_width:
-            return kind, marks
+            return f"a {model} LoRA (cross attention of width {width})", marks
     return None
 
 

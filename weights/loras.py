@@ -1,6 +1,5 @@
 """LoRA files with their strengths: read together, and merged into weights."""
 
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from ldm.config import Architecture
 from ldm.weights import CheckpointError
-from reading import path_text, shown
+from reading import parse_object, path_text, shown
 from weights.folders import read_json, resolve_file
-from weights.lora import Patch, check_strength, merge, read_lora
+from weights.lora import LARGEST, Patch, check_strength, merge, read_lora
 from weights.lora_names import split_name
 from weights.read import read_tensors
 
@@ -22,6 +21,7 @@ Loras = tuple[tuple[str, float], ...]  # files and strengths
 Patches = Mapping[str, Sequence[tuple[Patch, float]]]  # by the names of the weights, in the order of the files
 STEMS = ("pytorch_lora_weights", "adapter_model")  # of diffusers and of PEFT, in a folder
 FILES = [f"{stem}.{kind}" for kind in ("safetensors", "bin") for stem in STEMS]
+LARGEST_CHANGE = torch.finfo(torch.float16).max  # of a weight; the networks run in half precision on a GPU
 METADATA = "lora_adapter_metadata"  # where diffusers keeps PEFT's settings in a safetensors file
 
 
@@ -57,6 +57,11 @@ def read_loras(loras: Loras, architecture: Architecture) -> Patches:
         path = lora_file(name)
         tensors = read_tensors(path)
         for weight, patch in read_lora(tensors | _alphas(path, tensors), f"LoRA {path}", architecture).items():
+            if not (change := patch.bound() * abs(strength)) <= LARGEST_CHANGE:
+                raise CheckpointError(
+                    f"LoRA {path} at strength {strength:g} changes {weight} by up to {change:.3g}, expected at most "
+                    f"{LARGEST_CHANGE:g}, the largest half-precision number: use a smaller strength, or another file"
+                )
             patches.setdefault(weight, []).append((patch, strength))
     return patches
 
@@ -75,9 +80,9 @@ def _alphas(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     alpha = settings.get("lora_alpha")
     if alpha is None:
         return {}
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not abs(alpha) <= LARGEST:
         raise CheckpointError(
-            f"LoRA {path} has lora_alpha {alpha!r} in its settings, expected a number: fetch it again"
+            f"LoRA {path} has lora_alpha {shown(alpha)} in its settings, expected a number: fetch it again"
         )
     if settings.get("alpha_pattern") or settings.get("rank_pattern") or settings.get("use_dora"):
         raise CheckpointError(
@@ -104,9 +109,9 @@ def _settings(path: Path) -> dict[str, Any]:
     except safetensors.SafetensorError:  # a PyTorch file, which has no metadata
         return {}
     try:
-        settings = json.loads(text) if text else {}
-    except ValueError:
-        settings = None
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"LoRA {path} has damaged metadata ({METADATA}): fetch it again, or save it without")
+        settings = parse_object(text) if text else {}
+    except ValueError as error:
+        raise CheckpointError(
+            f"LoRA {path} has damaged metadata ({METADATA} {error}): fetch it again, or save it without"
+        ) from error
     return {key.removeprefix("unet."): value for key, value in settings.items() if not key.startswith("text_encoder.")}

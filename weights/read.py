@@ -25,15 +25,20 @@ OTHERS = {
     b"\x1f\x8b": "an archive: give a file that is in it",
 }
 EMBEDDING = "string_to_param"  # the key of an embedding's tensors in a PyTorch file
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+PARALLEL = "module."  # before each name, by DataParallel
 HEADER = 100_000_000  # bytes; the largest header of a safetensors file
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file to the CPU, without copying where the format allows. Raises CheckpointError."""
+    """Read the tensors of a file to the CPU, without copying where the format allows.
+
+    Raises CheckpointError, also for tensors that are not dense, such as sparse or quantized ones.
+    """
     content = read_content(path)
     if isinstance(content, dict) and EMBEDDING in content:
         raise CheckpointError(f"checkpoint {path} is {FOREIGN[EMBEDDING]}: {advice(FOREIGN[EMBEDDING])}")
-    tensors = content.get("state_dict", content) if isinstance(content, dict) else content
+    tensors = _unwrapped(content)
     if isinstance(tensors, dict):  # counters such as global_step may be next to the tensors
         tensors = {name: one for name, one in tensors.items() if not isinstance(one, (int, float, str, type(None)))}
     if not isinstance(tensors, dict) or not tensors or not all(map(_is_entry, tensors.items())):
@@ -41,17 +46,41 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"checkpoint {path} holds a {type(content).__name__} that does not map names to tensors: "
             "give a checkpoint of tensors"
         )
+    for name, tensor in tensors.items():
+        check_dense(name, tensor, f"checkpoint {path}")
     return tensors
 
 
-def read_content(path: Path) -> Any:
-    """Read whatever the file contains, tensors only. Raises CheckpointError in one sentence if that fails."""
+def check_dense(name: str, tensor: Tensor, source: str) -> None:
+    """Raise CheckpointError if the tensor has no values of its own, or not in the usual layout."""
+    kinds = {
+        "nested": tensor.is_nested,
+        "quantized": tensor.is_quantized,
+        "meta": tensor.is_meta,
+        str(tensor.layout).removeprefix("torch."): tensor.layout != torch.strided,
+    }
+    if found := [kind for kind, is_it in kinds.items() if is_it]:
+        raise CheckpointError(
+            f"{source}: {name} is a {found[0]} tensor of {tensor.dtype}, expected dense floating-point "
+            "weights: save it as dense tensors"
+        )
+
+
+def check_exists(path: Path) -> None:
+    """Raise CheckpointError if the path is no file, or a link to a file that does not exist."""
     if path.is_symlink() and not path.exists():
         raise CheckpointError(f"checkpoint {path} is a link to {path.readlink()}, which does not exist: fetch it again")
     if path.is_dir():
         raise CheckpointError(f"checkpoint {path} is a folder: give a file")
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"checkpoint {path} does not exist: give the path of a .pth or .safetensors file")
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} is no regular file: give a .pth or .safetensors file")
+
+
+def read_content(path: Path) -> Any:
+    """Read whatever the file contains, tensors only. Raises CheckpointError in one sentence if that fails."""
+    check_exists(path)
     try:
         return _read(path)
     except CheckpointError:
@@ -71,8 +100,14 @@ def read_content(path: Path) -> Any:
 def _read(path: Path) -> Any:
     with path.open("rb") as file:
         head = file.read(512)
-    if head.startswith(ZIP) and zipfile.is_zipfile(path) and not _is_pytorch(path):
+    names = _names(path) if head.startswith(ZIP) and zipfile.is_zipfile(path) else None
+    if names is not None and not any(name.endswith("data.pkl") for name in names):
         raise CheckpointError(f"checkpoint {path} is an archive: give a file that is in it")
+    if names is not None and any(name.endswith("constants.pkl") for name in names):
+        raise CheckpointError(
+            f"checkpoint {path} is a TorchScript program, which could run code: give the weights as .safetensors, or "
+            "as .pth with tensors only"
+        )
     if head.startswith((ZIP, PICKLE)):
         with path.open("rb") as file:
             # By its descriptor, because PyTorch takes any path that ends in .safetensors for such a file.
@@ -94,9 +129,21 @@ def _read(path: Path) -> Any:
     )
 
 
-def _is_pytorch(path: Path) -> bool:
+def _names(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("data.pkl") for name in archive.namelist())
+        return archive.namelist()
+
+
+def _unwrapped(content: Any) -> Any:
+    """Return the tensors without the levels and prefixes that training scripts put around them."""
+    while isinstance(content, dict):
+        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), None)
+        if inner is None:
+            break
+        content = inner
+    if isinstance(content, dict) and content and all(str(name).startswith(PARALLEL) for name in content):
+        return {name.removeprefix(PARALLEL): one for name, one in content.items()}
+    return content
 
 
 def _is_entry(item: tuple[Any, Any]) -> bool:

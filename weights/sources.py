@@ -13,7 +13,7 @@ from ldm.weights import CheckpointError
 from reading import shown
 from weights.folders import BASE_PARTS, check_scaling, check_scheduler, read_folder, resolve, weight_files
 from weights.names import Parts, sort_tensors
-from weights.read import read_tensors
+from weights.read import check_exists, read_tensors
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,19 @@ class Source:
 
     @property
     def files(self) -> list[Path]:
-        """Return all files that are read."""
+        """Return all files that are read. Raises CheckpointError if one is missing."""
         if not self.path.is_dir():
-            return [self.path]
-        folders = list(self.folders.values()) or [self.path]
-        configs = [self.path / "scheduler" / "scheduler_config.json", *(folder / "config.json" for folder in folders)]
-        return [*(file for folder in folders for file in weight_files(folder)), *filter(Path.is_file, configs)]
+            files = [self.path]
+        else:
+            folders = list(self.folders.values()) or [self.path]
+            configs = [
+                self.path / "scheduler" / "scheduler_config.json",
+                *(folder / "config.json" for folder in folders),
+            ]
+            files = [*(file for folder in folders for file in weight_files(folder)), *filter(Path.is_file, configs)]
+        for file in files:
+            check_exists(file)
+        return files
 
     def read(self) -> list[tuple[str | None, dict[str, Tensor]]]:
         """Read all tensors, by folder with the part that it holds; None for a file or a folder that may hold any."""
