@@ -14,7 +14,7 @@ from cldm.loaded_weights import LoadedWeights
 from cldm.pipeline import Pipeline
 from cldm.pipeline_cache import Pipelines
 from cldm.prompt_syntax import PromptSyntax
-from cldm.request import Request, drawn
+from cldm.request import Request, check_request, drawn
 from cldm.start import start
 from plans.choice import PlanChoice
 from plans.plan import Plan
@@ -154,6 +154,7 @@ class hackathon:
     def draw(self, request: Request, plan: str | int | Plan | None = None) -> list[NDArray[np.uint8]]:
         """Return the pictures of a request. plan: used instead of the runtime's plan. Raises like `process`."""
         pipelines = self._initialized("draw() was called before initialize(): call initialize() once first")
+        check_request(request)
         request.check_precision(torch.finfo(self.precision.dtype).max)
         with self._turns():
             return pipelines.draw(request, self._plan(request.ddim_steps, plan))
