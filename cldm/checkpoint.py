@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from cldm.model import ControlLDM
+from cldm.new_model import model_of, random_model
 from cldm.shapes import fitting_architecture
 from cldm.tricks.extra_tokens import add_tokens
 from files import digest, file_digest
-from ldm.config import MODELS, Architecture, load_architecture
+from ldm.config import MODELS, load_architecture
 from ldm.tokenizer import CLIP_ON_THE_HUB, Tokenizer, TokenizerError, load_tokenizer
-from ldm.weights import CheckpointError, check_finite, load_strict, randomize
+from ldm.weights import CheckpointError, check_finite
 from reading import path_text, shown
 from runtime.precision import full_float32
 from weights.embeddings import embedding_file, read_embeddings, rows
 from weights.folders import resolve
-from weights.join import join
 from weights.loras import Loras, Patches, check_loras, lora_file, merged, read_loras
 from weights.sources import Source, find
 
@@ -85,7 +85,7 @@ class Checkpoint:
     def check(self) -> None:
         """Raise CheckpointError if the files are missing, damaged or do not fit; reads most weights' names only."""
         if self.random_seed is None:
-            self._read(load_architecture(self.architecture), None)
+            model_of(self.sources, self._vae(), self.name, load_architecture(self.architecture), None)
 
     def checked_tokenizer(self) -> Tokenizer:
         """Check the weights and load the tokenizer. Raises CheckpointError or TokenizerError; one that names both."""
@@ -118,7 +118,10 @@ class Checkpoint:
         are NaN or infinite.
         """
         architecture, seed = load_architecture(self.architecture), self.random_seed
-        model = self._read(architecture, device) if seed is None else _random(architecture, seed).to(device)
+        if seed is None:
+            model = model_of(self.sources, self._vae(), self.name, architecture, device)
+        else:
+            model = random_model(architecture, seed).to(device)
         model.eval().requires_grad_(False)
         check_finite(model, f"checkpoint {self.name}")
         if self.embeddings:
@@ -156,25 +159,16 @@ class Checkpoint:
             return [folder / "tokenizer", folder]
         return []
 
-    def _read(self, architecture: Architecture, device: torch.device | None) -> ControlLDM:
-        """Return the weights of the files. device: see `load_strict`; None reads little more than names and shapes."""
-        with torch.device("meta"):
-            model = ControlLDM(architecture)
-        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        tensors = join(self.sources, next(iter(self._vae()), None), shapes, architecture)
-        load_strict(model, tensors, f"checkpoint {self.name}", device)
-        return model
-
     def _weights(self) -> list[Path]:
-        return [file for source in [*self.sources, *self._vae()] for file in source.files]
+        return [file for source in [*self.sources, *filter(None, [self._vae()])] for file in source.files]
 
     def _words(self) -> tuple[dict[str, list[int]], Tensor]:
         """Return the tokens of the embeddings' words and all their vectors [tokens, width]."""
         text = load_architecture(self.architecture).text
         return rows(read_embeddings(self.embeddings, text.width), text.vocabulary)
 
-    def _vae(self) -> list[Source]:
-        return [Source(resolve(self.vae))] if self.vae else []
+    def _vae(self) -> Source | None:
+        return Source(resolve(self.vae)) if self.vae else None
 
 
 def find_checkpoint(
@@ -219,14 +213,6 @@ def _choose(name: str | os.PathLike[str] | None) -> tuple[str, str]:
     if found[0].startswith("random:") and Checkpoint(found[0], "small", "").random_seed is None:
         raise CheckpointError(f"weights {shown(found[0])}: expected random:SEED with a whole number, such as random:0")
     return found
-
-
-def _random(architecture: Architecture, seed: int) -> ControlLDM:
-    with torch.device("meta"):  # constructors would draw from the global generator
-        model = ControlLDM(architecture)
-    model.to_empty(device=CPU).reset_buffers()
-    randomize(model, seed)
-    return model
 
 
 def _architecture(checkpoint: Checkpoint, given: str | None) -> str:

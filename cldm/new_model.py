@@ -1,0 +1,37 @@
+"""The model with weights from files or from a seed, without LoRAs and embeddings."""
+
+from collections.abc import Sequence
+
+import torch
+
+from cldm.model import ControlLDM
+from ldm.config import Architecture
+from ldm.weights import load_strict, randomize
+from weights.join import join
+from weights.sources import Source
+
+
+def random_model(architecture: Architecture, seed: int) -> ControlLDM:
+    """Return a model with random weights in host memory, float32; the same seed gives the same weights."""
+    model = _without_memory(architecture)
+    model.to_empty(device="cpu").reset_buffers()
+    randomize(model, seed)
+    return model
+
+
+def model_of(
+    sources: Sequence[Source], vae: Source | None, name: str, architecture: Architecture, device: torch.device | None
+) -> ControlLDM:
+    """Return a model with the weights of files. name: of the checkpoint, for messages.
+
+    device: see `load_strict`; with None, little more than names and shapes is read. Raises CheckpointError.
+    """
+    model = _without_memory(architecture)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    load_strict(model, join(sources, vae, shapes, architecture), f"checkpoint {name}", device)
+    return model
+
+
+def _without_memory(architecture: Architecture) -> ControlLDM:
+    with torch.device("meta"):  # on another device, layers would draw from the global random generator
+        return ControlLDM(architecture)
