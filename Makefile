@@ -20,4 +20,4 @@ lint:
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
-	$(python) -m mypy canny2image_TRT.py compute_score.py files.py
+	$(python) -m mypy canny2image_TRT.py commands.py compute_score.py files.py reading.py

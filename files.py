@@ -29,6 +29,10 @@ REMEDIES = {
 TEMPORARY = r"[a-z0-9_]{8}\.tmp"  # end of a temporary file's name
 
 
+class LockedError(OSError):
+    """Another process holds a lock."""
+
+
 def check_writable(folder: Path) -> None:
     """Create `folder` if it is missing. Raises OSError, with path and remedy, if files cannot be written in it."""
     with _explained(folder):
@@ -69,8 +73,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def locked(file: Path, otherwise: str) -> Iterator[None]:
     """Hold the lock `file` within the block; it exists only meanwhile. Whatever a killed process leaves locks nothing.
 
-    otherwise: what to do instead of waiting. Raises OSError at once if another process holds the lock, or if the file
-    cannot be written. A file system without locks is logged, and the block runs without one.
+    otherwise: what to do instead of waiting. Raises LockedError at once if another process holds the lock, and OSError
+    if the file cannot be written. A file system without locks is logged, and the block runs without one.
     """
     while (handle := _lock(file, otherwise)) is None:
         pass
@@ -152,14 +156,15 @@ def _lock(file: Path, otherwise: str) -> int | None:
     except BlockingIOError:
         holder = os.read(handle, BLOCK).decode(errors="replace") or "another process"
         os.close(handle)
-        raise OSError(f"{file} is locked by {holder}: wait until that has ended, or {otherwise}") from None
+        raise LockedError(f"{file} is locked by {holder}: wait until that has ended, or {otherwise}") from None
     except OSError as error:
         log.warning("%s cannot be locked (%s): start nothing else that writes there", file, error.strerror)
         return handle
-    if not file.exists() or file.stat().st_ino != os.fstat(handle).st_ino:
-        os.close(handle)
-        return None
-    return handle
+    with suppress(FileNotFoundError):
+        if os.path.samestat(file.stat(), os.fstat(handle)):
+            return handle
+    os.close(handle)
+    return None
 
 
 @contextmanager

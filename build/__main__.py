@@ -20,7 +20,7 @@ import torch
 
 from build.errors import BuildError
 from build.options import ignored, make_parser
-from files import check_file, check_writable, locked
+from files import LockedError, check_file, check_writable, locked
 from runtime.backends import choose_backends, choose_device, choose_precision
 from runtime.tensorrt_calls import TensorRTError
 
@@ -111,6 +111,8 @@ def _build(options: argparse.Namespace, backends: tuple[str, ...]) -> int:
         try:
             _build_one(options, backend)
             return 0
+        except LockedError:
+            raise  # another backend would be built instead of the one that the other process builds
         except ERRORS as error:
             if options.backend != "auto" or options.target or options.debug:
                 raise

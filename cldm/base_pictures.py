@@ -40,8 +40,8 @@ def base_pictures(
     Raises ValueError if a cached picture is damaged, CheckpointError or TokenizerError for unusable weights, and
     OSError, before it loads them, if pictures are missing and the cache cannot be written.
     """
-    checkpoint.check()  # before a message about its tokenizer
-    common, tokenizer = _common(checkpoint, device), checkpoint.load_tokenizer()
+    tokenizer = checkpoint.checked_tokenizer()
+    common = _common(checkpoint, device)
     folder = cache or Path(os.environ.get(VARIABLE) or ROOT / ".cache") / FOLDER
     files = {name: folder / f"{_key(common, request, tokenizer, syntax)}.png" for name, request in requests.items()}
     missing = [name for name, file in files.items() if not file.is_file()]

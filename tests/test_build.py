@@ -127,9 +127,9 @@ def test_the_log_of_a_rebuild_is_short(
     (TARGET.folder / FILE).write_bytes(b"")
     caplog.clear()
     assert main(command) == 0
-    assert caplog.messages[1:] == [
-        f"engine files {TARGET.folder}: the manifest of engines.bin is not valid JSON; building them"
-    ]
+    (message,) = caplog.messages[1:]
+    assert message.startswith(f"engine files {TARGET.folder}: the manifest of engines.bin is not valid JSON (")
+    assert message.endswith("; building them")
 
 
 def test_what_a_build_cannot_write_is_noticed_before_it(

@@ -75,7 +75,7 @@ def test_weights_that_overflow_are_refused_by_initialize(monkeypatch: pytest.Mon
 def test_a_score_of_pictures_that_are_not_finite(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("cldm.base_pictures.CACHE", tmp_path / "cache")
+    monkeypatch.setenv("CANNY2IMAGE_CACHE", str(tmp_path / "cache"))
     asked = "--scale 1e30 --plan all --ddim-steps 2 --image-resolution 64 --device cpu"
     options = f"--weights {SMALL_MODEL} {asked} --out {tmp_path / 'out'}"
     monkeypatch.setattr("sys.argv", ["compute_score.py", *options.split()])

@@ -101,7 +101,7 @@ def test_a_failed_write_keeps_the_old_file(report: Report, tmp_path: Path, monke
 def test_error_names_a_folder_that_cannot_be_written(report: Report, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for write in (report.save_json, lambda path: contact_sheet(report, path)):
-        with pytest.raises(OSError, match=r"file/out cannot be written .*; choose a folder"):
+        with pytest.raises(OSError, match=r"file/out cannot be written .*; a file is in its place .* choose another"):
             write(tmp_path / "file" / "out")
 
 

@@ -12,6 +12,7 @@ import torch
 from canny2image_TRT import hackathon
 from runtime.timing import Span, Timeline
 from scoring.timeline import timeline_picture, totals
+from tests.arguments import process
 from tests.inside import last_of
 
 EVALUATION = ["control", "encoder", "decoder", "update"]
@@ -35,6 +36,7 @@ def test_timeline_has_every_stage_and_changes_nothing() -> None:
     with pytest.raises(RuntimeError, match=r"timeline\(\) needs a generated picture: call initialize\(\)"):
         runtime.timeline()
     runtime.initialize()
+    process(runtime)
     pipeline = last_of(runtime)
     pictures = pipeline.pictures.clone()
     spans = runtime.timeline()

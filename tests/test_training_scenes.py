@@ -153,5 +153,5 @@ def test_photographs() -> None:
 
 
 def test_a_missing_photograph_says_what_to_install() -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent\.png is missing .*: it is part of scikit-image, install"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.png cannot be read .*: it is part of scikit-image, install"):
         _opened("absent.png")

@@ -124,16 +124,22 @@ def test_load_strict_converts_to_float32(tmp_path: Path) -> None:
     save(halves, tmp_path / "half.safetensors")
     with torch.device("meta"):
         module = layers()
-    load_strict(module, read_tensors(tmp_path / "half.safetensors"), "half")
+    load_strict(module, read_tensors(tmp_path / "half.safetensors"), "half", torch.device("cpu"))
     for name, tensor in module.state_dict().items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, halves[name].float())
 
 
+def test_load_strict_without_a_device_assigns_the_tensors_themselves() -> None:
+    module, given = layers(), layers().half().state_dict()
+    load_strict(module, given, "half")
+    assert all(tensor.data_ptr() == given[name].data_ptr() for name, tensor in module.state_dict().items())
+
+
 def test_load_strict_keeps_integer_tensors() -> None:
     module = nn.Module()
     module.register_buffer("ids", torch.zeros(3, dtype=torch.int64))
-    load_strict(module, {"ids": torch.arange(3)}, "source")
+    load_strict(module, {"ids": torch.arange(3)}, "source", torch.device("cpu"))
     assert module.state_dict()["ids"].tolist() == [0, 1, 2]
     assert module.state_dict()["ids"].dtype == torch.int64
 
