@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from cldm.checkpoint import Checkpoint, find_checkpoint
+from cldm.checkpoint import Checkpoint
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.engine_choice import Engines
 from cldm.loaded_weights import LoadedWeights
 from cldm.pipeline import Pipeline
@@ -33,7 +34,7 @@ class hackathon:
     """Call `initialize()` once, then `process()` for each request. The contest defines these names and arguments.
 
     checkpoint: "BASE", "BASE:CONTROL" or "random:SEED", where BASE and CONTROL are files or folders of weights; by
-        default the first checkpoint found (see `find_checkpoint` in cldm/checkpoint.py).
+        default the first checkpoint found (see `find_checkpoint` in cldm/checkpoint_choice.py).
     architecture: the name of a file in models/*.yaml, "sd15" or "small"; by default the one that fits the checkpoint.
     backend: "auto", "eager", "inductor" or "tensorrt"; the last two need engine files, built by `python -m build`.
         On a GPU, "auto" uses tensorrt if its engine files exist, else inductor if its engine files exist, else eager.

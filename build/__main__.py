@@ -68,7 +68,7 @@ def _check(options: argparse.Namespace) -> int:
     from build.case import Case
     from build.doctor import REPORT, examine
     from build.export import check_exporter
-    from cldm.checkpoint import find_checkpoint
+    from cldm.checkpoint_choice import find_checkpoint
 
     check_file(REPORT)
     device = choose_device(options.device)
@@ -125,7 +125,7 @@ def _build_one(options: argparse.Namespace, backend: str) -> None:
     # Imported lazily: --backend auto without a GPU needs none of these packages.
     import build.inductor
     from build.measurement import table
-    from cldm.checkpoint import find_checkpoint
+    from cldm.checkpoint_choice import find_checkpoint
     from cldm.engine_files import is_up_to_date
 
     device = choose_device(options.device)

@@ -18,7 +18,7 @@ from build.measurement import Measurement
 from build.plugin_checks import check_engine_with_plugin, check_plugin
 from build.tensorrt import make_engine, prepare_trial
 from build.verify import RUNS, median_milliseconds
-from cldm.checkpoint import find_checkpoint
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.fast import make_fast
 from cldm.one_graph import outcome, record, same
 from runtime.cuda import call, cudart

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cldm.checkpoint import find_checkpoint
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.request import Request

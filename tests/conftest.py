@@ -86,7 +86,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         pytest.importorskip(package, reason="./preprocess.sh dev installs the exporter and onnxruntime")
     from build.export import export
     from build.verify import prepare
-    from cldm.checkpoint import find_checkpoint
+    from cldm.checkpoint_choice import find_checkpoint
 
     @cache
     def make(dtype: torch.dtype) -> tuple[Any, dict[str, Path]]:

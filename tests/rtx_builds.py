@@ -10,7 +10,7 @@ import torch
 import build.export
 import build.verify
 import cldm.engine_files
-from cldm.checkpoint import find_checkpoint
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.engine_files import Target
 from cldm.stages import make_stages
 from runtime.tensorrt_library import LIBRARIES

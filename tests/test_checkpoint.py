@@ -7,7 +7,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from cldm.checkpoint import SMALL_MODEL, Checkpoint, find_checkpoint
+from cldm.checkpoint import SMALL_MODEL, Checkpoint
+from cldm.checkpoint_choice import find_checkpoint
 from ldm.weights import CheckpointError
 
 
@@ -16,7 +17,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     """Unset the environment variable and return two default paths, both without a file."""
     monkeypatch.delenv("CANNY2IMAGE_CHECKPOINT", raising=False)
     found = tmp_path / "models.pth", tmp_path / "contest.pth"
-    monkeypatch.setattr("cldm.checkpoint.USUAL_PLACES", found)
+    monkeypatch.setattr("cldm.checkpoint_choice.USUAL_PLACES", found)
     return found
 
 

@@ -21,7 +21,7 @@ from build.checks import check_attention, check_build, check_graph, check_parity
 from build.compile import Builder
 from build.layers import Layer, Report
 from build.plugin_checks import check_engine_with_plugin, check_plugin
-from cldm.checkpoint import find_checkpoint
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.engine_files import Target
 from runtime.sources import ROOT
 from runtime.spec import EngineSpec

@@ -17,7 +17,7 @@ import build.checks
 from build.case import Case, NotTried, Wrong, make_requests
 from build.checks import check_graph, check_replay
 from build.compile import Builder
-from cldm.checkpoint import find_checkpoint
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.engine_files import Target
 from cldm.fast import make_fast
 from cldm.pipeline import Pipeline, Shape

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from canny2image_TRT import hackathon
-from cldm.checkpoint import SMALL_MODEL, VARIABLE, Checkpoint, find_checkpoint
+from cldm.checkpoint import SMALL_MODEL, Checkpoint
+from cldm.checkpoint_choice import VARIABLE, find_checkpoint
 from ldm.weights import CheckpointError
 
 ARGUMENTS = (

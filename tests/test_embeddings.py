@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from canny2image_TRT import hackathon
-from cldm.checkpoint import SMALL_MODEL, find_checkpoint
+from cldm.checkpoint import SMALL_MODEL
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.reference import reference_pictures
 from cldm.request import Request
 from ldm.weights import CheckpointError

@@ -11,7 +11,8 @@ from build.export import OPSET, ExportError, export
 from build.forms import spell_out
 from build.measurement import check
 from build.verify import Trial, prepare
-from cldm.checkpoint import SMALL_MODEL, find_checkpoint
+from cldm.checkpoint import SMALL_MODEL
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape

@@ -11,7 +11,8 @@ import safetensors.torch
 import torch
 
 from canny2image_TRT import hackathon
-from cldm.checkpoint import SMALL_MODEL, find_checkpoint
+from cldm.checkpoint import SMALL_MODEL
+from cldm.checkpoint_choice import find_checkpoint
 from ldm.config import load_architecture
 from ldm.weights import CheckpointError, save_tensors
 from tests.arguments import Picture, process

@@ -27,7 +27,8 @@ import runtime.backends
 import runtime.tensorrt
 from build.export import export
 from canny2image_TRT import hackathon
-from cldm.checkpoint import Checkpoint, find_checkpoint
+from cldm.checkpoint import Checkpoint
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.engine_files import Target, expected_manifest
 from cldm.fast import make_fast
 from cldm.request import Request

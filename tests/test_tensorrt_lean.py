@@ -45,7 +45,7 @@ from pathlib import Path
 import tensorrt_lean, torch
 import cldm.engine_files
 from canny2image_TRT import hackathon
-from cldm.checkpoint import find_checkpoint
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.engine_files import Target, expected_manifest
 from cldm.tensorrt_engines import pack_engines
 from runtime.artifacts import save

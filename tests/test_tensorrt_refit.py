@@ -15,7 +15,7 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
 
 from build.export import export, weight_names
 from canny2image_TRT import hackathon
-from cldm.checkpoint import find_checkpoint
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.fast import make_fast
 from cldm.pipeline_cache import Pipelines
 from runtime.tensorrt import TensorRTEngine

@@ -10,7 +10,7 @@ import torch
 from build.measurement import check
 from build.verify import prepare
 from canny2image_TRT import hackathon
-from cldm.checkpoint import find_checkpoint
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.engine_files import Target
 from cldm.fast import make_fast
 from cldm.prompt_syntax import PromptSyntax

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from canny2image_TRT import hackathon
-from cldm.checkpoint import SMALL_MODEL, SMALL_TOKENIZER, Checkpoint, find_checkpoint
+from cldm.checkpoint import SMALL_MODEL, SMALL_TOKENIZER, Checkpoint
+from cldm.checkpoint_choice import find_checkpoint
 from cldm.request import Request
 from ldm.config import load_architecture
 from ldm.diffusers_layout import OLD_VAE, PARTS, diffusers_name
