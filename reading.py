@@ -13,6 +13,7 @@ from typing import Any
 LARGEST = 16 * 2**20  # bytes; settings, vocabularies and plans are smaller
 DIGITS = 100  # of an integer in JSON; longer ones may overflow a float
 LONGEST_PATH = 4096  # bytes
+LONGEST_SHOWN = 120
 
 
 class _Short(reprlib.Repr):
@@ -30,7 +31,13 @@ class _Short(reprlib.Repr):
         return " ".join(super().repr_instance(x, level).split())
 
 
-shown = _Short().repr
+_SHORT = _Short()
+
+
+def shown(value: object) -> str:
+    """Return the value for a message: on one line, and cut to LONGEST_SHOWN characters."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
 def read_small(path: Path) -> bytes:

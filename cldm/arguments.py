@@ -5,13 +5,13 @@ tensors are no numbers, even with one element. Every message is one short line, 
 """
 
 import numbers
-import reprlib
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cldm.canny import Picture
+from reading import shown
 
 INPUT_PIXELS = 2**26  # of input_image or edges: 8192 x 8192
 LONGEST_SIDE = 4096  # pixels
@@ -22,9 +22,6 @@ HINTS = {
     type(None): ": cv2.imread returns None for a file that it cannot read",
     np.ma.MaskedArray: ": call its method filled() first",
 }
-
-SHORT = reprlib.Repr()
-SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 60
 
 
 class Range(NamedTuple):
@@ -47,15 +44,6 @@ WHOLE = {
 FLOAT32 = Range(float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
 REAL = {"strength": FLOAT32, "scale": FLOAT32, "eta": Range(0, 1, "0 (deterministic)")}
 THRESHOLD = Range(-(2**31), 2**31 - 1)  # OpenCV rounds thresholds down to int32, and larger ones would wrap
-
-
-def shown(value: object) -> str:
-    """Return the value for a message, on one line and cut to about 60 letters."""
-    try:
-        text = SHORT.repr(value)
-    except Exception:  # Python writes no integers of more than 4300 digits, and a caller's class may raise anything
-        text = f"an object of type {type(value).__name__}"
-    return " ".join(text.split())
 
 
 def is_whole(value: object) -> bool:

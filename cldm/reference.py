@@ -28,7 +28,7 @@ def reference_pictures(
     """
     x = reference_latent(model, tokenizer, request, syntax)
     pixels = reference_pixels(model, x)
-    check_finite(largest(x, pixels), request, x.dtype)
+    check_finite(largest(x, pixels), request)
     return list(to_uint8(pixels).cpu().numpy())
 
 

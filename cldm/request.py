@@ -9,6 +9,7 @@ from cldm import arguments
 from cldm.arguments import LONGEST_SIDE, OUTPUT_PIXELS, REAL, THRESHOLD, WHOLE
 from cldm.canny import Picture, canny, hwc3, resize, target_size
 from cldm.edge_map import check_channels, resize_edge_map, warn_if_inverted
+from reading import shown
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def check_request(request: object) -> None:
     """Raise TypeError for anything but a Request."""
     if not isinstance(request, Request):
         raise TypeError(
-            f"request: got {arguments.shown(request)}, expected a Request of cldm/request.py: pass separate arguments "
+            f"request: got {shown(request)}, expected a Request of cldm/request.py: pass separate arguments "
             "to process()"
         )
 

@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from hypothesis import HealthCheck, settings
+
+pytest.importorskip("hypothesis", reason="property tests: ./preprocess.sh dev installs it")
+
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.extra import numpy as hnp
+
+__all__ = ["ANYTHING", "PROMPTS", "SETTINGS", "given", "pictures", "settings", "st"]
 
 set_hypothesis_home_dir(Path(__file__).parent.parent / ".cache" / "hypothesis")  # tables of Unicode and of constants
 SETTINGS = settings(

@@ -4,12 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from canny2image_TRT import hackathon
 from tests.arguments import GOOD, Picture, process
-from tests.properties import ANYTHING, PROMPTS, SETTINGS, pictures
+from tests.properties import ANYTHING, PROMPTS, SETTINGS, given, pictures, settings, st
 from tests.sentences import assert_one_line, assert_one_sentence
 
 # Values that are quick to generate with the small model on the CPU, in three shapes: more would evict each other.

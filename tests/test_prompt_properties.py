@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import given
 
 from ldm.chunks import encode_chunks
 from ldm.config import MODELS
 from ldm.prompt import LARGEST, parse
 from ldm.tokenizer import Tokenizer, load_tokenizer
-from tests.properties import PROMPTS, SETTINGS
+from tests.properties import PROMPTS, SETTINGS, given
 from tests.sentences import assert_one_sentence
 
 

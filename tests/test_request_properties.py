@@ -4,12 +4,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cldm.request import Request
 from tests.arguments import GOOD
-from tests.properties import ANYTHING, PROMPTS, SETTINGS, pictures
+from tests.properties import ANYTHING, PROMPTS, SETTINGS, given, pictures, settings, st
 from tests.sentences import assert_one_sentence
 
 NAMES = [*GOOD, "edges"]
