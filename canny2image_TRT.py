@@ -19,6 +19,7 @@ from cldm.request import Request, check_request, drawn
 from cldm.start import start
 from plans.choice import PlanChoice
 from plans.plan import Plan
+from reading import path_text
 from runtime.backends import Backend, check_switch, choose_backends, choose_device, choose_precision, leave_out_tensorrt
 from runtime.call_lock import Turns
 from runtime.cuda import CaptureError
@@ -168,7 +169,8 @@ class hackathon:
         captured again when it is needed.
         Raises CheckpointError, TokenizerError, or ValueError if TensorRT refuses, before anything has changed.
         """
-        found = find_checkpoint(checkpoint, self.checkpoint.architecture, vae, loras, self.checkpoint.embeddings)
+        name = path_text("checkpoint", checkpoint)  # None would be the default
+        found = find_checkpoint(name, self.checkpoint.architecture, vae, loras, self.checkpoint.embeddings)
         pipelines = self._initialized(
             "load_weights() was called before initialize(): pass the checkpoint to the constructor"
         )
@@ -211,6 +213,7 @@ class hackathon:
             return self._last("graph").graph
 
     @property
+    @in_one_sentence
     def latent(self) -> Tensor:
         """A copy of the last request's latents after all steps, on the device: float32 [num_samples, 4, h/8, w/8]."""
         with self._turns():

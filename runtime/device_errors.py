@@ -7,13 +7,15 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from runtime.cuda import CudaError
+from runtime.cuda import CaptureError, CudaError
+from runtime.graph import keep_memory
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 # PyTorch on the CPU, cuBLAS and cuDNN, whose errors have no class of their own.
 NO_MEMORY = re.compile(r"DefaultCPUAllocator|_STATUS_ALLOC_FAILED|out of memory", re.IGNORECASE)
+OF_CUDA = re.compile(r"^cu\w+ failed with cuda")  # the message of `runtime.cuda.call`
 TRIED = re.compile(r"[Tt]r(?:ied|ying) to allocate ([\d.]+ \w+)")
 
 
@@ -40,7 +42,10 @@ def _sentence(error: RuntimeError | MemoryError) -> RuntimeError | None:
         return torch.OutOfMemoryError(
             f"out of memory{amount}: use fewer samples or a smaller picture, or free memory that others hold"
         )
-    if isinstance(error, torch.AcceleratorError):
+    if isinstance(error, CaptureError):
+        return None
+    if isinstance(error, torch.AcceleratorError) or OF_CUDA.search(str(error)):
+        keep_memory()
         first = str(error).partition("\n")[0]
-        return CudaError(f"the GPU failed ({first}), and this process cannot use it anymore: start a new process")
+        return CudaError(f"the GPU failed ({first}): start a new process, because most such errors stay until it ends")
     return None

@@ -1,5 +1,6 @@
 """CUDA graphs: capture work once, then launch all of it with one call."""
 
+import ctypes
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from typing import Any
 import torch
 
 from runtime.cuda import CaptureError, CudaError, call, cudart
+
+GRAPHS: "weakref.WeakSet[Graph]" = weakref.WeakSet()
 
 
 class Graph:
@@ -26,6 +29,7 @@ class Graph:
         runtime = cudart()
         with torch.cuda.device(stream.device):  # pools belong to the current device
             self.pool = torch.cuda.MemPool()
+            GRAPHS.add(self)
             with torch.cuda.use_mem_pool(self.pool):
                 recorded = _record(runtime, work, stream)
         try:
@@ -47,6 +51,15 @@ class Graph:
         return self.kinds.total()
 
 
+def keep_memory() -> None:
+    """Never free the memory of the graphs that exist; call it when a device has failed.
+
+    PyTorch's destructor of a pool ends the process if it cannot free the memory, which a failed device does not allow.
+    """
+    for graph in GRAPHS:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(graph.pool))
+
+
 def _record(runtime: Any, work: Callable[[], object], stream: torch.cuda.Stream) -> Any:
     # Thread-local: calls of other threads neither invalidate the capture nor get captured.
     mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
@@ -59,14 +72,23 @@ def _record(runtime: Any, work: Callable[[], object], stream: torch.cuda.Stream)
             if status == 0:
                 runtime.cudaGraphDestroy(unfinished)
             if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-                call(runtime.cudaStreamSynchronize, stream.cuda_stream)  # raises CudaError if the device failed
+                _check_device(runtime, stream)
                 raise CaptureError(f"{type(error).__name__}: {error}") from error
             raise  # not the status, which would hide the cause
         try:
             return call(runtime.cudaStreamEndCapture, stream.cuda_stream)
         except CudaError as error:
-            call(runtime.cudaStreamSynchronize, stream.cuda_stream)
+            _check_device(runtime, stream)
             raise CaptureError(str(error)) from error
+
+
+def _check_device(runtime: Any, stream: torch.cuda.Stream) -> None:
+    """Raise CudaError if the device has failed, which no later call can change."""
+    try:
+        call(runtime.cudaStreamSynchronize, stream.cuda_stream)
+    except CudaError:
+        keep_memory()
+        raise
 
 
 def _count(runtime: Any, recorded: Any) -> Counter[str]:

@@ -11,7 +11,7 @@ import torch
 
 from canny2image_TRT import hackathon
 from cldm.pipeline import Pipeline
-from runtime.cuda import CudaError
+from runtime.cuda import CaptureError, CudaError
 from runtime.device_errors import in_one_sentence
 from tests.arguments import process
 from tests.inside import pipelines_of
@@ -31,7 +31,8 @@ SENTENCES: list[tuple[Exception, type[Exception], str]] = [
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"), torch.OutOfMemoryError, "out of memory: use fewer"),
     (MemoryError("Unable to allocate 9 GiB for an array"), torch.OutOfMemoryError, "out of memory"),
     (CudaError("cudaGraphLaunch failed with cudaErrorMemoryAllocation: out of memory"), torch.OutOfMemoryError, "out"),
-    (torch.AcceleratorError(STICKY), CudaError, r"the GPU failed \(CUDA error: an illegal .*\), .* start a new"),
+    (torch.AcceleratorError(STICKY), CudaError, r"the GPU failed \(CUDA error: an illegal .*\): start a new"),
+    (CudaError("cudaGraphLaunch failed with cudaErrorLaunchFailure: unspecified"), CudaError, r"the GPU failed \(cud"),
 ]
 
 
@@ -50,7 +51,10 @@ def test_sentences(error: Exception, kind: type[Exception], sentence: str) -> No
     assert found.value.__context__ is None, "its frames would keep memory"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("other"), ValueError("other"), CudaError("replay differs")])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("other"), ValueError("other"), CudaError("replay differs"), CaptureError("cudaX failed with cudaY")],
+)
 def test_other_errors_pass(error: Exception) -> None:
     with pytest.raises(type(error)) as found:
         raising(error)()
