@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from runtime.cuda import CaptureError, CudaError
-from runtime.graph import keep_memory
+from runtime.failed_device import keep_memory
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

@@ -1,6 +1,5 @@
 """CUDA graphs: capture work once, then launch all of it with one call."""
 
-import ctypes
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -9,8 +8,7 @@ from typing import Any
 import torch
 
 from runtime.cuda import CaptureError, CudaError, call, cudart
-
-GRAPHS: "weakref.WeakSet[Graph]" = weakref.WeakSet()
+from runtime.failed_device import keep_memory, of_device
 
 
 class Graph:
@@ -28,8 +26,7 @@ class Graph:
         self.stream = stream
         runtime = cudart()
         with torch.cuda.device(stream.device):  # pools belong to the current device
-            self.pool = torch.cuda.MemPool()
-            GRAPHS.add(self)
+            self.pool = of_device(torch.cuda.MemPool())
             with torch.cuda.use_mem_pool(self.pool):
                 recorded = _record(runtime, work, stream)
         try:
@@ -49,15 +46,6 @@ class Graph:
     @property
     def nodes(self) -> int:
         return self.kinds.total()
-
-
-def keep_memory() -> None:
-    """Never free the memory of the graphs that exist; call it when a device has failed.
-
-    PyTorch's destructor of a pool ends the process if it cannot free the memory, which a failed device does not allow.
-    """
-    for graph in GRAPHS:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(graph.pool))
 
 
 def _record(runtime: Any, work: Callable[[], object], stream: torch.cuda.Stream) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runtime.failed_device import of_device
+
 
 class PinnedInputs:
     """Host memory for inputs, zero until `write`, and the device buffers that `upload` copies it to; both by name."""
@@ -28,4 +30,4 @@ class PinnedInputs:
 
 def pinned(buffer: Tensor) -> Tensor:
     """Return zeros like `buffer` in host memory, page-locked if it is on a GPU so that copies do not block the host."""
-    return torch.zeros(buffer.shape, dtype=buffer.dtype, pin_memory=buffer.is_cuda)
+    return of_device(torch.zeros(buffer.shape, dtype=buffer.dtype, pin_memory=buffer.is_cuda))

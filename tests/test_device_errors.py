@@ -13,6 +13,7 @@ from canny2image_TRT import hackathon
 from cldm.pipeline import Pipeline
 from runtime.cuda import CaptureError, CudaError
 from runtime.device_errors import in_one_sentence
+from runtime.failed_device import of_device
 from tests.arguments import process
 from tests.inside import pipelines_of
 
@@ -84,3 +85,14 @@ def test_a_lack_of_memory_frees_other_pipelines_first(
         process(runtime, num_samples=3)
     monkeypatch.undo()
     assert np.array_equal(process(runtime)[0], expected)
+
+
+def test_registered_memory_is_freed_only_while_the_device_works() -> None:
+    first, second = of_device(torch.zeros(2)), of_device(torch.zeros(2))
+    ends = [weakref.ref(one) for one in (first, second)]
+    del first
+    assert ends[0]() is None
+    with pytest.raises(CudaError, match="the GPU failed"):
+        raising(torch.AcceleratorError(STICKY))()
+    del second
+    assert ends[1]() is not None
