@@ -134,10 +134,13 @@ class hackathon:
         """Return a list of `num_samples` pictures, uint8 [h, w, 3], in the channel order of the training data (RGB).
 
         input_image: uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (put over white); its shorter side is scaled to
-            image_resolution, then both sides are rounded to multiples of 64. May be None if edges is given.
-        prompt, a_prompt: joined into one prompt; n_prompt: the negative prompt; scale: the guidance scale.
-        low_threshold, high_threshold: of the Canny edges, usually 0 to 255; both None: input_image is an edge map, as
-            edges would be. strength: the influence of the edges.
+            image_resolution (64 to 4096), then both sides are rounded to multiples of 64. At most 2**26 pixels. May be
+            None if edges is given.
+        prompt, a_prompt: joined into one prompt; n_prompt: the negative prompt; at most 10,000 characters each.
+        num_samples: at most 1024, and 4096 x 4096 pixels together. scale: the guidance scale.
+        low_threshold, high_threshold: of the Canny edges, usually 0 to 255, in either order; both None: input_image is
+            an edge map, as edges would be. strength: the influence of the edges; a negative one
+            subtracts ControlNet's residuals.
         edges: an edge map to use instead of Canny's; the thresholds are then ignored. uint8 [h, w], [h, w, 1] or
             [h, w, 3] with equal channels; white edges on black, grey ones too; resized to the picture's size.
         guess_mode: the edges dominate, and the prompt may be empty.

@@ -1,5 +1,6 @@
 """Captures a pipeline's run into one CUDA graph, and verifies that replay equals eager execution."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,28 +13,40 @@ from ldm.tokenizer import Tokenizer
 from runtime.cuda import CudaError
 from runtime.graph import Graph
 
+log = logging.getLogger(__name__)
+
+# Runs of the same work may differ in rounding: eagerly, one of 63 pictures of 64x64 did so in one of eight comparisons
+# on an H200, and pictures of the contest's size never did. A wrong graph never gives the bits of eager execution.
+ATTEMPTS = 5
+
 
 @torch.inference_mode()
 def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
     """Capture the pipeline's run into one graph, which the pipeline then replays for every request.
 
     request: replayed and run eagerly with two seeds to verify the graph.
-    Raises CaptureError if the work cannot be captured, and CudaError if replay differs from eager execution or does
+    Raises CaptureError if the work cannot be captured, and CudaError if replay never equals eager execution or does
     not depend on the seed; then `pipeline.graph` stays as it was.
     """
     assert pipeline.streams.main
     requests = [replace(request, seed=seed) for seed in (0, 1)]
     # Run eagerly first: libraries initialize at their first call, which capture does not allow.
-    enqueued, other = (outcome(pipeline, one, tokenizer, pipeline.run) for one in requests)
+    enqueued = [outcome(pipeline, one, tokenizer, pipeline.run) for one in requests]
     for engine in pipeline.engines.values():
         engine.check_capturable(pipeline.streams.main)
     torch.cuda.empty_cache()  # cuDNN's float32 convolutions may fill the memory, and capture cannot free any
     graph = Graph(pipeline.run, pipeline.streams.main)
-    launched, other_launched = (outcome(pipeline, one, tokenizer, graph.launch) for one in requests)
-    if not same(enqueued, launched) or not same(other, other_launched):
+    for attempt in range(1, ATTEMPTS + 1):
+        launched = [outcome(pipeline, one, tokenizer, graph.launch) for one in requests]
+        if all(map(same, enqueued, launched)):
+            break
+        apart = max(float((one[0] - other[0]).abs().max()) for one, other in zip(enqueued, launched, strict=True))
+        log.warning("graph replay differs from eager execution by %g (attempt %d of %d)", apart, attempt, ATTEMPTS)
+        enqueued = [outcome(pipeline, one, tokenizer, pipeline.run) for one in requests]
+    else:
         raise CudaError(f"graph replay differs from eager execution ({graph.nodes} nodes)")
     # Without finite numbers, pictures may well be equal; then the pipeline refuses to return them.
-    if pipeline.largest.isfinite().all() and same(launched, other_launched):
+    if pipeline.largest.isfinite().all() and same(*launched):
         raise CudaError(f"graph replay does not depend on the seed ({graph.nodes} nodes)")
     pipeline.graph = graph
 
