@@ -29,10 +29,10 @@ from cldm.text_inputs import text_inputs
 from commands import STOPPED, start_logging
 from files import check_writable, locked
 from plans.files import choose_plan, find_plan
-from scoring import pictures as inputs
 from scoring.contact_sheet import contact_sheet
 from scoring.inception import find_weights, load_inception
 from scoring.outputs import Outputs, check_apart, check_outputs
+from scoring.pictures import find_pictures, usual_folder
 from scoring.report import Report
 from scoring.timeline import timeline_picture
 from weights.loras import parse_lora
@@ -106,9 +106,8 @@ def check(options: argparse.Namespace, runtime: hackathon, request: Request) -> 
 
 def run(options: argparse.Namespace) -> Report:
     options.seed = drawn(options.seed)  # one seed for all base pictures and candidates
-    usual = inputs.CONTEST_FOLDER if inputs.CONTEST_FOLDER.is_dir() else inputs.DRAWN_BIRDS
-    options.pictures = options.pictures or usual
-    pictures = inputs.find_pictures(options.pictures)
+    options.pictures = options.pictures or usual_folder()
+    pictures = find_pictures(options.pictures)
     requests = {name: make_request(name, picture, options) for name, picture in pictures.items()}
     runtime, outputs = make_runtime(options), Outputs(options.out, options.timeline)
     check_apart(options.out, options.pictures)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from files import check_file
+from files import check_file, locked
 from plans.files import Distance, PlanFile, path_for, write_plan
 from plans.folds import Folds, Measured, add_arguments
 from plans.plan import STEPS, TEN, Plan
@@ -105,6 +105,14 @@ def _run(options: argparse.Namespace) -> None:
         return
     for calls in missing:
         check_file(path_for(architecture, calls))
+    with locked(path_for(architecture, 0).with_suffix(".lock"), "stop it"):
+        _search(options, folds, missing)
+
+
+def _search(options: argparse.Namespace, folds: Folds, missing: Sequence[int]) -> None:
+    architecture = folds.checkpoint.architecture
+    if folds.device.type == "cpu" and architecture == "sd15":
+        print(f"plans: a search for {architecture} on a CPU may take days: use a GPU, or stop it", file=sys.stderr)
     rule = fitted(options.taps) if options.taps else hold
     routes = Routes(folds.examples, folds.schedule, rule, options.taps or 1)
     search = Search(routes, options.beam, options.thorough)

@@ -32,7 +32,7 @@ def find_pictures(folder: Path | None = None) -> dict[str, Picture]:
     Hidden files are skipped; a log line tells if there are files of other kinds.
     Raise ValueError if the folder is missing, or if it contains no picture, a damaged one, or two of the same name.
     """
-    folder = folder or _usual_folder()
+    folder = folder or usual_folder()
     if not folder.is_dir():
         raise ValueError(f"pictures: {folder} is not a folder; expected one with {', '.join(SUFFIXES)} files")
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
@@ -48,7 +48,7 @@ def find_pictures(folder: Path | None = None) -> dict[str, Picture]:
 
 def find_captions(folder: Path | None = None) -> dict[str, str]:
     """Return name -> caption from each NAME.txt in the folder that `find_pictures` reads. Raise ValueError like it."""
-    files = [file for file in (folder or _usual_folder()).glob(f"*{CAPTION}") if not file.name.startswith(".")]
+    files = [file for file in (folder or usual_folder()).glob(f"*{CAPTION}") if not file.name.startswith(".")]
     return {file.stem: _caption(file) for file in files}
 
 
@@ -122,7 +122,8 @@ def _caption(file: Path) -> str:
         raise ValueError(f"pictures: the caption {file} is no UTF-8 text: save it as UTF-8") from error
 
 
-def _usual_folder() -> Path:
+def usual_folder() -> Path:
+    """Return the contest's folder of pictures if it exists, else that of eight drawn birds."""
     return CONTEST_FOLDER if CONTEST_FOLDER.is_dir() else DRAWN_BIRDS
 
 

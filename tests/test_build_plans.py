@@ -9,6 +9,7 @@ import plans.files
 import plans.requests
 from build.__main__ import main
 from build.plans import even, summary
+from files import locked
 from plans.files import choose_plan, read_plan
 from plans.requests import FOLDS, make_requests
 from scoring.pictures import DRAWN_BIRDS
@@ -62,6 +63,12 @@ def test_nothing_is_done_where_all_is_there(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "plans" / "tiny_2.json").touch()
     assert main([*COMMAND, "--calls", "2"]) == 0
     assert "plans: all exist in" in capsys.readouterr().out
+
+
+def test_a_second_search_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(tmp_path / "plans" / "tiny_0.lock", ""):
+        assert main([*COMMAND, "--calls", "2"]) == 1
+    assert "plans/tiny_0.lock is locked by process" in capsys.readouterr().err
 
 
 def test_folds_share_neither_picture_nor_prompt_nor_seed() -> None:
