@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pip
+
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("preprocess.sh", "Makefile", "build/__init__.py", "build/environment.py", "build/requirements.py")
+DONE = "engines: toy"  # what its `python -m build` prints
 PYPROJECT = """# ü
 [project]
 dependencies = ["toy>=1"]
@@ -18,11 +20,12 @@ dependencies = ["toy>=1"]
 odd = ["no-such-distribution>=1"]
 """
 PYTHON = Path(sys.executable).resolve()  # not the one of a virtual environment
+PIP = Path(pip.__file__).parent.parent
 SITE = f".venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 # Found before the real one, which takes seconds.
 ENSUREPIP = f"""
 import sysconfig
-open(sysconfig.get_path("purelib") + "/pip.pth", "w").write({sysconfig.get_path("purelib")!r})
+open(sysconfig.get_path("purelib") + "/pip.pth", "w").write({str(PIP)!r})
 """
 
 
@@ -32,7 +35,7 @@ def make_project(root: Path) -> Path:
     for file in FILES:
         shutil.copy(ROOT / file, root / file)
     (root / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
-    (root / "build" / "__main__.py").write_text("print('engines: toy')\n")
+    (root / "build" / "__main__.py").write_text(f"print({DONE!r})\n")
     (root / "compute_score.py").write_text("import sys, build\nprint('score', sys.argv[1:], sys.executable)\n")
     (root / "ensurepip.py").write_text(ENSUREPIP)
     (root / "wheels").mkdir()
@@ -59,7 +62,7 @@ def make_venv(root: Path, pip: bool = True, toys: Sequence[str] = ("toy", "toyde
     (root / ".venv" / "bin" / "python").symlink_to(PYTHON)
     (root / ".venv" / "pyvenv.cfg").write_text(f"home = {PYTHON.parent}\ninclude-system-site-packages = false\n")
     if pip:
-        (site / "pip.pth").write_text(sysconfig.get_path("purelib"))
+        (site / "pip.pth").write_text(str(PIP))
     for name in toys:
         install(site, name, "toydep" if name == "toy" else "")
     return site
