@@ -151,6 +151,7 @@ def _measure(trial: Trial, name: str, builder: Builder, serialized: bytes, path:
 def _measure_onnx(trial: Trial, name: str, path: Path) -> Measurement | None:
     """Measure the ONNX file. Return None if onnxruntime is not installed or cannot run the file."""
     if find_spec("onnxruntime") is None:
+        log.warning("stage %s is not compared in onnxruntime, which is not installed: run ./preprocess.sh dev", name)
         return None
     from build.onnx_engine import OnnxEngine
 
