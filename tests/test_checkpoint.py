@@ -24,7 +24,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
 def test_order_of_the_search(
     places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "cldm.checkpoint")
+    caplog.set_level(logging.INFO, "cldm.checkpoint_choice")
     models, contest = places
     found = [find_checkpoint()]
     contest.touch()
