@@ -1,11 +1,25 @@
-"""What commands do with errors, Ctrl-C and warnings: one line on stderr, an exit status, and no line twice."""
+"""What commands do with errors, Ctrl-C and warnings: one line on stderr, an exit status, and no line twice.
+
+Commands import this module first: from then on Ctrl-C gives one line, also during their imports, which take seconds.
+"""
 
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
-STOPPED = 130  # exit status after Ctrl-C, as in shells
+STOPPED = 130  # exit status after Ctrl-C, as in shells; also Python's own
+
+
+def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped: nothing was written", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _hook
 
 
 @contextmanager

@@ -8,6 +8,10 @@ contest's script), shown/ (inputs, edges, base pictures and candidates in true c
 and, with --timeline, timeline.png.
 """
 
+import commands
+
+# isort: split
+
 import argparse
 import logging
 import sys
@@ -26,7 +30,6 @@ from cldm.edge_map import check_channels
 from cldm.engine_choice import check_backend
 from cldm.request import CONTEST, Request, drawn
 from cldm.text_inputs import text_inputs
-from commands import STOPPED, start_logging
 from files import check_writable, locked
 from plans.files import choose_plan, find_plan
 from scoring.contact_sheet import contact_sheet
@@ -175,7 +178,7 @@ def device_name(device: torch.device) -> str:
 
 
 def main() -> int:
-    start_logging()
+    commands.start_logging()
     for noisy in ("httpx", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     options = parse_arguments(sys.argv[1:])
@@ -188,7 +191,7 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         print("compute_score.py: stopped; the next run uses the base pictures that are finished", file=sys.stderr)
-        return STOPPED
+        return commands.STOPPED
     print(report.text())
     names = [file.name for file in Outputs(options.out, options.timeline).summaries]
     print(f"Results in {options.out}: {', '.join(names)}")

@@ -23,7 +23,7 @@ ARROWS = {
     "cldm": {"ldm", "plans", "plugins", "runtime", "weights"},  # a pipeline runs a plan; the modules form no cycle
     "canny2image_TRT": {"cldm", "plans", "runtime", "weights"},
     "compute_score": {"canny2image_TRT", "cldm", "commands", "plans", "scoring", "weights"},
-    "build": {"canny2image_TRT", "cldm", "ldm", "plans", "plugins", "runtime", "scoring", "weights"},
+    "build": {"canny2image_TRT", "cldm", "commands", "ldm", "plans", "plugins", "runtime", "scoring", "weights"},
 }
 OURS = {*ARROWS, "training", "benchmarks", "examples", "tests"}
 for name in ARROWS.keys() - {"commands", "files", "reading"}:

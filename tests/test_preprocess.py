@@ -113,6 +113,7 @@ def test_ctrl_c_leaves_a_sentence_and_no_traceback(root: Path) -> None:
     (root / "ensurepip.py").write_text("import time\nopen('started', 'w').close()\ntime.sleep(60)\n")
     with start(root) as process:
         while not (root / "started").exists():
+            assert process.poll() is None, process.communicate()
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)
         out, error = process.communicate()

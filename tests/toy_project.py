@@ -11,7 +11,14 @@ from pathlib import Path
 import pip
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("preprocess.sh", "Makefile", "build/__init__.py", "build/environment.py", "build/requirements.py")
+FILES = (
+    "preprocess.sh",
+    "Makefile",
+    "commands.py",
+    "build/__init__.py",
+    "build/environment.py",
+    "build/requirements.py",
+)
 DONE = "engines: toy"  # what its `python -m build` prints
 PYPROJECT = """# ü
 [project]

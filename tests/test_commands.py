@@ -1,0 +1,30 @@
+"""Ctrl-C gives one line, also while a command is still importing, and other errors keep their traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("module", ["build", "benchmarks"])
+def test_the_packages_of_commands(module: str) -> None:
+    done = run(f"import {module}; raise KeyboardInterrupt")
+    assert (done.returncode, done.stderr) == (-2, "stopped: nothing was written\n")
+
+
+def test_compute_score_imports_it_first() -> None:
+    imports = [line for line in (ROOT / "compute_score.py").read_text().splitlines() if line.startswith("import ")]
+    assert imports[0] == "import commands"
+
+
+def test_other_errors() -> None:
+    done = run("import commands; 1 / 0")
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
