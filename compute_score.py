@@ -113,7 +113,8 @@ def run(options: argparse.Namespace) -> Report:
     pictures = find_pictures(options.pictures)
     requests = {name: make_request(name, picture, options) for name, picture in pictures.items()}
     runtime, outputs = make_runtime(options), Outputs(options.out, options.timeline)
-    check_apart(options.out, options.pictures)
+    for folder in (options.pictures, usual_folder()):
+        check_apart(options.out, folder)
     read = check(options, runtime, next(iter(requests.values())))
     check_writable(options.out)
     with locked(outputs.lock, "choose another --out"):
@@ -126,9 +127,11 @@ def generate(options: argparse.Namespace, runtime: hackathon, requests: dict[str
     cache = {"cache": options.cache / CACHED} if options.cache else {}
     bases = base_pictures(runtime.checkpoint, requests, runtime.device, runtime.syntax, **cache)
     runtime.initialize()
+    candidates = make_candidates(runtime, requests)
+    outputs.remove_summaries()
     scores = [
         outputs.score(name, requests[name].source, requests[name].edge_map(), bases[name], *made, inception)
-        for name, made in make_candidates(runtime, requests).items()
+        for name, made in candidates.items()
     ]
     report = Report(scores, inception.metric_name, device_name(runtime.device), settings(runtime, options))
     if options.timeline:
@@ -164,10 +167,10 @@ def settings(runtime: hackathon, options: argparse.Namespace) -> dict[str, Any]:
         **{name: value for name, value in given.items() if value},
         "architecture": runtime.checkpoint.architecture,
         **runtime.settings,
-        "ddim_steps": options.ddim_steps,
         "prompt": options.prompt,
-        "prompt_syntax": str(runtime.syntax),
         "seed": options.seed,
+        "prompt_syntax": str(runtime.syntax),
+        **{name: getattr(options, name) for name in CONTEST if name != "num_samples"},
         **({"edges": "the pictures"} if options.edges else {}),
         "torch": torch.__version__,
     }
@@ -190,7 +193,11 @@ def main() -> int:
         print(f"compute_score.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("compute_score.py: stopped; the next run uses the base pictures that are finished", file=sys.stderr)
+        print(
+            "compute_score.py: stopped; results are complete only if there is a score.json; the next run uses the base "
+            "pictures that are finished",
+            file=sys.stderr,
+        )
         return commands.STOPPED
     print(report.text())
     names = [file.name for file in Outputs(options.out, options.timeline).summaries]

@@ -30,6 +30,11 @@ class Outputs:
         names = ["score.json", "contact_sheet.png", *(["timeline.png"] if self.with_timeline else [])]
         return [self.folder / name for name in names]
 
+    def remove_summaries(self) -> None:
+        """Delete those of an earlier run, with or without a timeline, before its pictures are replaced."""
+        for file in Outputs(self.folder, with_timeline=True).summaries:
+            file.unlink(missing_ok=True)
+
     def base(self, name: str) -> Path:
         return self.folder / "base" / f"{name}.jpg"
 

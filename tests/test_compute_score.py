@@ -14,10 +14,12 @@ from PIL import Image
 import cldm.base_pictures
 import cldm.reference
 import compute_score
+from cldm.request import CONTEST
 from files import locked
 from plans.files import PLANS
 from scoring import pictures
-from scoring.pictures import Picture, find_pictures
+from scoring.outputs import Outputs
+from scoring.pictures import DRAWN_BIRDS, Picture, find_pictures
 from scoring.report import Report
 
 ROOT = Path(compute_score.__file__).parent
@@ -231,6 +233,7 @@ def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monk
         (("--out", "{}/pictures/deep/er"), "lies in the folder of the pictures"),
         (("--out", "{}"), "lies in the folder of the pictures"),
         (("--out", "{}/link/more"), "lies in the folder of the pictures"),
+        (("--out", str(DRAWN_BIRDS)), f"contains or lies in the folder of the pictures, {DRAWN_BIRDS}"),
         (("--out", "{}/blocked"), "{}/blocked/contact_sheet.png cannot be written (it is a folder)"),
         (
             ("--out", "{}/other", "--plan", "{}/other/score.json"),
@@ -308,9 +311,9 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr(compute_score, "run", stopped)
     monkeypatch.setattr(sys, "argv", ["compute_score.py"])
     assert compute_score.main() == 130
-    assert capsys.readouterr().err == (
-        "compute_score.py: stopped; the next run uses the base pictures that are finished\n"
-    )
+    said = capsys.readouterr().err
+    assert said.startswith("compute_score.py: stopped; results are complete only if there is a score.json; the next")
+    assert said.count("\n") == 1
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
@@ -375,6 +378,17 @@ def test_settings_include_graph_and_evaluations(finished: tuple[Path, Report]) -
     settings = json.loads((finished[0] / "out" / "score.json").read_text())["settings"]
     assert settings["graph"] == "no graph: the CPU has none"
     assert settings["evaluates"] == "2 of 20 steps"
+    assert settings.keys() >= CONTEST.keys() - {"num_samples"}
+    assert settings["scale"] == CONTEST["scale"]
+
+
+def test_summaries_of_an_earlier_run_go_before_its_pictures(tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path)
+    names = ("score.json", "contact_sheet.png", "timeline.png", "other.json")
+    for name in names:
+        (tmp_path / name).touch()
+    outputs.remove_summaries()
+    assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
