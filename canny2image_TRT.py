@@ -148,7 +148,7 @@ class hackathon:
         Raises TypeError or ValueError for bad arguments, ValueError if the picture is not finite,
         torch.OutOfMemoryError if it needs more memory than there is, and CudaError if the device fails.
         """
-        self._initialized("process() was called before initialize(): call initialize() once first")
+        self._started("process() was called before initialize(): call initialize() once first")
         request = Request(
             input_image, prompt, a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode, strength,
             scale, drawn(seed), eta, low_threshold, high_threshold, edges,
@@ -158,10 +158,10 @@ class hackathon:
     @in_one_sentence
     def draw(self, request: Request, plan: str | int | Plan | None = None) -> list[NDArray[np.uint8]]:
         """Return the pictures of a request. plan: used instead of the runtime's plan. Raises like `process`."""
-        pipelines = self._initialized("draw() was called before initialize(): call initialize() once first")
         check_request(request)
         request.check_precision(torch.finfo(self.precision.dtype).max)
         with self._turns():
+            pipelines = self._initialized("draw() was called before initialize(): call initialize() once first")
             return pipelines.draw(request, self._plan(request.ddim_steps, plan))
 
     @in_one_sentence
@@ -174,10 +174,9 @@ class hackathon:
         """
         name = path_text("checkpoint", checkpoint)  # None would be the default
         found = find_checkpoint(name, self.checkpoint.architecture, vae, loras, self.checkpoint.embeddings)
-        pipelines = self._initialized(
-            "load_weights() was called before initialize(): pass the checkpoint to the constructor"
-        )
-        self._weights.replace(found, pipelines, self._engines, self._turns)
+        sentence = "load_weights() was called before initialize(): pass the checkpoint to the constructor"
+        self._started(sentence)
+        self._weights.replace(found, lambda: self._initialized(sentence), self._engines, self._turns)
 
     @in_one_sentence
     def set_loras(self, loras: Sequence[tuple[str, float]]) -> None:
@@ -187,8 +186,12 @@ class hackathon:
         The first call reads the checkpoint again and keeps its weights in host memory.
         Raises CheckpointError, TypeError or ValueError before anything has changed.
         """
-        pipelines = self._initialized("set_loras() was called before initialize(): pass the LoRAs to the constructor")
-        self._weights.set_loras(check_loras(loras), pipelines, self._engines, self._turns)
+        checked = check_loras(loras)
+        with self._turns():
+            pipelines = self._initialized(
+                "set_loras() was called before initialize(): pass the LoRAs to the constructor"
+            )
+            self._weights.set_loras(checked, pipelines, self._engines)
 
     @in_one_sentence
     def timeline(self) -> list[Span]:
@@ -230,21 +233,27 @@ class hackathon:
             plan = self._plan.name_of(last.shape.plan, last.shape.ddim_steps)
             return {"precision": self.precision.name, "plan": plan, **last.settings}
 
-    def _initialized(self, sentence: str) -> Pipelines:
+    def _started(self, sentence: str) -> Pipelines:
         if self._pipelines is None:
             raise RuntimeError(sentence)
+        return self._pipelines
+
+    def _initialized(self, sentence: str) -> Pipelines:
+        """Return the pipelines, inside a turn: another thread may replace them or their weights before it."""
+        pipelines = self._started(sentence)
         if self._weights.mixed:
             raise RuntimeError(
                 "load_weights() or set_loras() was interrupted, so that the weights are a mix of old and new: call "
                 "initialize() again"
             )
-        return self._pipelines
+        return pipelines
 
     def _last(self, name: str) -> Pipeline:
-        last = self._pipelines.last if self._pipelines else None
+        sentence = (
+            f"{name} needs a generated picture: call initialize() once first, or process() after load_weights() with "
+            "TensorRT"
+        )
+        last = self._initialized(sentence).last
         if last is None:
-            raise RuntimeError(
-                f"{name} needs a generated picture: call initialize() once first, or process() after "
-                "load_weights() with TensorRT"
-            )
+            raise RuntimeError(sentence)
         return last

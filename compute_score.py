@@ -117,8 +117,8 @@ def run(options: argparse.Namespace) -> Report:
         check_apart(options.out, folder)
     read = check(options, runtime, next(iter(requests.values())))
     check_writable(options.out)
+    check_outputs(outputs.files(requests), read)
     with locked(outputs.lock, "choose another --out"):
-        check_outputs(outputs.files(requests), read)
         return generate(options, runtime, requests, outputs)
 
 

@@ -93,10 +93,10 @@ class Checkpoint:
             return f"; also, {error}"
         return ""
 
-    def stamps(self) -> list[tuple[int, int]]:
-        """Return the time of change and the size of each file of the weights, to see whether they were replaced."""
-        stats = [file.stat() for file in self._weights()]
-        return [(stat.st_mtime_ns, stat.st_size) for stat in stats]
+    def stamps(self) -> list[tuple[object, ...]]:
+        """Return path, inode, time of change and size of each file of the weights, to see whether it is still it."""
+        stats = [(file.resolve(), file.stat()) for file in self._weights()]
+        return [(path, stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in stats]
 
     def patches(self) -> Patches:
         """Read the LoRA files: what they change, by the names of the weights. Raises CheckpointError."""
@@ -126,14 +126,12 @@ class Checkpoint:
     def load_tokenizer(self) -> Tokenizer:
         """Load the tokenizer that belongs to the weights. Raises TokenizerError if it is missing or does not fit."""
         text = load_architecture(self.architecture).text
-        if self.random_seed is not None:  # any tokenizer fits random weights
-            return load_tokenizer([SMALL_TOKENIZER], text.positions)
-        if self.architecture == "small":
+        if self.random_seed is not None or self.architecture == "small":
             tokenizer = load_tokenizer([SMALL_TOKENIZER], text.positions)
         else:
             folders = [*self._beside(), MODELS / "tokenizer"]
             tokenizer = load_tokenizer(folders, text.positions, CLIP_ON_THE_HUB)
-        if tokenizer.vocabulary != text.vocabulary:
+        if self.random_seed is None and tokenizer.vocabulary != text.vocabulary:  # any tokenizer fits random weights
             raise TokenizerError(
                 f"the tokenizer has {tokenizer.vocabulary} tokens, but the text encoder of {self.architecture} expects "
                 f"{text.vocabulary}: put the vocab.json and merges.txt of this checkpoint into {MODELS / 'tokenizer'}"

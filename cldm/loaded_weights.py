@@ -4,7 +4,7 @@ A replacement first prepares everything that can fail: files are read and checke
 tried, and the new values converted and laid out as the weights are. What follows only copies.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ class LoadedWeights:
         self.checkpoint, self.precision, self.device = checkpoint, precision, device
         self.built = replace(checkpoint, loras=())
         self.patches: Patches = {}  # what is merged into the weights now
-        self.stamps: list[tuple[int, int]] = []  # of the files when they were loaded
+        self.stamps: list[tuple[object, ...]] = []  # of the files when they were loaded
         self.host: ControlLDM | None = None  # the weights without LoRAs, in host memory
         self.mixed = False  # whether a replacement stopped halfway, so that the weights are a mix of old and new
 
@@ -42,24 +42,27 @@ class LoadedWeights:
         self.host, self.mixed = None, False
         return model
 
-    def replace(self, found: Checkpoint, pipelines: Pipelines, engines: Engines, turns: Turns) -> None:
-        """Replace all weights and the tokenizer. Raises before anything has changed: see hackathon.load_weights."""
+    def replace(self, found: Checkpoint, current: Callable[[], Pipelines], engines: Engines, turns: Turns) -> None:
+        """Replace all weights and the tokenizer. Raises before anything has changed: see hackathon.load_weights.
+
+        current: returns the pipelines; called in the turn, because initialize() may replace them while files are read.
+        """
         with defaults():
             base = replace(found, loras=()).load_model().state_dict()
             tokenizer, patches, stamps = found.load_tokenizer(), found.patches(), found.stamps()
         with turns():
+            pipelines = current()
             values = {**base, **self._merged(base, patches, {})}
             with self._changing(found, pipelines.laid_out(values), pipelines, engines):
                 pipelines.tokenizer, self.host, self.stamps, self.patches = tokenizer, None, stamps, patches
 
-    def set_loras(self, loras: Loras, pipelines: Pipelines, engines: Engines, turns: Turns) -> None:
-        """Replace the LoRAs. Raises before anything has changed: see hackathon.set_loras."""
-        with turns():
-            found = replace(self.checkpoint, loras=loras)
-            patches, host = found.patches(), self.host or self._read_again(found)
-            values = self._merged(host.state_dict(), patches, self.patches)
-            with self._changing(found, pipelines.laid_out(values), pipelines, engines):
-                self.host, self.patches = host, patches
+    def set_loras(self, loras: Loras, pipelines: Pipelines, engines: Engines) -> None:
+        """Replace the LoRAs, in a turn. Raises before anything has changed: see hackathon.set_loras."""
+        found = replace(self.checkpoint, loras=loras)
+        patches, host = found.patches(), self.host or self._read_again(found)
+        values = self._merged(host.state_dict(), patches, self.patches)
+        with self._changing(found, pipelines.laid_out(values), pipelines, engines):
+            self.host, self.patches = host, patches
 
     def _read_again(self, found: Checkpoint) -> ControlLDM:
         if found.stamps() != self.stamps:

@@ -52,7 +52,9 @@ class Tokenizer:
         pieces = self.pattern.split(text) if self.pattern else [text]
         ids: list[int] = []
         for i, piece in enumerate(pieces):  # every second piece is an added word
-            ids += self.words[piece.lower()] if i % 2 else self._own_ids(piece)
+            # Some letters, such as the dotless i, match others in any case but are not their lower case.
+            word = self.words.get(piece.lower()) if i % 2 else None
+            ids += self._own_ids(piece) if word is None else word
         return ids
 
     def _own_ids(self, text: str) -> list[int]:

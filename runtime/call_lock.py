@@ -26,8 +26,8 @@ class Turns:
         """
         if os.getpid() != self.process_id:
             raise RuntimeError(
-                "this hackathon object was created before this process was forked: create one in each process, or "
-                "start processes with multiprocessing's method 'spawn'"
+                "this hackathon object was created before this process was forked: start processes with "
+                "multiprocessing's method 'spawn', and create one in each"
             )
         with self.lock, defaults(), current(self.device):
             yield

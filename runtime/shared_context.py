@@ -1,5 +1,6 @@
 """Contexts for process-wide settings that several threads may be in at the same time."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,6 +18,14 @@ class SharedContext:
         self.lock = threading.Lock()
         self.inside = 0
         self.context: AbstractContextManager[None] | None = None
+        os.register_at_fork(after_in_child=self._leave)
+
+    def _leave(self) -> None:
+        """Leave the context in a forked child, where the threads that were inside do not exist."""
+        self.lock, self.inside = threading.Lock(), 0
+        context, self.context = self.context, None
+        if context:
+            context.__exit__(None, None, None)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -30,7 +39,7 @@ class SharedContext:
             yield
         finally:
             with self.lock:
-                self.inside -= 1
-                if not self.inside:
+                self.inside = max(0, self.inside - 1)
+                if not self.inside and self.context:
                     context, self.context = self.context, None
                     context.__exit__(None, None, None)

@@ -1,5 +1,6 @@
 """The files that a scoring run writes, and the checks, before any work, that they overwrite nothing that is read."""
 
+import os
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +47,9 @@ class Outputs:
         return [self.folder / "shown" / f"{name}_{kind}.png" for kind in KINDS]
 
     def files(self, names: Iterable[str]) -> list[Path]:
-        """Return all files of a run with pictures of these names."""
+        """Return all files of a run with pictures of these names, with the lock, which overwrites and deletes."""
         pictures = [file for name in names for file in (self.base(name), self.candidate(name), *self.shown(name))]
-        return [*self.summaries, *pictures]
+        return [self.lock, *self.summaries, *pictures]
 
     def score(
         self,
@@ -95,13 +96,14 @@ def check_apart(out: Path, pictures: Path) -> None:
 
 def _contains(folder: Path, path: Path) -> bool:
     """Return whether `folder` is `path` or a folder above it."""
-    resolved = path.resolve()
+    resolved = Path(os.path.realpath(path))
     return any(_keys(folder) & _keys(one) for one in (resolved, *resolved.parents))
 
 
 def _keys(path: Path) -> set[Hashable]:
     """Return what all paths to the same file or folder have in common: the path without links, and the inode."""
+    real = os.path.realpath(path)  # unlike Path.resolve, it does not raise for links in a circle
     if not path.exists():
-        return {path.resolve()}
+        return {real}
     status = path.stat()
-    return {path.resolve(), (status.st_dev, status.st_ino)}
+    return {real, (status.st_dev, status.st_ino)}

@@ -85,6 +85,9 @@ def inputs(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
     shutil.copy(PLANS / "small_8.json", tmp_path / "other" / "score.json")
     (tmp_path / "linked" / "bird_2.jpg").symlink_to("../pictures/bird_2.png")
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked" / ".compute_score.lock").hardlink_to(tmp_path / "pictures" / "bird_2.png")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
     return tmp_path
 
 
@@ -239,6 +242,8 @@ def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monk
             ("--out", "{}/other", "--plan", "{}/other/score.json"),
             "/other/score.json would overwrite the input {}/other/",
         ),
+        (("--out", "{}/locked"), "/locked/.compute_score.lock would overwrite the input {}/pictures/bird_2.png"),
+        (("--out", "{}/circle"), "{}/circle"),
         (("--out", "{}/linked"), "--out: {}/linked/bird_2.jpg would overwrite the input {}/pictures/bird_2.png"),
         (("--cache", "{}/file"), "above it: choose another folder, with --cache FOLDER or CANNY2IMAGE_CACHE"),
     ],

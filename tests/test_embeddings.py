@@ -15,6 +15,7 @@ from cldm.checkpoint import SMALL_MODEL
 from cldm.checkpoint_choice import find_checkpoint
 from cldm.reference import reference_pictures
 from cldm.request import Request
+from ldm.config import load_architecture
 from ldm.weights import CheckpointError
 from runtime.backends import leave_out_tensorrt
 from tests.arguments import GOOD, process
@@ -68,6 +69,7 @@ def test_a_word_reads_its_vectors(tmp_path: Path) -> None:
     for word in ("it", "IT", "It"):
         assert torch.equal(context(f"a {word}, in the mountains", files), context("a red bird, in the mountains", []))
     assert torch.equal(context("with item and bit", files), context("with item and bit", []))
+    assert torch.equal(context("a \u0131t", files), context("a \u0131t", [])), "the dotless i is another word"
 
 
 def test_pictures_and_reference_agree(tmp_path: Path) -> None:
@@ -87,6 +89,13 @@ def test_pictures_and_reference_agree(tmp_path: Path) -> None:
     fresh = hackathon("random:1", plan="all", embeddings=files, device="cpu")
     fresh.initialize()
     assert np.array_equal(process(runtime, **request)[0], process(fresh, **request)[0])
+
+
+def test_random_weights_have_embeddings_too(tmp_path: Path) -> None:
+    files = [write(tmp_path / "aa.safetensors", {"emb_params": VECTORS})]
+    checkpoint = find_checkpoint("random:0", embeddings=files)
+    vocabulary = load_architecture("small").text.vocabulary
+    assert vocabulary in checkpoint.load_tokenizer()(["a bird, aa"])[0]
 
 
 def test_a_long_prompt_is_truncated_inside_an_embedding(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,9 +1,12 @@
 """load_weights() and set_loras() change everything or nothing, and loaded weights do not depend on their files."""
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor
 
 from canny2image_TRT import hackathon
-from cldm.checkpoint import SMALL_MODEL
+from cldm.checkpoint import SMALL_MODEL, Checkpoint
 from cldm.pipeline_cache import Pipelines
 from ldm.weights import CheckpointError
 from tests.arguments import process
@@ -145,3 +148,48 @@ def test_files_may_change_once_they_are_loaded(tmp_path: Path) -> None:
     code = [sys.executable, "-c", CHANGED_FILES, lora, *map(str, files)]
     done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
+
+
+def test_weights_that_are_replaced_while_initialize_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """initialize() makes new pipelines while load_weights() reads: the new ones get the new weights."""
+    fresh = hackathon("random:1", plan="19", device="cpu")
+    fresh.initialize()
+    runtime = hackathon("random:0", plan="19", device="cpu")
+    runtime.initialize()
+    load = Checkpoint.load_tokenizer
+
+    def meanwhile(self: Checkpoint) -> Any:
+        if self.name == "random:1":
+            monkeypatch.undo()
+            runtime.initialize()
+        return load(self)
+
+    monkeypatch.setattr(Checkpoint, "load_tokenizer", meanwhile)
+    runtime.load_weights("random:1")
+    assert runtime.checkpoint.name == "random:1"
+    assert np.array_equal(process(runtime)[0], process(fresh)[0])
+
+
+def test_a_call_that_waited_for_an_interrupted_change_is_refused() -> None:
+    runtime = hackathon("random:0", plan="19", device="cpu")
+    runtime.initialize()
+    with ThreadPoolExecutor(1) as pool:
+        with runtime._turns.lock:
+            waiting = pool.submit(process, runtime)
+            time.sleep(0.2)
+            runtime._weights.mixed = True
+        with pytest.raises(RuntimeError, match="a mix of old and new"):
+            waiting.result()
+    for name in ("settings", "latent", "graph"):
+        with pytest.raises(RuntimeError, match="a mix of old and new"):
+            getattr(runtime, name)
+
+
+def test_a_namesake_of_equal_size_and_time_is_noticed(tmp_path: Path) -> None:
+    path, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
+    for file in (path, other):
+        shutil.copy(SMALL_MODEL, file)
+        os.utime(file, ns=(10**18, 10**18))
+    before = Checkpoint(str(path), "small", "given").stamps()
+    os.replace(other, path)
+    assert Checkpoint(str(path), "small", "given").stamps() != before

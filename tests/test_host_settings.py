@@ -1,5 +1,6 @@
 """Process-wide settings of the host: they do not change what we compute, and are as before afterwards."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -132,3 +133,16 @@ def test_a_context_that_cannot_be_entered_is_tried_again() -> None:
     with shared():
         assert shared.inside == 1
     assert shared.context is None
+
+
+def test_a_forked_child_leaves_what_a_thread_was_in() -> None:
+    torch.set_default_dtype(torch.float64)
+    inside = defaults()
+    inside.__enter__()
+    try:
+        if (child := os.fork()) == 0:
+            os._exit(0 if torch.get_default_dtype() == torch.float64 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        inside.__exit__(None, None, None)
+        torch.set_default_dtype(torch.float32)

@@ -206,3 +206,11 @@ def test_random_zero_convolutions_are_not_zero() -> None:
     assert len(ends) == 14
     for end in ends:
         assert all(bool((parameter != 0).any()) for parameter in end.parameters())
+
+
+def test_a_file_that_contains_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[Any, Any] = {}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "itself.pth")
+    with pytest.raises(CheckpointError, match="does not map names to tensors"):
+        read_tensors(tmp_path / "itself.pth")

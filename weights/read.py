@@ -136,12 +136,15 @@ def _names(path: Path) -> list[str]:
 
 def _unwrapped(content: Any) -> Any:
     """Return the tensors without the levels and prefixes that training scripts put around them."""
-    while isinstance(content, dict):
+    for _ in WRAPPERS:  # each at most once: a dict may contain itself
+        if not isinstance(content, dict):
+            break
         inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), None)
         if inner is None:
             break
         content = inner
-    if isinstance(content, dict) and content and all(str(name).startswith(PARALLEL) for name in content):
+    names = list(content) if isinstance(content, dict) else []
+    if names and all(isinstance(name, str) and name.startswith(PARALLEL) for name in names):
         return {name.removeprefix(PARALLEL): one for name, one in content.items()}
     return content
 
