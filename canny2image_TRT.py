@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from cldm.checkpoint import Checkpoint
 from cldm.checkpoint_choice import find_checkpoint
@@ -14,6 +13,7 @@ from cldm.engine_choice import Engines
 from cldm.loaded_weights import LoadedWeights
 from cldm.pipeline import Pipeline
 from cldm.pipeline_cache import Pipelines
+from cldm.progress import Progress
 from cldm.prompt_syntax import PromptSyntax
 from cldm.request import Request, check_request, drawn
 from cldm.start import start
@@ -98,7 +98,7 @@ class hackathon:
         not finite, or, with strict, if capture fails; torch.OutOfMemoryError; CudaError if the device fails or replay
         of the graph differs from eager execution.
         """
-        with self._turns(), tqdm(total=3, delay=2, leave=False, disable=None) as progress:
+        with self._turns(), Progress(total=3, delay=2, leave=False, disable=None) as progress:
             self._pipelines = None  # free the pipelines and weights of an earlier call
             progress.set_description("loading weights")
             tokenizer = self.checkpoint.checked_tokenizer()

@@ -33,7 +33,7 @@ def one_line(debug: bool = False, stopped: str = "nothing was written") -> Itera
     except (ValueError, OSError) as error:
         if debug:
             raise
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {' '.join(str(error).split())}") from error  # a file's name may have a line break
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning catches Ctrl-C itself, and exits with status 1.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):

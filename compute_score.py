@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from canny2image_TRT import hackathon
 from cldm.base_pictures import FOLDER as CACHED
@@ -28,6 +27,7 @@ from cldm.base_pictures import base_pictures
 from cldm.canny import Picture
 from cldm.edge_map import check_channels
 from cldm.engine_choice import check_backend
+from cldm.progress import Progress
 from cldm.request import CONTEST, Request, drawn
 from cldm.text_inputs import text_inputs
 from files import check_writable, locked
@@ -85,7 +85,7 @@ def make_request(name: str, picture: Picture, options: argparse.Namespace) -> Re
 def make_candidates(runtime: hackathon, requests: dict[str, Request]) -> dict[str, tuple[Picture, float]]:
     """Return (picture, milliseconds of its process() call) by name, in the order of `requests`."""
     made = {}
-    for name, request in tqdm(requests.items(), desc="candidates", unit="picture"):
+    for name, request in Progress(requests.items(), desc="candidates", unit="picture"):
         begin = time.perf_counter()
         picture = runtime.process(**vars(request))[0]
         made[name] = picture, 1000 * (time.perf_counter() - begin)
@@ -187,10 +187,10 @@ def main() -> int:
     options = parse_arguments(sys.argv[1:])
     try:
         report = run(options)
-    except (ValueError, TypeError, OSError, torch.OutOfMemoryError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:  # RuntimeError: of the device
         if options.debug:
             raise
-        print(f"compute_score.py: {error}", file=sys.stderr)
+        print(f"compute_score.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

@@ -88,6 +88,13 @@ def locked(file: Path, otherwise: str) -> Iterator[None]:
         os.close(handle)
 
 
+def leftovers(path: Path) -> list[Path]:
+    """Return the temporary files for `path`; those that no process has locked are deleted when `path` is written."""
+    prefix = f".{path.name}."
+    names = os.listdir(path.parent) if path.parent.is_dir() else []
+    return [path.parent / name for name in names if re.fullmatch(re.escape(prefix) + TEMPORARY, name)]
+
+
 def digest(content: bytes | str) -> str:
     """Return the SHA-256 in hexadecimal; text is encoded as UTF-8."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
@@ -134,9 +141,7 @@ def _temporary(path: Path) -> Iterator[tuple[int, Path]]:
 
 def _remove_leftovers(path: Path) -> None:
     """Delete the temporary files for `path` that no process has locked."""
-    prefix = f".{path.name}."
-    names = [name for name in os.listdir(path.parent) if name.startswith(prefix)]
-    for leftover in [path.parent / name for name in names if re.fullmatch(TEMPORARY, name[len(prefix) :])]:
+    for leftover in leftovers(path):
         with suppress(OSError):  # in use, gone meanwhile, another user's, or on a file system without locks
             handle = os.open(leftover, os.O_RDWR)
             try:

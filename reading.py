@@ -3,17 +3,24 @@
 import errno
 import json
 import math
+import numbers
 import os
+import re
 import reprlib
 import stat
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsInt, TypeGuard
+
+import numpy as np
 
 LARGEST = 16 * 2**20  # bytes; settings, vocabularies and plans are smaller
 DIGITS = 100  # of an integer in JSON; longer ones may overflow a float
 LONGEST_PATH = 4096  # bytes
 LONGEST_SHOWN = 120
+NOT_NUMBERS = (bool, np.timedelta64)  # both are integers for isinstance
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # a message with a line break would not be one line
 
 
 class _Short(reprlib.Repr):
@@ -40,14 +47,19 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
-def read_small(path: Path) -> bytes:
-    """Return the bytes of a file. Raise OSError if it is missing, no regular file or larger than 16 MiB."""
+def read_regular(path: Path, largest: float = math.inf) -> bytes:
+    """Return the bytes of a file. Raise OSError if it is missing, no regular file or larger than `largest`."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))  # a pipe would never end
-    if status.st_size > LARGEST:
-        raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, expected at most {LARGEST}", str(path))
+    if status.st_size > largest:
+        raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, expected at most {largest}", str(path))
     return path.read_bytes()
+
+
+def read_small(path: Path) -> bytes:
+    """Return the bytes of a file. Raise OSError if it is missing, no regular file or larger than 16 MiB."""
+    return read_regular(path, LARGEST)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -73,10 +85,29 @@ def parse_object(content: bytes | str) -> dict[str, Any]:
     return value
 
 
+def is_whole(value: object) -> TypeGuard[SupportsInt]:
+    """Return whether the value is an integer of any type, but no boolean."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, NOT_NUMBERS)
+
+
+def to_float(value: Any) -> float | None:
+    """Return a real number of any type as a float, NaN if it is no float; None for anything else, also a boolean.
+
+    NumPy's scalars become Python's first: a float16 would overflow in comparisons, and warn or raise.
+    """
+    if not isinstance(value, (numbers.Real, Decimal)) or isinstance(value, NOT_NUMBERS):
+        return None
+    try:
+        return float(value.item() if isinstance(value, np.generic) else value)
+    except (OverflowError, ValueError):  # a huge integer or fraction; Decimal("sNaN")
+        return math.nan
+
+
 def path_text(name: str, value: object) -> str:
     """Return a path that was given for the argument `name` as a string.
 
-    Raise TypeError if it is neither a string nor a path, and ValueError if no file can have this name.
+    Raise TypeError if it is neither a string nor a path, and ValueError if no file can have this name or the name has
+    control characters.
     """
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str):
@@ -84,11 +115,14 @@ def path_text(name: str, value: object) -> str:
     if not text.strip():
         raise ValueError(f"{name}: got the empty path {text!r}, expected the path of a file or folder")
     try:
-        usable = "\0" not in text and len(os.fsencode(text)) < LONGEST_PATH
+        usable = not CONTROL.search(text) and len(os.fsencode(text)) < LONGEST_PATH
     except UnicodeEncodeError:  # half of a surrogate pair
         usable = False
     if not usable:
-        raise ValueError(f"{name}: got {shown(text)}, which no file can be called: give the path of a file or folder")
+        raise ValueError(
+            f"{name}: got {shown(text)}, which no file can be called or has control characters: give the path of a "
+            "file or folder"
+        )
     return text
 
 

@@ -15,6 +15,7 @@ from plans.files import plan_of
 from plans.folds import Measured
 from plans.plan import Plan
 from plans.routes import geometric_mean
+from reading import read_object
 
 ON_ENGINES = "two taps, by process()"
 TIMED = (PUBLISHED, TWO_TAPS)
@@ -65,7 +66,7 @@ def load(path: Path, asked: Mapping[str, Any]) -> list[Result]:
     Raise ValueError if the file is damaged.
     """
     try:
-        values = json.loads(path.read_text())
+        values = read_object(path)
         results = [_result(one) for one in values["results"]]
         goes_on = values["asked"] == asked and values["backend of process()"] is None
     except FileNotFoundError:

@@ -20,7 +20,7 @@ from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.pipeline import Pipeline, Shape
 from cldm.request import Request
-from cldm.stages import Size
+from cldm.stages import STAGES, Size
 from cldm.tensorrt_engines import TensorRTEngines
 from ldm.tokenizer import Tokenizer
 from plans.plan import make_plan
@@ -28,8 +28,6 @@ from runtime.backends import PRECISIONS
 from runtime.graph import Graph
 from runtime.streams import Streams
 from runtime.tensorrt_library import sm
-
-STAGES = ("text", "hint", "control", "encoder", "decoder", "vae")
 
 
 class NotTried(Exception):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from build.case import STAGES, Case, NotTried, Wrong
+from build.case import Case, NotTried, Wrong
 from build.measurement import Measurement
 from build.plugin_checks import check_engine_with_plugin, check_plugin
 from build.tensorrt import make_engine, prepare_trial
@@ -21,6 +21,7 @@ from build.verify import RUNS, median_milliseconds
 from cldm.checkpoint_choice import find_checkpoint
 from cldm.fast import make_fast
 from cldm.one_graph import outcome, record, same
+from cldm.stages import STAGES
 from runtime.cuda import call, cudart
 from runtime.tensorrt_library import sm
 from runtime.tensorrt_refit import refit

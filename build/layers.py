@@ -4,7 +4,6 @@ With detailed profiling verbosity, the log lists the layers, one per line, witho
 can run the engine. Both use the same field names.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from build.table import table as aligned
+from reading import parse_object
 
 # TensorRT's compiler gives fused attention kernels names like _gemm_mha_v2_myl0_4. A layer's name may also contain the
 # names of ONNX nodes, such as attention, so FUSED_NAME matches the whole stem.
@@ -77,7 +77,7 @@ class BuildLog:
 def layers_of_json(text: str) -> tuple[Layer, ...]:
     """Return the layers in EngineInspector's JSON. Raise ValueError if it is not JSON or lists no detailed layers."""
     try:
-        return tuple(make_layer(one) for one in json.loads(text)["Layers"])
+        return tuple(make_layer(one) for one in parse_object(text)["Layers"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no detailed layers ({type(error).__name__})") from error
 

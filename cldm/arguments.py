@@ -4,20 +4,17 @@ NumPy's scalars become Python numbers first: a uint8 would wrap in arithmetic, a
 tensors are no numbers, even with one element. Every message is one short line, whatever the value.
 """
 
-import numbers
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cldm.canny import Picture
-from reading import shown
+from reading import is_whole, shown, to_float
 
 INPUT_PIXELS = 2**26  # of input_image or edges: 8192 x 8192
 LONGEST_SIDE = 4096  # pixels
 OUTPUT_PIXELS = LONGEST_SIDE**2  # of all samples together
 MOST_LETTERS = 10_000  # of a prompt; eight chunks of 75 tokens are about 3,000
-NOT_NUMBERS = (bool, np.timedelta64)  # both are integers for isinstance
 HINTS = {
     type(None): ": cv2.imread returns None for a file that it cannot read",
     np.ma.MaskedArray: ": call its method filled() first",
@@ -46,11 +43,6 @@ REAL = {"strength": FLOAT32, "scale": FLOAT32, "eta": Range(0, 1, "0 (determinis
 THRESHOLD = Range(-(2**31), 2**31 - 1)  # OpenCV rounds thresholds down to int32, and larger ones would wrap
 
 
-def is_whole(value: object) -> bool:
-    """Return whether the value is an integer of any type."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, NOT_NUMBERS)
-
-
 def check_whole(name: str, value: Any, allowed: Range) -> int:
     """Return the argument as an int. Raises TypeError or ValueError."""
     if not is_whole(value):
@@ -65,14 +57,11 @@ def check_number(name: str, value: Any, allowed: Range, expected: str = "a numbe
 
     value: a real number of any type, also a Fraction or a Decimal, but not a boolean.
     """
-    if not isinstance(value, (numbers.Real, Decimal)) or isinstance(value, NOT_NUMBERS):
+    number = to_float(value)
+    if number is None:
         raise TypeError(f"{name}: got {shown(value)}, expected {expected}")
-    plain = value.item() if isinstance(value, np.generic) else value
-    try:
-        number = float(plain)
-    except (OverflowError, ValueError):  # a huge integer or fraction; Decimal("sNaN")
-        number = float("nan")
     if not allowed.low <= number <= allowed.high:
+        plain = value.item() if isinstance(value, np.generic) else value
         raise ValueError(f"{name}: got {shown(plain)}, expected a finite number from {allowed}")
     return number
 

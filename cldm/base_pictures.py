@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from cldm.canny import Picture
 from cldm.checkpoint import Checkpoint
+from cldm.progress import Progress
 from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.reference import reference_pictures
 from cldm.request import Request
@@ -48,7 +48,7 @@ def base_pictures(
     if missing:
         _check_cache(folder)
         model = checkpoint.load_model(device)
-        for name in tqdm(missing, desc="base pictures", unit="picture"):
+        for name in Progress(missing, desc="base pictures", unit="picture"):
             picture = reference_pictures(model, tokenizer, requests[name], syntax)[0]
             write_whole(files[name], cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
     return {name: _read(file) for name, file in files.items()}

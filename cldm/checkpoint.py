@@ -157,4 +157,4 @@ class Checkpoint:
         return rows(read_embeddings(self.embeddings, text.width), text.vocabulary)
 
     def _vae(self) -> Source | None:
-        return Source(resolve(self.vae)) if self.vae else None
+        return Source(resolve(self.vae, "VAE"), "VAE") if self.vae else None

@@ -11,10 +11,13 @@ from cldm.shapes import fitting_architecture
 from ldm.config import MODELS, load_architecture
 from ldm.weights import CheckpointError
 from reading import path_text, shown
+from weights.folders import existing
 from weights.loras import check_loras
+from weights.sources import existing_parts
 
 log = logging.getLogger(__name__)
 
+RANDOM = "random:"
 VARIABLE = "CANNY2IMAGE_CHECKPOINT"
 USUAL_PLACES = (
     MODELS / "control_sd15_canny.pth",
@@ -36,13 +39,16 @@ def find_checkpoint(
     architecture: the name of a file in models/*.yaml; by default small for random weights and for weights of the small
         model's shapes, and sd15 for any others.
     vae, loras, embeddings: see Checkpoint.
-    Raises CheckpointError for a malformed random:SEED, TypeError or ValueError for an argument of another kind.
+    Raises CheckpointError for a malformed random:SEED or BASE:CONTROL, TypeError or ValueError for an argument of
+    another kind.
     """
     if isinstance(embeddings, str) or not isinstance(embeddings, Sequence):
         raise TypeError(f"embeddings: got {shown(embeddings)}, expected a list of files, [] for none")
-    words = tuple(path_text("embeddings", one) for one in embeddings)
-    other_vae = None if vae is None else path_text("vae", vae)
+    words = tuple(existing(path_text("embeddings", one)) for one in embeddings)
+    other_vae = None if vae is None else existing(path_text("vae", vae))
     text, chosen_by = _choose(name)
+    if not text.startswith(RANDOM):
+        text = existing_parts(text)
     checkpoint = Checkpoint(text, "", chosen_by, other_vae, check_loras(loras), words)
     checkpoint = replace(checkpoint, architecture=_architecture(checkpoint, architecture))
     log.info("weights: %s", checkpoint)
@@ -61,7 +67,7 @@ def _choose(name: str | os.PathLike[str] | None) -> tuple[str, str]:
             log.warning("$%s is empty: choosing the weights as if it were not set", VARIABLE)
         places = [(str(path), "found") for path in USUAL_PLACES if path.is_file()]
         found = [*places, (str(SMALL_MODEL), "no Stable Diffusion checkpoint found")][0]
-    if found[0].startswith("random:") and Checkpoint(found[0], "small", "").random_seed is None:
+    if found[0].startswith(RANDOM) and Checkpoint(found[0], "small", "").random_seed is None:
         raise CheckpointError(f"weights {shown(found[0])}: expected random:SEED with a whole number, such as random:0")
     return found
 

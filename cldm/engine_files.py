@@ -13,7 +13,7 @@ from cldm.checkpoint import Checkpoint
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.prompt_syntax import PLAIN, PromptSyntax
-from cldm.stages import Size, make_stages
+from cldm.stages import STAGES, Size, make_stages
 from cldm.tensorrt_engines import TensorRTEngines, unpack_engines
 from files import digest
 from ldm.config import MODELS, load_architecture
@@ -144,6 +144,8 @@ def find_engines(target: Target, device: torch.device, weights: Mapping[str, Ten
         except SafetensorError as error:
             reason = f"engine files {files.folder}: {FILE} holds no TensorRT engines"
             raise EngineFileError(reason, expected.command) from error
+        if missing := [stage for stage in STAGES if stage not in serialized]:
+            raise EngineFileError(f"engine files {files.folder}: {FILE} lacks {missing[0]}", expected.command)
         return TensorRTEngines(serialized, device, KernelCache(files.folder / KERNELS), weights).backend
     if target.backend == "inductor":
         load_engine_files(target, device)

@@ -9,7 +9,7 @@ from cldm import arguments
 from cldm.arguments import LONGEST_SIDE, OUTPUT_PIXELS, REAL, THRESHOLD, WHOLE
 from cldm.canny import Picture, canny, hwc3, resize, target_size
 from cldm.edge_map import check_channels, resize_edge_map, warn_if_inverted
-from reading import shown
+from reading import is_whole, shown
 
 log = logging.getLogger(__name__)
 
@@ -190,4 +190,4 @@ def drawn(seed: int) -> int:
 
     Random numbers come from the system: the host's generators are neither used nor advanced.
     """
-    return random.SystemRandom().randint(0, 65535) if arguments.is_whole(seed) and seed == -1 else seed
+    return random.SystemRandom().randint(0, 65535) if is_whole(seed) and seed == -1 else seed

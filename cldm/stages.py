@@ -28,6 +28,7 @@ from cldm.tricks.time_table import shift_widths
 from ldm.unet import Encoder as UNetHalf
 from runtime.spec import EngineSpec, TensorSpec
 
+STAGES = ("text", "hint", "control", "encoder", "decoder", "vae")
 # Height and width in pixels, samples, and the syntax of the prompts if it is not plain.
 Size = tuple[int, int, int] | tuple[int, int, int, PromptSyntax]
 

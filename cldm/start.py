@@ -1,15 +1,14 @@
 """Starts a runtime: chooses backend and plan, and generates the first picture, on a CPU with one evaluation only."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from cldm.model import ControlLDM
 from cldm.pipeline import Watch
 from cldm.pipeline_cache import Pipelines
+from cldm.progress import Progress
 from cldm.request import Request
 from plans.choice import PlanChoice
 from plans.plan import Plan
@@ -18,7 +17,7 @@ from runtime.tensorrt_calls import TensorRTError
 from runtime.timing import median_ms
 
 
-def start(pipelines: Pipelines, backends: tuple[str, ...], plan: PlanChoice, progress: "tqdm[Any]") -> None:
+def start(pipelines: Pipelines, backends: tuple[str, ...], plan: PlanChoice, progress: Progress) -> None:
     """Choose a backend and, for plan "auto", a plan; then generate a picture from a black input of the contest's size.
 
     On a CPU, where a picture can take minutes, the first picture has one evaluation: enough to run every stage.
@@ -47,7 +46,7 @@ def start(pipelines: Pipelines, backends: tuple[str, ...], plan: PlanChoice, pro
             pipelines.clear()
 
 
-def _shown(progress: "tqdm[Any]", work: str) -> Watch:
+def _shown(progress: Progress, work: str) -> Watch:
     """Show the work, and return a function that shows each of its stages too."""
     progress.set_description(work)
     return lambda stage: progress.set_description(f"{work}: {stage}")

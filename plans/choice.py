@@ -1,7 +1,6 @@
 """Resolves a runtime's plan (a name, a file, a Plan or "auto") for each number of DDIM steps."""
 
 import logging
-import numbers
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 from plans.auto import best_plan, eligible_plans, measure_costs
 from plans.files import PlanFile, choose_plan, plan_file, usual_steps_of
 from plans.plan import STEPS, Plan, make_plan
-from reading import shown
+from reading import is_whole, shown, to_float
 from scoring.leaderboard import leaderboard_score
 
 log = logging.getLogger(__name__)
@@ -28,14 +27,15 @@ class PlanChoice:
         self, plan: str | int | Plan, architecture: str, max_pd: float | None = None, checkpoint: str = ""
     ) -> None:
         plan = _checked(plan)
-        if max_pd is not None and (isinstance(max_pd, bool) or not isinstance(max_pd, numbers.Real)):
+        most = None if max_pd is None else to_float(max_pd)
+        if max_pd is not None and most is None:
             raise TypeError(f"max_pd: got {shown(max_pd)}, expected a number or None")
         if max_pd is not None and plan != "auto":
             raise ValueError(
                 f"max_pd: got {shown(max_pd)} with plan {shown(plan)}, but it can only be used with plan 'auto'"
             )
-        self.plan, self.architecture, self.max_pd, self.checkpoint = plan, architecture, max_pd, checkpoint
-        self.eligible = eligible_plans(architecture, max_pd) if plan == "auto" else []
+        self.plan, self.architecture, self.max_pd, self.checkpoint = plan, architecture, most, checkpoint
+        self.eligible = eligible_plans(architecture, most) if plan == "auto" else []
         self.usual_steps = STEPS if self.eligible else usual_steps_of(plan, architecture)
         self.auto: PlanFile | None = None  # the plan file chosen for "auto"; None before measure()
         self.known: dict[tuple[str | Plan, int], Plan] = {}
@@ -45,7 +45,7 @@ class PlanChoice:
 
         plan: used instead of the requested plan. "auto" is valid only if it was requested and `measure` was called.
         """
-        if isinstance(ddim_steps, bool) or not isinstance(ddim_steps, numbers.Integral):
+        if not is_whole(ddim_steps):
             raise TypeError(f"ddim_steps: got {shown(ddim_steps)}, expected a whole number")
         choice = self.plan if plan is None else _checked(plan)
         if (choice, ddim_steps) not in self.known:
@@ -100,7 +100,7 @@ class PlanChoice:
 
 def _checked(plan: object) -> str | Plan:
     """Return the plan, a path or a number of evaluations as a string. Raise TypeError for any other type."""
-    if isinstance(plan, numbers.Integral) and not isinstance(plan, bool):
+    if is_whole(plan):
         return shown(int(plan))
     if isinstance(plan, os.PathLike):
         plan = os.fspath(plan)
@@ -109,4 +109,5 @@ def _checked(plan: object) -> str | Plan:
             f"plan: got {shown(plan)}, expected a name, a number of evaluations, step indices in a string such as "
             "'19,14,9,4', or a Plan"
         )
-    return plan
+    # Absolute: the file is read again for another number of steps, maybe in another current folder.
+    return os.path.abspath(plan) if isinstance(plan, str) and plan.endswith(".json") else plan

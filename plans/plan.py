@@ -9,6 +9,7 @@ These updates therefore combine into one linear map, whose coefficients are comp
 With eta = 0 and a single tap of 1, this is plain DDIM over the evaluated timesteps alone.
 """
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,7 @@ STEPS = 20  # DDIM updates per picture in the contest; plans are made for this n
 # The steps evaluated by the entry that won second place in the contest; index 19 is the noisiest step.
 TEN = (19, 18, 17, 16, 15, 14, 13, 11, 8, 4)
 MOST_STEPS = 1000  # the noise schedule has no more
+INDICES = re.compile(r"\s*[0-9]{1,4}\s*(,\s*[0-9]{1,4}\s*)*")
 LARGEST_TAP = 3.0  # larger taps would amplify errors of eps from step to step
 
 
@@ -110,13 +112,12 @@ def usual_steps(choice: str) -> int:
 
 
 def _indices(choice: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(index) for index in choice.split(","))
-    except ValueError:
+    if not INDICES.fullmatch(choice):
         raise ValueError(
             f"plan {shown(choice)}: expected all, ten, auto, a plan file such as 8, or step indices such as "
             "19,17,14,11,8,4"
-        ) from None
+        )
+    return tuple(map(int, choice.split(",")))
 
 
 def _holds(values: object, *kinds: type) -> bool:

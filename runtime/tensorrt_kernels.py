@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from files import write_whole
+from reading import read_regular
 from runtime.tensorrt_calls import checked
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class KernelCache:
 
     def _read(self) -> None:
         try:
-            data = self.path.read_bytes()
+            data = read_regular(self.path)
         except FileNotFoundError:
             log.info("compiled kernels: none in %s yet; compiling them now", self.path)
             return

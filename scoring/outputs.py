@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 
-from files import check_file, write_whole
+from files import check_file, leftovers, write_whole
 from scoring.distance import Picture, perceptual_distance, psnr, ssim
 from scoring.inception import Inception
 from scoring.report import PictureScore
@@ -80,8 +80,9 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """
     read = {key: one for one in inputs for key in _keys(one)}
     for output in outputs:
-        if same := read.keys() & _keys(output):
-            raise ValueError(f"--out: {output} would overwrite the input {read[same.pop()]}: choose another --out")
+        for written in (output, *leftovers(output)):
+            if same := read.keys() & _keys(written):
+                raise ValueError(f"--out: {output} would overwrite the input {read[same.pop()]}: choose another --out")
         check_file(output)
 
 

@@ -12,6 +12,8 @@ import torch
 
 import cldm.engine_files
 from cldm.engine_files import Target, _title, find_engines
+from cldm.stages import STAGES
+from cldm.tensorrt_engines import pack_engines
 from reading import shown
 from runtime.artifacts import FILE, KERNELS, EngineFileError, Manifest, load, read, read_manifest, save
 from runtime.machine import machine
@@ -210,15 +212,22 @@ def test_machine_is_part_of_a_manifest() -> None:
     assert all(values.values())
 
 
-def test_artifacts_that_hold_no_engines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (DATA, r"engines\.bin holds no TensorRT engines"),
+        (pack_engines({stage: b"1" for stage in STAGES if stage != "vae"}), r"engines\.bin lacks vae"),
+    ],
+)
+def test_artifacts_without_all_engines(data: bytes, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, stub in {
         "check_device": lambda device: None,
         "expected_manifest": lambda target, device: EXPECTED,
-        "read": lambda folder, expected: DATA,
+        "read": lambda folder, expected: data,
     }.items():
         monkeypatch.setattr(cldm.engine_files, name, stub)
     target = Target("small", 64, 64, 1, "fp32", "tensorrt")
-    with pytest.raises(EngineFileError, match=r"engines\.bin holds no TensorRT engines; build them with python -m"):
+    with pytest.raises(EngineFileError, match=f"{sentence}; build them with python -m"):
         find_engines(target, torch.device("cpu"))
 
 

@@ -88,6 +88,9 @@ def inputs(tmp_path: Path) -> Path:
     (tmp_path / "locked").mkdir()
     (tmp_path / "locked" / ".compute_score.lock").hardlink_to(tmp_path / "pictures" / "bird_2.png")
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "left").mkdir()
+    shutil.copy(PLANS / "small_8.json", tmp_path / "left" / ".score.json.abcdefgh.tmp")
+    (tmp_path / "left" / "plan.json").symlink_to(".score.json.abcdefgh.tmp")
     return tmp_path
 
 
@@ -244,6 +247,10 @@ def test_base_pictures_depend_on_the_picture(finished: tuple[Path, Report], monk
         ),
         (("--out", "{}/locked"), "/locked/.compute_score.lock would overwrite the input {}/pictures/bird_2.png"),
         (("--out", "{}/circle"), "{}/circle"),
+        (
+            ("--out", "{}/left", "--plan", "{}/left/plan.json"),
+            "--out: {}/left/score.json would overwrite the input {}/left/plan.json",
+        ),
         (("--out", "{}/linked"), "--out: {}/linked/bird_2.jpg would overwrite the input {}/pictures/bird_2.png"),
         (("--cache", "{}/file"), "above it: choose another folder, with --cache FOLDER or CANNY2IMAGE_CACHE"),
     ],

@@ -1,5 +1,6 @@
 """Each wrong argument of the constructor gives one sentence that names it, before any weight is read."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL, Checkpoint
 from cldm.checkpoint_choice import VARIABLE, find_checkpoint
+from ldm.config import MODELS
 from ldm.weights import CheckpointError
+from plans.choice import PlanChoice
 
 ARGUMENTS = (
     "checkpoint architecture backend plan max_pd precision device strict vae loras embeddings prompt_syntax "
@@ -72,3 +75,18 @@ def test_a_missing_file_of_the_variable(monkeypatch: pytest.MonkeyPatch, caplog:
     monkeypatch.setenv(VARIABLE, "")
     find_checkpoint()
     assert f"${VARIABLE} is empty: choosing the weights as if it were not set" in caplog.text
+
+
+def test_paths_stay_the_same_files_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("base.pth", "control.pth", "vae.pt", "lora.safetensors", "word.pt", "own.json"):
+        Path(name).touch()
+    shutil.copy(next(MODELS.glob("plans/small_*.json")), "own.json")
+    found = find_checkpoint("base.pth:./control.pth", "small", "vae.pt", [("lora.safetensors", 1.0)], ["word.pt"])
+    plan = PlanChoice("own.json", "small")
+    monkeypatch.chdir("/")
+    assert found.name == f"{tmp_path}/base.pth:{tmp_path}/control.pth"
+    assert (found.vae, found.embeddings) == (f"{tmp_path}/vae.pt", (f"{tmp_path}/word.pt",))
+    assert found.loras == ((f"{tmp_path}/lora.safetensors", 1.0),)
+    assert plan(20).steps == 20
+    assert find_checkpoint("somebody/model", "small").name == "somebody/model", "may be an id on the hub"

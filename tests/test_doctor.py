@@ -17,10 +17,11 @@ import build.export
 import build.tensorrt
 import build.verify
 from build.__main__ import main
-from build.case import STAGES, Case
+from build.case import Case
 from build.checks import CHECKS
 from build.compile import compile_engine
 from build.doctor import anonymous
+from cldm.stages import STAGES
 from runtime.sources import ROOT
 from runtime.tensorrt_library import LIBRARIES
 from tests.standin import tensorrt as standin

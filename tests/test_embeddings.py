@@ -110,6 +110,7 @@ def test_a_long_prompt_is_truncated_inside_an_embedding(tmp_path: Path, caplog: 
 
 BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("wide.safetensors", {"emb_params": torch.ones(1, 768)}, CheckpointError, r"\[1, 768\], expected \[vectors, 96\]"),
+    ("long.pt", {"emb_params": torch.ones(1, 1).expand(2**40, WIDTH)}, CheckpointError, "with 1 to 600 vectors"),
     ("nan.safetensors", {"emb_params": torch.full((1, WIDTH), torch.nan)}, CheckpointError, "holds NaN"),
     ("lora.safetensors", {"lora_unet_a.alpha": torch.ones(1), "b": torch.ones(1)}, CheckpointError, "is a LoRA"),
     ("two.safetensors", {"a": torch.ones(1), "b": torch.ones(1)}, CheckpointError, "something else"),
@@ -132,7 +133,7 @@ def test_a_word_given_twice(tmp_path: Path) -> None:
 
 
 def test_missing_file() -> None:
-    with pytest.raises(CheckpointError, match=r"checkpoint absent\.pt does not exist"):
+    with pytest.raises(CheckpointError, match=r"^embedding absent\.pt does not exist"):
         read_embeddings(["absent.pt"], WIDTH)
 
 

@@ -1,9 +1,10 @@
 """Calls run one at a time, and neither threads, processes nor the caller's global state affect them."""
 
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,15 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from canny2image_TRT import hackathon
+from cldm.pipeline import Pipeline
+from cldm.request import Request
+from ldm.tokenizer import Tokenizer
 from tests.arguments import process
+
+write = Pipeline.write
 
 
 def test_threads_take_turns(runtime: hackathon) -> None:
@@ -56,6 +63,60 @@ def test_timeline_waits_for_its_turn(runtime: hackathon, monkeypatch: pytest.Mon
         assert spans.result()
 
 
+@pytest.mark.parametrize("call", "process initialize load_weights set_loras timeline latent settings".split())
+def test_a_call_that_interrupts_another_is_refused(
+    runtime: hackathon, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "process": lambda: process(runtime, seed=7),
+        "initialize": runtime.initialize,
+        "load_weights": lambda: runtime.load_weights("random:1"),
+        "set_loras": lambda: runtime.set_loras([]),
+        "timeline": runtime.timeline,
+        "latent": lambda: runtime.latent,
+        "settings": lambda: runtime.settings,
+    }
+    expected = process(runtime)[0]
+    refused: list[str] = []
+
+    def interrupt(*_: object) -> None:
+        with pytest.raises(RuntimeError, match="is already running in this thread: make no calls from a signal"):
+            calls[call]()
+        refused.append(call)
+
+    def interrupted(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
+        signal.raise_signal(signal.SIGALRM)
+        write(pipeline, request, tokenizer)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        monkeypatch.setattr(Pipeline, "write", interrupted)
+        assert np.array_equal(process(runtime)[0], expected)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    monkeypatch.undo()
+    assert refused == [call]
+    assert np.array_equal(process(runtime)[0], expected)
+
+
+def test_the_host_process_keeps_its_threads_and_needs_no_stderr() -> None:
+    code = """
+import sys, threading
+from canny2image_TRT import hackathon
+
+errors, sys.stderr = sys.stderr, None
+try:
+    hackathon("random:0", device="cpu", plan="19").initialize()
+    assert threading.enumerate() == [threading.main_thread()], threading.enumerate()
+finally:
+    sys.stderr = errors
+print("ok")
+"""
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout == "ok\n", done.stderr[-2000:]
+
+
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     torch.set_default_dtype(dtype)
@@ -73,8 +134,9 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         lambda: torch.device("meta"),
         lambda: torch.device("cpu"),
         lambda: default_dtype(torch.float64),
+        lambda: sdpa_kernel(SDPBackend.CUDNN_ATTENTION),
     ],
-    ids=["autocast", "default device meta", "default device cpu", "default dtype"],
+    ids=["autocast", "default device meta", "default device cpu", "default dtype", "attention that no CPU has"],
 )
 def test_global_state_of_the_caller_has_no_effect(runtime: hackathon, state: Any) -> None:
     expected = process(runtime)[0]
@@ -98,7 +160,7 @@ def test_calls_in_a_forked_child_raise(runtime: hackathon, monkeypatch: pytest.M
 
 def test_initialize_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = MagicMock()
-    monkeypatch.setattr("canny2image_TRT.tqdm", shown)
+    monkeypatch.setattr("canny2image_TRT.Progress", shown)
     hackathon("random:0", plan="19", device="cpu").initialize()
     progress = shown.return_value.__enter__.return_value
     said = [call.args[0] for call in progress.set_description.call_args_list]

@@ -32,7 +32,7 @@ for name in ARROWS.keys() - {"commands", "files", "reading"}:
 ARROWS |= {
     "training": OURS - {"build", "training", "benchmarks", "examples", "tests"},
     "benchmarks": OURS - {"training", "benchmarks", "examples", "tests"},
-    "examples": {"canny2image_TRT", "cldm", "scoring"},
+    "examples": {"canny2image_TRT", "cldm", "commands", "scoring"},
 }
 # The package training and the test modules named test_training*.
 OF_TRAINING = re.compile(r"(training|tests\.test_training\w*)(\.\w+)*")

@@ -2,7 +2,11 @@
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -152,8 +156,27 @@ def test_merge_adds_in_the_given_order_in_float32() -> None:
 
 @pytest.mark.parametrize(
     ("strength", "error"),
-    [(float("nan"), ValueError), (float("inf"), ValueError), (1e39, ValueError), ("1", TypeError), (True, TypeError)],
+    [
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        (1e39, ValueError),
+        (np.float16("inf"), ValueError),
+        (Decimal("sNaN"), ValueError),
+        ("1", TypeError),
+        (True, TypeError),
+        (np.timedelta64(1), TypeError),
+    ],
 )
-def test_merge_refuses_a_strength_that_is_no_finite_number(strength: float, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"^strength of a LoRA: got .*, expected a (finite )?number$"):
+def test_merge_refuses_a_strength_that_is_no_finite_number(strength: Any, error: type[Exception]) -> None:
+    with (
+        np.errstate(all="raise"),
+        pytest.raises(error, match=r"^strength of a LoRA: got .*, expected a (finite )?number$"),
+    ):
         merge(torch.zeros(2, 2), [(Patch(torch.ones(1, 2), torch.ones(2, 1), None, 1.0), strength)])
+
+
+@pytest.mark.parametrize("strength", [np.float16(0.5), Fraction(1, 2), Decimal("0.5"), np.float64(0.5)])
+def test_a_strength_of_any_number_type(strength: Any) -> None:
+    patch = Patch(torch.ones(1, 2), torch.ones(2, 1), None, 1.0)
+    with np.errstate(all="raise"):
+        assert torch.equal(merge(torch.zeros(2, 2), [(patch, strength)]), torch.full((2, 2), 0.5))

@@ -57,7 +57,12 @@ def test_known_kinds_are_named(tensors: dict[str, Tensor], kind: str) -> None:
         ),
         ({DOWN: PAIR[DOWN]}, f"has {DOWN} without the rest: expected both lora_down and lora_up"),
         ({ALPHA: torch.tensor(1.0)}, f"has {ALPHA} without the rest"),
-        ({DOWN: torch.ones(0, 32), UP: torch.ones(32, 0)}, f"{DOWN} has rank 0, expected 1 or more"),
+        ({DOWN: torch.ones(0, 32), UP: torch.ones(32, 0)}, f"{DOWN} has rank 0, expected 1 to 16384"),
+        (
+            {DOWN: torch.ones(1, 1).expand(2**40, 32), UP: torch.ones(1, 1).expand(32, 2**40)},
+            f"{DOWN} has rank {2**40}, expected 1 to 16384",
+        ),
+        (PAIR | {UP: torch.ones(1, 1).expand(2**40, 3)}, rf"{UP} has shape \[{2**40}, 3\], expected \[32, 3\]"),
         (PAIR | {DOWN: torch.full((3, 32), torch.nan)}, f"{DOWN} has NaN or infinite values"),
         (PAIR | {UP: torch.full((32, 3), torch.inf).half()}, f"{UP} has NaN or infinite values"),
         (PAIR | {ALPHA: torch.tensor(torch.nan)}, f"{ALPHA} has NaN or infinite values"),

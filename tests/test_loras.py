@@ -2,6 +2,7 @@
 
 import json
 import math
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from ldm.config import load_architecture
 from ldm.weights import CheckpointError
 from weights.lora import Patch, read_lora
-from weights.loras import METADATA, merged, parse_lora, read_loras
+from weights.loras import METADATA, lora_file, merged, parse_lora, read_loras
 
 SMALL = load_architecture("small")
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -110,3 +111,14 @@ def test_the_bound_holds() -> None:
         patch = Patch(torch.randn(3, 8, generator=generator), torch.randn(6, 3, generator=generator), mid, -0.5)
         largest = float(patch.delta([6, 8] if mid is None else [6, 8, 2, 2], "cpu").abs().max())
         assert largest <= patch.bound() <= 20 * largest
+
+
+def test_a_strength_that_is_no_number(tmp_path: Path) -> None:
+    (tmp_path / "style.safetensors").touch()
+    with pytest.raises(ArgumentTypeError, match=r"^got the strength 'abc', expected a number such as 0\.8$"):
+        parse_lora(f"{tmp_path}/style.safetensors:abc")
+
+
+def test_missing_file() -> None:
+    with pytest.raises(CheckpointError, match=r"^LoRA a/absent\.safetensors does not exist: give"):
+        lora_file("a/absent.safetensors")

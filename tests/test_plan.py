@@ -70,7 +70,9 @@ def test_choices() -> None:
     assert make_plan("ten", 12).evaluated == tuple(range(12, -1, -1)), "ddim_steps 12 gives 13 steps, all evaluated"
 
 
-@pytest.mark.parametrize("choice", ["", "eleven", "19,,4", "18,4", "19,4,4", "4,19", "19,-1", "20,19", "19;4"])
+@pytest.mark.parametrize(
+    "choice", ["", "eleven", "19,,4", "18,4", "19,4,4", "4,19", "19,-1", "20,19", "19;4", "1_9", "19,\u0664", "-1"]
+)
 def test_bad_choice_raises(choice: str) -> None:
     with pytest.raises(ValueError, match=r"plan .*: expected .*step indices"):
         make_plan(choice, 20)

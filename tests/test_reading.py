@@ -83,7 +83,7 @@ def test_other_types_are_no_path(value: object) -> None:
         path_text("vae", value)
 
 
-@pytest.mark.parametrize("value", ["", "  ", "a\0b", "\ud800", "x" * 5000, Path("a\0b")], ids=range(6))
+@pytest.mark.parametrize("value", ["", "  ", "a\0b", "\ud800", "x" * 5000, Path("a\0b"), "a\nb"], ids=range(7))
 def test_paths_that_no_file_has(value: str | Path) -> None:
     with pytest.raises(ValueError, match=r"^vae: got .*the path of a file or folder$"):
         path_text("vae", value)

@@ -1,6 +1,7 @@
 """Kernels that TensorRT for RTX compiles at the first run are saved for the next start."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -67,9 +68,11 @@ def test_kernels_that_cannot_be_kept_are_no_error(
     rtx_serialized: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for a writer
     for path, sentence in (
         (tmp_path / "file" / "kernels.bin", "kernels.bin cannot be written"),
         (tmp_path, f"{tmp_path} cannot be read"),
+        (tmp_path / "pipe", "it is not a regular file"),
     ):
         kernels = KernelCache(path)
         TensorRTEngine(SPEC, rtx_serialized, CPU, kernels)

@@ -430,13 +430,13 @@ def test_scheduler_of_another_kind(config: Any, sentence: str, whole: Tensors, t
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("https://example.org/model.safetensors", "are an address, and nothing is fetched: download the file"),
-        ("hf://somebody/birds", "are an address"),
+        ("https://example.org/model.safetensors", "is an address, and nothing is fetched: download the file"),
+        ("hf://somebody/birds", "is an address"),
         ("a:b:c", "expected BASE or BASE:CONTROL with two paths that exist; a path with a ':' in it"),
         (":control.pth", "expected BASE or BASE:CONTROL"),
         ("base.pth:", "expected BASE or BASE:CONTROL"),
-        ("~nobody-here/x", "are no usable path"),
-        ("x" * 300, "are no usable path"),
+        ("~nobody-here/x", "is no usable path"),
+        ("x" * 300, "is no usable path"),
         ("nobody/nothing", "does not exist, and the Hugging Face cache has no nobody/nothing"),
     ],
 )

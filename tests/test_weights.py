@@ -1,3 +1,4 @@
+import pickle
 import re
 import zipfile
 from collections.abc import Callable
@@ -8,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
 from cldm.controlnet import ControlNet
 from ldm.config import load_architecture
@@ -57,6 +59,19 @@ def test_tensors_read_back_as_saved(tmp_path: Path, suffix: str, content: dict[s
         assert torch.equal(tensors[name], tensor)
 
 
+# A dict whose key is a tuple nested a million levels deep: hashing it would overflow the stack.
+DEEP = b"\x80\x02})" + 1_000_000 * b"\x85" + b"K\x01s."
+
+HEAD: tuple[object, ...] = (MAGIC_NUMBER, PROTOCOL_VERSION, {})
+LEGACY = b"".join(pickle.dumps(value, 2) for value in HEAD)
+
+
+def deep_key(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("deep/data.pkl", DEEP)
+        archive.writestr("deep/version", b"3\n")
+
+
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
@@ -77,6 +92,8 @@ def test_tensors_read_back_as_saved(tmp_path: Path, suffix: str, content: dict[s
         ("object.pth", lambda path: save({"a": Path("x")}, path), "holds Python objects other than tensors"),
         ("list.pth", lambda path: save([torch.ones(1)], path), "holds"),
         ("number.pth", lambda path: save({"a": 1}, path), "holds"),
+        ("deep.pth", deep_key, "has more than 50000 tuples"),
+        ("deep_before.pth", lambda path: path.write_bytes(LEGACY + DEEP), "has more than 50000 tuples"),
         ("names.pth", lambda path: save({1: torch.ones(1)}, path), "holds"),
     ],
 )
@@ -214,3 +231,9 @@ def test_a_file_that_contains_itself_is_refused(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "itself.pth")
     with pytest.raises(CheckpointError, match="does not map names to tensors"):
         read_tensors(tmp_path / "itself.pth")
+
+
+def test_packed_values_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2, dtype=torch.float4_e2m1fn_x2)}, tmp_path / "packed.pth")
+    with pytest.raises(CheckpointError, match=r"a is a packed tensor of torch\.float4_e2m1fn_x2, expected dense"):
+        read_tensors(tmp_path / "packed.pth")

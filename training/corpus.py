@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from files import write_whole
+from reading import read_object
 from training.photographs import photograph
 from training.recipe import Recipe
 from training.scenes.canvas import HEIGHT, WIDTH
@@ -37,7 +38,10 @@ def load_corpus(folder: Path, recipe: Recipe) -> Corpus:
     """Return the corpus in `folder`. Create it first, on all cores, if it is missing, incomplete or of another size."""
     count = recipe.scenes + recipe.photographs
     listing = folder / "captions.json"
-    known = json.loads(listing.read_text()) if listing.is_file() else {}
+    try:
+        known = read_object(listing) if listing.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{listing} {error}: delete it to create the pictures again") from error
     if known.get("scenes") != recipe.scenes or known.get("photographs") != recipe.photographs:
         folder.mkdir(parents=True, exist_ok=True)
         listing.unlink(missing_ok=True)

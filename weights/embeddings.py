@@ -13,6 +13,7 @@ from weights.kinds import FOREIGN, advice, whole
 from weights.read import EMBEDDING, check_dense, read_content
 
 VECTORS = "emb_params"  # the tensor's name in a safetensors file; PyTorch's files have one level more
+MOST_VECTORS = 600  # eight chunks of 75 tokens, the longest prompt
 FILES = ("learned_embeds.safetensors", "learned_embeds.bin")  # in a folder of diffusers
 
 
@@ -29,13 +30,13 @@ def read_embeddings(names: Sequence[str], width: int) -> dict[str, Tensor]:
             check_dense(word, vectors, f"embedding {path}")
             if not vectors.is_floating_point():
                 raise CheckpointError(f"embedding {path} has {vectors.dtype} vectors, expected floating point")
-            vectors = vectors.detach().float()
             vectors = vectors[None] if vectors.dim() == 1 else vectors
-            if vectors.dim() != 2 or vectors.shape[1] != width or not len(vectors):
+            if vectors.dim() != 2 or vectors.shape[1] != width or not 1 <= len(vectors) <= MOST_VECTORS:
                 raise CheckpointError(
-                    f"embedding {path} has vectors of shape {list(vectors.shape)}, expected [vectors, {width}]: give "
-                    "one for Stable Diffusion 1.5"
+                    f"embedding {path} has vectors of shape {list(vectors.shape)}, expected [vectors, {width}] with 1 "
+                    f"to {MOST_VECTORS} vectors: give one for Stable Diffusion 1.5"
                 )
+            vectors = vectors.detach().float()
             if not vectors.isfinite().all():
                 raise CheckpointError(f"embedding {path} holds NaN or infinite values: fetch it again")
             if word.lower() in found:
@@ -50,7 +51,7 @@ def embedding_file(name: str) -> Path:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    content: Any = read_content(path)
+    content: Any = read_content(path, "embedding")
     if isinstance(content, dict) and isinstance(content.get(EMBEDDING), dict):
         content = {path.stem: next(iter(content[EMBEDDING].values()), None)}
     elif isinstance(content, dict) and VECTORS in content:

@@ -1,5 +1,6 @@
 """Folders of the diffusers library: which files hold the weights of a part, in the local cache too."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from weights.read import check_exists, read_tensors
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("", "fp16", "bf16", "non_ema")  # full precision before halves; weights that were not averaged last
 BASE_PARTS = ("unet", "vae", "text_encoder")
+SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -49,38 +51,46 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def resolve(name: str) -> Path:
+def existing(name: str) -> str:
+    """Return the absolute path if the name is one that exists, so that it stays the same file in another folder."""
+    path = os.path.expanduser(name)
+    return os.path.abspath(path) if os.path.exists(path) else name
+
+
+def resolve(name: str, what: str) -> Path:
     """Return the path of a file, a folder, the snapshot of a folder of the Hugging Face cache, or of a hub id there.
 
-    Nothing is fetched. Raises CheckpointError for an address, and for what does not exist here.
+    what: the file is, for messages. Nothing is fetched. Raises CheckpointError for an address, and for what does not
+    exist here.
     """
     if "://" in name:
         raise CheckpointError(
-            f"weights {name!r} are an address, and nothing is fetched: download the file and give its path"
+            f"{what} {name!r} is an address, and nothing is fetched: download the file and give its path"
         )
     if not name.strip():
-        raise CheckpointError("the name of a file of weights is empty: give its path")
+        raise CheckpointError(f"the path of the {what} is empty: give the path of a file")
     try:
         path = Path(name).expanduser()
         if path.exists() or path.is_symlink():
             return _snapshot(path) if (path / "snapshots").is_dir() else path
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a zero byte
-        raise CheckpointError(f"weights {name[:80]!r} are no usable path ({error}): give the path of a file") from error
-    if HUB_ID.fullmatch(name) and (cached := _cached(name)):
+        raise CheckpointError(f"{what} {name[:80]!r} is no usable path ({error}): give the path of a file") from error
+    is_hub_id = HUB_ID.fullmatch(name) and not name.endswith(SUFFIXES)
+    if is_hub_id and (cached := _cached(name)):
         return cached
-    hint = f", and the Hugging Face cache has no {name}" if HUB_ID.fullmatch(name) else ""
+    hint = f", and the Hugging Face cache has no {name}" if is_hub_id else ""
     raise CheckpointError(
-        f"checkpoint {name} does not exist{hint}: give the path of a .safetensors or .pth file, or a diffusers folder"
+        f"{what} {name} does not exist{hint}: give the path of a .safetensors or .pth file, or a diffusers folder"
     )
 
 
 def resolve_file(name: str, names: Sequence[str], what: str) -> Path:
     """Resolve the name of a file, or of a folder with a file called one of `names`; `what` it is, for the message."""
-    path = resolve(name)
+    path = resolve(name, what)
     found = [path / file for file in names if (path / file).exists()] if path.is_dir() else [path]
     if not found:
         raise CheckpointError(f"{what} {path} is a folder without one: expected one of {', '.join(names)} in it")
-    check_exists(found[0])
+    check_exists(found[0], what)
     return found[0]
 
 

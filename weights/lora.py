@@ -1,6 +1,5 @@
 """LoRA (Hu et al. 2021) and LoCon files: low-rank changes of weights, read and merged."""
 
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,13 @@ from torch import Tensor
 
 from ldm.config import Architecture
 from ldm.weights import CheckpointError
-from reading import shown
+from reading import shown, to_float
 from weights.kinds import advice, whole
 from weights.lora_names import foreign_kind, layer_names, split_name, weight_shapes
 from weights.read import check_dense
 
 LARGEST = torch.finfo(torch.float32).max
+LARGEST_RANK = 2**14  # more than any weight has rows or columns
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,18 @@ def merge(weight: Tensor, patches: Sequence[tuple[Patch, float]]) -> Tensor:
     """
     merged = weight.detach().to(torch.float32, copy=True)
     for patch, strength in patches:
-        check_strength(strength)
-        merged += float(strength) * patch.delta(weight.shape, weight.device)
+        merged += check_strength(strength) * patch.delta(weight.shape, weight.device)
     return merged
 
 
-def check_strength(strength: Any) -> None:
-    """Raise TypeError or ValueError if the strength of a LoRA is not a finite number."""
-    if not isinstance(strength, numbers.Real) or isinstance(strength, bool):
+def check_strength(strength: Any) -> float:
+    """Return the strength of a LoRA as a float. Raise TypeError or ValueError if it is not a finite number."""
+    number = to_float(strength)
+    if number is None:
         raise TypeError(f"strength of a LoRA: got {shown(strength)}, expected a number")
-    size: Any = abs(strength)
-    if not size <= LARGEST:
+    if not abs(number) <= LARGEST:
         raise ValueError(f"strength of a LoRA: got {shown(strength)}, expected a finite number")
+    return number
 
 
 def _refuse_others(tensors: Mapping[str, Tensor], left: list[str], source: str, context_width: int) -> None:
@@ -124,12 +124,10 @@ def _patch(
             f"{source} has {', '.join(roles.values())} without the rest: expected both lora_down and lora_up "
             f"(also called lora_A and lora_B) for {weight}"
         )
-    for name in roles.values():
-        _check_values(tensors[name], name, source)
     parts = {role: tensors[name] for role, name in roles.items()}
     rank = parts["down"].shape[0] if parts["down"].dim() else 1
-    if rank == 0:
-        raise CheckpointError(f"{source}: {roles['down']} has rank 0, expected 1 or more")
+    if not 1 <= rank <= LARGEST_RANK:
+        raise CheckpointError(f"{source}: {roles['down']} has rank {rank}, expected 1 to {LARGEST_RANK}")
     rows, columns, *kernel = shape
     down_kernel = [] if "mid" in parts else kernel
     expected = {"down": [rank, columns, *down_kernel], "up": [rows, rank], "mid": [rank, rank, *kernel], "alpha": []}
@@ -139,6 +137,8 @@ def _patch(
                 f"{source}: {roles[role]} has shape {list(part.shape)}, expected {expected[role]} for {weight}, "
                 f"whose shape is {list(shape)}"
             )
+    for name in roles.values():
+        _check_values(tensors[name], name, source)
     scale = float(parts["alpha"]) / rank if "alpha" in parts else 1.0
     return Patch(parts["down"], parts["up"], parts.get("mid"), scale)
 

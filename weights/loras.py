@@ -1,6 +1,8 @@
 """LoRA files with their strengths: read together, and merged into weights."""
 
 import math
+import os
+from argparse import ArgumentTypeError
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from torch import Tensor
 from ldm.config import Architecture
 from ldm.weights import CheckpointError
 from reading import parse_object, path_text, shown
-from weights.folders import read_json, resolve_file
+from weights.folders import existing, read_json, resolve_file
 from weights.lora import LARGEST, Patch, check_strength, merge, read_lora
 from weights.lora_names import split_name
 from weights.read import read_tensors
@@ -32,16 +34,17 @@ def check_loras(loras: Sequence[tuple[Any, float]]) -> Loras:
     for one in loras:
         if not isinstance(one, (tuple, list)) or len(one) != 2:
             raise TypeError(f"loras: got {shown(one)}, expected pairs such as ('style.safetensors', 0.8)")
-        check_strength(one[1])
-    return tuple((path_text("loras", file), float(strength)) for file, strength in loras)
+    return tuple((existing(path_text("loras", file)), check_strength(strength)) for file, strength in loras)
 
 
 def parse_lora(text: str) -> tuple[str, float]:
-    """Split FILE:STRENGTH at its last colon; the strength is 1 if there is none."""
+    """Split FILE:STRENGTH at its last colon; the strength is 1 if there is none. Raises ArgumentTypeError."""
     file, _, strength = text.rpartition(":")
     try:
         return file or text, float(strength) if file else 1.0
     except ValueError:  # a colon of the path
+        if not os.path.exists(text) and os.path.exists(file):
+            raise ArgumentTypeError(f"got the strength {shown(strength)}, expected a number such as 0.8") from None
         return text, 1.0
 
 
@@ -55,7 +58,7 @@ def read_loras(loras: Loras, architecture: Architecture) -> Patches:
     patches: dict[str, list[tuple[Patch, float]]] = {}
     for name, strength in loras:
         path = lora_file(name)
-        tensors = read_tensors(path)
+        tensors = read_tensors(path, "LoRA")
         for weight, patch in read_lora(tensors | _alphas(path, tensors), f"LoRA {path}", architecture).items():
             if not (change := patch.bound() * abs(strength)) <= LARGEST_CHANGE:
                 raise CheckpointError(

@@ -1,6 +1,7 @@
 """Tensors from a file, by its content: safetensors or PyTorch's formats, whatever the file is called."""
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ldm.weights import CheckpointError
 from weights.kinds import FOREIGN, advice
+from weights.pickles import check_depth
 
 ZIP = b"PK\x03\x04"  # PyTorch's format since 1.6
 PICKLE = b"\x80\x02"  # PyTorch's format before
@@ -27,27 +29,28 @@ OTHERS = {
 EMBEDDING = "string_to_param"  # the key of an embedding's tensors in a PyTorch file
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 PARALLEL = "module."  # before each name, by DataParallel
+PACKED = re.compile(r"torch\.(u?int[1-7]|float4\w*|bits\w*)")  # types that PyTorch cannot convert to float32
 HEADER = 100_000_000  # bytes; the largest header of a safetensors file
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file to the CPU, without copying where the format allows.
+def read_tensors(path: Path, what: str = "checkpoint") -> dict[str, Tensor]:
+    """Read the tensors of a file to the CPU, without copying where the format allows. what: the file is, for messages.
 
     Raises CheckpointError, also for tensors that are not dense, such as sparse or quantized ones.
     """
-    content = read_content(path)
+    content = read_content(path, what)
     if isinstance(content, dict) and EMBEDDING in content:
-        raise CheckpointError(f"checkpoint {path} is {FOREIGN[EMBEDDING]}: {advice(FOREIGN[EMBEDDING])}")
+        raise CheckpointError(f"{what} {path} is {FOREIGN[EMBEDDING]}: {advice(FOREIGN[EMBEDDING])}")
     tensors = _unwrapped(content)
     if isinstance(tensors, dict):  # counters such as global_step may be next to the tensors
         tensors = {name: one for name, one in tensors.items() if not isinstance(one, (int, float, str, type(None)))}
     if not isinstance(tensors, dict) or not tensors or not all(map(_is_entry, tensors.items())):
         raise CheckpointError(
-            f"checkpoint {path} holds a {type(content).__name__} that does not map names to tensors: "
+            f"{what} {path} holds a {type(content).__name__} that does not map names to tensors: "
             "give a checkpoint of tensors"
         )
     for name, tensor in tensors.items():
-        check_dense(name, tensor, f"checkpoint {path}")
+        check_dense(name, tensor, f"{what} {path}")
     return tensors
 
 
@@ -57,6 +60,7 @@ def check_dense(name: str, tensor: Tensor, source: str) -> None:
         "nested": tensor.is_nested,
         "quantized": tensor.is_quantized,
         "meta": tensor.is_meta,
+        "packed": PACKED.fullmatch(str(tensor.dtype)) is not None,
         str(tensor.layout).removeprefix("torch."): tensor.layout != torch.strided,
     }
     if found := [kind for kind, is_it in kinds.items() if is_it]:
@@ -66,49 +70,50 @@ def check_dense(name: str, tensor: Tensor, source: str) -> None:
         )
 
 
-def check_exists(path: Path) -> None:
+def check_exists(path: Path, what: str) -> None:
     """Raise CheckpointError if the path is no file, or a link to a file that does not exist."""
     if path.is_symlink() and not path.exists():
-        raise CheckpointError(f"checkpoint {path} is a link to {path.readlink()}, which does not exist: fetch it again")
+        raise CheckpointError(f"{what} {path} is a link to {path.readlink()}, which does not exist: fetch it again")
     if path.is_dir():
-        raise CheckpointError(f"checkpoint {path} is a folder: give a file")
+        raise CheckpointError(f"{what} {path} is a folder: give a file")
     if not path.exists():
-        raise CheckpointError(f"checkpoint {path} does not exist: give the path of a .pth or .safetensors file")
+        raise CheckpointError(f"{what} {path} does not exist: give the path of a .pth or .safetensors file")
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} is no regular file: give a .pth or .safetensors file")
+        raise CheckpointError(f"{what} {path} is no regular file: give a .pth or .safetensors file")
 
 
-def read_content(path: Path) -> Any:
+def read_content(path: Path, what: str) -> Any:
     """Read whatever the file contains, tensors only. Raises CheckpointError in one sentence if that fails."""
-    check_exists(path)
+    check_exists(path, what)
     try:
-        return _read(path)
+        return _read(path, what)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"checkpoint {path} holds Python objects other than tensors, which are not loaded because they could run "
+            f"{what} {path} holds Python objects other than tensors, which are not loaded because they could run "
             "code, or it is not a PyTorch file: give a .safetensors file, or a .pth with tensors only"
         ) from error
     except Exception as error:  # damaged files make PyTorch raise almost any exception
         raise CheckpointError(
-            f"checkpoint {path} cannot be read ({path.stat().st_size} bytes; {type(error).__name__}): it is truncated "
+            f"{what} {path} cannot be read ({path.stat().st_size} bytes; {type(error).__name__}): it is truncated "
             "or damaged; fetch it again"
         ) from error
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, what: str) -> Any:
     with path.open("rb") as file:
         head = file.read(512)
     names = _names(path) if head.startswith(ZIP) and zipfile.is_zipfile(path) else None
     if names is not None and not any(name.endswith("data.pkl") for name in names):
-        raise CheckpointError(f"checkpoint {path} is an archive: give a file that is in it")
+        raise CheckpointError(f"{what} {path} is an archive: give a file that is in it")
     if names is not None and any(name.endswith("constants.pkl") for name in names):
         raise CheckpointError(
-            f"checkpoint {path} is a TorchScript program, which could run code: give the weights as .safetensors, or "
+            f"{what} {path} is a TorchScript program, which could run code: give the weights as .safetensors, or "
             "as .pth with tensors only"
         )
     if head.startswith((ZIP, PICKLE)):
+        check_depth(path, what)
         with path.open("rb") as file:
             # By its descriptor, because PyTorch takes any path that ends in .safetensors for such a file.
             # mmap reads tensors on first use, so a 5.7 GB file is not copied into memory twice.
@@ -118,13 +123,13 @@ def _read(path: Path) -> Any:
     if 0 < int.from_bytes(head[:8], "little") <= HEADER and head[8:9] == b"{":
         return safetensors.torch.load_file(path)
     start = head.lstrip(b"\xef\xbb\xbf \r\n\t")
-    for magic, what in OTHERS.items():
+    for magic, kind in OTHERS.items():
         if start.startswith(magic):
-            raise CheckpointError(f"checkpoint {path} is {what}")
+            raise CheckpointError(f"{what} {path} is {kind}")
     if not head:
-        raise CheckpointError(f"checkpoint {path} is empty (0 bytes): fetch it again")
+        raise CheckpointError(f"{what} {path} is empty (0 bytes): fetch it again")
     raise CheckpointError(
-        f"checkpoint {path} cannot be read ({path.stat().st_size} bytes, which begin with {head[:8]!r}): "
+        f"{what} {path} cannot be read ({path.stat().st_size} bytes, which begin with {head[:8]!r}): "
         "give a .safetensors file or a PyTorch file"
     )
 

@@ -11,16 +11,17 @@ from torch import Tensor
 from ldm.config import Architecture
 from ldm.weights import CheckpointError
 from reading import shown
-from weights.folders import BASE_PARTS, check_scaling, check_scheduler, read_folder, resolve, weight_files
+from weights.folders import BASE_PARTS, check_scaling, check_scheduler, existing, read_folder, resolve, weight_files
 from weights.names import Parts, sort_tensors
 from weights.read import check_exists, read_tensors
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file or a folder with some of the parts."""
+    """A file or a folder with some of the parts. what: it is, for messages."""
 
     path: Path
+    what: str = "checkpoint"
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -41,13 +42,13 @@ class Source:
             ]
             files = [*(file for folder in folders for file in weight_files(folder)), *filter(Path.is_file, configs)]
         for file in files:
-            check_exists(file)
+            check_exists(file, self.what)
         return files
 
     def read(self) -> list[tuple[str | None, dict[str, Tensor]]]:
         """Read all tensors, by folder with the part that it holds; None for a file or a folder that may hold any."""
         if not self.path.is_dir():
-            return [(None, read_tensors(self.path))]
+            return [(None, read_tensors(self.path, self.what))]
         return [(part, read_folder(folder)) for part, folder in self.folders.items()] or [
             (None, read_folder(self.path))
         ]
@@ -75,6 +76,11 @@ def split(name: str) -> list[str]:
     return list(existing[0]) if len(existing) == 1 else _bad(name)
 
 
+def existing_parts(name: str) -> str:
+    """Return the name with the paths in it that exist made absolute. Raises CheckpointError like `split`."""
+    return os.pathsep.join(map(existing, split(name)))
+
+
 def _bad(name: str) -> list[str]:
     raise CheckpointError(
         f"weights {shown(name)}: expected BASE or BASE{os.pathsep}CONTROL with two paths that exist; a path with a "
@@ -84,4 +90,4 @@ def _bad(name: str) -> list[str]:
 
 def find(name: str) -> list[Source]:
     """Return the base and, if given, the ControlNet. Raises CheckpointError for what does not exist."""
-    return [Source(resolve(part)) for part in split(name)]
+    return [Source(resolve(part, "checkpoint")) for part in split(name)]
