@@ -24,4 +24,3 @@ pictures = runtime.process(
     high_threshold=200,
 )  # a list of uint8 arrays [height, width, 3], RGB
 Image.fromarray(pictures[0]).save("examples/blue_bird.png")  # cv2.imwrite needs BGR: pictures[0][:, :, ::-1]
-print("examples/blue_bird.png")

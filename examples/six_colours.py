@@ -15,4 +15,3 @@ for colour in ("red", "orange", "yellow", "green", "blue", "purple"):
     request = Request.contest(picture, prompt=f"a {colour} bird in the mountains")  # the other arguments: the contest's
     pictures += runtime.draw(request)
 Image.fromarray(np.hstack(pictures)).save("examples/six_colours.png")
-print("examples/six_colours.png")

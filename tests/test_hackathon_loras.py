@@ -114,7 +114,7 @@ def test_load_weights_with_loras(files: dict[str, str], running: hackathon, tmp_
 
 
 BAD: list[tuple[Any, type[Exception], str]] = [
-    ([("absent.safetensors", 1.0)], CheckpointError, "checkpoint absent.safetensors does not exist"),
+    ([("absent.safetensors", 1.0)], CheckpointError, "LoRA absent.safetensors does not exist"),
     ([(str(SMALL_MODEL), 1.0)], CheckpointError, "is a checkpoint and no LoRA"),
     ([("x.safetensors", float("nan"))], ValueError, "strength of a LoRA: got nan"),
     ([("x.safetensors", "1")], TypeError, "strength of a LoRA: got '1', expected a number"),
