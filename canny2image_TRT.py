@@ -172,8 +172,8 @@ class hackathon:
 
         requests: of one picture size and ddim_steps; everything else may differ. A batch is filled up with pictures
             that are thrown away. Engines round differently for another batch size, so that a picture may differ from
-            the same request's alone, usually by at most one grey level. With engine files, only batches that have some
-            are used: `python -m build --samples 4`.
+            the same request's alone, by up to two grey levels on an H100. With engine files, only batches that have
+            some are used: `python -m build --samples 4`.
         plan: used instead of the runtime's plan. Raises like `process`; if one picture is not finite, none is returned.
         """
         checked = check_requests(requests)
