@@ -1,0 +1,59 @@
+"""A server in this process, over HTTP: all of serving/ but Ray, with replicas as plain objects."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from cldm.request import Request
+from serving.app import make_app
+from serving.dispatch import Batch, Weights
+from serving.options import parse
+from serving.replica import Replica
+
+SMALL = ("--plan", "19,4", "--device", "cpu")
+
+
+class LocalReplicas:
+    """See serving.service.Replicas. Batches go to the replicas in turn."""
+
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        self.replicas, self.turn = replicas, 0
+
+    async def about(self) -> Weights:
+        return await self.replicas[0].about()
+
+    async def draw(self, requests: Sequence[Request], plan: str | None, weights: Weights) -> Batch:
+        self.turn += 1
+        return await self.replicas[self.turn % len(self.replicas)].draw(requests, plan, weights)
+
+    async def change(self, weights: Weights) -> None:
+        for replica in self.replicas:
+            await replica.change(weights)
+
+    async def running(self) -> int:
+        return len(self.replicas)
+
+
+@contextmanager
+def serving(*words: str, replicas: Any = None, count: int = 2) -> Iterator[str]:
+    """Serve with these options until the block ends, and yield the address."""
+    options = parse([*SMALL, *words])
+    replicas = replicas or LocalReplicas([Replica(options) for _ in range(count)])
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(make_app(options, replicas, count), log_level="error", lifespan="on")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
