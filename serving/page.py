@@ -19,7 +19,7 @@ import gradio as gr
 from canny2image_TRT import hackathon
 from cldm.arguments import Range, check_whole
 from serving.page_events import Events
-from serving.page_layout import CSS, THEME, make_widgets
+from serving.page_layout import CSS, NAME_EXAMPLES, THEME, make_widgets
 from serving.shelf import Shelf, check_folders
 from serving.studio import Studio
 from serving.uploads import MOST_BYTES
@@ -106,7 +106,7 @@ def make_page(studio: Studio) -> gr.Blocks:
         events = Events(studio)
         events.connect(widgets)
         shown = [widgets[name] for name in ("status", "model", "loras")]
-        page.load(events.refresh, None, shown, api_visibility="private")
+        page.load(events.refresh, None, shown, api_visibility="private", js=NAME_EXAMPLES)
     return page
 
 

@@ -61,6 +61,11 @@ class Events:
             lambda seed: seed, of(["used_seed"]), of(["seed"]), show_progress="hidden", api_visibility="private"
         )
 
+        widgets["divider"].change(  # type: ignore[attr-defined]
+            lambda position: gr.ImageSlider(slider_position=position), of(["divider"]), of(["slider"]),
+            trigger_mode="always_last", queue=False, show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+
     def refresh(self) -> list[Any]:
         """Return the status, and what is in the folders now."""
         studio = self.studio

@@ -13,10 +13,14 @@ from serving.studio import Studio
 Widgets = dict[str, Component]
 
 CSS = """
+.gradio-container { overflow: clip !important; }
 #status { position: sticky; top: 0; z-index: 30; padding: 6px 10px; font-size: 0.8rem; overflow-wrap: anywhere;
   background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary); border-radius: 8px; }
 #status span { margin-right: 1em; }
 """
+# Gradio's examples have no text that a screen reader could say.
+NAME_EXAMPLES = """() => document.querySelectorAll("button.gallery-item").forEach(
+  (button, index) => button.setAttribute("aria-label", `Example ${index + 1}`))"""
 THEME = gr.themes.Default(  # fonts of the system: the default ones come from another server
     font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
 )
@@ -128,10 +132,13 @@ def _results(studio: Studio) -> Widgets:
     slider = gr.ImageSlider(
         label="Result | reference", format="png", interactive=False, elem_id="slider", buttons=["fullscreen"]
     )
+    divider = gr.Slider(
+        0, 100, 50, step=5, label="Divider between result and reference, %", elem_id="divider", buttons=[]
+    )
     return {
         "draw": draw, "result": result, "used_seed": used, "again": again, "latency": latency, "download": download,
-        "measured": measured, "timeline": timeline, "compare": compare, "scores": scores,
-        "slider": slider, "drawn": gr.State(time_to_live=3600),
+        "measured": measured, "timeline": timeline, "compare": compare, "scores": scores, "slider": slider,
+        "divider": divider, "drawn": gr.State(time_to_live=3600),
     }  # fmt: skip
 
 
