@@ -69,7 +69,7 @@ def test_a_given_interpreter_keeps_its_pythonpath(root: Path) -> None:
 
 def test_targets_never_run_at_once(root: Path) -> None:
     text = (root / "pyproject.toml").read_text("utf-8")
-    (root / "pyproject.toml").write_text(text + "dev = []\ntrain = []\ntensorrt-rtx = []\n", "utf-8")
+    (root / "pyproject.toml").write_text(text + "dev = []\ntrain = []\nweb = []\ntensorrt-rtx = []\n", "utf-8")
     (root / "compute_score.py").write_text("import time\ntime.sleep(1)\nprint('score')\n")
     done = run(root.parent, "make", "-s", "-j4", "-C", root.name, "score", "lint")
     lines = [line for line in done.stdout.splitlines() if not line.startswith("make: ")]
