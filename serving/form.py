@@ -57,13 +57,19 @@ def read_picture(file: str | None) -> Picture:
     """Return the RGB picture in an uploaded file. Raises ValueError if there is none, or it cannot be used."""
     if file is None:
         raise ValueError("picture: got none, expected one: upload a file, paste one, or choose an example")
-    return decode(read_upload(file), "picture")
+    return decode(read_upload(file, "picture"), "picture")
 
 
-def read_upload(file: str) -> bytes:
-    """Return the bytes of an uploaded file; of one that is too large, one more than are allowed."""
-    with Path(file).open("rb") as opened:
-        return opened.read(MOST_BYTES + 1)
+def read_upload(file: str, name: str) -> bytes:
+    """Return the bytes of an uploaded file; of one that is too large, one more than are allowed.
+
+    name: of the argument, for messages. Raises ValueError if it is gone: uploads are deleted after a while.
+    """
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(MOST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ValueError(f"{name}: the file was deleted here a while after its upload: choose it again") from error
 
 
 def check_limits(request: Request) -> None:

@@ -117,10 +117,10 @@ def run(options: argparse.Namespace) -> None:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of all files; nothing remains of them
         page = make_page(studio).queue(max_size=32)
         page.launch(
-            server_name=options.host, server_port=port, auth=auth, share=False,
-            max_file_size=MOST_BYTES, theme=THEME, css=CSS, state_session_capacity=100, run_history=False,
-            enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, footer_links=["api"],
-            quiet=True, prevent_thread_lock=True,
+            server_name=f"[{options.host}]" if ":" in options.host else options.host, server_port=port, auth=auth,
+            share=False, max_file_size=MOST_BYTES, theme=THEME, css=CSS, state_session_capacity=100,
+            run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False,
+            footer_links=["api"], quiet=True, prevent_thread_lock=True,
         )  # fmt: skip
         print(f"page: {page.local_url}", flush=True)
         page.block_thread()

@@ -133,7 +133,7 @@ class Events:
     def load(self, upload: str) -> list[Any]:
         """Return the parameters in a PNG file that was made here, in the order of the fields."""
         with told():
-            values, notes = page_actions.entered(self.studio, read_upload(upload))
+            values, notes = page_actions.entered(self.studio, read_upload(upload, "parameters"))
         for note in notes:
             log.warning("%s", note)
             gr.Warning(escape(note))

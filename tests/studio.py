@@ -39,7 +39,7 @@ def make_studio(folder: Path) -> Studio:
 
 def bird(folder: Path, number: int = 1) -> str:
     """Return the path of a copy of a shipped picture."""
-    return shutil.copy(DRAWN_BIRDS / f"bird_{number}.png", folder / f"bird_{number}.png")
+    return str(shutil.copy(DRAWN_BIRDS / f"bird_{number}.png", folder))
 
 
 def edge_map(folder: Path) -> str:

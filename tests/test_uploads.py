@@ -43,7 +43,7 @@ def refused(content: bytes) -> str:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_each_format(form: str) -> None:
-    picture = decode(encoded(form, **({"lossless": True} if form == "WEBP" else {})), "picture")
+    picture = decode(encoded(form, lossless=True), "picture")
     assert picture.dtype == np.uint8
     assert np.abs(picture.astype(int) - PICTURE).mean() < (10 if form == "JPEG" else 1e-9)
     assert picture.flags.writeable
