@@ -23,7 +23,7 @@ from serving.studio import Drawn, Studio
 log = logging.getLogger(__name__)
 
 NAMES = [field.name for field in fields(Form)]
-DRAWN = ["drawn", "result", "used_seed", "latency", "download", "timeline", "edges", "status", "scores", "slider"]
+DRAWN = "drawn result used_seed again latency download timeline edges status scores slider".split()
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "device", "concurrency_limit": 1}
 TO_EDGES = ["picture", "edge_map", "image_resolution", "low_threshold", "high_threshold"]
 
@@ -58,9 +58,8 @@ class Events:
             self.load, of(["upload"]), of(NAMES[1:]), api_name="parameters", show_progress="hidden"
         )
         widgets["again"].click(  # type: ignore[attr-defined]
-            lambda seed: seed, of(["used_seed"]), of(["seed"]), show_progress="hidden", api_visibility="private"
+            int, of(["used_seed"]), of(["seed"]), show_progress="hidden", api_visibility="private"
         )
-
         widgets["divider"].change(  # type: ignore[attr-defined]
             lambda position: gr.ImageSlider(slider_position=position), of(["divider"]), of(["slider"]),
             trigger_mode="always_last", queue=False, show_progress="hidden", api_visibility="private",
@@ -148,7 +147,8 @@ def shown_on_the_page(drawn: Drawn) -> list[Any]:
     return [
         drawn,
         file,
-        drawn.request.seed,
+        str(drawn.request.seed),
+        gr.Button(interactive=True),
         f"{drawn.milliseconds:.1f} ms",
         gr.DownloadButton(value=file, interactive=True),
         gr.Image(value=timeline, visible=timeline is not None),

@@ -14,15 +14,22 @@ Widgets = dict[str, Component]
 
 CSS = """
 .gradio-container { overflow: clip !important; }
-#status { position: sticky; top: 0; z-index: 30; padding: 6px 10px; font-size: 0.8rem; overflow-wrap: anywhere;
+#status { position: sticky; top: 0; z-index: 100; padding: 4px 10px; font-size: 0.8rem; overflow-wrap: anywhere;
   background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary); border-radius: 8px; }
+#status .html-container { padding: 0; }
 #status span { margin-right: 1em; }
+@media (max-width: 640px) { #status, #status .prose { font-size: 0.7rem; line-height: 1.3; } }
 """
 # Gradio's examples have no text that a screen reader could say.
 NAME_EXAMPLES = """() => document.querySelectorAll("button.gallery-item").forEach(
   (button, index) => button.setAttribute("aria-label", `Example ${index + 1}`))"""
 THEME = gr.themes.Default(  # fonts of the system: the default ones come from another server
     font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
+).set(  # more contrast
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+    button_primary_background_fill="*primary_600",
+    slider_color="*primary_600",
 )
 
 
@@ -114,13 +121,13 @@ def _results(studio: Studio) -> Widgets:
         alt_text="the generated picture", buttons=["fullscreen"],
     )  # fmt: skip
     with gr.Row(equal_height=True):
-        used = gr.Number(label="Seed of this picture", interactive=False, elem_id="used_seed")
+        used = gr.Textbox(label="Seed of this picture", interactive=False, elem_id="used_seed")
         latency = gr.Textbox(
             label="Latency", interactive=False, elem_id="latency",
             info="Longer for the first picture of a size, plan or number of steps",
         )  # fmt: skip
     with gr.Row():
-        again = gr.Button("Use this seed again", size="md", elem_id="again")
+        again = gr.Button("Use this seed again", size="md", elem_id="again", interactive=False)
         download = gr.DownloadButton("Download with parameters", size="md", elem_id="download", interactive=False)
     measured = gr.Checkbox(on_gpu, label="Draw once more and measure the stages on both streams", elem_id="measured")
     timeline = gr.Image(

@@ -61,6 +61,7 @@ class Studio:
         self.loaded: tuple[str, Sequence[tuple[str, float]]] = (self.start.name, self.start.loras)
         self.lock = threading.Lock()
         self.settings = self._settings(Choice(self.own_plan, self.own_model))
+        del self.settings["Evaluates"]  # on a CPU, initialize() evaluates one step only
 
     @property
     def models(self) -> list[str]:
