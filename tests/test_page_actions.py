@@ -144,6 +144,7 @@ def test_weights_and_loras_are_those_of_each_call(studio: Studio, form: Callable
         {},
         {"model": "birds/other"},
         {"loras": ["attention"], "lora_strengths": "0.5"},
+        {"loras": ["attention"], "lora_strengths": "-0.5"},
         {"model": "birds/other", "loras": ["all", "attention"], "lora_strengths": "0.5 0.25"},
     ]
     forms = [form(**change) for change in changes]
@@ -151,8 +152,8 @@ def test_weights_and_loras_are_those_of_each_call(studio: Studio, form: Callable
     again = [studio.draw(one.request(), one.choice()) for one in reversed(forms)][::-1]
     assert all((a.picture == b.picture).all() for a, b in zip(first, again, strict=True))
     assert len({one.picture.tobytes() for one in first}) == len(forms)
-    assert first[3].settings["Model"] == "birds/other"
-    assert first[3].settings["LoRAs"] == "<lora:all:0.5> <lora:attention:0.25>"
+    assert first[4].settings["Model"] == "birds/other"
+    assert first[4].settings["LoRAs"] == "<lora:all:0.5> <lora:attention:0.25>"
 
 
 def test_plans_are_those_of_each_call(studio: Studio, form: Callable[..., Form]) -> None:
