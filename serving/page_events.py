@@ -172,4 +172,4 @@ def told() -> Iterator[None]:
     except (ValueError, TypeError, OSError, RuntimeError) as error:  # RuntimeError: of the device
         sentence = " ".join(str(error).split())
         log.info("refused: %s", sentence)
-        raise gr.Error(escape(sentence), duration=20, title="Not possible", print_exception=False) from error
+        raise gr.Error(escape(sentence), duration=20, print_exception=False) from error

@@ -76,6 +76,16 @@ def test_targets_never_run_at_once(root: Path) -> None:
     assert lines[:3] == ["engines: toy", "score", "engines: toy"], "lint did not wait for score"
 
 
+def test_demo_installs_the_extra_of_the_page(root: Path) -> None:
+    text = (root / "pyproject.toml").read_text("utf-8")
+    (root / "pyproject.toml").write_text(text + 'web = ["no-such-page>=1"]\n', "utf-8")
+    (root / "serving").mkdir()
+    (root / "serving" / "page.py").write_text("import sys\nprint('page', sys.argv[1:])\n")
+    assert "no-such-page" in run(root, "make", "-s", "demo").stderr
+    (root / "pyproject.toml").write_text(text + "web = []\n", "utf-8")
+    assert run(root, "make", "-s", "demo", "ARGS=--port 0").stdout == "engines: toy\npage ['--port', '0']\n"
+
+
 @pytest.mark.parametrize("command", ["links/setup", "./links/setup", "{root}/preprocess.sh"])
 def test_preprocess_from_another_folder(command: str, root: Path) -> None:
     (root.parent / "links").mkdir()
