@@ -23,7 +23,9 @@ CSS = """
 # Gradio's examples have no text that a screen reader could say.
 NAME_EXAMPLES = """() => document.querySelectorAll("button.gallery-item").forEach(
   (button, index) => button.setAttribute("aria-label", `Example ${index + 1}`))"""
-THEME = gr.themes.Default(primary_hue="blue").set(  # more contrast
+THEME = gr.themes.Default(
+    primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+).set(  # more contrast
     block_info_text_color="*neutral_600",
     block_info_text_color_dark="*neutral_300",
     button_primary_background_fill="*primary_600",
