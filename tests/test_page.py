@@ -225,6 +225,15 @@ def test_errors_are_sentences(start: Start, folder: Path) -> None:
 
 
 @browsing
+def test_warnings_are_shown(start: Start, folder: Path) -> None:
+    tab = start()
+    prepare(tab, folder / "small_1.png")
+    fill(tab, "prompt", "word " * 100)
+    draw(tab)
+    sync_api.expect(tab.get_by_test_id("toast-body")).to_contain_text("truncated")
+
+
+@browsing
 def test_two_tabs_get_their_own_pictures(start: Start, folder: Path) -> None:
     tabs = [start(), start()]
     for number, tab in enumerate(tabs, start=1):
