@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import asdict
 from typing import Any
 
 from PIL import Image, PngImagePlugin
@@ -35,18 +34,24 @@ def infotext(request: Request, settings: dict[str, str]) -> str:
         "Size": f"{width}x{height}",
         "Eta": f"{request.eta:g}" if request.eta else None,
         **settings,
-        "ControlNet 0": f'"{unit}"',
+        "ControlNet 0": unit,
     }
-    last = ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)
+    last = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items() if value is not None)
     prompt, negative = request.prompts
     return f"{prompt}\nNegative prompt: {negative}\n{last}"
+
+
+def _quoted(value: object) -> str:
+    """Return a value as text, in quotes where the WebUI has them: its lists have commas and colons."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(letter in text for letter in ",:\n") else text
 
 
 def png(picture: Picture, request: Request, settings: dict[str, str]) -> bytes:
     """Return a PNG file of an RGB picture, uint8 [h, w, 3], with the parameters of its request."""
     chunks = PngImagePlugin.PngInfo()
     chunks.add_itxt(WEBUI, infotext(request, settings))
-    exact = {name: value for name, value in asdict(request).items() if name in CONTEST}
+    exact = {name: getattr(request, name) for name in CONTEST}
     chunks.add_itxt(EXACT, json.dumps({**exact, "settings": settings}))
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG", pnginfo=chunks)
@@ -75,6 +80,8 @@ def load(content: bytes) -> dict[str, Any]:
         values = parse_object(text)
     except ValueError as error:
         raise ValueError(f"got a PNG file whose parameters are damaged ({error}): choose another file") from error
-    if values.keys() != {*CONTEST, "settings"}:
+    settings = values.get("settings")
+    texts = isinstance(settings, dict) and all(isinstance(value, str) for value in settings.values())
+    if values.keys() != {*CONTEST, "settings"} or not texts:
         raise ValueError("got a PNG file with parameters of another version, expected a picture that was made here")
     return values

@@ -27,7 +27,7 @@ class Shelf:
     def find(self, name: str) -> str:
         """Return the path of a file. Raise ValueError if there is none of this name."""
         files = self._files()
-        if name not in files:
+        if not isinstance(name, str) or name not in files:
             known = ", ".join(sorted(files)[:8]) or "none"
             raise ValueError(f"{self.what}: got {shown(name)}, expected one of those offered here: {known}")
         return str(files[name])

@@ -57,6 +57,8 @@ def read_base64(text: Any, name: str) -> bytes:
 
 
 def _over_white(image: Image.Image) -> Picture:
+    if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip to 255
+        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
