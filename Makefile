@@ -1,12 +1,13 @@
 # make score: generates eight pictures, and measures latency and distance. make demo: a page that draws pictures.
-# make test: runs all tests. make lint: runs ruff and mypy. All of them first install what they need.
+# make serve: a server for pictures. make test: runs all tests. make lint: runs ruff and mypy. All of them first install
+# what they need.
 # CANNY2IMAGE_PYTHON=/usr/bin/python3 uses that interpreter instead of .venv; PYTHON=python3.12 creates .venv with it.
 # The shell expands the path, which may have spaces. preprocess.sh says which variables are ignored, and why.
 ignored := -u PYTHONSAFEPATH $(if $(CANNY2IMAGE_PYTHON),,-u PYTHONHOME -u PYTHONPATH)
 python := env $(ignored) "$${CANNY2IMAGE_PYTHON:-.venv/bin/python}"
 
 .NOTPARALLEL:
-.PHONY: score demo test lint
+.PHONY: score demo serve test lint
 score:
 	./preprocess.sh
 	$(python) compute_score.py $(ARGS)
@@ -15,12 +16,16 @@ demo:
 	./preprocess.sh web
 	$(python) -m serving.page $(ARGS)
 
+serve:
+	./preprocess.sh serve
+	$(python) -m serving.server $(ARGS)
+
 test:
-	./preprocess.sh dev train web tensorrt-rtx
+	./preprocess.sh dev train web serve tensorrt-rtx
 	$(python) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint:
-	./preprocess.sh dev train web tensorrt-rtx
+	./preprocess.sh dev train web serve tensorrt-rtx
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy

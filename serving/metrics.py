@@ -28,7 +28,6 @@ class Metrics:
         self.requests = Counter("canny2image_requests", "Requests", ["path", "status"], registry=self.registry)
         self.failures = Counter("canny2image_failures", "Requests with an error", ["type"], registry=self.registry)
         self.queue = Gauge("canny2image_queue_length", "Requests that wait for a replica", registry=self.registry)
-        self.retries = Counter("canny2image_retries", "Batches sent to another replica", registry=self.registry)
 
     def drawn(self, results: list[Drawn]) -> None:
         """Count the pictures of one request."""

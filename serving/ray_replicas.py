@@ -68,7 +68,7 @@ class RayReplicas:
     async def running(self) -> int:
         status = await asyncio.to_thread(serve.status)
         states = status.applications[self.app_name].deployments[NAME].replica_states
-        return sum(count for state, count in states.items() if state.value == "RUNNING")
+        return sum(count for state, count in states.items() if state == "RUNNING")
 
     async def _tried(self, method: str, *arguments: Any) -> Any:
         """Return the result of a method of any free replica; if the replica dies, of another one."""

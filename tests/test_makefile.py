@@ -69,21 +69,24 @@ def test_a_given_interpreter_keeps_its_pythonpath(root: Path) -> None:
 
 def test_targets_never_run_at_once(root: Path) -> None:
     text = (root / "pyproject.toml").read_text("utf-8")
-    (root / "pyproject.toml").write_text(text + "dev = []\ntrain = []\nweb = []\ntensorrt-rtx = []\n", "utf-8")
+    (root / "pyproject.toml").write_text(
+        text + "dev = []\ntrain = []\nweb = []\nserve = []\ntensorrt-rtx = []\n", "utf-8"
+    )
     (root / "compute_score.py").write_text("import time\ntime.sleep(1)\nprint('score')\n")
     done = run(root.parent, "make", "-s", "-j4", "-C", root.name, "score", "lint")
     lines = [line for line in done.stdout.splitlines() if not line.startswith("make: ")]
     assert lines[:3] == ["engines: toy", "score", "engines: toy"], "lint did not wait for score"
 
 
-def test_demo_installs_the_extra_of_the_page(root: Path) -> None:
+@pytest.mark.parametrize(("target", "extra", "module"), [("demo", "web", "page"), ("serve", "serve", "server")])
+def test_a_target_installs_its_extra(target: str, extra: str, module: str, root: Path) -> None:
     text = (root / "pyproject.toml").read_text("utf-8")
-    (root / "pyproject.toml").write_text(text + 'web = ["no-such-page>=1"]\n', "utf-8")
+    (root / "pyproject.toml").write_text(text + f'{extra} = ["no-such-package>=1"]\n', "utf-8")
     (root / "serving").mkdir()
-    (root / "serving" / "page.py").write_text("import sys\nprint('page', sys.argv[1:])\n")
-    assert "no-such-page" in run(root, "make", "-s", "demo").stderr
-    (root / "pyproject.toml").write_text(text + "web = []\n", "utf-8")
-    assert run(root, "make", "-s", "demo", "ARGS=--port 0").stdout == "engines: toy\npage ['--port', '0']\n"
+    (root / "serving" / f"{module}.py").write_text("import sys\nprint(sys.argv[1:])\n")
+    assert "no-such-package" in run(root, "make", "-s", target).stderr
+    (root / "pyproject.toml").write_text(text + f"{extra} = []\n", "utf-8")
+    assert run(root, "make", "-s", target, "ARGS=--port 0").stdout == "engines: toy\n['--port', '0']\n"
 
 
 @pytest.mark.parametrize("command", ["links/setup", "./links/setup", "{root}/preprocess.sh"])

@@ -214,7 +214,7 @@ def test_the_clients_of_the_webui(server: str, alone: hackathon) -> None:
         api.txt2img(**said, width=512, height=64, controlnet_units=[unit])
     with pytest.raises(RuntimeError, match="enable_hr: got True, which is not supported here"):
         api.txt2img(**said, width=128, height=64, enable_hr=True, controlnet_units=[unit])
-    with pytest.raises(RuntimeError, match="ControlNet: got no unit"):
+    with pytest.raises(RuntimeError, match="ControlNet: got 0 units, expected one"):
         api.txt2img(**said, width=128, height=64)
 
 
