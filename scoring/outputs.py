@@ -92,8 +92,8 @@ def check_apart(out: Path, pictures: Path, option: str = "--out") -> None:
     """Raise ValueError if the folder of results is, contains or lies in the folder of pictures, also through links."""
     if _contains(out, pictures) or _contains(pictures, out):
         raise ValueError(
-            f"{option}: {out} is, contains or lies in the folder of the pictures, {pictures}: choose a folder apart from "
-            "it, so that no picture is overwritten and no result is read as a picture"
+            f"{option}: {out} is, contains or lies in the folder of the pictures, {pictures}: choose a folder apart "
+            "from it, so that no picture is overwritten and no result is read as a picture"
         )
 
 
