@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cldm.arguments import OUTPUT_PIXELS
 from serving.batch_job import Job
 from serving.batch_worker import Row, Worker, read_group
 
@@ -62,10 +61,10 @@ def count_workers(replicas: int | None, device: str) -> tuple[int, dict[str, Any
 
 def groups(jobs: Sequence[Job], most: int) -> Iterator[list[Job]]:
     """Yield jobs of equal shape together, at most `most` pictures unless one job has more."""
-    for (height, width, _), same in itertools.groupby(sorted(jobs, key=lambda job: job.shape), lambda job: job.shape):
-        room, group = min(most, OUTPUT_PIXELS // (height * width)), list[Job]()
+    for _, same in itertools.groupby(sorted(jobs, key=lambda job: job.shape), lambda job: job.shape):
+        group: list[Job] = []
         for job in same:
-            if group and sum(one.samples for one in group) + job.samples > room:
+            if group and sum(one.samples for one in group) + job.samples > most:
                 yield group
                 group = []
             group.append(job)

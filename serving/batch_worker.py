@@ -65,7 +65,7 @@ class Worker:
     def _draw(self, jobs: Sequence[tuple[Job, Request]]) -> list[Row]:
         """Draw all jobs together, or, if that fails, each alone. Raise RuntimeError if the device fails."""
         try:
-            pictures = draw_together(self.runtime, [request for _, request in jobs])
+            pictures = self.runtime.process_many([request for _, request in jobs])
         except (ValueError, torch.OutOfMemoryError) as error:
             if len(jobs) == 1:
                 return [_row(jobs[0][0].name, error=_sentence(error))]
@@ -77,11 +77,6 @@ class Worker:
         said, weights = self.runtime.settings, Path(self.runtime.checkpoint.name).stem
         settings = {"Model": weights, **{name.capitalize(): said[name] for name in ("plan", "precision", "backend")}}
         return _row(job.name, [png(picture, request, {**settings, KEY: job.key}) for picture in pictures])
-
-
-def draw_together(runtime: hackathon, requests: Sequence[Request]) -> list[list[Picture]]:
-    """Return the pictures of each request."""
-    return [runtime.draw(request) for request in requests]
 
 
 def _row(name: str, pictures: Sequence[bytes] = (), error: str = "") -> Row:
