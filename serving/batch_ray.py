@@ -4,15 +4,19 @@ import itertools
 import logging
 import os
 import pickle
+import re
+import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from reading import shown
 from serving.batch_job import Job
 from serving.batch_worker import Row, Worker, read_group
 
 MOST_TOGETHER = 4  # pictures in one batch of a worker
+NO_CLUSTER = "--address: found no Ray cluster at %s: start one with ray start --head, or leave out --address"
 RETRIES = 2  # of a group whose worker or machine was lost
 
 
@@ -25,18 +29,29 @@ def cluster(address: str | None) -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux too: listen on 127.0.0.1 only
+    elif address != "auto":
+        check_address(address)  # Ray would wait for minutes
     import ray
 
     try:
         ray.init(address=address or "local", include_dashboard=False, logging_level=logging.ERROR)
     except ConnectionError as error:
-        raise ValueError(
-            f"--address: found no Ray cluster at {address}: start one with ray start --head, or leave out --address"
-        ) from error
+        raise ValueError(NO_CLUSTER % address) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raise ValueError if this is not HOST:PORT, or nothing listens there."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not re.fullmatch(r"[0-9]{1,5}", port):
+        raise ValueError(f"--address: got {shown(address)}, expected auto or HOST:PORT, such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(NO_CLUSTER % address) from error
 
 
 def count_workers(replicas: int | None, device: str) -> tuple[int, dict[str, Any]]:
