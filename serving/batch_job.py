@@ -1,6 +1,7 @@
 """A request of a batch, checked before any work, whose pictures are read again when it is drawn."""
 
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from cldm.request import Request, drawn
 from files import digest, file_digest
 from scoring.pictures import read
+
+Row = dict[str, Any]  # of Ray Data
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,22 @@ def _request(said: dict[str, Any], files: dict[str, Path]) -> Request:
         except ValueError as error:
             raise ValueError(f"{argument}: {str(error).removeprefix('pictures: ')}") from error
     return Request(**{"input_image": None, **pictures, **said, "seed": drawn(said["seed"])})
+
+
+def read_group(row: Row) -> Row:
+    """Read the pictures of a group. {"group": pickled [Job]} -> {"group": pickled [(Job, Request or sentence)]}.
+
+    Pickled, because Arrow has no type for them; only processes of this batch exchange rows.
+    """
+    return {"group": pickle.dumps([(job, _read(job)) for job in pickle.loads(row["group"])])}
+
+
+def _read(job: Job) -> Request | str:
+    try:
+        return job.request()
+    except (ValueError, OSError) as error:
+        return sentence(error)
+
+
+def sentence(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from reading import shown
-from serving.batch_job import Job
-from serving.batch_worker import Row, Worker, read_group
+from serving.batch_job import Job, Row, read_group
+from serving.batch_worker import Worker
 
 MOST_TOGETHER = 4  # pictures in one batch of a worker
 NO_CLUSTER = "--address: found no Ray cluster at %s: start one with ray start --head, or leave out --address"
-RETRIES = 2  # of a group whose worker or machine was lost
+RETRIES = 5  # of a group whose worker or machine was lost; some pass before Ray notices the loss
+READERS = 2  # processes that read pictures
 
 
 @contextmanager
@@ -120,7 +121,9 @@ def _rows(chunks: Sequence[Sequence[Job]], options: dict[str, Any], workers: int
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # the tracebacks of errored blocks
     items = [{"group": pickle.dumps(list(chunk))} for chunk in chunks]
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    read = ray.data.from_items(items, override_num_blocks=len(items)).map(read_group, num_cpus=0, label_selector=here)
+    read = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        read_group, compute=ray.data.TaskPoolStrategy(size=READERS), num_cpus=0, label_selector=here
+    )
     drawn = read.flat_map(
         Worker,
         fn_constructor_args=(options,),

@@ -13,28 +13,11 @@ import commands
 from canny2image_TRT import hackathon
 from cldm.canny import Picture
 from cldm.request import Request
-from serving.batch_job import Job
+from serving.batch_job import Job, Row, sentence
 from serving.batch_outputs import KEY
 from serving.parameters import png
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
-
-
-def read_group(row: Row) -> Row:
-    """Read the pictures of a group. {"group": pickled [Job]} -> {"group": pickled [(Job, Request or sentence)]}.
-
-    Pickled, because Arrow has no type for them; only processes of this batch exchange rows.
-    """
-    return {"group": pickle.dumps([(job, _read(job)) for job in pickle.loads(row["group"])])}
-
-
-def _read(job: Job) -> Request | str:
-    try:
-        return job.request()
-    except (ValueError, OSError) as error:
-        return _sentence(error)
 
 
 class Worker:
@@ -59,8 +42,8 @@ class Worker:
             yield from self._draw(good)
         except RuntimeError as error:
             self.failed = True
-            log.error("the device failed: %s", _sentence(error))
-            yield from (_row(job.name, error=_sentence(error)) for job, _ in good if len(good) == 1)
+            log.error("the device failed: %s", sentence(error))
+            yield from (_row(job.name, error=sentence(error)) for job, _ in good if len(good) == 1)
 
     def _draw(self, jobs: Sequence[tuple[Job, Request]]) -> list[Row]:
         """Draw all jobs together, or, if that fails, each alone. Raise RuntimeError if the device fails."""
@@ -68,8 +51,8 @@ class Worker:
             pictures = self.runtime.process_many([request for _, request in jobs])
         except (ValueError, torch.OutOfMemoryError) as error:
             if len(jobs) == 1:
-                return [_row(jobs[0][0].name, error=_sentence(error))]
-            log.warning("%d requests cannot be drawn together (%s): drawing each alone", len(jobs), _sentence(error))
+                return [_row(jobs[0][0].name, error=sentence(error))]
+            log.warning("%d requests cannot be drawn together (%s): drawing each alone", len(jobs), sentence(error))
             return [row for one in jobs for row in self._draw([one])]
         return [self._done(*one, drawn) for one, drawn in zip(jobs, pictures, strict=True)]
 
@@ -81,7 +64,3 @@ class Worker:
 
 def _row(name: str, pictures: Sequence[bytes] = (), error: str = "") -> Row:
     return {"name": name, "pictures": list(pictures), "error": error}
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())
