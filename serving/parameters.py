@@ -76,6 +76,6 @@ def load(content: bytes) -> dict[str, Any]:
         values = parse_object(text)
     except ValueError as error:
         raise ValueError(f"got a PNG file whose parameters are damaged ({error}): choose another file") from error
-    if values.keys() != {*CONTEST, "settings"}:
+    if values.keys() != {*CONTEST, "settings"} or not isinstance(values["settings"], dict):
         raise ValueError("got a PNG file with parameters of another version, expected a picture that was made here")
     return values

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from cldm.canny import Picture
 from cldm.request import CONTEST
@@ -193,13 +193,17 @@ def test_samples_of_different_seeds_are_not_done(folder: Path) -> None:
     assert outputs.left([job]) == [job]
 
 
-@pytest.mark.parametrize("content", [b"", b"a text", None, "picture", "cut"])
+@pytest.mark.parametrize("content", [b"", b"a text", None, "picture", "cut", "forged"])
 def test_a_file_that_no_batch_has_made_is_not_replaced(folder: Path, content: bytes | str | None) -> None:
     (job,) = read_list(folder, ONE)
     file = folder / "out" / "1.png"
     file.parent.mkdir()
     if content is None:
         file.mkdir()
+    elif content == "forged":
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_itxt("canny2image", json.dumps(CONTEST | {"settings": "none"}))
+        Image.fromarray(waves(64, 64)).save(file, pnginfo=chunks)
     elif content == "picture":
         Image.fromarray(waves(64, 64)).save(file)
     else:
