@@ -73,25 +73,27 @@ class Outputs:
         return PictureScore(name, pd, ssim(base_file, file), psnr(base_file, file), latency_ms, *self.shown(name))
 
 
-def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], option: str = "--out") -> None:
     """Raise OSError if an output cannot be written, ValueError if it is the same file as an input (through links too).
 
-    Create the folders of the outputs.
+    Create the folders of the outputs. option: the one that names the folder of results, for messages.
     """
     read = {key: one for one in inputs for key in _keys(one)}
     for output in outputs:
         for written in (output, *leftovers(output)):
             if same := read.keys() & _keys(written):
-                raise ValueError(f"--out: {output} would overwrite the input {read[same.pop()]}: choose another --out")
+                raise ValueError(
+                    f"{option}: {output} would overwrite the input {read[same.pop()]}: choose another {option}"
+                )
         check_file(output)
 
 
-def check_apart(out: Path, pictures: Path) -> None:
+def check_apart(out: Path, pictures: Path, option: str = "--out") -> None:
     """Raise ValueError if the folder of results is, contains or lies in the folder of pictures, also through links."""
     if _contains(out, pictures) or _contains(pictures, out):
         raise ValueError(
-            f"--out: {out} is, contains or lies in the folder of the pictures, {pictures}: choose a folder apart from "
-            "it, so that no picture is overwritten and no result is read as a picture"
+            f"{option}: {out} is, contains or lies in the folder of the pictures, {pictures}: choose a folder apart "
+            "from it, so that no picture is overwritten and no result is read as a picture"
         )
 
 

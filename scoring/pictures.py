@@ -26,13 +26,20 @@ DRAWN_BIRDS = Path(__file__).parents[1] / "models" / "small" / "pictures"  # mad
 
 
 def find_pictures(folder: Path | None = None) -> dict[str, Picture]:
-    """Return name -> picture for all pictures of a folder, in the order of the numbers in their names.
+    """Return name -> picture for all pictures of a folder, in the order of `find_files`.
 
     folder: by default the contest's if it exists, else the folder of eight drawn birds of the contest's size.
-    Hidden files are skipped; a log line tells if there are files of other kinds.
-    Raise ValueError if the folder is missing, or if it contains no picture, a damaged one, or two of the same name.
+    Raise ValueError like `find_files`, or if a picture is damaged.
     """
-    folder = folder or usual_folder()
+    return {file.stem: read(file) for file in find_files(folder or usual_folder())}
+
+
+def find_files(folder: Path) -> list[Path]:
+    """Return the files of all pictures of a folder, in the order of the numbers in their names.
+
+    Hidden files are skipped; a log line tells if there are files of other kinds.
+    Raise ValueError if the folder is missing, or if it contains no picture, or two of the same name.
+    """
     if not folder.is_dir():
         raise ValueError(f"pictures: {folder} is not a folder; expected one with {', '.join(SUFFIXES)} files")
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
@@ -43,7 +50,7 @@ def find_pictures(folder: Path | None = None) -> dict[str, Picture]:
     if ignored:
         log.info("pictures: ignored %d other entries of %s, such as %r", len(ignored), folder, ignored[0])
     _check_names(files)
-    return {file.stem: read(file) for file in sorted(files, key=_number_and_name)}
+    return sorted(files, key=_number_and_name)
 
 
 def find_captions(folder: Path | None = None) -> dict[str, str]:

@@ -63,6 +63,7 @@ def chunks(content: bytes) -> dict[str, str]:
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             found = {str(name): str(value) for name, value in image.info.items() if isinstance(value, str)}
+            image.verify()  # the checksums of all chunks
     except Exception as error:  # Pillow raises many kinds of exceptions for damaged files
         raise ValueError("got a damaged file or no PNG file, expected a picture that was made here") from error
     return {name: value for name, value in found.items() if len(value) <= MOST_TEXT}
