@@ -4,11 +4,13 @@ import base64
 import binascii
 import io
 import warnings
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from cldm.canny import Picture
+from reading import shown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MOST_BYTES = 20 * 2**20  # of one file
@@ -36,18 +38,22 @@ def decode(content: bytes, name: str) -> Picture:
     raise ValueError(f"{name}: got a picture of {size} pixels, expected at most {MOST_PIXELS}: make it smaller first")
 
 
-def decode_base64(text: str, name: str) -> Picture:
-    """Return the picture in base64 text, which may begin like a data URL. Raise ValueError like `decode`."""
+def decode_base64(text: Any, name: str) -> Picture:
+    """Return the picture in base64 text, which may begin like a data URL. Raise like `decode` and `read_base64`."""
+    return decode(read_base64(text, name), name)
+
+
+def read_base64(text: Any, name: str) -> bytes:
+    """Return the bytes of base64 text, which may begin like a data URL. Raise TypeError or ValueError."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: got {shown(text)}, expected a picture in base64")
     if len(text) > 2 * MOST_BYTES:
         raise ValueError(f"{name}: got {len(text)} characters, expected at most {2 * MOST_BYTES}: make it smaller")
     head, comma, rest = text.partition(",")
     try:
-        content = base64.b64decode(
-            "".join((rest if comma and head.startswith("data:") else text).split()), validate=True
-        )
+        return base64.b64decode("".join((rest if comma and head.startswith("data:") else text).split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"{name}: got text that is no base64, expected a picture in base64") from error
-    return decode(content, name)
 
 
 def _over_white(image: Image.Image) -> Picture:

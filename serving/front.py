@@ -1,0 +1,132 @@
+"""What stands before every route: request ids, the API key, the limit of bodies, metrics and one log line."""
+
+import base64
+import binascii
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.errors import Refused, answer, refused
+from serving.metrics import Metrics
+from serving.options import LOOPBACK
+
+log = logging.getLogger("serving.requests")
+OPEN = ("/healthz", "/readyz")  # without a key
+USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Front:
+    """ASGI middleware around the app. key: the API key; if empty, only this machine's own clients get in."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, key: str, most_bytes: int) -> None:
+        self.app, self.metrics, self.key, self.most_bytes = app, metrics, key, most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers, begin = Headers(scope=scope), time.monotonic()
+        told = scope["told"] = {"id": _id(headers), "method": scope["method"], "path": scope["path"]}
+        sending = _Sending(send, told)
+        try:
+            self._check(scope["path"], headers)
+            await self.app(scope, self._limited(receive), sending)
+        except Exception as error:
+            told["error"] = refused(error).kind
+            if sending.begun:  # the connection must break: an answer that is cut off would look whole
+                raise
+            await answer(error)(scope, receive, sending)
+        finally:
+            self._record(scope, told, time.monotonic() - begin)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        """Raise Refused for a client without the key, or for a body that is announced to be too large."""
+        if path not in OPEN:
+            check_key(headers, self.key)
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > self.most_bytes:
+            raise self._too_large()
+
+    def _limited(self, receive: Receive) -> Receive:
+        """Return `receive` for a body of limited size; a client may announce less than it sends, or nothing."""
+        got = 0
+
+        async def limited() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > self.most_bytes:
+                raise self._too_large()
+            return message
+
+        return limited
+
+    def _too_large(self) -> Refused:
+        return Refused(413, "too_large", f"got a body of more than {self.most_bytes} bytes: send smaller pictures")
+
+    def _record(self, scope: Scope, told: MutableMapping[str, Any], seconds: float) -> None:
+        path = getattr(scope.get("route"), "path", "other")  # the route's, for the number of series must be bounded
+        self.metrics.requests.labels(path, told.get("status", "none")).inc()
+        if "error" in told:
+            self.metrics.failures.labels(told["error"]).inc()
+        if "batch" in told:
+            self.metrics.seconds.labels("total").observe(seconds)
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        log.info("%s", json.dumps({"time": now, **told, "seconds": round(seconds, 4)}))
+
+
+class _Sending:
+    """Adds the request's id to the answer, and notes its status."""
+
+    def __init__(self, send: Send, told: MutableMapping[str, Any]) -> None:
+        self.send, self.told, self.begun = send, told, False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.begun, self.told["status"] = True, message["status"]
+            MutableHeaders(scope=message)["X-Request-Id"] = self.told["id"]
+        await self.send(message)
+
+
+def check_key(headers: Headers, key: str) -> None:
+    """Raise Refused unless the headers carry the key, as Bearer or as the password of Basic.
+
+    Without a key, the host must be this machine, so that no web page can reach the server under another name.
+    """
+    if not key:
+        if _host(headers.get("host", "")) not in LOOPBACK:
+            raise Refused(403, "forbidden", "without an API key this server answers to 127.0.0.1 and localhost only")
+        return
+    if not hmac.compare_digest(_given(headers.get("authorization", "")).encode(), key.encode()):
+        ask = {"WWW-Authenticate": 'Basic realm="canny2image"'}
+        raise Refused(
+            401, "unauthorized", "the API key is missing or wrong: send the header 'Authorization: Bearer KEY'", ask
+        )
+
+
+def _given(header: str) -> str:
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    try:
+        decoded = base64.b64decode(value, validate=True).decode() if scheme.lower() == "basic" else ""
+    except (binascii.Error, ValueError):
+        return ""
+    return decoded.partition(":")[2]
+
+
+def _host(header: str) -> str:
+    return re.sub(r":\d*$", "", header).strip("[]").lower()
+
+
+def _id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if USABLE_ID.fullmatch(given) else uuid.uuid4().hex

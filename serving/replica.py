@@ -1,0 +1,99 @@
+"""A replica: one runtime with its weights, which generates batches in turn."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+import torch
+
+from canny2image_TRT import hackathon
+from cldm.canny import Picture
+from cldm.request import Request
+from serving.dispatch import Batch, Weights
+from serving.options import Options
+
+log = logging.getLogger(__name__)
+
+
+class Replica:
+    """Generates pictures; calls are made one at a time, in threads, so that health checks are answered meanwhile."""
+
+    def __init__(self, options: Options) -> None:
+        self.vae, self.runtime = options.vae, make_runtime(options)
+        self.runtime.initialize()
+        self.weights = Weights(self.runtime.checkpoint.name, tuple(options.lora))
+        self.lock = asyncio.Lock()
+        self.broken = ""  # why it can generate no more pictures
+
+    async def about(self) -> Weights:
+        """Return the weights in use."""
+        return self.weights
+
+    async def draw(self, requests: Sequence[Request], plan: str | None, weights: Weights) -> Batch:
+        """Return the pictures of requests of one size and ddim_steps, generated with these weights.
+
+        Raises RuntimeError if the device fails; wrong requests and weights give results that are errors.
+        """
+        async with self.lock:
+            return await asyncio.to_thread(self._draw, requests, plan, weights)
+
+    async def change(self, weights: Weights) -> None:
+        """Change the weights after the batch that is running. Raises ValueError before anything has changed."""
+        async with self.lock:
+            await asyncio.to_thread(self._use, weights)
+
+    def check_health(self) -> None:
+        """Ray Serve calls this and, if it raises, starts a new replica."""
+        if self.broken:
+            raise RuntimeError(self.broken)
+
+    def _draw(self, requests: Sequence[Request], plan: str | None, weights: Weights) -> Batch:
+        try:
+            self._use(weights)
+            return Batch(draw_all(self.runtime, requests, plan), self.runtime.settings)
+        except (ValueError, TypeError) as error:
+            return Batch([error] * len(requests), {})
+        except RuntimeError as error:
+            self.broken = str(error)
+            raise
+
+    def _use(self, weights: Weights) -> None:
+        if weights == self.weights:
+            return
+        begin = time.monotonic()
+        if weights.checkpoint == self.weights.checkpoint:
+            self.runtime.set_loras(weights.loras)
+        else:
+            self.runtime.load_weights(weights.checkpoint, vae=self.vae, loras=weights.loras)
+        self.weights = weights
+        log.info("changed to %s in %.1f s", weights, time.monotonic() - begin)
+
+
+def make_runtime(options: Options) -> hackathon:
+    """Return a runtime, not initialized. Raises ValueError for bad options."""
+    return hackathon(
+        options.weights,
+        architecture=options.architecture,
+        backend=options.backend,
+        plan=options.plan,
+        precision=options.precision,
+        device=options.device,
+        vae=options.vae,
+        loras=options.lora,
+        embeddings=options.embedding,
+        prompt_syntax=options.prompt_syntax,
+        prompt_chunks=options.prompt_chunks,
+    )
+
+
+def draw_all(runtime: hackathon, requests: Sequence[Request], plan: str | None) -> list[list[Picture] | Exception]:
+    """Return the pictures of each request, or the error that it alone has."""
+    return [_drawn_alone(runtime, request, plan) for request in requests]
+
+
+def _drawn_alone(runtime: hackathon, request: Request, plan: str | None) -> list[Picture] | Exception:
+    try:
+        return [picture.copy() for picture in runtime.draw(request, plan)]
+    except (ValueError, TypeError, torch.OutOfMemoryError) as error:
+        return error
