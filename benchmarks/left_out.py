@@ -4,7 +4,7 @@ Tricks change the model or the pipeline from outside, so they can be left out fr
 while the pipeline is created and run, or by a pipeline that does the work that the trick avoids.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -49,13 +49,13 @@ class TextInEachEvaluation(Pipeline):
     def __init__(self, model: ControlLDM, shape: Shape, make_engine: MakeEngine, streams: Streams) -> None:
         super().__init__(model, shape, make_engine, streams)
         (kv,) = self.engines["text"].spec.outputs
-        context = TensorSpec("context", (2, kv.shape[1], model.architecture.text.width), kv.dtype)
+        context = TensorSpec("context", (kv.shape[0], kv.shape[1], model.architecture.text.width), kv.dtype)
         spec = EngineSpec("keys_values", (context,), (kv,))
-        _add_engine(self, spec, _KeysValues(model, shape.samples), make_engine)
+        _add_engine(self, spec, _KeysValues(model), make_engine)
 
-    def write(self, request: Request, tokenizer: Tokenizer) -> None:
-        super().write(request, tokenizer)
-        tokens = tokenizer(request.prompts).to(self.device)
+    def write(self, requests: Sequence[Request], tokenizer: Tokenizer) -> None:
+        super().write(requests, tokenizer)
+        tokens = self.inputs.written["tokens"].to(self.device)
         with torch.cuda.stream(self.streams.main):  # outside the graph, which already has the text encoder
             self.buffers["context"].copy_(self.model.text(tokens))
 
@@ -136,13 +136,12 @@ class _UNetOfBoth(UNet):
 
 
 class _KeysValues(nn.Module):
-    def __init__(self, model: ControlLDM, samples: int) -> None:
+    def __init__(self, model: ControlLDM) -> None:
         super().__init__()
-        self.samples, self.layers = samples, Text(model, samples).cross_attentions
+        self.layers = Text(model).cross_attentions
 
     def forward(self, context: Tensor) -> tuple[Tensor]:
-        kv = pack([layer.keys_values(context) for layer in self.layers])  # type: ignore[operator]
-        return (kv.repeat_interleave(self.samples, dim=0),)
+        return (pack([layer.keys_values(context) for layer in self.layers]),)  # type: ignore[operator]
 
 
 class _TimeShifts(nn.Module):

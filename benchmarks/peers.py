@@ -94,7 +94,7 @@ def inputs_for(request: Request, tokenizer: Tokenizer, device: torch.device) -> 
     height, width = request.size
     generator = torch.Generator(device).manual_seed(int(request.seed))
     noise = torch.randn((1, 4, height // 8, width // 8), generator=generator, device=device)
-    return Inputs(tokenizer(request.prompts), hint_image(torch.from_numpy(request.edge_map())), noise)
+    return Inputs(tokenizer(request.prompts), hint_image(torch.from_numpy(request.edge_map())[None]), noise)
 
 
 def candidates(

@@ -70,11 +70,11 @@ class Bench:
         try:
             with LEFT_OUT[name].patch(), torch.cuda.device(self.device) if self.compiled else nullcontext():
                 pipeline = self._pipeline(LEFT_OUT[name])
-                picture = pipeline(self.request, self.tokenizer)[0]
+                picture = pipeline([self.request], self.tokenizer)[0]
                 rows = [self._row(name, pipeline, picture)]
                 if name == NOTHING and pipeline.graph:
                     pipeline.graph = None
-                    rows.append(self._row(WITHOUT_GRAPH, pipeline, pipeline(self.request, self.tokenizer)[0]))
+                    rows.append(self._row(WITHOUT_GRAPH, pipeline, pipeline([self.request], self.tokenizer)[0]))
                 return rows
         finally:
             gc.collect()
@@ -90,7 +90,7 @@ class Bench:
 
         use_kernels(model)
         pipeline = left_out.pipeline(model, self.shape, CompiledEngines(), streams)
-        record(pipeline, self.request, self.tokenizer)
+        record(pipeline, [self.request], self.tokenizer)
         return pipeline
 
     def _row(self, name: str, pipeline: Pipeline, picture: Picture) -> Row:

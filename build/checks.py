@@ -97,7 +97,7 @@ def check_parity(stage: str, case: Case) -> str:
 
 def check_graph(case: Case) -> str:
     case.need_gpu()
-    record(case.pipeline, case.requests["first"], case.tokenizer)
+    record(case.pipeline, [case.requests["first"]], case.tokenizer)
     kinds = ", ".join(f"{kind} {count}" for kind, count in case.graph.kinds.most_common())
     return f"one picture on two streams, {case.graph.nodes} nodes: {kinds}"
 
@@ -107,7 +107,9 @@ def check_replay(case: Case) -> str:
     graph, pipeline = case.graph, case.pipeline
     seen: list[Any] = []
     for name, request in case.requests.items():
-        enqueued, launched = (outcome(pipeline, request, case.tokenizer, work) for work in (pipeline.run, graph.launch))
+        enqueued, launched = (
+            outcome(pipeline, [request], case.tokenizer, work) for work in (pipeline.run, graph.launch)
+        )
         if not same(enqueued, launched):
             raise Wrong(f"{name}: graph replay differs from eager execution")
         if any(same(launched, one) for one in seen):
@@ -136,7 +138,7 @@ def check_process(case: Case) -> str:
 
     def process() -> None:
         # replace() checks the arguments, as each process() call does.
-        pipeline(replace(case.requests["first"]), case.tokenizer)
+        pipeline([replace(case.requests["first"])], case.tokenizer)
 
     how = "one graph" if pipeline.graph else "kernel by kernel"
     evaluations = len(pipeline.shape.plan.evaluated)

@@ -45,5 +45,5 @@ def canny(picture: Picture, low_threshold: float, high_threshold: float) -> Pict
 
 
 def hint_image(edges: Tensor) -> Tensor:
-    """Convert edges uint8 [h, w], on any device, to float32 [1, 3, h, w] in 0..1."""
-    return (edges.float() / 255.0).expand(1, 3, *edges.shape)
+    """Convert edges uint8 [n, h, w], on any device, to float32 [n, 3, h, w] in 0..1."""
+    return (edges.float() / 255.0)[:, None].expand(-1, 3, -1, -1)

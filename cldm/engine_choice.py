@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from cldm.arguments import OUTPUT_PIXELS
 from cldm.checkpoint import Checkpoint
 from cldm.engine_files import Target, find_engines
 from cldm.model import ControlLDM
@@ -18,6 +19,8 @@ from runtime.tensorrt_calls import TensorRTError
 
 # Log str(error), not the exception: its traceback keeps the pipeline alive.
 log = logging.getLogger(__name__)
+
+BATCHES = (1, 2, 4, 8)  # sizes of batches of requests; a picture takes hardly less time in larger ones
 
 
 class Engines:
@@ -69,6 +72,12 @@ class Engines:
         if size not in self.found:
             self.found[size] = self._find(size, (self.backend.name,))
         return self.found[size]
+
+    def batch_sizes(self, height: int, width: int) -> list[int]:
+        """Return the sizes of batches to use: those of BATCHES with engine files, or all of them if there are none."""
+        sizes = [n for n in BATCHES if n == 1 or n * height * width <= OUTPUT_PIXELS]
+        targets = [replace(self._size(height, width, n), backend=self.backend.name) for n in sizes]
+        return [target.samples for target in targets if target.folder.is_dir()] or sizes
 
     def refitted(self, name: str, model: ControlLDM, weights: Mapping[str, Tensor]) -> dict[Target, Backend]:
         """Return `found` with `weights` in TensorRT's engines, into which the caller then copies the values of `model`.

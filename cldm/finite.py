@@ -11,13 +11,13 @@ LIMIT = torch.finfo(torch.float16).max
 
 
 def largest(x: Tensor, pixels: Tensor) -> Tensor:
-    """Return the largest absolute value of the latent and of the pixels, [2]; NaN if any value is."""
-    return torch.stack([x.abs().amax(), pixels.abs().amax()])
+    """Return the largest absolute values of n latents and of their pixels, [2, n]; NaN if any value is."""
+    return torch.stack([x.abs().flatten(1).amax(1), pixels.abs().flatten(1).amax(1)])
 
 
 def check_finite(found: Tensor, request: Request) -> None:
-    """Raise ValueError if a value that `largest` has found is NaN, infinite or beyond LIMIT."""
-    for name, value in zip(("latent", "picture"), found.tolist(), strict=True):
+    """Raise ValueError if what `largest` has found for the request, [2] or [2, n], is NaN, infinite or beyond LIMIT."""
+    for name, value in zip(("latent", "picture"), found.reshape(2, -1).amax(1).tolist(), strict=True):
         if not value <= LIMIT:
             raise ValueError(
                 f"the {name} has values up to {value:g}, expected at most {LIMIT:g}: scale {request.scale:g}, strength "

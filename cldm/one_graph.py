@@ -1,7 +1,7 @@
 """Captures a pipeline's run into one CUDA graph, and verifies that replay equals eager execution."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,28 +21,28 @@ ATTEMPTS = 5
 
 
 @torch.inference_mode()
-def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
-    """Capture the pipeline's run into one graph, which the pipeline then replays for every request.
+def record(pipeline: Pipeline, requests: Sequence[Request], tokenizer: Tokenizer) -> None:
+    """Capture the pipeline's run into one graph, which the pipeline then replays for every batch of requests.
 
-    request: replayed and run eagerly with two seeds to verify the graph.
+    requests: replayed and run eagerly with two seeds to verify the graph.
     Raises CaptureError if the work cannot be captured, and CudaError if replay never equals eager execution or does
     not depend on the seed; then `pipeline.graph` stays as it was.
     """
     assert pipeline.streams.main
-    requests = [replace(request, seed=seed) for seed in (0, 1)]
+    batches = [[replace(request, seed=seed) for request in requests] for seed in (0, 1)]
     # Run eagerly first: libraries initialize at their first call, which capture does not allow.
-    enqueued = [outcome(pipeline, one, tokenizer, pipeline.run) for one in requests]
+    enqueued = [outcome(pipeline, one, tokenizer, pipeline.run) for one in batches]
     for engine in pipeline.engines.values():
         engine.check_capturable(pipeline.streams.main)
     torch.cuda.empty_cache()  # cuDNN's float32 convolutions may fill the memory, and capture cannot free any
     graph = Graph(pipeline.run, pipeline.streams.main)
     for attempt in range(1, ATTEMPTS + 1):
-        launched = [outcome(pipeline, one, tokenizer, graph.launch) for one in requests]
+        launched = [outcome(pipeline, one, tokenizer, graph.launch) for one in batches]
         if all(map(same, enqueued, launched)):
             break
         apart = max(float((one[0] - other[0]).abs().max()) for one, other in zip(enqueued, launched, strict=True))
         log.warning("graph replay differs from eager execution by %g (attempt %d of %d)", apart, attempt, ATTEMPTS)
-        enqueued = [outcome(pipeline, one, tokenizer, pipeline.run) for one in requests]
+        enqueued = [outcome(pipeline, one, tokenizer, pipeline.run) for one in batches]
     else:
         raise CudaError(f"graph replay differs from eager execution ({graph.nodes} nodes)")
     # Without finite numbers, pictures may well be equal; then the pipeline refuses to return them.
@@ -52,13 +52,13 @@ def record(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
 
 
 def outcome(
-    pipeline: Pipeline, request: Request, tokenizer: Tokenizer, work: Callable[[], None]
+    pipeline: Pipeline, requests: Sequence[Request], tokenizer: Tokenizer, work: Callable[[], None]
 ) -> tuple[Tensor, Tensor]:
-    """Return the latent and the pictures that `work` computes for the request, in host memory.
+    """Return the latents and the pictures that `work` computes for the requests, in host memory.
 
-    Values that `work` does not write are NaN in the latent and 0 in the pictures.
+    Values that `work` does not write are NaN in the latents and 0 in the pictures.
     """
-    pipeline.write(request, tokenizer)
+    pipeline.write(requests, tokenizer)
     with torch.cuda.stream(pipeline.streams.main):
         pipeline.buffers["x"].fill_(torch.nan)
     pipeline.pictures.zero_()

@@ -4,21 +4,20 @@ Everything that may change between calls is in a buffer that the engines and the
 the number of samples, the number of steps and the plan are fixed when a pipeline is created.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from cldm.batch import control_rows, draw_noises, edge_maps, pictures_of, text_rows, update_rows
 from cldm.canny import Picture, hint_image
 from cldm.finite import check_finite, largest
 from cldm.model import ControlLDM
-from cldm.noise import draw_noise
 from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.request import Request
 from cldm.stages import make_stages, to_uint8
-from cldm.text_inputs import text_inputs
 from cldm.tricks.time_table import time_table
 from ldm.tokenizer import Tokenizer
 from plans.plan import Evaluation, Plan, evaluations
@@ -80,10 +79,10 @@ class Pipeline:
             self.inputs = PinnedInputs(
                 {
                     **{spec.name: self.buffers[spec.name] for spec in stages["text"].spec.inputs},
-                    "edges": torch.zeros((shape.height, shape.width), dtype=torch.uint8, device=device),
+                    "edges": torch.zeros((len(x), shape.height, shape.width), dtype=torch.uint8, device=device),
                     "control_scales": self.buffers["control_scales"],
-                    "scale": torch.zeros((), device=device),
-                    "updates": torch.zeros((calls, 2 + shape.plan.mixed), device=device),
+                    "scale": torch.zeros(len(x), device=device),
+                    "updates": torch.zeros((calls, 2 + shape.plan.mixed, len(x)), device=device),
                 }
             )
         self.pictures = pinned(to_uint8(self.buffers["pixels"]))
@@ -99,9 +98,12 @@ class Pipeline:
             self.shifts.copy_(time_table(self.model, [step.timestep for step in self._evaluations(eta=0.0)]))
 
     @torch.inference_mode()
-    def __call__(self, request: Request, tokenizer: Tokenizer, watch: Watch | None = None) -> list[Picture]:
-        """Return the request's pictures, uint8 [height, width, 3] each. Raises ValueError if they are not finite."""
-        self.write(request, tokenizer)
+    def __call__(self, requests: Sequence[Request], tokenizer: Tokenizer, watch: Watch | None = None) -> list[Picture]:
+        """Return the pictures of requests of this shape, uint8 [height, width, 3] each, in the order of the requests.
+
+        The requests have `samples` pictures in all. Raises ValueError if a picture is not finite.
+        """
+        self.write(requests, tokenizer)
         if self.graph:
             self.graph.launch()
         else:
@@ -109,28 +111,30 @@ class Pipeline:
             self.run()
             self.watch = None
         self.streams.synchronize()
-        check_finite(self.largest, request)
+        for one, found in zip(pictures_of(requests), self.largest.T, strict=True):
+            check_finite(found, one)
         return list(self.pictures.numpy().copy())
 
     @torch.inference_mode()
-    def write(self, request: Request, tokenizer: Tokenizer) -> None:
-        """Write the request into the inputs and the noise that `run` reads."""
+    def write(self, requests: Sequence[Request], tokenizer: Tokenizer) -> None:
+        """Write the requests into the inputs and the noise that `run` reads."""
         self.streams.synchronize()  # an interrupted call may still be running
-        steps = self._evaluations(request.eta)
+        steps = {request.eta: self._evaluations(request.eta) for request in requests}
+        pictures = pictures_of(requests)
         said = {
-            **text_inputs(tokenizer, request.prompts, self.shape.syntax),
-            "edges": request.edge_map(),
-            "control_scales": request.control_scales(self.residuals),
-            "scale": request.scale,
-            "updates": [[step.a, 1.0, *step.weights] for step in steps],  # factors of x, noise and eps
+            **text_rows(tokenizer, requests, self.shape.syntax),
+            "edges": edge_maps(requests),
+            "control_scales": control_rows(requests, self.residuals),
+            "scale": [request.scale for request in pictures],
+            "updates": update_rows([steps[request.eta] for request in pictures]),
         }
         self.inputs.write(said)
         with torch.cuda.stream(self.streams.main):
-            draw_noise(int(request.seed), steps, self.start, self.noise)
+            draw_noises(requests, [steps[request.eta] for request in requests], self.start, self.noise)
 
     @torch.inference_mode()
     def run(self) -> None:
-        """Enqueue the written request; its pictures are in host memory once the streams are synchronized."""
+        """Enqueue the written requests; their pictures are in host memory once the streams are synchronized."""
         x = self.buffers["x"]
         with torch.cuda.stream(self.streams.main), full_float32():
             self.prepare()
@@ -141,7 +145,7 @@ class Pipeline:
                 with self._span("update"):
                     guided = [self.guided(), *guided][: len(update) - 2]
                     terms = torch.stack([x, noise, *guided])  # the same number of kernels for any number of taps
-                    x.copy_((update[: len(terms), None, None, None, None] * terms).sum(dim=0))
+                    x.copy_((update[: len(terms), :, None, None, None] * terms).sum(dim=0))
             self._enqueue("vae")
             with self._span("copy"):
                 self.pictures.copy_(to_uint8(self.buffers["pixels"]), non_blocking=True)
@@ -162,7 +166,7 @@ class Pipeline:
     def guided(self) -> Tensor:
         """Return eps after guidance, [samples, 4, h/8, w/8]."""
         with_prompt, without = self.buffers["eps"].chunk(2)
-        return without + self.inputs.buffers["scale"] * (with_prompt - without)
+        return without + self.inputs.buffers["scale"][:, None, None, None] * (with_prompt - without)
 
     @property
     def settings(self) -> dict[str, str]:

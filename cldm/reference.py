@@ -37,7 +37,7 @@ def reference_latent(model: ControlLDM, tokenizer: Tokenizer, request: Request, 
     """Return the latent [num_samples, 4, height / 8, width / 8] after the last step."""
     device = model.alphas_cumprod.device
     n, (height, width) = request.num_samples, request.size
-    hint = hint_image(torch.from_numpy(request.edge_map())).to(device).repeat(n, 1, 1, 1)
+    hint = hint_image(torch.from_numpy(request.edge_map())[None]).to(device).repeat(n, 1, 1, 1)
     prompt, negative = request.prompts
     with full_float32():
         context = _context(model, tokenizer, [prompt] * n, syntax)

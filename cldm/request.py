@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,6 +184,23 @@ def check_request(request: object) -> None:
             f"request: got {shown(request)}, expected a Request of cldm/request.py: pass separate arguments "
             "to process()"
         )
+
+
+def check_requests(requests: object) -> list[Request]:
+    """Return requests of one picture size and ddim_steps as a list. Raise TypeError or ValueError for others."""
+    if isinstance(requests, (str, Request)) or not isinstance(requests, Iterable):
+        raise TypeError(f"requests: got {shown(requests)}, expected a list of Requests of cldm/request.py")
+    checked = list(requests)
+    for request in checked:
+        check_request(request)
+    shapes = sorted({(*request.size, request.ddim_steps) for request in checked})
+    if len(shapes) > 1:
+        first, second = (f"{height} x {width} with {steps} steps" for height, width, steps in shapes[:2])
+        raise ValueError(
+            f"requests: got pictures of {first} and of {second}, expected one size and number of steps: call "
+            "process_many() once for each"
+        )
+    return checked
 
 
 def drawn(seed: int) -> int:

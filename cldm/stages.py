@@ -7,7 +7,8 @@
     Decoder  skips, middle, controls, shift, kv -> eps
     Vae      x                                  -> pixels
 
-Prompt and negative prompt run as one batch of 2n: first n pictures with the prompt, then the same n without it.
+Prompt and negative prompt run as one batch of 2n: first n pictures with the prompt, then the same n without it. Each
+picture has its own prompts, hint and control_scales [2n, 13]: a batch may be one request's samples or many requests.
 Everything before the first layer that reads the text is computed for n only.
 `kv` [2n, 77 * chunks, K] holds the keys and values of the text for all layers of ControlNet, then of the UNet; `shift`
 [1, S] holds their time shifts in the same order. Each stage reads its own slice. x, eps and pixels are always float32.
@@ -46,8 +47,7 @@ class Control(nn.Module):
 
     def forward(self, x: Tensor, hint: Tensor, shift: Tensor, kv: Tensor, control_scales: Tensor) -> tuple[Tensor, ...]:
         residuals = self.control.residuals(x.to(hint.dtype), hint, self.shifts.split(shift), unpack(kv, self.texts))
-        # control_scales [2, 13]: with and without the prompt -> one factor per picture of the batch
-        factors = control_scales.repeat_interleave(x.shape[0], dim=0)[..., None, None, None]
+        factors = control_scales[..., None, None, None]
         return tuple(factors[:, i] * repeated(residual, len(kv)) for i, residual in enumerate(residuals))
 
 
@@ -100,17 +100,17 @@ def make_stages(
     channels, latent = model.architecture.unet.in_channels, (height // 8, width // 8)
 
     positions = model.architecture.text.positions
-    tokens = TensorSpec("tokens", (2 * syntax.chunks, positions), torch.int32)
+    tokens = TensorSpec("tokens", (2 * samples * syntax.chunks, positions), torch.int32)
     weights = TensorSpec("token_weights", tokens.shape, torch.float32)
     kv = TensorSpec("kv", (2 * samples, syntax.chunks * positions, texts[-1].end), dtype)
     shift = TensorSpec("shift", (1, shifts[-1].end), dtype)
-    hint_image = TensorSpec("hint_image", (1, 3, height, width), torch.float32)
-    hint = TensorSpec("hint", (1, model.architecture.unet.model_channels, *latent), dtype, channels_last=True)
+    hint_image = TensorSpec("hint_image", (samples, 3, height, width), torch.float32)
+    hint = TensorSpec("hint", (samples, model.architecture.unet.model_channels, *latent), dtype, channels_last=True)
     x = TensorSpec("x", (samples, channels, *latent), torch.float32)
     eps = TensorSpec("eps", (2 * samples, channels, *latent), torch.float32)
     pixels = TensorSpec("pixels", (samples, 3, height, width), torch.float32)
     features = _feature_shapes(model.unet, 2 * samples, latent)
-    scales = TensorSpec("control_scales", (2, len(features)), dtype)
+    scales = TensorSpec("control_scales", (2 * samples, len(features)), dtype)
     controls, skips = (
         tuple(TensorSpec(f"{name}_{i}", shape, dtype, channels_last=True) for i, shape in enumerate(shapes))
         for name, shapes in (("control", features), ("skip", features[:-1]))
@@ -118,9 +118,9 @@ def make_stages(
     middle = TensorSpec("middle", features[-1], dtype, channels_last=True)
 
     text = (
-        Stage(EngineSpec("text", (tokens, weights), (kv,)), WeightedText(model, samples))
+        Stage(EngineSpec("text", (tokens, weights), (kv,)), WeightedText(model, 2 * samples))
         if syntax.weighted
-        else Stage(EngineSpec("text", (tokens,), (kv,)), Text(model, samples))
+        else Stage(EngineSpec("text", (tokens,), (kv,)), Text(model))
     )
     stages = [
         text,

@@ -39,7 +39,7 @@ def start(pipelines: Pipelines, backends: tuple[str, ...], plan: PlanChoice, pro
             first = plan(request.ddim_steps)
             if engines.device.type == "cpu":
                 first = Plan(first.steps, first.evaluated[:1])
-            pipelines.draw(request, first, _shown(progress, "generating the first picture"))
+            pipelines.draw([request], first, _shown(progress, "generating the first picture"))
             return
         except TensorRTError as error:
             backends = engines.without_tensorrt(backends, error)
@@ -53,8 +53,8 @@ def _shown(progress: Progress, work: str) -> Watch:
 
 
 def _milliseconds(pipelines: Pipelines, request: Request, watch: Watch, plan: Plan) -> float:
-    pipeline = pipelines.make(pipelines.shape(request, plan), request)
-    return median_ms(lambda: pipeline(request, pipelines.tokenizer, watch), runs=3)
+    pipeline = pipelines.make(pipelines.shape([request], plan), [request])
+    return median_ms(lambda: pipeline([request], pipelines.tokenizer, watch), runs=3)
 
 
 def _compiled_form(model: ControlLDM, device: torch.device) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from cldm.batch import control_rows, draw_noises, edge_maps, text_rows
 from cldm.canny import Picture, hint_image
 from cldm.model import ControlLDM
-from cldm.noise import draw_noise
+from cldm.prompt_syntax import PLAIN
 from cldm.request import Request
 from cldm.stages import make_stages, to_uint8
 from cldm.tricks.time_table import time_table
@@ -21,14 +22,14 @@ from runtime.streams import Streams
 class Probe:
     """Runs the stages of `model` in PyTorch, in the model's precision, on all requests as one batch.
 
-    On a GPU, the first evaluation captures a CUDA graph, and every evaluation replays it. The constructor computes text
-    and hint once per request.
-    Raise ValueError unless all requests have num_samples 1 and the same size, strength and guess mode.
+    On a GPU, the first evaluation captures a CUDA graph, and every evaluation replays it. The constructor computes what
+    does not depend on the latents.
+    Raise ValueError unless all requests have num_samples 1 and the same size.
     """
 
     @torch.inference_mode()
     def __init__(self, model: ControlLDM, requests: Sequence[Request], tokenizer: Tokenizer) -> None:
-        size, scales = _common(requests, len(model.control.zero_convs) + 1)
+        size = _common_size(requests)
         self.model, self.device = model, model.alphas_cumprod.device
         self.abar = model.alphas_cumprod.double().cpu().numpy()
         self.stages = make_stages(model, *size, samples=len(requests))
@@ -37,17 +38,14 @@ class Probe:
         self.work: Callable[[], None] | None = None
         self.shifts: dict[int, Tensor] = {}  # by timestep
         with torch.cuda.stream(self.streams.main), full_float32():
-            alone = make_stages(model, *size, samples=1)
-            said = [alone["text"].module(tokenizer(one.prompts).to(self.device))[0] for one in requests]
-            edges = [torch.from_numpy(one.edge_map())[None].to(self.device) for one in requests]
-            hints = [alone["hint"].module(hint_image(one[0]))[0] for one in edges]
-            self.kv = torch.cat([one[:1] for one in said] + [one[1:] for one in said])
-            self.hint = torch.cat(hints)
+            tokens = text_rows(tokenizer, requests, PLAIN)["tokens"].to(self.device)
+            (self.kv,) = self.stages["text"].module(tokens)
+            (self.hint,) = self.stages["hint"].module(hint_image(torch.from_numpy(edge_maps(requests)).to(self.device)))
+            scales = control_rows(requests, len(model.control.zero_convs) + 1)
             self.control_scales = torch.tensor(scales, dtype=self.kv.dtype, device=self.device)
             self.scale = torch.tensor([one.scale for one in requests], device=self.device)[:, None, None, None]
             self.starts = torch.zeros(self.stages["vae"].spec.inputs[0].shape, device=self.device)
-            for one, x in zip(requests, self.starts.split(1), strict=True):
-                draw_noise(one.seed, (), x, x.new_zeros(0))
+            draw_noises(requests, [()] * len(requests), self.starts, self.starts.new_zeros(0, len(requests)))
             self.x, self.eps = torch.zeros_like(self.starts), torch.zeros_like(self.starts)
             self.shift = self._shift(0).clone()
         self.streams.synchronize()
@@ -100,9 +98,8 @@ class Probe:
         return self.shifts[timestep]
 
 
-def _common(requests: Sequence[Request], residuals: int) -> tuple[tuple[int, int], tuple[list[float], list[float]]]:
-    """Return (height, width) and the factors of ControlNet's residuals, which must be equal for all requests."""
-    found = [(one.num_samples, one.size, one.control_scales(residuals)) for one in requests]
-    if any(one != (1, *found[0][1:]) for one in found):
-        raise ValueError("requests of a probe: expected num_samples 1 and the same size, strength and guess_mode")
-    return found[0][1:]
+def _common_size(requests: Sequence[Request]) -> tuple[int, int]:
+    """Return (height, width), which must be equal for all requests."""
+    if {(one.num_samples, one.size) for one in requests} != {(1, requests[0].size)}:
+        raise ValueError("requests of a probe: expected num_samples 1 and the same size")
+    return requests[0].size

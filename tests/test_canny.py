@@ -87,7 +87,7 @@ def test_canny_finds_edges_of_colour_alone() -> None:
 
 def test_hint_image() -> None:
     edges = canny(waves(64, 128), 100, 200)
-    hint = hint_image(torch.from_numpy(edges))
+    hint = hint_image(torch.from_numpy(edges)[None])
     assert (hint.dtype, hint.shape) == (torch.float32, (1, 3, 64, 128))
     assert hint.unique().tolist() == [0, 1]
     for channel in hint[0]:

@@ -60,7 +60,7 @@ def test_a_graph_that_follows_every_request(recorded: Case) -> None:
 @pytest.mark.parametrize(("buffer", "request_"), [("scale", "other scale"), ("edges", "other picture")])
 def test_a_graph_with_a_constant_in_it(recorded: Case, buffer: str, request_: str) -> None:
     pipeline = recorded.pipeline
-    pipeline.write(recorded.requests["first"], recorded.tokenizer)
+    pipeline.write([recorded.requests["first"]], recorded.tokenizer)
     constant = pipeline.inputs.written[buffer].clone()
 
     def launch() -> None:

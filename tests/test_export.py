@@ -173,10 +173,10 @@ def test_whole_picture_by_onnxruntime(exported: Exported) -> None:
     shape = Shape(*SIZES[torch.float32], 20, make_plan("19,14,8,2", 20))
     bird = find_pictures(DRAWN_BIRDS)["bird_1"]
     asked = Request.contest(bird, prompt="a red bird", seed=1)
-    (expected,) = Pipeline(model, shape, EagerEngine, Streams(CPU))(asked, tokenizer)
+    (expected,) = Pipeline(model, shape, EagerEngine, Streams(CPU))([asked], tokenizer)
     _, files = exported(torch.float32)
     by_onnx = Pipeline(model, shape, lambda spec, module: OnnxEngine(spec, files[spec.name]), Streams(CPU))
-    (picture,) = by_onnx(asked, tokenizer)
+    (picture,) = by_onnx([asked], tokenizer)
     assert (np.abs(picture.astype(int) - expected) <= 1).mean() > 0.99
     assert expected.std() > 20
 

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,9 +84,9 @@ def test_a_call_that_interrupts_another_is_refused(
             calls[call]()
         refused.append(call)
 
-    def interrupted(pipeline: Pipeline, request: Request, tokenizer: Tokenizer) -> None:
+    def interrupted(pipeline: Pipeline, requests: Sequence[Request], tokenizer: Tokenizer) -> None:
         signal.raise_signal(signal.SIGALRM)
-        write(pipeline, request, tokenizer)
+        write(pipeline, requests, tokenizer)
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:

@@ -1,5 +1,6 @@
 """Verification of a captured graph, without a GPU: the replay is a function that the tests script."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 from unittest.mock import Mock
@@ -26,11 +27,11 @@ def test_replay_must_equal_eager_execution_once(
     pipeline, replays = last_of(runtime), 0
 
     def outcome(
-        pipeline: Pipeline, request: Request, tokenizer: Tokenizer, work: Any
+        pipeline: Pipeline, requests: Sequence[Request], tokenizer: Tokenizer, work: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         nonlocal replays
-        latent = torch.full((1, 4, 8, 8), float(request.seed))
-        if work != pipeline.run and request.seed == 0:
+        latent = torch.full((1, 4, 8, 8), float(requests[0].seed))
+        if work != pipeline.run and requests[0].seed == 0:
             replays += 1
             latent[0, 0, 0, 0] += 1e-7 * (replays <= wrong)
         return latent, torch.zeros(1)
@@ -40,7 +41,7 @@ def test_replay_must_equal_eager_execution_once(
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: None)
     monkeypatch.setattr(pipeline, "streams", Mock(main="a stream"))
     with pytest.raises(CudaError, match=r"differs from eager execution \(9 nodes\)") if raises else nullcontext():
-        record(pipeline, Request(**GOOD), pipelines_of(runtime).tokenizer)
+        record(pipeline, [Request(**GOOD)], pipelines_of(runtime).tokenizer)
     assert (pipeline.graph is None) == raises
     assert caplog.text.count("graph replay differs from eager execution by 1e-07") == min(wrong, 5)
     pipeline.graph = None

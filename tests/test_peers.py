@@ -61,7 +61,7 @@ def test_eager_peer_generates_our_picture(loaded: tuple[ControlLDM, Tokenizer]) 
     assert not np.array_equal(theirs["eager", "all"], theirs["eager", "ten"])
     for plan in ("all", "ten"):
         pipeline = Pipeline(loaded[0], Shape(256, 384, 1, 20, make_plan(plan, 20)), EagerEngine, Streams(CPU))
-        pipeline.write(contest_request(), loaded[1])
+        pipeline.write([contest_request()], loaded[1])
         pipeline.run()
         apart = np.abs(theirs["eager", plan].astype(int) - pipeline.pictures[0].numpy())
         assert (apart <= 1).mean() > 0.99

@@ -48,7 +48,7 @@ def pipeline(model: ControlLDM, syntax: PromptSyntax, samples: int = 1) -> Pipel
 
 
 def draw(model: ControlLDM, tokenizer: Tokenizer, syntax: PromptSyntax, **changes: Any) -> Picture:
-    return pipeline(model, syntax)(request(**changes), tokenizer)[0]
+    return pipeline(model, syntax)([request(**changes)], tokenizer)[0]
 
 
 @pytest.mark.parametrize("prompt", ["a bird", "", ", ".join(["a bird"] * 23)])
@@ -59,7 +59,7 @@ def test_without_brackets_the_picture_is_that_of_plain(model: ControlLDM, tokeni
 
 def test_plain_reads_brackets_as_text(model: ControlLDM, tokenizer: Tokenizer) -> None:
     drawing = pipeline(model, PLAIN)
-    drawing.write(request(prompt="a (red:1.5) bird"), tokenizer)
+    drawing.write([request(prompt="a (red:1.5) bird")], tokenizer)
     assert torch.equal(drawing.inputs.written["tokens"], tokenizer(["a (red:1.5) bird, best quality", "lowres"]))
     assert "token_weights" not in drawing.buffers
 
@@ -93,7 +93,7 @@ def test_weighted_context() -> None:
 
 def test_the_context_is_that_of_chunks_encoded_one_by_one(model: ControlLDM, tokenizer: Tokenizer) -> None:
     drawing = pipeline(model, TWO, samples=2)
-    drawing.write(request(prompt="a (red:1.5) bird BREAK blue sky", n_prompt="lowres", num_samples=2), tokenizer)
+    drawing.write([request(prompt="a (red:1.5) bird BREAK blue sky", n_prompt="lowres", num_samples=2)], tokenizer)
     drawing.inputs.upload()
     drawing.engines["text"].enqueue(None)
     kv = drawing.buffers["kv"]
@@ -126,7 +126,7 @@ def test_pictures_equal_the_reference(
     plain_model, asked = Checkpoint(str(SMALL_MODEL), "small", "given").load_model(), request(**changes)
     expected = reference_latent(plain_model, tokenizer, asked, syntax)
     drawing = pipeline(model, syntax, asked.num_samples)
-    pictures = drawing(asked, tokenizer)
+    pictures = drawing([asked], tokenizer)
     assert (drawing.buffers["x"] - expected).abs().max() < 1e-3
     apart = np.stack(pictures).astype(int) - to_uint8(reference_pixels(plain_model, expected)).numpy()
     assert np.abs(apart).max() <= 1

@@ -6,7 +6,7 @@ from cldm.model import ControlLDM
 
 
 class Hint(nn.Module):
-    """Edges float32 [1, 3, 8h, 8w] -> (hint [1, model_channels, h, w],), for all steps."""
+    """Edges float32 [n, 3, 8h, 8w] -> (hint [n, model_channels, h, w],), for all steps."""
 
     def __init__(self, model: ControlLDM) -> None:
         super().__init__()

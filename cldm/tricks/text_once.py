@@ -18,34 +18,37 @@ from ldm.unet import Encoder
 class KeysValuesOfText(nn.Module):
     """The text encoder, and the layers that project its output."""
 
-    def __init__(self, model: ControlLDM, samples: int) -> None:
+    def __init__(self, model: ControlLDM) -> None:
         super().__init__()
-        self.text, self.samples = model.text, samples
+        self.text = model.text
         transformers = [*model.control.transformers(), *model.unet.transformers()]
         self.cross_attentions = nn.ModuleList(layer.block.attn2 for layer in transformers)
 
     def project(self, context: Tensor) -> Tensor:
-        """Context [2, tokens, width] -> kv [2n, tokens, K], each row n times."""
-        kv = pack([layer.keys_values(context) for layer in self.cross_attentions])  # type: ignore[operator]
-        return kv.repeat_interleave(self.samples, dim=0)
+        """Context [2n, tokens, width] -> kv [2n, tokens, K]."""
+        return pack([layer.keys_values(context) for layer in self.cross_attentions])  # type: ignore[operator]
 
 
 class Text(KeysValuesOfText):
-    """Tokens int32 [2, 77], with and without the prompt -> (kv [2n, 77, K],)."""
+    """Tokens int32 [2n, 77], with and without the prompt -> (kv [2n, 77, K],)."""
 
     def forward(self, tokens: Tensor) -> tuple[Tensor]:
         return (self.project(self.text(tokens)),)
 
 
 class WeightedText(KeysValuesOfText):
-    """Tokens int32 and token_weights float32 [2 * chunks, 77] -> (kv [2n, 77 * chunks, K],).
+    """Tokens int32 and token_weights float32 [2n * chunks, 77] -> (kv [2n, 77 * chunks, K],).
 
-    The first half of the rows are the chunks of the prompt. Each chunk is encoded on its own.
+    The chunks of a prompt are consecutive rows. Each chunk is encoded on its own.
     """
+
+    def __init__(self, model: ControlLDM, texts: int) -> None:
+        super().__init__(model)
+        self.texts = texts  # 2n
 
     def forward(self, tokens: Tensor, token_weights: Tensor) -> tuple[Tensor]:
         context = weighted(self.text(tokens), token_weights)
-        return (self.project(context.reshape(2, -1, context.shape[-1])),)
+        return (self.project(context.reshape(self.texts, -1, context.shape[-1])),)
 
 
 def weighted(context: Tensor, weights: Tensor) -> Tensor:
