@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: Options) -> None:
     """Serve until a signal. Raise ValueError if the replicas cannot initialize."""
-    ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", logging_level=logging.WARNING)
+    ray.init("local", include_dashboard=False, logging_level=logging.WARNING)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         start(options)
