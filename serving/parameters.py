@@ -35,11 +35,16 @@ def infotext(request: Request, settings: dict[str, str]) -> str:
         "Size": f"{width}x{height}",
         "Eta": f"{request.eta:g}" if request.eta else None,
         **settings,
-        "ControlNet 0": f'"{unit}"',
+        "ControlNet 0": unit,
     }
-    last = ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)
+    last = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in values.items() if value is not None)
     prompt, negative = request.prompts
     return f"{prompt}\nNegative prompt: {negative}\n{last}"
+
+
+def _quoted(text: str) -> str:
+    """Return a value as the WebUI writes it: quoted if it has a separator, such as the plan 19,4."""
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",:\n") else text
 
 
 def png(picture: Picture, request: Request, settings: dict[str, str]) -> bytes:

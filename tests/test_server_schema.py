@@ -14,6 +14,7 @@ pytest.importorskip("fastapi", reason="./preprocess.sh serve installs the server
 pytest.importorskip("schemathesis", reason="./preprocess.sh dev installs the clients of the server")
 
 import schemathesis
+from schemathesis.core.result import Ok
 from starlette.testclient import TestClient
 
 from cldm.request import Request
@@ -59,7 +60,7 @@ schemathesis.openapi.format("picture-in-base64", st.just(base64_png()))
 @given(data=st.data())
 def test_no_request_of_the_document_fails_the_server(client: TestClient, data: st.DataObject) -> None:
     schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
-    operations = [found.ok() for found in schema.get_all_operations()]
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     case = data.draw(data.draw(st.sampled_from(operations)).as_strategy())
     assume(case.media_type in (None, "application/json"))
     body = case.body if isinstance(case.body, dict) else {}
