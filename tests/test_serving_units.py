@@ -13,6 +13,7 @@ pytest.importorskip("ray", reason="./preprocess.sh serve installs the server's p
 
 from cldm.request import Request
 from serving.dispatch import Batch, Dispatcher, Job, Weights, take
+from serving.errors import one_sentence
 from serving.options import parse
 from serving.prompt_loras import split_loras
 from serving.ray_replicas import shares
@@ -125,3 +126,10 @@ def test_shares_of_a_machine() -> None:
     assert shares(parse(["--replicas", "3"]), {"CPU": 8, "GPU": 2}) == (3, {"num_gpus": 0.5, "num_cpus": 1})
     assert shares(parse(["--replicas", "2"]), {"CPU": 5}) == (2, {"num_cpus": 2})
     assert shares(parse(["--replicas", "4"]), {"CPU": 2}) == (4, {"num_cpus": 0.5})
+
+
+def test_messages_name_files_without_their_folders() -> None:
+    assert one_sentence(ValueError("LoRA /srv/loras/red.safetensors has\nno tensors")) == (
+        "LoRA red.safetensors has no tensors"
+    )
+    assert one_sentence(ValueError("plan: got '/a/b'")) == "plan: got '/a/b'"
