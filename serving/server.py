@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     with commands.one_line(stopped="the server has ended"):
         options = parse(sys.argv[1:] if arguments is None else arguments)
         check_host(options)
-        make_runtime(options)  # raises for bad options, before Ray starts
+        make_runtime(options).checkpoint.check()  # raises for bad options and files, before Ray starts
         run(replace(options, port=usable_port(options.host, options.port)))
     return 0
 
