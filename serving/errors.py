@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from starlette.responses import JSONResponse
 
 log = logging.getLogger(__name__)
 
+FOLDER = re.compile(r"(?<!\S)/(?:[^\s/:,]+/)+")  # of an absolute path, without the file's name
 STATUSES = {
     400: "the body is damaged",
     401: "the API key is missing or wrong",
@@ -61,8 +63,11 @@ def refused(error: Exception) -> Refused:
 
 
 def one_sentence(error: Exception) -> str:
-    """Return the message on one line. Half of a surrogate pair, which JSON cannot carry, becomes a question mark."""
-    return " ".join(str(error).split()).encode(errors="replace").decode()
+    """Return the message on one line, with files named without their folders, which clients must not learn.
+
+    Half of a surrogate pair, which JSON cannot carry, becomes a question mark.
+    """
+    return FOLDER.sub("", " ".join(str(error).split())).encode(errors="replace").decode()
 
 
 def answer(error: Exception) -> JSONResponse:

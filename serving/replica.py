@@ -90,13 +90,9 @@ def make_runtime(options: Options) -> hackathon:
 def draw_all(runtime: hackathon, requests: Sequence[Request], plan: str | None) -> list[list[Picture] | Exception]:
     """Return the pictures of each request, or the error that it alone has."""
     try:
-        return list(runtime.process_many(requests, plan))
-    except (ValueError, TypeError, torch.OutOfMemoryError):  # find out which request causes it
-        return [_drawn_alone(runtime, request, plan) for request in requests]
-
-
-def _drawn_alone(runtime: hackathon, request: Request, plan: str | None) -> list[Picture] | Exception:
-    try:
-        return list(runtime.draw(request, plan))
+        return [*runtime.process_many(requests, plan)]
     except (ValueError, TypeError, torch.OutOfMemoryError) as error:
-        return error
+        if len(requests) == 1:
+            return [error]
+        log.warning("a batch of %d requests failed (%s): they are generated one by one", len(requests), error)
+    return [result for request in requests for result in draw_all(runtime, [request], plan)]

@@ -4,10 +4,7 @@ import asyncio
 import base64
 import io
 import json
-import os
-import resource
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -21,8 +18,9 @@ from serving.parameters import WEBUI, chunks, infotext
 from serving.pictures_api import encoded, note, read_json
 from serving.service import Made, Service
 from serving.uploads import decode_base64, read_base64
-from serving.webui import SAMPLERS, SCHEDULERS, check_settings, read_txt2img
-from serving.webui_unit import MODEL, MODULES, read_module, read_resolution, read_threshold
+from serving.webui import SAMPLERS, check_settings, read_txt2img
+from serving.webui_lists import add_lists
+from serving.webui_unit import read_module, read_resolution, read_threshold
 
 ANY = schemas.responses({})
 
@@ -31,7 +29,7 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter(responses=ANY)
     _add_pictures(router, service)
     _add_settings(router, service)
-    _add_lists(router, service)
+    add_lists(router, service)
     return router
 
 
@@ -98,55 +96,6 @@ def _add_settings(router: APIRouter, service: Service) -> None:
         return JSONResponse({})
 
 
-def _add_lists(router: APIRouter, service: Service) -> None:
-    lists: dict[str, Any] = {
-        "/sdapi/v1/scripts": {"txt2img": ["controlnet", "controlnet m2m"], "img2img": []},
-        "/sdapi/v1/samplers": [{"name": name, "aliases": [name.lower()], "options": {}} for name in SAMPLERS],
-        "/sdapi/v1/schedulers": [{"name": name, "label": name.capitalize()} for name in SCHEDULERS],
-        "/sdapi/v1/sd-vae": [],
-        "/sdapi/v1/upscalers": [],
-        "/sdapi/v1/hypernetworks": [],
-        "/sdapi/v1/prompt-styles": [],
-        "/sdapi/v1/cmd-flags": {"api": True},
-        "/controlnet/version": {"version": 2},
-        "/controlnet/model_list": {"model_list": [MODEL]},
-        "/controlnet/module_list": {"module_list": list(MODULES)},
-    }
-    for path, content in lists.items():
-        router.add_api_route(path, _always(content), name=path)
-
-    @router.get("/sdapi/v1/sd-models")
-    async def models() -> JSONResponse:
-        """Return the checkpoints that may be chosen."""
-        return JSONResponse([_model(name) for name in service.offered.checkpoint_names])
-
-    @router.get("/sdapi/v1/loras")
-    async def loras() -> JSONResponse:
-        """Return the LoRAs that may stand in prompts."""
-        names = service.offered.loras.names
-        return JSONResponse([{"name": name, "alias": name, "path": name, "metadata": {}} for name in names])
-
-    @router.get("/sdapi/v1/embeddings")
-    async def embeddings() -> JSONResponse:
-        """Return the words for prompts that the server was started with."""
-        names = [Path(file).stem for file in service.options.embedding]
-        return JSONResponse({"loaded": {name: {} for name in names}, "skipped": {}})
-
-    @router.get("/sdapi/v1/memory")
-    async def memory() -> JSONResponse:
-        """Return the memory of the process that answers; replicas may be on other machines."""
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        used = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return JSONResponse({"ram": {"free": total - used, "used": used, "total": total}, "cuda": {}})
-
-
-def _always(content: Any) -> Any:
-    async def route() -> JSONResponse:
-        return JSONResponse(content)
-
-    return route
-
-
 async def _txt2img(service: Service, request: Request) -> JSONResponse:
     values = await read_json(request)
     asked = await asyncio.to_thread(read_txt2img, values, service.options.most_samples)
@@ -204,7 +153,3 @@ def _png(edges: Any) -> str:
     file = io.BytesIO()
     Image.fromarray(edges).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": name, "config": None}
