@@ -83,3 +83,11 @@ def test_the_openapi_document(command: tuple[Any, str]) -> None:
     _, server = command
     paths = json.loads(requests.get(f"{server}/openapi.json", timeout=30).text)["paths"]
     assert {"/v1/pictures", "/v1/weights", "/sdapi/v1/txt2img"} <= paths.keys()
+
+
+def test_request_ids(command: tuple[Any, str]) -> None:
+    """Ray's proxy makes them and returns them."""
+    _, server = command
+    assert len(requests.get(f"{server}/healthz", timeout=30).headers["X-Request-Id"]) > 10
+    given = requests.get(f"{server}/healthz", headers={"X-Request-Id": "mine-1"}, timeout=30)
+    assert given.headers["X-Request-Id"] == "mine-1"
