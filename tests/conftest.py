@@ -23,7 +23,10 @@ with suppress(ImportError):
     import setuptools  # noqa: F401
 
 
-LONGEST = ("exported", "test_training.py", "test_tensorrt_refit.py", "test_tensorrt_backend.py")  # test groups
+LONGEST = (  # test groups
+    "exported", "test_batch.py", "test_training.py", "test_tensorrt_refit.py", "test_page.py", "test_server_ray.py",
+    "test_tensorrt_backend.py",
+)  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -86,7 +86,11 @@ def install(site: Path, name: str, requires: str = "") -> Path:
 
 def environment(root: Path, **variables: str) -> dict[str, str]:
     """Return the variables for a run without a package index and without what could change the set-up."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "CANNY2IMAGE"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PIP_", "PYTHON", "CANNY2IMAGE", "ARGS"))
+    }
     offline = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": (root / "wheels").as_uri()}
     return {**kept, **offline, "PYTHONDONTWRITEBYTECODE": "1", "PYTHON": str(PYTHON), **variables}
 
