@@ -27,6 +27,7 @@ from cldm.base_pictures import base_pictures
 from cldm.canny import Picture
 from cldm.edge_map import check_channels
 from cldm.engine_choice import check_backend
+from cldm.options import add_options, runtime_arguments
 from cldm.progress import Progress
 from cldm.request import CONTEST, Request, drawn
 from cldm.text_inputs import text_inputs
@@ -38,7 +39,6 @@ from scoring.outputs import Outputs, check_apart, check_outputs
 from scoring.pictures import find_pictures, usual_folder
 from scoring.report import Report
 from scoring.timeline import timeline_picture
-from weights.loras import parse_lora
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -48,20 +48,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--edges", action="store_true", help="the pictures are edge maps, white on black; thresholds are ignored")
     add("--out", type=Path, default=Path("score"), help="folder for the results; default: score")
     add("--cache", type=Path, help="folder for base pictures; default: $CANNY2IMAGE_CACHE, else .cache in the project")
-    add("--weights", "--checkpoint", help="BASE, BASE:CONTROL (files or folders) or random:SEED; default: see README")
-    add("--vae", help="file or folder with another VAE")
-    add("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
-        help="merge this LoRA; repeat")  # fmt: skip
-    add("--embedding", action="append", default=[], metavar="FILE", help="textual-inversion embedding; repeat")
-    add("--architecture", help="name of a file in models/*.yaml; default: the one for the weights")
-    add("--backend", default="auto", help="auto (the fastest with engine files), eager, inductor or tensorrt")
-    add("--plan", default="ten", help="ten, all, step indices, a plan file or its name, or auto (best on this machine)")
-    add("--max-pd", type=float, help="with --plan auto: use the fastest plan file whose mean PD is at most this")
-    add("--precision", default="auto", help="auto (fp16 on a GPU), fp32 or fp16")
-    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N")
-    add("--strict", action="store_true", help="fail instead of warning and falling back")
-    add("--prompt-syntax", default="plain", help="plain or webui, for the base pictures too")
-    add("--prompt-chunks", type=int, default=1, help="with webui: chunks of 75 tokens per prompt, 1 to 8")
+    add_options(parser)
     add("--debug", action="store_true", help="show the traceback of an error")
     add("--inception", type=Path, help="file with the weights of FID's Inception network")
     add("--timeline", action="store_true", help="also plot when each stage of a picture runs, in timeline.png")
@@ -143,25 +130,11 @@ def generate(options: argparse.Namespace, runtime: hackathon, requests: dict[str
 
 
 def make_runtime(options: argparse.Namespace) -> hackathon:
-    return hackathon(
-        options.weights,
-        architecture=options.architecture,
-        backend=options.backend,
-        plan=options.plan,
-        max_pd=options.max_pd,
-        precision=options.precision,
-        device=options.device,
-        strict=options.strict,
-        vae=options.vae,
-        loras=options.lora,
-        prompt_syntax=options.prompt_syntax,
-        prompt_chunks=options.prompt_chunks,
-        embeddings=options.embedding,
-    )
+    return hackathon(**runtime_arguments(options))
 
 
 def settings(runtime: hackathon, options: argparse.Namespace) -> dict[str, Any]:
-    given = {"vae": options.vae, "loras": options.lora, "embeddings": options.embedding}
+    given = {"vae": options.vae, "loras": options.loras, "embeddings": options.embeddings}
     return {
         "weights": runtime.checkpoint.name.removeprefix(f"{Path(__file__).parent}/"),
         **{name: value for name, value in given.items() if value},

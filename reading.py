@@ -1,4 +1,4 @@
-"""Reads small files that may be damaged, checks paths that users give, and shows values in messages."""
+"""Reads small files that may be damaged, checks numbers and paths that users give, and shows values in messages."""
 
 import errno
 import json

@@ -1,7 +1,6 @@
 """The inputs of a batch: one row per picture of the requests, all rows with the prompt before all rows without it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,29 +18,6 @@ from plans.plan import Evaluation
 def pictures_of(requests: Sequence[Request]) -> list[Request]:
     """Return the request of each picture: each request num_samples times."""
     return [request for request in requests for _ in range(request.num_samples)]
-
-
-def split(requests: Sequence[Request], sizes: Sequence[int]) -> list[list[Request]]:
-    """Split requests, in their order, into batches of at most the largest of `sizes` pictures.
-
-    A request with more samples is a batch of its own.
-    """
-    batches: list[list[Request]] = []
-    room = 0
-    for request in requests:
-        if request.num_samples > room:
-            batches.append([])
-            room = max(sizes)
-        batches[-1].append(request)
-        room -= request.num_samples
-    return batches
-
-
-def padded(batch: Sequence[Request], sizes: Sequence[int]) -> list[Request]:
-    """Return the batch, filled up to the next of `sizes` with its last request; more pictures stay as they are."""
-    count = sum(request.num_samples for request in batch)
-    missing = min((size for size in sizes if size >= count), default=count) - count
-    return [*batch, *[replace(batch[-1], num_samples=1)] * missing]
 
 
 def text_rows(tokenizer: Tokenizer, requests: Sequence[Request], syntax: PromptSyntax) -> dict[str, Tensor]:

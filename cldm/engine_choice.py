@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cldm.arguments import OUTPUT_PIXELS
+from cldm.batch_sizes import BATCHES
 from cldm.checkpoint import Checkpoint
 from cldm.engine_files import Target, find_engines
 from cldm.model import ControlLDM
@@ -19,8 +20,6 @@ from runtime.tensorrt_calls import TensorRTError
 
 # Log str(error), not the exception: its traceback keeps the pipeline alive.
 log = logging.getLogger(__name__)
-
-BATCHES = (1, 2, 4, 8)  # sizes of batches of requests; a picture takes hardly less time in larger ones
 
 
 class Engines:

@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from cldm.batch import padded, split
+from cldm.batch_sizes import padded, split
 from cldm.canny import Picture
 from cldm.engine_choice import Engines
 from cldm.model import ControlLDM

@@ -11,7 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from serving import pictures_api, webui_api
 from serving.front import Front
-from serving.options import KEY, Options
+from serving.listening import KEY
+from serving.options import Options
 from serving.service import Replicas, Service
 
 TITLE = "canny2image"

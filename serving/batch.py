@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Draws the pictures of many requests on all GPUs of all machines, with Ray Data. A stopped run can be continued.
 
 INPUTS is a folder of pictures, with captions NAME.txt as prompts if there are any, or a list with one JSON object per
@@ -21,6 +20,7 @@ from typing import Any
 
 from cldm.checkpoint import Checkpoint
 from cldm.checkpoint_choice import find_checkpoint
+from cldm.options import add_options
 from cldm.progress import Progress
 from cldm.request import CONTEST
 from files import check_writable, locked
@@ -30,7 +30,6 @@ from serving.batch_job import Job
 from serving.batch_list import read_jobs
 from serving.batch_outputs import Outputs, Summary
 from serving.batch_ray import cluster, draw_all
-from weights.loras import parse_lora
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +41,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("output", type=Path, metavar="OUTPUT", help="folder for the results")
     add("--address", help="of a Ray cluster, auto for the one on this machine; default: Ray is started and stopped")
     add("--replicas", type=int, help="number of workers; default: one for each GPU, or one without GPUs")
-    add("--weights", "--checkpoint", help="BASE, BASE:CONTROL (files or folders) or random:SEED; default: see README")
-    add("--vae", help="file or folder with another VAE")
-    add("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
-        help="merge this LoRA; repeat")  # fmt: skip
+    add_options(parser, "weights", "vae", "loras", "plan")
     add("--backend", default="auto", choices=("auto", "eager", "inductor", "tensorrt"))
-    add("--plan", default="ten", help="ten, all, step indices, a plan file or its name, or auto (best on each machine)")
     add("--precision", default="auto", choices=("auto", "fp32", "fp16"), help="auto: fp16 on a GPU")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: GPUs if there are any")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -82,7 +77,7 @@ def means(options: argparse.Namespace, checkpoint: Checkpoint) -> Callable[[int]
 
 
 def run(options: argparse.Namespace) -> Summary:
-    checkpoint, outputs = find_checkpoint(options.weights, None, options.vae, options.lora), Outputs(options.output)
+    checkpoint, outputs = find_checkpoint(options.weights, None, options.vae, options.loras), Outputs(options.output)
     checkpoint.check()
     checkpoint.patches()
     defaults = {name: getattr(options, name) for name in CONTEST}

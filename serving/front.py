@@ -15,8 +15,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import Refused, answer, refused
+from serving.listening import LOOPBACK
 from serving.metrics import Metrics
-from serving.options import LOOPBACK
 
 log = logging.getLogger("serving.requests")
 OPEN = ("/healthz", "/readyz")  # without a key

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from cldm.options import OPTIONS, add_options
+from serving.listening import KEY, LOOPBACK
 from serving.shelf import check_folders
-from weights.loras import parse_lora
 
-KEY = "CANNY2IMAGE_API_KEY"  # environment variable
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MIB = 2**20
+# Not strict (a server falls back and logs it) and not max_pd (plan auto takes the best score).
+RUNTIME = [name for name in OPTIONS if name not in ("max_pd", "strict")]
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Options:
 
     weights: str | None
     vae: str | None
-    lora: list[tuple[str, float]]
-    embedding: list[str]
+    loras: list[tuple[str, float]]
+    embeddings: list[str]
     architecture: str | None
     backend: str
     plan: str
@@ -31,7 +32,7 @@ class Options:
     device: str
     prompt_syntax: str
     prompt_chunks: int
-    checkpoint_folder: Path | None
+    weights_folder: Path | None
     lora_folder: Path | None
     replicas: int | None
     batch: int
@@ -52,7 +53,7 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> Options:
     """Return the options. Raise ValueError for bad ones."""
     parser = _Parser(prog="python -m serving.server", description="Serves pictures over HTTP with Ray Serve.")
-    _add_runtime(parser)
+    add_options(parser.add_argument_group("pictures"), *RUNTIME)
     _add_server(parser)
     options = Options(**vars(parser.parse_args(arguments)))
     for name in ("batch", "queue", "time_limit", "most_bytes", "most_samples", "most_pixels"):
@@ -60,7 +61,7 @@ def parse(arguments: Sequence[str]) -> Options:
             raise ValueError(f"--{name.replace('_', '-')}: got {getattr(options, name)}, expected more than 0")
     if options.replicas is not None and options.replicas < 1:
         raise ValueError(f"--replicas: got {options.replicas}, expected at least 1")
-    check_folders([options.checkpoint_folder, options.lora_folder])
+    check_folders([options.weights_folder, options.lora_folder])
     return options
 
 
@@ -78,25 +79,9 @@ def check_host(options: Options) -> None:
         )
 
 
-def _add_runtime(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("pictures").add_argument
-    add("--weights", "--checkpoint", help="BASE, BASE:CONTROL (files or folders) or random:SEED; default: see README")
-    add("--vae", help="file or folder with another VAE")
-    add("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
-        help="merge this LoRA; repeat")  # fmt: skip
-    add("--embedding", action="append", default=[], metavar="FILE", help="textual-inversion embedding; repeat")
-    add("--architecture", help="name of a file in models/*.yaml; default: the one for the weights")
-    add("--backend", default="auto", help="auto (the fastest with engine files), eager, inductor or tensorrt")
-    add("--plan", default="ten", help="ten, all, step indices, a plan file or its name, or auto (best on this machine)")
-    add("--precision", default="auto", help="auto (fp16 on a GPU), fp32 or fp16")
-    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N")
-    add("--prompt-syntax", default="plain", help="plain or webui")
-    add("--prompt-chunks", type=int, default=1, help="with webui: chunks of 75 tokens per prompt, 1 to 8")
-
-
 def _add_server(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("server").add_argument
-    add("--checkpoint-folder", type=Path, help="folder of .safetensors files that clients may choose as weights")
+    add("--weights-folder", type=Path, help="folder of .safetensors files that clients may choose as weights")
     add("--lora-folder", type=Path, help="folder of .safetensors files that clients may choose as LoRAs")
     add("--replicas", type=int, help="copies of the model; they share the GPUs; default: one per GPU, else one")
     add("--batch", type=int, default=4, help="most pictures generated together; default: 4")

@@ -9,7 +9,6 @@ import ipaddress
 import logging
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,15 +16,14 @@ from tempfile import TemporaryDirectory
 import gradio as gr
 
 from canny2image_TRT import hackathon
-from cldm.arguments import Range, check_whole
+from cldm.options import add_options, runtime_arguments
+from serving.listening import KEY, free_port
 from serving.page_events import Events
 from serving.page_layout import CSS, NAME_EXAMPLES, THEME, make_widgets
 from serving.shelf import Shelf, check_folders
 from serving.studio import Studio
 from serving.uploads import MOST_BYTES
-from weights.loras import parse_lora
 
-KEY = "CANNY2IMAGE_API_KEY"
 USER = "canny2image"
 HOUR = 3600  # seconds after which pictures of users are deleted
 
@@ -33,16 +31,9 @@ HOUR = 3600  # seconds after which pictures of users are deleted
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m serving.page", description=__doc__)
     add = parser.add_argument
-    add("--weights", "--checkpoint", help="BASE, BASE:CONTROL (files or folders) or random:SEED; default: see README")
-    add("--vae", help="file or folder with another VAE")
-    add("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
-        help="merge this LoRA for all pictures; repeat")  # fmt: skip
+    add_options(parser, "weights", "vae", "loras", "backend", "plan", "precision", "device")
     add("--weights-folder", type=Path, help="offer the .safetensors checkpoints of this folder")
     add("--lora-folder", type=Path, help="offer the .safetensors LoRAs of this folder")
-    add("--backend", default="auto", help="auto (the fastest with engine files), eager, inductor or tensorrt")
-    add("--plan", default="ten", help="ten, all, step indices, a plan file or its name, or auto (best on this machine)")
-    add("--precision", default="auto", help="auto (fp16 on a GPU), fp32 or fp16")
-    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N")
     add("--host", default="127.0.0.1", help=f"address to listen on; any but this machine's own needs ${KEY}")
     add("--port", type=int, default=7860, help="0 for any free one; default: 7860")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -69,32 +60,9 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def free_port(host: str, port: int) -> int:
-    """Return the port, or any free one for 0. Raise ValueError if it cannot be used."""
-    check_whole("--port", port, Range(0, 65535))
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family) as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind((host, port))
-            return int(one.getsockname()[1])
-    except OSError as error:
-        raise ValueError(
-            f"--host {host} --port {port} cannot be used ({error.strerror}): choose another port, or 0 for a free one"
-        ) from error
-
-
 def make_studio(options: argparse.Namespace) -> Studio:
     check_folders([options.weights_folder, options.lora_folder])
-    runtime = hackathon(
-        options.weights,
-        backend=options.backend,
-        plan=options.plan,
-        precision=options.precision,
-        device=options.device,
-        vae=options.vae,
-        loras=options.lora,
-    )
+    runtime = hackathon(**runtime_arguments(options))
     runtime.initialize()
     shelves = Shelf(options.weights_folder, "weights"), Shelf(options.lora_folder, "LoRA")
     return Studio(runtime, options.plan, *shelves)

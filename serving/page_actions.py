@@ -1,7 +1,6 @@
 """What the page does, as functions of plain values: they need no browser and no Gradio."""
 
 import logging
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +20,8 @@ from scoring.inception import Inception
 from scoring.timeline import timeline_picture
 from serving.form import check_limits, read_picture
 from serving.parameters import load
+from serving.prompt_loras import split_loras
 from serving.studio import Drawn, Say, Studio
-
-TAG = re.compile(r"<lora:(.*?):([^:>]*)>")
 
 
 @dataclass(frozen=True)
@@ -86,14 +84,17 @@ def entered(studio: Studio, content: bytes) -> tuple[dict[str, Any], list[str]]:
 
 
 def _offered_loras(studio: Studio, tags: str) -> tuple[dict[str, Any], list[str]]:
-    found, offered = TAG.findall(tags), studio.loras.names
+    (_, found), offered = split_loras(tags, "LoRAs"), studio.loras.names
     kept = [(name, strength) for name, strength in found if name in offered]
     notes = [
         f"LoRA: the file has {shown(name)}, which is not offered here: it is left out"
         for name, _ in found
         if name not in offered
     ]
-    return {"loras": [name for name, _ in kept], "lora_strengths": ", ".join(s for _, s in kept) or "1"}, notes
+    return {
+        "loras": [name for name, _ in kept],
+        "lora_strengths": ", ".join(f"{strength:g}" for _, strength in kept) or "1",
+    }, notes
 
 
 class Warnings(logging.Handler):

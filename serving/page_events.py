@@ -123,7 +123,7 @@ class Events:
         """Compare the last picture with its float32 reference. Returns both, and the distance and SSIM."""
         with told():
             if drawn is None:
-                raise ValueError("compare: there is no picture yet: draw one first")
+                raise ValueError("compare: got no picture, expected one: generate a picture first")
             made = page_actions.compare(
                 self.studio, drawn, self.inception(), lambda part, what: progress(part, desc=what)
             )
@@ -171,5 +171,6 @@ def told() -> Iterator[None]:
         yield
     except (ValueError, TypeError, OSError, RuntimeError) as error:  # RuntimeError: of the device
         sentence = " ".join(str(error).split())
-        log.info("refused: %s", sentence)
+        failed = isinstance(error, RuntimeError)
+        log.log(logging.ERROR if failed else logging.INFO, "refused: %s", sentence, exc_info=failed)
         raise gr.Error(escape(sentence), duration=20, print_exception=False) from error

@@ -9,6 +9,7 @@ import torch
 
 from canny2image_TRT import hackathon
 from cldm.canny import Picture
+from cldm.options import runtime_arguments
 from cldm.request import Request
 from serving.dispatch import Batch, Weights
 from serving.options import Options
@@ -22,7 +23,7 @@ class Replica:
     def __init__(self, options: Options) -> None:
         self.vae, self.runtime = options.vae, make_runtime(options)
         self.runtime.initialize()
-        self.weights = Weights(self.runtime.checkpoint.name, tuple(options.lora))
+        self.weights = Weights(self.runtime.checkpoint.name, tuple(options.loras))
         self.lock = asyncio.Lock()
         self.broken = ""  # why it can generate no more pictures
 
@@ -72,19 +73,7 @@ class Replica:
 
 def make_runtime(options: Options) -> hackathon:
     """Return a runtime, not initialized. Raises ValueError for bad options."""
-    return hackathon(
-        options.weights,
-        architecture=options.architecture,
-        backend=options.backend,
-        plan=options.plan,
-        precision=options.precision,
-        device=options.device,
-        vae=options.vae,
-        loras=options.lora,
-        embeddings=options.embedding,
-        prompt_syntax=options.prompt_syntax,
-        prompt_chunks=options.prompt_chunks,
-    )
+    return hackathon(**runtime_arguments(options))
 
 
 def draw_all(runtime: hackathon, requests: Sequence[Request], plan: str | None) -> list[list[Picture] | Exception]:

@@ -10,7 +10,6 @@ import commands
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 import urllib.request
@@ -25,6 +24,7 @@ if __name__ == "__main__":  # not on a cluster, whose machines must reach each o
 import ray
 from ray import serve
 
+from serving.listening import free_port
 from serving.options import Options, check_host, parse, parse_text
 from serving.ray_replicas import application
 from serving.replica import make_runtime
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         check_host(options)
         make_runtime(options).checkpoint.check()  # raises for bad options and files, before Ray starts
-        run(replace(options, port=usable_port(options.host, options.port)))
+        run(replace(options, port=free_port(options.host, options.port)))
     return 0
 
 
@@ -82,18 +82,6 @@ def wait_until_ready(options: Options) -> None:
                 return
         except OSError:  # HTTPError too: status 503
             time.sleep(0.2)
-
-
-def usable_port(host: str, port: int) -> int:
-    """Return the port, or a free one for 0. Raise OSError if another program listens there."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise OSError(f"--host {host} --port {port} cannot be used ({error.strerror}): choose others") from error
-        return int(probe.getsockname()[1])
 
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:

@@ -70,8 +70,8 @@ class Service:
     async def start(self, workers: int) -> None:
         """Wait for the replicas, then give them batches until this is cancelled. workers: number of replicas."""
         weights, options = await self.replicas.about(), self.options
-        start = Weights(options.weights or weights.checkpoint, tuple(options.lora))
-        self.known = Offered(Shelf(options.checkpoint_folder, "checkpoint"), Shelf(options.lora_folder, "LoRA"), start)
+        start = Weights(options.weights or weights.checkpoint, tuple(options.loras))
+        self.known = Offered(Shelf(options.weights_folder, "checkpoint"), Shelf(options.lora_folder, "LoRA"), start)
         self.dispatcher = Dispatcher(self.replicas.draw, weights, options.batch, options.most_pixels)
         await asyncio.gather(*(self.dispatcher.work() for _ in range(workers)))
 

@@ -45,7 +45,7 @@ def add_lists(router: APIRouter, service: Service) -> None:
     @router.get("/sdapi/v1/embeddings")
     async def embeddings() -> JSONResponse:
         """Return the words for prompts that the server was started with."""
-        names = [Path(file).stem for file in service.options.embedding]
+        names = [Path(file).stem for file in service.options.embeddings]
         return JSONResponse({"loaded": {name: {} for name in names}, "skipped": {}})
 
     @router.get("/sdapi/v1/memory")

@@ -10,10 +10,11 @@ import pytest
 import safetensors.torch
 import torch
 
+from cldm.options import parse_lora
 from ldm.config import load_architecture
 from ldm.weights import CheckpointError
 from weights.lora import Patch, read_lora
-from weights.loras import METADATA, lora_file, merged, parse_lora, read_loras
+from weights.loras import METADATA, lora_file, merged, read_loras
 
 SMALL = load_architecture("small")
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -348,7 +348,9 @@ def test_no_other_file_can_be_read(address: str, api: Any, folder: Path) -> None
 def test_another_client_has_no_picture_to_compare(address: str, api: Any, folder: Path) -> None:
     call(api, folder)
     other = client.Client(address, verbose=False)
-    with pytest.raises(client.exceptions.AppError, match="there is no picture yet: draw one first"):
+    with pytest.raises(
+        client.exceptions.AppError, match="compare: got no picture, expected one: generate a picture first"
+    ):
         other.predict(api_name="/compare")
 
 

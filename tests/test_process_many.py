@@ -10,9 +10,9 @@ import torch
 
 import cldm.engine_files
 from canny2image_TRT import hackathon
-from cldm.batch import padded, split
+from cldm.batch_sizes import BATCHES, padded, split
 from cldm.canny import Picture
-from cldm.engine_choice import BATCHES, Engines
+from cldm.engine_choice import Engines
 from cldm.reference import reference_latent
 from cldm.request import Request
 from runtime.backends import BACKENDS

@@ -1,7 +1,6 @@
 """The server's routes over HTTP, with clients written by others, and replicas in this process."""
 
 import base64
-import io
 import json
 import shutil
 import threading
@@ -14,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
 from PIL import Image
 
 pytest.importorskip("ray", reason="./preprocess.sh dev serve installs it")
@@ -25,33 +22,13 @@ import requests
 import webuiapi
 
 from canny2image_TRT import hackathon
-from cldm.canny import Picture
 from cldm.checkpoint import SMALL_MODEL
-from cldm.request import Request
-from ldm.config import load_architecture
-from scoring.pictures import DRAWN_BIRDS
 from serving.dispatch import Batch, Weights
-from serving.options import KEY
+from serving.listening import KEY
 from serving.parameters import load
 from serving.whole_prompt import WholePrompt
 from tests.local_server import serving
-from weights.lora_names import weight_shapes
-
-BIRD = DRAWN_BIRDS / "bird_1.png"
-BASE64 = base64.b64encode(BIRD.read_bytes()).decode()
-SMALL_PICTURE: dict[str, Any] = {"input_image": BASE64, "image_resolution": 64}
-
-
-def write_lora(path: Path, size: float) -> None:
-    """Write a LoRA that changes one layer of the text encoder."""
-    layer = "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1"
-    rows, columns = weight_shapes(load_architecture("small"))[f"{layer}.weight"]
-    flat = "lora_te_text_model_" + layer.partition("text_model.")[2].replace(".", "_")
-    generator = torch.Generator().manual_seed(0)
-    down = size * torch.randn(2, columns, generator=generator)
-    safetensors.torch.save_file(
-        {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": torch.randn(rows, 2, generator=generator)}, path
-    )
+from tests.server_client import BIRD, decoded, drawn, post, same, write_lora
 
 
 @pytest.fixture(scope="module")
@@ -67,42 +44,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folders: Path) -> Iterator[str]:
-    shelves = ("--lora-folder", f"{folders}/loras", "--checkpoint-folder", f"{folders}/checkpoints")
+    shelves = ("--lora-folder", f"{folders}/loras", "--weights-folder", f"{folders}/checkpoints")
     with serving(*shelves, "--weights", str(SMALL_MODEL), "--most-samples", "2") as address:
         yield address
 
 
-@pytest.fixture(scope="module")
-def alone() -> hackathon:
-    """A runtime like the server's, to compare with."""
-    runtime = hackathon(str(SMALL_MODEL), plan="19,4", device="cpu")
-    runtime.initialize()
-    return runtime
-
-
-def post(server: str, **values: Any) -> requests.Response:
-    return requests.post(f"{server}/v1/pictures", json=SMALL_PICTURE | values, timeout=60)
-
-
-def decoded(text: str) -> Picture:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
-
-
-def same(one: Picture, other: Picture) -> bool:
-    """Whether no value differs by more than a grey level: batches round differently."""
-    return int(np.abs(one.astype(int) - other).max()) <= 1
-
-
-def drawn(alone: hackathon, **values: Any) -> Picture:
-    picture = np.asarray(Image.open(BIRD).convert("RGB"))
-    return alone.draw(Request.contest(picture, image_resolution=64, **values))[0]
-
-
-def test_json(server: str, alone: hackathon) -> None:
+def test_json(server: str, trained: hackathon) -> None:
     response = post(server, prompt="a red bird", seed=3)
     assert response.status_code == 200
     content = response.json()
-    assert same(decoded(content["pictures"][0]), drawn(alone, prompt="a red bird", seed=3))
+    assert same(decoded(content["pictures"][0]), drawn(trained, prompt="a red bird", seed=3))
     assert content["seed"] == 3
     stored = load(base64.b64decode(content["pictures"][0]))
     assert (stored["prompt"], stored["seed"], stored["image_resolution"]) == ("a red bird", 3, 64)
@@ -110,13 +61,13 @@ def test_json(server: str, alone: hackathon) -> None:
     assert 0 <= post(server, seed=-1).json()["seed"] <= 65535
 
 
-def test_a_form(server: str, alone: hackathon) -> None:
+def test_a_form(server: str, trained: hackathon) -> None:
     fields = {"prompt": "a red bird", "seed": "3", "image_resolution": "64", "guess_mode": "true"}
     with BIRD.open("rb") as file:
         response = requests.post(f"{server}/v1/pictures", data=fields, files={"input_image": file}, timeout=60)
     assert response.status_code == 200, response.text
     picture = decoded(response.json()["pictures"][0])
-    assert same(picture, drawn(alone, prompt="a red bird", seed=3, guess_mode=True))
+    assert same(picture, drawn(trained, prompt="a red bird", seed=3, guess_mode=True))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +117,7 @@ def test_damaged_bodies(server: str) -> None:
     assert requests.get(url, timeout=9).status_code == 405
 
 
-def test_each_client_gets_its_own_picture(server: str, alone: hackathon) -> None:
+def test_each_client_gets_its_own_picture(server: str, trained: hackathon) -> None:
     calls: list[dict[str, Any]] = [
         {"seed": seed, "prompt": f"a {colour} bird", "scale": 5.0 + seed, "guess_mode": seed % 5 == 0}
         for seed, colour in enumerate(["red", "blue", "green", "yellow"] * 3)
@@ -174,14 +125,14 @@ def test_each_client_gets_its_own_picture(server: str, alone: hackathon) -> None
     with ThreadPoolExecutor(12) as pool:
         made = list(pool.map(lambda call: decoded(post(server, **call).json()["pictures"][0]), calls))
     for call, picture in zip(calls, made, strict=True):
-        assert same(picture, drawn(alone, **call)), call
+        assert same(picture, drawn(trained, **call)), call
     metrics = requests.get(f"{server}/metrics", timeout=9).text
     assert 'canny2image_batch_size_bucket{le="1.0"}' in metrics
     total, count = (float(metrics.split(f"canny2image_batch_size_{end} ")[1].split()[0]) for end in ("sum", "count"))
     assert total > count, "no batch had more than one request"
 
 
-def test_the_clients_of_the_webui(server: str, alone: hackathon) -> None:
+def test_the_clients_of_the_webui(server: str, trained: hackathon) -> None:
     api = webuiapi.WebUIApi(baseurl=f"{server}/sdapi/v1", sampler="DDIM", steps=20)
     unit = webuiapi.ControlNetUnit(
         image=Image.open(BIRD), module="canny", model="canny", threshold_a=100, threshold_b=200, pixel_perfect=True
@@ -189,7 +140,7 @@ def test_the_clients_of_the_webui(server: str, alone: hackathon) -> None:
     said: dict[str, Any] = {"prompt": "a red bird", "negative_prompt": "", "cfg_scale": 9, "seed": 3, "eta": 0}
     result = api.txt2img(**said, width=128, height=64, controlnet_units=[unit])
     contest = WholePrompt.contest(np.asarray(Image.open(BIRD).convert("RGB")), image_resolution=64)
-    (expected,) = alone.draw(replace(contest, prompt="a red bird", n_prompt="", seed=3))
+    (expected,) = trained.draw(replace(contest, prompt="a red bird", n_prompt="", seed=3))
     assert result.image.size == (128, 64)
     assert same(np.asarray(result.image), expected)
     assert "Negative prompt" in result.info["infotexts"][0]
@@ -211,8 +162,8 @@ def test_the_clients_of_the_webui(server: str, alone: hackathon) -> None:
         api.txt2img(**said, width=128, height=64)
 
 
-def test_weights_change_under_load(server: str, alone: hackathon) -> None:
-    expected, statuses, stop = drawn(alone, seed=1), [], threading.Event()
+def test_weights_change_under_load(server: str, trained: hackathon) -> None:
+    expected, statuses, stop = drawn(trained, seed=1), [], threading.Event()
 
     def client() -> None:
         while not stop.is_set():
@@ -233,8 +184,8 @@ def test_weights_change_under_load(server: str, alone: hackathon) -> None:
     assert refused.json()["error"]["message"].startswith("checkpoint: got '../secret', expected one of those offered")
 
 
-def test_a_lora_for_all(server: str, alone: hackathon) -> None:
-    expected = drawn(alone, seed=1)
+def test_a_lora_for_all(server: str, trained: hackathon) -> None:
+    expected = drawn(trained, seed=1)
     styled: dict[str, Any] = {"loras": [{"name": "style", "strength": 1}]}
     assert requests.post(f"{server}/v1/weights", json=styled, timeout=60).json()["loras"] == styled["loras"]
     assert not same(decoded(post(server, seed=1).json()["pictures"][0]), expected)

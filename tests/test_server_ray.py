@@ -17,16 +17,20 @@ pytest.importorskip("ray", reason="./preprocess.sh dev serve installs it")
 import psutil
 import requests
 
+from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL
-from tests.test_server import SMALL_PICTURE, alone, decoded, drawn, same  # noqa: F401  (a fixture)
+from tests.server_client import decoded, drawn, post, same, write_lora
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def command() -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """The running command and its address."""
-    words = ["--weights", str(SMALL_MODEL), "--plan", "19,4", "--device", "cpu", "--replicas", "2", "--port", "0"]
+    folder = tmp_path_factory.mktemp("loras")
+    write_lora(folder / "style.safetensors", 1.0)
+    words = ["--plan", "19,4", "--device", "cpu", "--replicas", "2", "--port", "0"]
+    words += ["--lora-folder", str(folder), "--weights", str(SMALL_MODEL)]
     running = subprocess.Popen(
         [sys.executable, "-m", "serving.server", *words],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
@@ -46,27 +50,40 @@ def replicas(process: int) -> list[int]:
     return [child.pid for child in children if "ServeReplica:canny2image:Replica" in " ".join(child.cmdline())]
 
 
-def test_a_replica_dies_under_load(command: tuple[Any, str], alone: Any) -> None:  # noqa: F811
+def test_a_replica_dies_under_load(command: tuple[Any, str], trained: hackathon) -> None:
     running, server = command
     assert requests.get(f"{server}/readyz", timeout=30).json() == {"status": "ready", "replicas": 2, "expected": 2}
-    expected = {seed: drawn(alone, seed=seed) for seed in range(4)}
+    expected = {seed: drawn(trained, seed=seed) for seed in range(4)}
 
-    def post(number: int) -> bool:
+    def right(number: int) -> bool:
         if number == 8:
             os.kill(replicas(running.pid)[0], signal.SIGKILL)
-        seed = number % 4
-        response = requests.post(f"{server}/v1/pictures", json=SMALL_PICTURE | {"seed": seed}, timeout=120)
-        return response.status_code == 200 and same(decoded(response.json()["pictures"][0]), expected[seed])
+        response = post(server, seed=number % 4)
+        return response.status_code == 200 and same(decoded(response.json()["pictures"][0]), expected[number % 4])
 
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(post, range(32)))
+        assert all(pool.map(right, range(32)))
 
 
-def test_weights_of_all_replicas(command: tuple[Any, str]) -> None:
+def test_all_replicas_change_their_weights_under_load(command: tuple[Any, str], trained: hackathon) -> None:
     _, server = command
-    url = f"{server}/v1/weights"
-    for _ in range(3):  # whichever replica answers
-        assert requests.post(url, json={"checkpoint": "model", "loras": []}, timeout=60).json()["checkpoint"] == "model"
+    plain = drawn(trained, seed=1)
+
+    def is_plain(number: int) -> bool:
+        if number in (6, 14):
+            loras = [{"name": "style", "strength": 1}] if number == 6 else []
+            change: dict[str, Any] = {"loras": loras}
+            changed = requests.post(f"{server}/v1/weights", json=change, timeout=120)
+            assert changed.json()["loras"] == loras
+        response = post(server, seed=1)
+        assert response.status_code == 200, response.text
+        return same(decoded(response.json()["pictures"][0]), plain)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(is_plain, range(24)))
+    assert False in found[6:14], "the LoRA was never used"
+    assert found[:2] == [True, True]
+    assert all(is_plain(number) for number in range(100, 108)), "a replica keeps the LoRA"
 
 
 def test_a_taken_port(command: tuple[Any, str]) -> None:
@@ -76,7 +93,17 @@ def test_a_taken_port(command: tuple[Any, str]) -> None:
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("cannot be used (Address already in use): choose others")
+    refused = "cannot be used (Address already in use): choose another port, or 0 for a free one"
+    assert done.stderr.splitlines()[-1].endswith(refused)
+
+
+@pytest.mark.parametrize("port", ["70000", "-1"])
+def test_a_port_that_does_not_exist(port: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.server", "--port", port, "--device", "cpu"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"error: --port: got {port}, expected 0 to 65535")
 
 
 def test_the_openapi_document(command: tuple[Any, str]) -> None:

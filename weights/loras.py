@@ -1,8 +1,6 @@
 """LoRA files with their strengths: read together, and merged into weights."""
 
 import math
-import os
-from argparse import ArgumentTypeError
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,17 +33,6 @@ def check_loras(loras: Sequence[tuple[Any, float]]) -> Loras:
         if not isinstance(one, (tuple, list)) or len(one) != 2:
             raise TypeError(f"loras: got {shown(one)}, expected pairs such as ('style.safetensors', 0.8)")
     return tuple((existing(path_text("loras", file)), check_strength(strength)) for file, strength in loras)
-
-
-def parse_lora(text: str) -> tuple[str, float]:
-    """Split FILE:STRENGTH at its last colon; the strength is 1 if there is none. Raises ArgumentTypeError."""
-    file, _, strength = text.rpartition(":")
-    try:
-        return file or text, float(strength) if file else 1.0
-    except ValueError:  # a colon of the path
-        if not os.path.exists(text) and os.path.exists(file):
-            raise ArgumentTypeError(f"got the strength {shown(strength)}, expected a number such as 0.8") from None
-        return text, 1.0
 
 
 def lora_file(name: str) -> Path:
