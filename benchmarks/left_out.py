@@ -121,6 +121,8 @@ LEFT_OUT = {
     "fused_attention": _without("runtime.inductor.fused_attention", nullcontext),
     "1x1 convolutions as products": _without("runtime.inductor.Tuning", partial(Tuning, conv_1x1_as_mm=False)),
     "group_norm": _without("plugins.layers.fuse_norms", _nothing),
+    "attention kernel": _without("plugins.layers.fuse_attention", _nothing),
+    "products with what follows": _without("plugins.layers.fuse_products", _nothing),
     "split_k_convolution": _without("plugins.layers.split_convolutions", _nothing),
 }
 

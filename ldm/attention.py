@@ -1,5 +1,6 @@
 """Multi-head attention, and the transformer that the UNet applies to its feature maps."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -19,11 +20,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
 
 
 class Attention(nn.Module):
-    """Attention of x to itself or to precomputed keys and values."""
+    """Attention of x to itself or to precomputed keys and values. attend: the function, which may be replaced."""
 
     def __init__(self, width: int, context_width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.attend: Callable[[Tensor, Tensor, Tensor, int], Tensor] = attend
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(context_width, width, bias=False)
         self.to_v = nn.Linear(context_width, width, bias=False)
@@ -35,7 +37,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
         k, v = keys_values or self.keys_values(x)
-        return self.to_out(attend(self.to_q(x), k, v, self.heads))
+        return self.to_out(self.attend(self.to_q(x), k, v, self.heads))
 
 
 class GEGLU(nn.Module):
@@ -56,8 +58,12 @@ class FeedForward(nn.Module):
         # Identity replaces the original's dropout, so that the keys match.
         self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return residual + self.net(x)
+
+    @property
+    def out(self) -> nn.Linear:
+        return cast(nn.Linear, self.net[2])
 
 
 class TransformerBlock(nn.Module):
@@ -75,7 +81,18 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, text: KeysValues) -> Tensor:
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), text)
-        return x + self.ff(self.norm3(x))
+        return self.ff(self.norm3(x), x)
+
+
+class ProjectOut(nn.Conv2d):
+    """A 1x1 convolution that makes tokens a change of a map."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 1)
+
+    def add_to(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Return x [n, c, h, w] plus the convolution of tokens [n, h * w, c]."""
+        return x + self(rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[2]))
 
 
 class SpatialTransformer(nn.Module):
@@ -86,16 +103,13 @@ class SpatialTransformer(nn.Module):
         self.norm = GroupNorm(groups, width, eps=1e-6)
         self.proj_in = nn.Conv2d(width, width, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(width, context_width, heads)])
-        self.proj_out = nn.Conv2d(width, width, 1)
+        self.proj_out = ProjectOut(width)
 
-    def change(self, x: Tensor, text: KeysValues) -> Tensor:
-        """Return the change that `forward` adds to x."""
-        tokens = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
-        tokens = self.transformer_blocks[0](tokens, text)
-        return self.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[2]))
+    def tokens(self, x: Tensor, text: KeysValues) -> Tensor:
+        return self.block(rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c"), text)
 
     def forward(self, x: Tensor, text: KeysValues) -> Tensor:
-        return x + self.change(x, text)
+        return self.proj_out.add_to(x, self.tokens(x, text))
 
     @property
     def block(self) -> TransformerBlock:

@@ -4,6 +4,7 @@ from torch import nn
 
 from plugins.group_norm.layer import fuse_norms
 from plugins.split_k_convolution import split_convolutions
+from plugins.transformer import fuse_attention, fuse_products
 
 
 def use_kernels(model: nn.Module) -> None:
@@ -13,3 +14,5 @@ def use_kernels(model: nn.Module) -> None:
     """
     split_convolutions(model)
     fuse_norms(model)
+    fuse_attention(model)
+    fuse_products(model)

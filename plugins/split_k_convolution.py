@@ -14,6 +14,8 @@ import triton.language as tl
 from torch import Tensor, nn
 from torch.library import triton_op, wrap_triton
 
+from plugins.compiling import compiles_half
+
 # The best of a dozen settings tried on an H200.
 ROWS, COLUMNS, DEPTH = 64, 128, 64  # output tile: pixels, channels; input channels per step
 WARPS, STAGES = 4, 4
@@ -27,7 +29,7 @@ class SplitKConv2d(nn.Conv2d):
         stride = self.stride[0]
         n, channels, h, w = x.shape
         parts = parts_for(n * -(-h // stride) * -(-w // stride), channels, self.out_channels)
-        if not (parts and torch.compiler.is_compiling() and x.is_cuda and x.dtype == torch.float16):
+        if not (parts and compiles_half(x)):
             return super()._conv_forward(x, weight, bias)
         weight = weight.permute(0, 2, 3, 1).contiguous()
         split = convolution_parts(x.permute(0, 2, 3, 1).contiguous(), weight, stride, parts)

@@ -22,12 +22,12 @@ class RepeatingBlock(TransformerBlock):
         x = x + self.attn1(self.norm1(x))
         x = repeated(x, len(text[0]))
         x = x + self.attn2(self.norm2(x), text)
-        return x + self.ff(self.norm3(x))
+        return self.ff(self.norm3(x), x)
 
 
 class RepeatingTransformer(SpatialTransformer):
     def forward(self, x: Tensor, text: KeysValues) -> Tensor:
-        return repeated(x, len(text[0])) + self.change(x, text)
+        return self.proj_out.add_to(repeated(x, len(text[0])), self.tokens(x, text))
 
 
 def repeated(x: Tensor, rows: int) -> Tensor:

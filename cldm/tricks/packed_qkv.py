@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.attention import Attention, KeysValues, TransformerBlock, attend
+from ldm.attention import Attention, KeysValues, TransformerBlock
 
 
 def pack_qkv(model: nn.Module) -> None:
@@ -37,7 +37,7 @@ class PackedAttention(Attention):
         if self.packed is None or keys_values is not None:
             return super().forward(x, keys_values)
         q, k, v = F.linear(x, self.packed).chunk(3, dim=-1)
-        return self.to_out(attend(q, k, v, self.heads))
+        return self.to_out(self.attend(q, k, v, self.heads))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedAttention":
         """Pack again, because .to(), .half() and similar calls create a new tensor for each weight."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.norm import GroupNorm
+from plugins.compiling import compiles_half
 from plugins.group_norm.op import group_norm
 
 
@@ -11,7 +12,7 @@ class FusedGroupNorm(GroupNorm):
     """GroupNorm that uses our kernel if torch.compile compiles it for a GPU in float16."""
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        if not (torch.compiler.is_compiling() and x.is_cuda and x.dtype == torch.float16):
+        if not compiles_half(x):
             return super().forward(x, shift)
         return group_norm(x, self.weight, self.bias, self.num_groups, self.eps, self.silu, shift)
 

@@ -1,0 +1,71 @@
+"""Layers of the transformers that use our attention and our matrix products under torch.compile."""
+
+import torch
+from torch import Tensor, nn
+
+from ldm.attention import GEGLU, Attention, FeedForward, ProjectOut
+from plugins.attention import fused_attend
+from plugins.compiling import compiles_half
+from plugins.products import STEP, geglu, linear_add
+
+MOST_ROWS = 4096  # with more rows, cuBLAS gains more than the fusion saves
+
+
+class FusedGEGLU(GEGLU):
+    def forward(self, x: Tensor) -> Tensor:
+        if not _fits(x, self.proj.in_features):
+            return super().forward(x)
+        return geglu(x.flatten(0, 1), self.proj.weight, self.proj.bias).unflatten(0, x.shape[:2])
+
+
+class FusedFeedForward(FeedForward):
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        if not _fits(x, self.out.in_features):
+            return super().forward(x, residual)
+        rows = linear_add(self.net[0](x).flatten(0, 1), self.out.weight, self.out.bias, residual.flatten(0, 1))
+        return rows.unflatten(0, x.shape[:2])
+
+
+class FusedProjectOut(ProjectOut):
+    def add_to(self, x: Tensor, tokens: Tensor) -> Tensor:
+        if not _fits(tokens, self.in_channels):
+            return super().add_to(x, tokens)
+        rows = x.permute(0, 2, 3, 1).flatten(0, 2)
+        assert self.bias is not None, "the layer has one"
+        result = linear_add(tokens.flatten(0, 1), self.weight.flatten(1), self.bias, rows.contiguous())
+        return result.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+
+
+FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    GEGLU: FusedGEGLU,
+    FeedForward: FusedFeedForward,
+    ProjectOut: FusedProjectOut,
+}
+
+
+def fuse_attention(model: nn.Module) -> None:
+    """Let the transformers of a model on a GPU use our attention, in place, if the GPU is a Hopper or newer."""
+    if _is_measured(model):
+        for module in model.modules():
+            if isinstance(module, Attention):
+                module.attend = fused_attend
+
+
+def fuse_products(model: nn.Module) -> None:
+    """Turn layers of the transformers of a model on a GPU into those of FUSED, in place, as `fuse_attention` does.
+
+    Weights and names stay the same; results differ only by rounding.
+    """
+    if _is_measured(model):
+        for module in model.modules():
+            if fused := FUSED.get(type(module)):
+                module.__class__ = fused
+
+
+def _is_measured(model: nn.Module) -> bool:
+    """Return whether the GPU has enough shared memory for the tiles, which were measured on a Hopper."""
+    return torch.cuda.get_device_capability(next(model.parameters()).device) >= (9, 0)
+
+
+def _fits(x: Tensor, depth: int) -> bool:
+    return compiles_half(x) and x.shape[0] * x.shape[1] <= MOST_ROWS and depth % STEP == 0

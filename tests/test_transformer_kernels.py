@@ -1,0 +1,112 @@
+"""The errors of the transformers' kernels are at most twice those of PyTorch's half-precision kernels."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
+
+from ldm.attention import SpatialTransformer, attend
+from plugins.attention import attention
+from plugins.products import geglu, linear_add
+from plugins.transformer import FusedProjectOut, fuse_attention, fuse_products
+
+pytestmark = pytest.mark.gpu
+
+
+def random(*shape: int, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return (scale * torch.randn(shape, generator=generator)).half().cuda()
+
+
+def check(got: Tensor, half: Tensor, true: Tensor) -> None:
+    assert got.shape == half.shape == true.shape
+    errors = [float((one.double() - true).norm() / true.norm()) for one in (got, half)]
+    assert errors[0] <= 2 * errors[1]
+
+
+ATTENTIONS = [  # rows, tokens, heads, width
+    (384, 384, 8, 640), (96, 96, 8, 1280), (24, 24, 8, 1280), (1536, 77, 8, 320), (384, 77, 8, 640), (96, 77, 8, 1280),
+    (24, 154, 8, 1280), (96, 96, 2, 96), (384, 77, 2, 64), (1536, 77, 2, 32), (5, 7, 1, 40), (1, 1, 3, 48),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", ATTENTIONS, ids=str)
+@pytest.mark.parametrize("n", [2, 3])
+def test_attention(n: int, sizes: tuple[int, int, int, int]) -> None:
+    rows, tokens, heads, width = sizes
+    packed = random(n, tokens, 2 * width)
+    inputs = [random(n, rows, width), *packed.chunk(2, dim=-1)]  # keys and values have a row's stride of both
+    got = attention(*inputs, heads)
+    check(got, attend(*inputs, heads), attend(*(tensor.double() for tensor in inputs), heads))
+    assert torch.equal(got, attention(*inputs, heads)), "two runs differ"
+
+
+def test_attention_to_distant_keys() -> None:
+    """The softmax of large scores neither overflows nor depends on which part of the keys has the largest."""
+    q, k, v = (random(2, 300, 64, scale=scale) for scale in (8.0, 8.0, 1.0))
+    check(attention(q, k, v, 1), attend(q, k, v, 1), attend(q.double(), k.double(), v.double(), 1))
+
+
+PRODUCTS = [
+    (rows, depth, columns)
+    for rows in (1, 24, 48, 70, 192, 768, 3072)
+    for depth, columns in ((32, 40), (96, 96), (320, 320), (1280, 1280), (5120, 1280))
+]
+
+
+@pytest.mark.parametrize("sizes", PRODUCTS, ids=str)
+def test_linear_add(sizes: tuple[int, int, int]) -> None:
+    rows, depth, columns = sizes
+    inputs = random(rows, depth), random(columns, depth, scale=depth**-0.5), random(columns), random(rows, columns)
+
+    def plain(inputs: Sequence[Tensor]) -> Tensor:
+        x, weight, bias, residual = inputs
+        return F.linear(x, weight, bias) + residual
+
+    got = linear_add(*inputs)
+    check(got, plain(inputs), plain([tensor.double() for tensor in inputs]))
+    assert torch.equal(got, linear_add(*inputs)), "two runs differ"
+
+
+@pytest.mark.parametrize("sizes", PRODUCTS, ids=str)
+def test_geglu(sizes: tuple[int, int, int]) -> None:
+    rows, depth, columns = sizes
+    inputs = random(rows, depth), random(2 * columns, depth, scale=depth**-0.5), random(2 * columns)
+
+    def plain(inputs: Sequence[Tensor]) -> Tensor:
+        value, gate = F.linear(*inputs).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+    check(geglu(*inputs), plain(inputs), plain([tensor.double() for tensor in inputs]))
+
+
+@pytest.mark.parametrize(("width", "heads", "size"), [(640, 8, (16, 24)), (96, 2, (4, 6)), (320, 8, (32, 48))])
+def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    half = (
+        SpatialTransformer(width, 96, heads, 16)
+        .cuda()
+        .half()
+        .requires_grad_(False)
+        .to(memory_format=torch.channels_last)
+    )
+    x = random(2, width, *size).contiguous(memory_format=torch.channels_last)
+    text = random(2, 77, width), random(2, 77, width)
+    true = deepcopy(half).double()(x.double(), (text[0].double(), text[1].double()))
+    expected = half(x, text)
+    fuse_attention(half)
+    fuse_products(half)
+    assert isinstance(half.proj_out, FusedProjectOut)
+    assert torch.equal(half(x, text), expected), "the eager layer has changed"
+    compiled = torch.compile(half, fullgraph=True)
+    check(compiled(x, text), expected, true)
+    with torch.profiler.profile() as profile:
+        compiled(x, text)
+    names = [event.name for event in profile.events()]
+    assert names.count("_product") == 3, "GEGLU, the feed-forward's end and the projection"
+    assert names.count("_attention") == (1 if size == (32, 48) else 2)
