@@ -122,6 +122,7 @@ LEFT_OUT = {
     "1x1 convolutions as products": _without("runtime.inductor.Tuning", partial(Tuning, conv_1x1_as_mm=False)),
     "group_norm": _without("plugins.layers.fuse_norms", _nothing),
     "split_k_convolution": _without("plugins.layers.split_convolutions", _nothing),
+    "phase_upsampling": _without("plugins.layers.upsample_in_phases", _nothing),
 }
 
 

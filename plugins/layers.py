@@ -1,15 +1,17 @@
-"""Switches the layers of a model that is compiled for a GPU to our kernels where those are faster."""
+"""Switches the layers of a model that is compiled for a GPU to our kernels and forms where those are faster."""
 
 from torch import nn
 
 from plugins.group_norm.layer import fuse_norms
+from plugins.phase_upsampling import upsample_in_phases
 from plugins.split_k_convolution import split_convolutions
 
 
 def use_kernels(model: nn.Module) -> None:
-    """Switch a model on a CUDA device to our kernels, in place, before it is compiled.
+    """Switch a model on a CUDA device to our kernels and forms, in place, before it is compiled.
 
     Weights and names stay the same; results differ only by rounding.
     """
     split_convolutions(model)
     fuse_norms(model)
+    upsample_in_phases(model)
