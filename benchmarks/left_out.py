@@ -124,6 +124,7 @@ LEFT_OUT = {
     "attention kernel": _without("plugins.layers.fuse_attention", _nothing),
     "products with what follows": _without("plugins.layers.fuse_products", _nothing),
     "split_k_convolution": _without("plugins.layers.split_convolutions", _nothing),
+    "phase_upsampling": _without("plugins.layers.upsample_in_phases", _nothing),
 }
 
 

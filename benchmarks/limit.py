@@ -14,6 +14,7 @@ from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.stages import Stage, make_stages
 from ldm.config import load_architecture
+from plugins.phase_upsampling import upsample_in_phases
 
 PER_EVALUATION = ("control", "encoder", "decoder")
 
@@ -39,9 +40,13 @@ class Rates:
 
 
 def count_work(architecture: str, height: int, width: int, dtype: torch.dtype) -> dict[str, Work]:
-    """Return the work of one call per stage, for one picture of this size in pixels. Needs no weights or device."""
+    """Return the work of one call per stage, for one picture of this size in pixels, as compiled engines do it.
+
+    Needs no weights or device.
+    """
     with torch.device("meta"):
         model = make_fast(ControlLDM(load_architecture(architecture)).requires_grad_(False), dtype)
+        upsample_in_phases(model)
         return {name: _count(stage) for name, stage in make_stages(model, height, width, samples=1).items()}
 
 

@@ -1,14 +1,15 @@
-"""Switches the layers of a model that is compiled for a GPU to our kernels where those are faster."""
+"""Switches the layers of a model that is compiled for a GPU to our kernels and forms where those are faster."""
 
 from torch import nn
 
 from plugins.group_norm.layer import fuse_norms
+from plugins.phase_upsampling import upsample_in_phases
 from plugins.split_k_convolution import split_convolutions
 from plugins.transformer import fuse_attention, fuse_products
 
 
 def use_kernels(model: nn.Module) -> None:
-    """Switch a model on a CUDA device to our kernels, in place, before it is compiled.
+    """Switch a model on a CUDA device to our kernels and forms, in place, before it is compiled.
 
     Weights and names stay the same; results differ only by rounding.
     """
@@ -16,3 +17,4 @@ def use_kernels(model: nn.Module) -> None:
     fuse_norms(model)
     fuse_attention(model)
     fuse_products(model)
+    upsample_in_phases(model)
