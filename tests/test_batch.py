@@ -4,6 +4,7 @@ The batch goes on from a run that was killed.
 """
 
 import json
+import logging
 import os
 import shlex
 import subprocess
@@ -186,7 +187,7 @@ def server(cluster: Any) -> Iterator[tuple[str, Any]]:
     from serving.server import NAME, build
 
     other, port = cluster.add_node(**NODE), free_port("127.0.0.1", 0)
-    ray.init(address=cluster.address, include_dashboard=False, logging_level="ERROR")
+    ray.init(address=cluster.address, include_dashboard=False, logging_level=logging.ERROR)
     try:
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
         options = f"--replicas 2 --plan 19,4 --device cpu --weights {shlex.quote(str(SMALL_MODEL))}"
