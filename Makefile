@@ -1,13 +1,13 @@
 # make score: generates eight pictures, and measures latency and distance. make demo: a page that draws pictures.
-# make serve: a server for pictures. make test: runs all tests. make lint: runs ruff and mypy. All of them first install
-# what they need.
+# make serve: a server for pictures. make test: runs all tests. make test-web: runs the page's tests in a browser.
+# make lint: runs ruff and mypy. All of them first install what they need.
 # CANNY2IMAGE_PYTHON=/usr/bin/python3 uses that interpreter instead of .venv; PYTHON=python3.12 creates .venv with it.
 # The shell expands the path, which may have spaces. preprocess.sh says which variables are ignored, and why.
 ignored := -u PYTHONSAFEPATH $(if $(CANNY2IMAGE_PYTHON),,-u PYTHONHOME -u PYTHONPATH)
 python := env $(ignored) "$${CANNY2IMAGE_PYTHON:-.venv/bin/python}"
 
 .NOTPARALLEL:
-.PHONY: score demo serve test lint
+.PHONY: score demo serve test test-web lint
 score:
 	./preprocess.sh
 	$(python) compute_score.py $(ARGS)
@@ -23,6 +23,10 @@ serve:
 test:
 	./preprocess.sh dev train web serve tensorrt-rtx
 	$(python) -m pytest -n 2 --dist loadgroup $(ARGS)
+
+test-web:
+	./preprocess.sh dev web
+	$(python) -m pytest tests/test_page*.py $(ARGS)
 
 lint:
 	./preprocess.sh dev train web serve tensorrt-rtx

@@ -22,6 +22,7 @@ from serving.replica import Replica
 log = logging.getLogger(__name__)
 
 NAME = "Replica"
+HEAD = "node:__internal_head__"  # Ray's resource of the head node, without which the server would not work anyway
 ATTEMPTS = 5  # of a batch; Ray Serve replaces a dead replica within seconds
 
 
@@ -100,7 +101,9 @@ def application(options: Options) -> serve.Application:
         graceful_shutdown_timeout_s=options.time_limit,
     )(RankedReplica)
     ingress = serve.deployment(
-        name="Ingress", max_ongoing_requests=options.queue + 1000, ray_actor_options={"num_cpus": 0}
+        name="Ingress",
+        max_ongoing_requests=options.queue + 1000,
+        ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}},
     )(serve.ingress(make)())
     return ingress.bind(replicas.bind(options))
 

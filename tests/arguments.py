@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canny2image_TRT import hackathon
+from cldm.request import Request
+from scoring.pictures import DRAWN_BIRDS, find_pictures
 
 Picture = NDArray[np.uint8]
 
@@ -38,3 +40,8 @@ GOOD: dict[str, Any] = {
 def process(runtime: hackathon, **changes: Any) -> list[Picture]:
     """Return copies of the pictures, so that tests of other things do not depend on who owns their memory."""
     return [picture.copy() for picture in runtime.process(**{**GOOD, **changes})]
+
+
+def small_contest_request() -> Request:
+    """Return the request of the benchmarks, for a picture of 64x96 instead of 256x384."""
+    return Request.contest(find_pictures(DRAWN_BIRDS)["bird_1"], image_resolution=64)

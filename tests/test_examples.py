@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from cldm.request import CONTEST
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -27,17 +29,19 @@ def test_one_picture() -> None:
     assert is_blue(picture)
 
 
-def test_six_colours() -> None:
+def test_six_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONTEST, "image_resolution", 192)
     runpy.run_module("examples.six_colours", run_name="__main__")
     pictures = cv2.imread("examples/six_colours.png")
     assert pictures is not None
     red, *_, blue, _ = np.split(pictures, 6, axis=1)
-    assert red.shape == (256, 384, 3)
+    assert red.shape == (192, 256, 3)
     assert is_blue(blue)
     assert not is_blue(red)
 
 
-def test_compare_plans(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_plans(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONTEST, "image_resolution", 128)
     runpy.run_module("examples.compare_plans", run_name="__main__")
     title, *rows = capsys.readouterr().out.splitlines()
     assert title.startswith("plan")

@@ -2,10 +2,13 @@
 
 import pytest
 
+import benchmarks.loras
 from benchmarks.loras import main
+from tests.arguments import small_contest_request
 
 
-def test_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmarks.loras, "contest_request", small_contest_request)
     main(["--architecture", "small", "--device", "cpu", "--runs", "1"])
     *_, attention, every = capsys.readouterr().out.splitlines()
     assert attention.startswith("attention")

@@ -89,6 +89,19 @@ def test_a_target_installs_its_extra(target: str, extra: str, module: str, root:
     assert run(root, "make", "-s", target, "ARGS=--port 0").stdout == "engines: toy\n['--port', '0']\n"
 
 
+def test_the_tests_of_the_page_alone(root: Path) -> None:
+    text = (root / "pyproject.toml").read_text("utf-8")
+    (root / "tests").mkdir()
+    for name in ("test_other.py", "test_page.py", "test_page_actions.py"):
+        (root / "tests" / name).touch()
+    (root / "pytest.py").write_text("import sys\nprint(*sys.argv[1:])\n")
+    (root / "pyproject.toml").write_text(text + 'dev = []\nweb = ["no-such-package>=1"]\n', "utf-8")
+    assert "no-such-package" in run(root, "make", "-s", "test-web").stderr
+    (root / "pyproject.toml").write_text(text + "dev = []\nweb = []\n", "utf-8")
+    done = run(root, "make", "-s", "test-web", "ARGS=-x")
+    assert done.stdout == "engines: toy\ntests/test_page.py tests/test_page_actions.py -x\n"
+
+
 @pytest.mark.parametrize("command", ["links/setup", "./links/setup", "{root}/preprocess.sh"])
 def test_preprocess_from_another_folder(command: str, root: Path) -> None:
     (root.parent / "links").mkdir()

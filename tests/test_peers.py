@@ -29,6 +29,7 @@ from ldm.tokenizer import Tokenizer
 from plans.plan import make_plan
 from runtime.eager import EagerEngine
 from runtime.streams import Streams
+from tests.arguments import small_contest_request
 
 BRIGHT = 100  # factor on the first hint convolution, so that edges affect the picture with random weights
 CPU, SMALL = torch.device("cpu"), Checkpoint("random:0", "small", "given")
@@ -50,7 +51,7 @@ def drawn(
 ) -> dict[tuple[str, str], Picture]:
     """Return (name, plan) -> picture, in half or full precision."""
     model, tokenizer = loaded
-    inputs = inputs_for(contest_request(), tokenizer, device)
+    inputs = inputs_for(small_contest_request(), tokenizer, device)
     dtype = torch.float16 if half else torch.float32
     return {(name, plan): peer(inputs) for name, plan, peer in peers(names, model, plans, device, dtype)}
 
@@ -60,8 +61,9 @@ def test_eager_peer_generates_our_picture(loaded: tuple[ControlLDM, Tokenizer]) 
     theirs = drawn(loaded, ["eager"], ["all", "ten"], CPU, half=False)
     assert not np.array_equal(theirs["eager", "all"], theirs["eager", "ten"])
     for plan in ("all", "ten"):
-        pipeline = Pipeline(loaded[0], Shape(256, 384, 1, 20, make_plan(plan, 20)), EagerEngine, Streams(CPU))
-        pipeline.write([contest_request()], loaded[1])
+        asked = small_contest_request()
+        pipeline = Pipeline(loaded[0], Shape(*asked.size, 1, 20, make_plan(plan, 20)), EagerEngine, Streams(CPU))
+        pipeline.write([asked], loaded[1])
         pipeline.run()
         apart = np.abs(theirs["eager", plan].astype(int) - pipeline.pictures[0].numpy())
         assert (apart <= 1).mean() > 0.99

@@ -60,7 +60,7 @@ def make_pipeline(model: ControlLDM, asked: Request, plan: str | Plan) -> Pipeli
 @pytest.mark.parametrize(
     "changes",
     [
-        {"image_resolution": 256},
+        {"image_resolution": 256, "ddim_steps": 4},
         {"guess_mode": True},
         {"strength": 0.5},
         {"eta": 0.7},

@@ -19,6 +19,7 @@ import requests
 
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL
+from serving.server import main
 from tests.server_client import decoded, drawn, post, same, write_lora
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,12 +99,11 @@ def test_a_taken_port(command: tuple[Any, str]) -> None:
 
 
 @pytest.mark.parametrize("port", ["70000", "-1"])
-def test_a_port_that_does_not_exist(port: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "serving.server", "--port", port, "--device", "cpu"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"error: --port: got {port}, expected 0 to 65535")
+def test_a_port_that_does_not_exist(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray has started"))
+    with pytest.raises(SystemExit) as caught:
+        main(["--port", port, "--device", "cpu"])
+    assert caught.value.code == f"error: --port: got {port}, expected 0 to 65535"
 
 
 def test_the_openapi_document(command: tuple[Any, str]) -> None:

@@ -5,13 +5,18 @@ from pathlib import Path
 
 import pytest
 
+import benchmarks.tricks
 from benchmarks.left_out import LEFT_OUT, NOTHING
 from benchmarks.tricks import main
+from tests.arguments import small_contest_request
 
 SMALL = ["--architecture", "small", "--plan", "19,4", "--runs", "1", "--device", "cpu"]
 
 
-def test_pictures_without_each_trick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_without_each_trick(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks.tricks, "contest_request", small_contest_request)
     out = tmp_path / "tricks.json"
     main([*SMALL, "--out", str(out)])
     rows = json.loads(out.read_text())["rows"]
