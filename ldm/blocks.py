@@ -1,12 +1,24 @@
 """Layers of the UNet: residual blocks, downsampling and upsampling, and the blocks that contain them."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.attention import KeysValues, SpatialTransformer
 from ldm.norm import GroupNorm
+
+
+class AddedConv2d(nn.Conv2d):
+    """A 3x3 convolution whose result is a change of a map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def add_to(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return x plus the convolution of h, both [n, channels, h, w]."""
+        return x + self(h)
 
 
 class ResBlock(nn.Module):
@@ -27,7 +39,7 @@ class ResBlock(nn.Module):
             GroupNorm(groups, out_channels, silu=True),
             nn.Identity(),
             nn.Identity(),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            AddedConv2d(out_channels),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
         self.shift_width = out_channels
@@ -39,7 +51,11 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:
         # x: [n, channels, h, w], shift: [n or 1, out_channels]
         h = self.out_layers[0](self.in_layers(x), shift)
-        return self.skip_connection(x) + self.out_layers[3](h)
+        return self.last_convolution.add_to(self.skip_connection(x), h)
+
+    @property
+    def last_convolution(self) -> AddedConv2d:
+        return cast(AddedConv2d, self.out_layers[3])
 
 
 class Downsample(nn.Module):

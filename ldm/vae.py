@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.attention import attend
-from ldm.blocks import Upsample
+from ldm.blocks import AddedConv2d, Upsample
 from ldm.config import VAEConfig
 from ldm.norm import GroupNorm
 
@@ -20,15 +20,14 @@ class ResnetBlock(nn.Module):
         self.norm1 = GroupNorm(groups, channels, EPS, silu=True)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.norm2 = GroupNorm(groups, out_channels, EPS, silu=True)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = AddedConv2d(out_channels)
         if channels != out_channels:
             self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
         self.widens = channels != out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(self.norm1(x))
-        h = self.conv2(self.norm2(h))
-        return h + (self.nin_shortcut(x) if self.widens else x)
+        return self.conv2.add_to(self.nin_shortcut(x) if self.widens else x, self.norm2(h))
 
 
 class AttnBlock(nn.Module):

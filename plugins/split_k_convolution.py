@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor, nn
 from torch.library import triton_op, wrap_triton
 
+from ldm.blocks import AddedConv2d
 from plugins.compiling import compiles_half
 
 # The best of a dozen settings tried on an H200.
@@ -22,8 +23,8 @@ WARPS, STAGES = 4, 4
 PROGRAMS = 264  # two per multiprocessor of an H200
 
 
-class SplitKConv2d(nn.Conv2d):
-    """A 3x3 convolution. Under torch.compile, on a GPU in float16, its sums are split if that is faster."""
+class SplitKConv2d(AddedConv2d):
+    """Any 3x3 convolution. Under torch.compile, on a GPU in float16, its sums are split if that is faster."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         stride = self.stride[0]
@@ -45,8 +46,12 @@ def split_convolutions(model: nn.Module) -> None:
     if torch.cuda.get_device_capability(next(model.parameters()).device) < (8, 0):
         return  # the kernel needs more shared memory than older GPUs have
     for module in model.modules():
-        if type(module) is nn.Conv2d and (module.kernel_size, module.padding) == ((3, 3), (1, 1)):
+        if isinstance(module, nn.Conv2d) and type(module) in (nn.Conv2d, AddedConv2d) and _is_3x3(module):
             module.__class__ = SplitKConv2d
+
+
+def _is_3x3(layer: nn.Conv2d) -> bool:
+    return (layer.kernel_size, layer.padding) == ((3, 3), (1, 1))
 
 
 def parts_for(pixels: int, channels: int, out_channels: int) -> int:
