@@ -7,7 +7,8 @@ once and written once. The bandwidth of the GPU's memory bounds GB/s only for ma
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -44,14 +45,14 @@ def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.silu(F.group_norm(x, GROUPS, weight, bias, EPS))
 
 
-def measure(norm: Norm, inputs: list[Tensor], weight: Tensor, bias: Tensor, replays: int) -> float:
-    """Return microseconds per call: the median over replays of a graph of CALLS calls, each with the next input."""
-    norm(inputs[0], weight, bias)
+def measure(calls: Sequence[Callable[[], object]], replays: int) -> float:
+    """Return microseconds per call: the median over replays of a graph of CALLS calls, alternating between `calls`."""
+    calls[0]()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for call in range(CALLS):
-            norm(inputs[call % len(inputs)], weight, bias)
+            calls[call % len(calls)]()
     times = []
     for _ in range(replays + 1):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -91,7 +92,7 @@ def rows(replays: int) -> list[str]:
     for n, c, h, w, _ in tqdm(SHAPES, desc="measuring"):
         inputs = rotating_inputs(n, c, h, w)
         weight, bias = (torch.randn(c, device="cuda", dtype=torch.float16) for _ in range(2))
-        times = [measure(norm, inputs, weight, bias, replays) for norm in (ours, eager, compiled)]
+        times = [measure([partial(norm, x, weight, bias) for x in inputs], replays) for norm in (ours, eager, compiled)]
         cells = (f"{time:.1f} | {4e-3 * n * c * h * w / time:.0f}" for time in times)
         lines.append(f"| {n}, {h * w}, {c} | {' | '.join(cells)} |")
     return lines
