@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from plugins.convolution.layer import fuse_convolutions
 from plugins.group_norm.layer import fuse_norms
 from plugins.phase_upsampling import upsample_in_phases
 from plugins.split_k_convolution import split_convolutions
@@ -14,6 +15,7 @@ def use_kernels(model: nn.Module) -> None:
     Weights and names stay the same; results differ only by rounding.
     """
     split_convolutions(model)
+    fuse_convolutions(model)  # those that were split
     fuse_norms(model)
     fuse_attention(model)
     fuse_products(model)

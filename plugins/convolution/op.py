@@ -1,0 +1,75 @@
+"""torch.ops.canny2image.convolution: a 3x3 convolution, its bias and a residual as one kernel, for Hopper GPUs.
+
+The first call for each size of maps compiles and loads the kernel. Only later calls can be captured into a CUDA graph.
+"""
+
+import torch
+from torch import Tensor
+
+from plugins.convolution.compile import Kernel
+from plugins.convolution.launch import launch
+from plugins.convolution.tiles import STEP, Sizes, choose
+
+
+@torch.library.custom_op("canny2image::convolution", mutates_args=(), device_types="cuda")
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    """Return the convolution of x, zero-padded by 1, plus bias and residual: [n, o, h, w], channels-last.
+
+    x [n, c, h, w], weight [o, c, 3, 3], residual [n, o, h, w]: float16, channels-last; bias [o]; c and o multiples of
+    STEP. Sums are float32, always in the same order.
+    Raises ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or launched.
+    """
+    _check(x, weight, bias, residual)
+    result = _empty(x, weight)
+    n, channels, h, w = x.shape
+    sizes = Sizes(n, h, w, channels, weight.shape[0])
+    kernel = Kernel(sizes, choose(sizes), bias is not None, residual is not None)
+    with torch.cuda.device(x.device):
+        maps, filters, others, results = (
+            one if one is None else one.permute(0, 2, 3, 1) for one in (x, weight, residual, result)
+        )
+        stream = torch.cuda.current_stream().cuda_stream
+        launch(kernel, (maps, filters, bias, others, results), torch.cuda.current_device(), stream)
+    return result
+
+
+@convolution.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    return _empty(x, weight)
+
+
+def _empty(x: Tensor, weight: Tensor) -> Tensor:
+    """Return an uninitialized result."""
+    size = x.shape[0], weight.shape[0], *x.shape[2:]
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> None:
+    """Raise ValueError for unsupported arguments."""
+    outs, channels = weight.shape[:2]
+    n, _, h, w = x.shape
+    if channels % STEP or outs % STEP:
+        raise ValueError(
+            f"convolution got weight {list(weight.shape)}, expected in- and output channels that are multiples of "
+            f"{STEP}: use torch.nn.functional.conv2d"
+        )
+    tensors = [
+        ("x", x, (n, channels, h, w)),
+        ("weight", weight, (outs, channels, 3, 3)),
+        ("bias", bias, (outs,)),
+        ("residual", residual, (n, outs, h, w)),
+    ]
+    for name, tensor, shape in tensors:
+        if tensor is None:
+            continue
+        dense = tensor.is_contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.contiguous_format)
+        if tensor.dtype != torch.float16 or tensor.shape != shape or tensor.device != x.device or not dense:
+            raise ValueError(
+                f"convolution got {name} as {tensor.dtype} {list(tensor.shape)} on {tensor.device} with strides "
+                f"{list(tensor.stride())}, expected channels-last torch.float16 {list(shape)} on {x.device}: convert it"
+            )
+        if tensor.data_ptr() % 16:
+            raise ValueError(
+                f"convolution got {name} at an address that is not a multiple of 16 bytes, expected an aligned tensor: "
+                "call .clone() first"
+            )
