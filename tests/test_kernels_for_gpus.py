@@ -6,12 +6,15 @@ NVRTC comes with the extra dev, Triton with PyTorch for CUDA, and ptxas with the
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch.utils.cpp_extension import CUDA_HOME
 
+from plugins.convolution.compile import Kernel, compile_kernel
+from plugins.convolution.tiles import TILES, Sizes, Tile
 from plugins.group_norm.compile import choose_launch, compile_ptx
 from tests.nvrtc import require_nvrtc
 
@@ -56,6 +59,14 @@ def test_group_norm_assembles(
         pytest.skip(f"{PTXAS} is older than NVRTC")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "kernel.cubin").stat().st_size > 0
+
+
+@pytest.mark.parametrize("tile", TILES, ids=str)
+def test_hopper_convolution(tile: Tile) -> None:
+    pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
+    sizes = Sizes(3, 9, 11, 128, 2 * tile.outs)
+    assert tile.shared <= SHARED[90]
+    assert compile_kernel(Kernel(sizes, replace(tile, parts=2), bias=True, residual=True))
 
 
 @pytest.mark.parametrize("capability", SHARED)

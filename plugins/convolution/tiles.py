@@ -1,7 +1,7 @@
 """Chooses how the programs of a convolution share its work: the tile of outputs per program, and the parts of a sum."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 STEP = 64  # channels per step of a sum; in- and output channels must be multiples
 PROCESSORS = 132  # multiprocessors of an H100 or H200; each runs one program at a time
@@ -94,4 +94,4 @@ def candidates(outs: int) -> Iterator[Tile]:
     for tile in TILES:
         for parts in (1, 2, 4):
             if outs % tile.outs == 0:
-                yield Tile(tile.rows, tile.pictures, tile.columns, tile.outs, tile.stages, parts)
+                yield replace(tile, parts=parts)

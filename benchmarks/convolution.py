@@ -1,0 +1,99 @@
+"""python -m benchmarks.convolution: times 3x3 convolutions with bias and residual on a Hopper GPU.
+
+Compares our kernel with torch.compile, which uses cuDNN, and with our split sums where the product uses those on other
+GPUs. The maps are channels-last float16 maps of Stable Diffusion 1.5 at 256x384 with guidance, of one picture and of
+two and eight, at 512x512, and of its VAE. Times are per call: medians over replays of a CUDA graph of 40 calls, divided
+by 40. The calls alternate between weights, which do not stay in the cache within a picture either.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import astuple
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks.group_norm import measure, rotating_inputs
+from commands import one_line
+from plugins.convolution.op import convolution
+from plugins.convolution.tiles import Sizes, choose
+
+LEVELS = {  # rows and columns of maps, and the in- and output channels of their convolutions
+    (4, 6): [(1280, 1280), (2560, 1280)],
+    (8, 12): [(1280, 1280), (640, 1280), (1920, 1280), (2560, 1280)],
+    (16, 24): [(640, 640), (320, 640), (960, 640), (1280, 640), (1280, 1280), (1920, 640)],
+    (32, 48): [(320, 320), (640, 320), (960, 320)],
+}
+SD15 = [Sizes(2, *size, *channels) for size, level in LEVELS.items() for channels in level]
+SHAPES = [
+    *SD15,
+    *(Sizes(n, *size, *level[0]) for n in (4, 16) for size, level in LEVELS.items()),
+    *(Sizes(2, side, side, c, c) for side, c in ((8, 1280), (16, 1280), (32, 640), (64, 320))),
+    *(Sizes(1, h, w, 512, 512) for h, w in ((32, 48), (64, 96))),
+]
+
+
+Convolution = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+    return residual + F.conv2d(x, weight, bias, padding=1)
+
+
+def split(sizes: Sizes) -> Convolution | None:
+    """Return the convolution with split sums, or None if the product does not split them at these sizes."""
+    from plugins.split_k_convolution import parts_for, split_convolutions  # imported here because of Triton
+
+    if not parts_for(sizes.n * sizes.h * sizes.w, sizes.channels, sizes.outs):
+        return None
+    layer = nn.Conv2d(sizes.channels, sizes.outs, 3, padding=1, device="cuda")
+    split_convolutions(layer)
+    return lambda x, weight, bias, residual: residual + layer._conv_forward(x, weight, bias)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replays", type=int, default=21, help="number of graph replays for the median (default 21)")
+    replays = parser.parse_args().replays
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        parser.error("PyTorch finds no Hopper GPU, which the kernel needs: run this on a machine with an H100 or H200")
+    with one_line():
+        print(torch.cuda.get_device_name(), *rows(replays), sep="\n")
+
+
+def rows(replays: int) -> list[str]:
+    """Return the lines of the table."""
+    lines = ["| n, h, w, in, out | ours us | TFLOP/s | compiled us | split us | tile and parts |", "|---" * 6 + "|"]
+    for sizes in tqdm(SHAPES, desc="measuring"):
+        torch.compiler.reset()
+        functions: list[Convolution] = [convolution, torch.compile(plain, dynamic=False)]
+        if one := split(sizes):
+            functions.append(torch.compile(one, dynamic=False))
+        ours, compiled, *splits = (time(function, sizes, replays) for function in functions)
+        operations = 18 * sizes.n * sizes.h * sizes.w * sizes.channels * sizes.outs
+        cells = [
+            f"{ours:.1f}",
+            f"{operations / ours / 1e6:.0f}",
+            f"{compiled:.1f}",
+            f"{splits[0]:.1f}" if splits else "-",
+        ]
+        tile = choose(sizes)
+        cells.append(f"{tile.rows}x{tile.pictures}x{tile.columns}x{tile.outs} in {tile.parts}")
+        lines.append(f"| {', '.join(map(str, astuple(sizes)))} | {' | '.join(cells)} |")
+    return lines
+
+
+def time(function: Convolution, sizes: Sizes, replays: int) -> float:
+    """Return the microseconds of a call."""
+    n, h, w, channels, outs = astuple(sizes)
+    weights = rotating_inputs(outs, channels, 3, 3)
+    x, residual = rotating_inputs(n, channels, h, w)[0], rotating_inputs(n, outs, h, w)[0]
+    bias = torch.randn(outs, device="cuda", dtype=torch.float16)
+    return measure([partial(function, x, weight, bias, residual) for weight in weights], replays)
+
+
+if __name__ == "__main__":
+    main()

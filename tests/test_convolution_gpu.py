@@ -1,0 +1,177 @@
+"""The convolution kernel compared with PyTorch, on a Hopper GPU."""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.compiler._cache import CacheArtifactManager
+
+pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
+
+from benchmarks.convolution import SD15, SHAPES
+from cldm.tricks.time_table import move_biases
+from ldm.blocks import ResBlock
+from plugins.convolution import compile as compilation
+from plugins.convolution import launch
+from plugins.convolution.compile import KERNELS, NAME, Kernel
+from plugins.convolution.layer import FusedConv2d, fuse_convolutions
+from plugins.convolution.op import convolution
+from plugins.convolution.tiles import Sizes, choose
+from plugins.split_k_convolution import split_convolutions
+from runtime.artifacts import Manifest, load, save
+from tests.convolutions import ODD
+
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")]
+
+
+def random(*shape: int, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    tensor = (scale * torch.randn(shape, generator=generator)).half().cuda()
+    return tensor.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else tensor
+
+
+def inputs(sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return x, weight, bias and residual."""
+    n, h, w, channels, outs = sizes.n, sizes.h, sizes.w, sizes.channels, sizes.outs
+    weight = random(outs, channels, 3, 3, scale=(9 * channels) ** -0.5)
+    return random(n, channels, h, w), weight, random(outs), random(n, outs, h, w)
+
+
+def check(got: Tensor, half: Tensor, true: Tensor) -> None:
+    assert got.shape == half.shape == true.shape
+    errors = [float((one.double() - true).norm() / true.norm()) for one in (got, half)]
+    assert errors[0] <= 2 * errors[1]
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    y = F.conv2d(x, weight, bias, padding=1)
+    return y if residual is None else residual + y
+
+
+@pytest.mark.parametrize("sizes", [*SHAPES, *ODD], ids=str)
+def test_the_kernel(sizes: Sizes) -> None:
+    tensors = inputs(sizes)
+    got = convolution(*tensors)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    check(got, plain(*tensors), plain(*(tensor.double() for tensor in tensors)))
+    assert all(torch.equal(got, convolution(*tensors)) for _ in range(20)), "two runs differ"
+
+
+@pytest.mark.parametrize("sizes", [SD15[0], SD15[-1]], ids=str)
+@pytest.mark.parametrize(("bias", "residual"), [(False, False), (True, False), (False, True)])
+def test_without_bias_or_residual(sizes: Sizes, bias: bool, residual: bool) -> None:
+    x, weight, *others = inputs(sizes)
+    some = [tensor if used else None for tensor, used in zip(others, (bias, residual), strict=True)]
+    double = [None if tensor is None else tensor.double() for tensor in some]
+    check(convolution(x, weight, *some), plain(x, weight, *some), plain(x.double(), weight.double(), *double))
+
+
+@pytest.mark.parametrize("sizes", [SD15[2], *ODD], ids=str)
+def test_nothing_else_is_written(sizes: Sizes) -> None:
+    """Memory before and after the result stays."""
+    x, weight, bias, _ = inputs(sizes)
+    kernel = Kernel(sizes, choose(sizes), bias=True, residual=False)
+    size = sizes.n, sizes.h, sizes.w, sizes.outs
+    memory = torch.full((2**20 + math.prod(size),), 7.0, dtype=torch.float16, device="cuda")
+    result = memory[2**19 : -(2**19)].view(size)
+    maps, filters = x.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
+    launch.launch(kernel, (maps, filters, bias, None, result), 0, torch.cuda.current_stream().cuda_stream)
+    assert torch.equal(result.permute(0, 3, 1, 2), convolution(x, weight, bias))
+    assert (memory[: 2**19] == 7).all()
+    assert (memory[-(2**19) :] == 7).all()
+
+
+def test_two_streams() -> None:
+    """Kernels that run at the same time, with clusters and more programs than fit, end, and compute the same."""
+    cases = [inputs(sizes) for sizes in (SD15[0], SD15[2], SD15[7], SHAPES[len(SD15) + 1])]
+    expected = [convolution(*tensors) for tensors in cases]
+    streams = [torch.cuda.Stream() for _ in cases]
+    torch.cuda.synchronize()
+    got: list[list[Tensor]] = [[] for _ in cases]
+    for _ in range(100):
+        for results, stream, tensors in zip(got, streams, cases, strict=True):
+            with torch.cuda.stream(stream):
+                results.append(convolution(*tensors))
+    torch.cuda.synchronize()
+    for results, one in zip(got, expected, strict=True):
+        assert all(torch.equal(result, one) for result in results)
+
+
+def test_in_a_graph() -> None:
+    x, *others = inputs(SD15[5])
+    expected = convolution(x, *others), convolution(-x, *others)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = convolution(x, *others)
+    for one, factor in zip(expected, (1, -1), strict=True):
+        x.mul_(factor)
+        graph.replay()
+        assert torch.equal(result, one)
+
+
+def kernels(run: Callable[[], object]) -> list[str]:
+    with torch.profiler.profile() as profile:
+        run()
+        torch.cuda.synchronize()
+    return [event.name for event in profile.events() if event.device_type.name == "CUDA"]
+
+
+def fused(module: nn.Module) -> nn.Module:
+    split_convolutions(module)
+    fuse_convolutions(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("channels", "outs", "size"), [(1280, 1280, (4, 6)), (960, 640, (16, 24)), (320, 320, (32, 48))]
+)
+def test_a_compiled_block(channels: int, outs: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    block = ResBlock(channels, outs, 64, 32).cuda().half().requires_grad_(False)
+    block = block.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    move_biases(block)
+    x, shift = random(2, channels, *size), random(2, outs)
+    true, half = deepcopy(block).double()(x.double(), shift.double()), block(x, shift)
+    fused(block)
+    assert isinstance(block.last_convolution, FusedConv2d)
+    assert torch.equal(block(x, shift), half), "the eager block has changed"
+    compiled = torch.compile(block, fullgraph=True, dynamic=False)
+    check(compiled(x, shift), half, true)
+    assert kernels(lambda: compiled(x, shift)).count(NAME) == 2
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(96, 1), (320, 2), (4, 1)])
+def test_other_layers_do_not_use_the_kernel(channels: int, stride: int) -> None:
+    layer = fused(nn.Conv2d(channels, 320, 3, stride, padding=1).cuda().half().requires_grad_(False))
+    x = random(2, channels, 16, 24)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=False)
+    torch.testing.assert_close(compiled(x), layer(x), atol=0.02, rtol=0.02)
+    assert NAME not in kernels(lambda: compiled(x))
+
+
+def test_from_engine_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A process that has loaded engine files does not compile."""
+    tensors = inputs(SD15[3])
+    with CacheArtifactManager.with_fresh_cache():  # of this test only
+        launch._load.cache_clear()
+        expected = convolution(*tensors)
+        artifacts = torch.compiler.save_cache_artifacts()
+    assert artifacts
+    manifest = Manifest({"backend": "inductor"}, "python -m build")
+    save(tmp_path, artifacts[0], manifest)
+    KERNELS.clear()
+    launch._load.cache_clear()
+
+    def fail(kernel: Kernel) -> bytes:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(compilation, "compile_kernel", fail)
+    load(tmp_path, manifest)
+    assert torch.equal(convolution(*tensors), expected)
