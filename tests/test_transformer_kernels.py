@@ -10,7 +10,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
-from ldm.attention import SpatialTransformer, attend
+from ldm.attention import ProjectOut, SpatialTransformer, attend
 from plugins.attention import attention
 from plugins.products import geglu, linear_add
 from plugins.transformer import FusedProjectOut, fuse_attention, fuse_products
@@ -105,3 +105,12 @@ def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -
     names = [event.name for event in profile.events()]
     assert names.count("_product") == 3, "GEGLU, the feed-forward's end and the projection"
     assert names.count("_attention") == (1 if size == (32, 48) else 2)
+
+
+def test_a_gpu_with_less_shared_memory_keeps_pytorchs_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.transformer.SHARED", 2**20)
+    layer = SpatialTransformer(32, 32, 2, 16).cuda()
+    fuse_attention(layer)
+    fuse_products(layer)
+    assert type(layer.proj_out) is ProjectOut
+    assert layer.block.attn1.attend is attend
