@@ -9,6 +9,7 @@ from plugins.compiling import compiles_half
 from plugins.products import STEP, geglu, linear_add
 
 MOST_ROWS = 4096  # with more rows, cuBLAS gains more than the fusion saves
+SHARED = 232_448  # bytes of shared memory per block on a Hopper, for which the tiles were chosen
 
 
 class FusedGEGLU(GEGLU):
@@ -44,8 +45,8 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def fuse_attention(model: nn.Module) -> None:
-    """Let the transformers of a model on a GPU use our attention, in place, if the GPU is a Hopper or newer."""
-    if _is_measured(model):
+    """Let the transformers of a model on a GPU use our attention, in place, if its tiles fit the GPU."""
+    if _tiles_fit(model):
         for module in model.modules():
             if isinstance(module, Attention):
                 module.attend = fused_attend
@@ -56,15 +57,16 @@ def fuse_products(model: nn.Module) -> None:
 
     Weights and names stay the same; results differ only by rounding.
     """
-    if _is_measured(model):
+    if _tiles_fit(model):
         for module in model.modules():
             if fused := FUSED.get(type(module)):
                 module.__class__ = fused
 
 
-def _is_measured(model: nn.Module) -> bool:
-    """Return whether the GPU has enough shared memory for the tiles, which were measured on a Hopper."""
-    return torch.cuda.get_device_capability(next(model.parameters()).device) >= (9, 0)
+def _tiles_fit(model: nn.Module) -> bool:
+    """Return whether the model's GPU has the shared memory that the tiles need: RTX cards and an A100 do not."""
+    properties = torch.cuda.get_device_properties(next(model.parameters()).device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 0)) >= SHARED  # missing in older PyTorch
 
 
 def _fits(x: Tensor, depth: int) -> bool:

@@ -18,11 +18,14 @@ from serving.service import Replicas, Service
 TITLE = "canny2image"
 
 
-def make_app(options: Options, replicas: Replicas, workers: int) -> FastAPI:
-    """Return the app. workers: number of replicas. The key comes from the environment."""
+def make_app(options: Options, replicas: Replicas, workers: int, answer_ids: bool = False) -> FastAPI:
+    """Return the app. workers: number of replicas. The key comes from the environment.
+
+    answer_ids: return the ids of requests to their clients, as Ray Serve's proxies do.
+    """
     service = Service(options, replicas)
     app = FastAPI(title=TITLE, lifespan=_lifespan(service, workers), docs_url=None, redoc_url=None)
-    app.add_middleware(Front, service.metrics, os.environ.get(KEY, ""), options.most_bytes)
+    app.add_middleware(Front, service.metrics, os.environ.get(KEY, ""), options.most_bytes, answer_ids)
     app.add_exception_handler(HTTPException, _raise)  # the front answers
     app.include_router(pictures_api.routes(service))
     app.include_router(webui_api.routes(service))

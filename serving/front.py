@@ -11,7 +11,7 @@ import uuid
 from collections.abc import MutableMapping
 from typing import Any
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import Refused, answer, refused
@@ -26,8 +26,8 @@ LONGEST_ID = 100
 class Front:
     """ASGI middleware around the app. key: the API key; if empty, only this machine's own clients get in."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, key: str, most_bytes: int) -> None:
-        self.app, self.metrics, self.key, self.most_bytes = app, metrics, key, most_bytes
+    def __init__(self, app: ASGIApp, metrics: Metrics, key: str, most_bytes: int, answer_ids: bool) -> None:
+        self.app, self.metrics, self.key, self.most_bytes, self.answer_ids = app, metrics, key, most_bytes, answer_ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,7 +35,7 @@ class Front:
             return
         headers, begin = Headers(scope=scope), time.monotonic()
         told = scope["told"] = {"id": _id(headers), "method": scope["method"], "path": scope["path"]}
-        sending = _Sending(send, told)
+        sending = _Sending(send, told, self.answer_ids)
         try:
             self._check(scope["path"], headers)
             await self.app(scope, self._limited(receive), sending)
@@ -84,14 +84,16 @@ class Front:
 
 
 class _Sending:
-    """Notes the status of the answer."""
+    """Notes the status of the answer, and adds the request's id to it."""
 
-    def __init__(self, send: Send, told: MutableMapping[str, Any]) -> None:
-        self.send, self.told, self.begun = send, told, False
+    def __init__(self, send: Send, told: MutableMapping[str, Any], answer_id: bool) -> None:
+        self.send, self.told, self.answer_id, self.begun = send, told, answer_id, False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.begun, self.told["status"] = True, message["status"]
+            if self.answer_id:
+                MutableHeaders(scope=message)["X-Request-Id"] = self.told["id"]
         await self.send(message)
 
 
@@ -127,5 +129,5 @@ def _host(header: str) -> str:
 
 
 def _id(headers: Headers) -> str:
-    """Return the request's id; Ray Serve's proxy adds one if the client sent none, and returns it to the client."""
+    """Return the request's id. Ray Serve's proxies add one if the client sent none."""
     return headers.get("x-request-id", uuid.uuid4().hex)[:LONGEST_ID]

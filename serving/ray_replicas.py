@@ -82,9 +82,23 @@ class RayReplicas:
         raise Unavailable(f"{ATTEMPTS} replicas failed one after another: send it again later, or see the server's log")
 
 
-def application(options: Options) -> serve.Application:
-    """Return the application of Ray Serve: the replicas, and the ingress that gives them batches."""
+def replicas(options: Options) -> tuple[serve.Deployment, int]:
+    """Return the deployment of the replicas, to be bound to the options, and their number."""
     count, share = shares(options, ray.cluster_resources())
+    deployment = serve.deployment(
+        name=NAME,
+        num_replicas=count,
+        max_ongoing_requests=1,  # one batch; the queue is the app's
+        ray_actor_options=share,
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=options.time_limit,
+    )(RankedReplica)
+    return deployment, count
+
+
+def application(options: Options) -> serve.Application:
+    """Return the application for a cluster: the replicas, and the ingress that gives them batches."""
+    deployment, count = replicas(options)
 
     def make() -> FastAPI:
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
@@ -92,20 +106,12 @@ def application(options: Options) -> serve.Application:
         handle: DeploymentHandle[Any] = serve.get_deployment_handle(NAME, app_name)
         return make_app(options, RayReplicas(handle, app_name, count), count)
 
-    replicas = serve.deployment(
-        name=NAME,
-        num_replicas=count,
-        max_ongoing_requests=1,  # one batch; the queue is the ingress's
-        ray_actor_options=share,
-        health_check_period_s=2,
-        graceful_shutdown_timeout_s=options.time_limit,
-    )(RankedReplica)
     ingress = serve.deployment(
         name="Ingress",
         max_ongoing_requests=options.queue + 1000,
         ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}},
     )(serve.ingress(make)())
-    return ingress.bind(replicas.bind(options))
+    return ingress.bind(deployment.bind(options))
 
 
 def shares(options: Options, resources: dict[str, float]) -> tuple[int, dict[str, float]]:

@@ -5,9 +5,11 @@ import logging
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from canny2image_TRT import hackathon
+from cldm.batch_sizes import BATCHES
 from cldm.canny import Picture
 from cldm.options import runtime_arguments
 from cldm.request import Request
@@ -23,6 +25,7 @@ class Replica:
     def __init__(self, options: Options) -> None:
         self.vae, self.runtime = options.vae, make_runtime(options)
         self.runtime.initialize()
+        self._warm(options.batch)
         self.weights = Weights(self.runtime.checkpoint.name, tuple(options.loras))
         self.lock = asyncio.Lock()
         self.broken = ""  # why it can generate no more pictures
@@ -48,6 +51,13 @@ class Replica:
         """Ray Serve calls this and, if it raises, starts a new replica."""
         if self.broken:
             raise RuntimeError(self.broken)
+
+    def _warm(self, most: int) -> None:
+        """Generate a batch of each size, because the first capture of a size takes up to a minute."""
+        request = Request.contest(np.zeros((256, 384, 3), np.uint8))
+        for size in BATCHES:
+            if self.runtime.graph and 1 < size <= most:
+                self.runtime.process_many([request] * size)
 
     def _draw(self, requests: Sequence[Request], plan: str | None, weights: Weights) -> Batch:
         try:

@@ -113,7 +113,7 @@ def test_the_openapi_document(command: tuple[Any, str]) -> None:
 
 
 def test_request_ids(command: tuple[Any, str]) -> None:
-    """Ray's proxy makes them and returns them."""
+    """A request without an id gets one, and the client learns it."""
     _, server = command
     assert len(requests.get(f"{server}/healthz", timeout=30).headers["X-Request-Id"]) > 10
     given = requests.get(f"{server}/healthz", headers={"X-Request-Id": "mine-1"}, timeout=30)

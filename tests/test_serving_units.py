@@ -17,6 +17,7 @@ from serving.errors import one_sentence
 from serving.options import parse
 from serving.prompt_loras import split_loras
 from serving.ray_replicas import shares
+from serving.replica import Replica
 from serving.webui import read_txt2img
 from tests.arguments import GOOD, waves
 
@@ -133,3 +134,16 @@ def test_messages_name_files_without_their_folders() -> None:
         "LoRA red.safetensors has no tensors"
     )
     assert one_sentence(ValueError("plan: got '/a/b'")) == "plan: got '/a/b'"
+
+
+def test_a_replica_captures_all_sizes_before_it_serves() -> None:
+    class Runtime:
+        graph, drawn = object(), list[int]()
+
+        def process_many(self, requests: list[Request]) -> None:
+            self.drawn.append(len(requests))
+
+    replica = Replica.__new__(Replica)
+    replica.runtime = Runtime()  # type: ignore[assignment]
+    replica._warm(6)
+    assert Runtime.drawn == [2, 4]

@@ -10,10 +10,11 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
-from ldm.attention import SpatialTransformer, attend
+from ldm.attention import ProjectOut, SpatialTransformer, attend
 from plugins.attention import attention
 from plugins.products import geglu, linear_add
 from plugins.transformer import FusedProjectOut, fuse_attention, fuse_products
+from runtime.channels_last import channels_last
 
 pytestmark = pytest.mark.gpu
 
@@ -40,10 +41,10 @@ ATTENTIONS = [  # rows, tokens, heads, width
 def test_attention(n: int, sizes: tuple[int, int, int, int]) -> None:
     rows, tokens, heads, width = sizes
     packed = random(n, tokens, 2 * width)
-    inputs = [random(n, rows, width), *packed.chunk(2, dim=-1)]  # keys and values have a row's stride of both
-    got = attention(*inputs, heads)
-    check(got, attend(*inputs, heads), attend(*(tensor.double() for tensor in inputs), heads))
-    assert torch.equal(got, attention(*inputs, heads)), "two runs differ"
+    q, (k, v) = random(n, rows, width), packed.chunk(2, dim=-1)  # keys and values have a row's stride of both
+    got = attention(q, k, v, heads)
+    check(got, attend(q, k, v, heads), attend(q.double(), k.double(), v.double(), heads))
+    assert torch.equal(got, attention(q, k, v, heads)), "two runs differ"
 
 
 def test_attention_to_distant_keys() -> None:
@@ -88,13 +89,7 @@ def test_geglu(sizes: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize(("width", "heads", "size"), [(640, 8, (16, 24)), (96, 2, (4, 6)), (320, 8, (32, 48))])
 def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    half = (
-        SpatialTransformer(width, 96, heads, 16)
-        .cuda()
-        .half()
-        .requires_grad_(False)
-        .to(memory_format=torch.channels_last)
-    )
+    half = channels_last(SpatialTransformer(width, 96, heads, 16).cuda().half().requires_grad_(False))
     x = random(2, width, *size).contiguous(memory_format=torch.channels_last)
     text = random(2, 77, width), random(2, 77, width)
     true = deepcopy(half).double()(x.double(), (text[0].double(), text[1].double()))
@@ -110,3 +105,12 @@ def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -
     names = [event.name for event in profile.events()]
     assert names.count("_product") == 3, "GEGLU, the feed-forward's end and the projection"
     assert names.count("_attention") == (1 if size == (32, 48) else 2)
+
+
+def test_a_gpu_with_less_shared_memory_keeps_pytorchs_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.transformer.SHARED", 2**20)
+    layer = SpatialTransformer(32, 32, 2, 16).cuda()
+    fuse_attention(layer)
+    fuse_products(layer)
+    assert type(layer.proj_out) is ProjectOut
+    assert layer.block.attn1.attend is attend
