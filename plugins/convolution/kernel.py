@@ -32,6 +32,11 @@ def first_barrier(parts):
     )
 
 
+@gluon.constexpr_function
+def power_of_two(parts):
+    return 1 << (parts - 1).bit_length()
+
+
 @gluon.jit
 def hopper_convolution(
     weights_map, pixels_map, below_map, bias, residual, result, N: gl.constexpr, H: gl.constexpr, W: gl.constexpr,
@@ -94,16 +99,37 @@ def hopper_convolution(
 
     # Four neighbouring output channels per thread: a warp writes whole rows of 64 or 128 channels.
     ROW: gl.constexpr = gl.BlockedLayout([1, 4], [128 // OUTS, OUTS // 4], [num_warps, 1], [1, 0])
-    SLICE: gl.constexpr = PIXELS // PARTS
     if PARTS == 1:
         total = gl.convert_layout(sums.trans(), ROW)
+        _finish(total, 0, bias, residual, result, y, n, x, outs_at, N, H, W, ALL_OUTS, PICTURES, COLUMNS, OUTS, PIXELS,
+                BIAS, RESIDUAL, ROW)  # fmt: skip
     else:
         _publish(sums, OUTS, PIXELS, PRODUCT)
         ALL_PUBLISHED: gl.constexpr = first_barrier(PARTS)
         gl.inline_asm_elementwise(ALL_PUBLISHED, "=r,r", [part], dtype=gl.int32, is_pure=False, pack=1)
-        total = _sum_parts(part * SLICE, SLICE, PARTS, OUTS, ROW)
-    # Pixels are numbered in the order row, picture, column.
-    pixel = part * SLICE + gl.arange(0, SLICE, layout=gl.SliceLayout(1, ROW))
+        SLICES: gl.constexpr = power_of_two(PARTS)
+        SLICE: gl.constexpr = PIXELS // SLICES
+        for more in gl.static_range((SLICES + PARTS - 1) // PARTS):
+            number = part + more * PARTS
+            if number < SLICES:
+                total = _sum_parts(number * SLICE, SLICE, PARTS, OUTS, ROW)
+                _finish(total, number * SLICE, bias, residual, result, y, n, x, outs_at, N, H, W, ALL_OUTS, PICTURES,
+                        COLUMNS, OUTS, SLICE, BIAS, RESIDUAL, ROW)  # fmt: skip
+        # No program may end while others read its shared memory.
+        gl.inline_asm_elementwise(
+            "barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.acquire.aligned; mov.u32 $0, 0;",
+            "=r,r", [part], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
+@gluon.jit
+def _finish(
+    total, first, bias, residual, result, y, n, x, outs_at, N: gl.constexpr, H: gl.constexpr, W: gl.constexpr,
+    ALL_OUTS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr, OUTS: gl.constexpr, SLICE: gl.constexpr,
+    BIAS: gl.constexpr, RESIDUAL: gl.constexpr, ROW: gl.constexpr,
+):  # fmt: skip
+    # Adds bias and residual to the sums of SLICE pixels from `first` on, numbered in the order row, picture, column.
+    pixel = first + gl.arange(0, SLICE, layout=gl.SliceLayout(1, ROW))
     row = pixel // (PICTURES * COLUMNS) + y
     picture = (pixel // COLUMNS) % PICTURES + n
     column = pixel % COLUMNS + x
@@ -115,11 +141,6 @@ def hopper_convolution(
     if RESIDUAL:
         total += gl.load(residual + at, mask=inside, other=0.0).to(gl.float32)
     gl.store(result + at, total.to(gl.float16), mask=inside)
-    if PARTS > 1:  # no program may end while others read its shared memory
-        gl.inline_asm_elementwise(
-            "barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.acquire.aligned; mov.u32 $0, 0;",
-            "=r,r", [part], dtype=gl.int32, is_pure=False, pack=1,
-        )  # fmt: skip
 
 
 @gluon.jit
