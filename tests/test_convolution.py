@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.compiler._cache import CacheArtifactManager
 
+from ldm.blocks import AddedConv2d
 from plugins.convolution import compile as compilation
 from plugins.convolution import launch
 from plugins.convolution.compile import KERNELS, NAME, Kernel, machine_code, with_cluster
@@ -240,7 +241,11 @@ def test_a_triton_that_cannot_compile_the_kernel(monkeypatch: pytest.MonkeyPatch
 
 def layers() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 64, 3, 2, padding=1), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3)
+        nn.Conv2d(64, 64, 3, padding=1),
+        AddedConv2d(64),
+        nn.Conv2d(64, 64, 3, 2, padding=1),
+        nn.Conv2d(64, 64, 1),
+        nn.Conv2d(64, 64, 3),
     )
 
 
@@ -258,7 +263,7 @@ def test_which_layers_are_fused(monkeypatch: pytest.MonkeyPatch, capability: tup
     split_convolutions(model)
     layer.fuse_convolutions(model)
     first = layer.FusedConv2d if fused else SplitKConv2d
-    assert [type(one) for one in model] == [first, SplitKConv2d, nn.Conv2d, nn.Conv2d]
+    assert [type(one) for one in model] == [first, first, SplitKConv2d, nn.Conv2d, nn.Conv2d]
     assert torch.equal(model(x), expected), "the eager layers have changed"
 
 
