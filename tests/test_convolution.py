@@ -2,9 +2,10 @@
 
 import ctypes
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -228,13 +229,27 @@ def test_a_kernel_in_another_form(old: str, new: str, change: dict[str, Any], na
     assert compilation._differences(SMALL, ptx.replace(old, new), {**metadata, **change}) == [name]
 
 
-@pytest.mark.usefixtures("no_kernels")
-def test_a_triton_that_cannot_compile_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(kernel: Kernel) -> None:
-        raise AttributeError("module 'triton'\nhas no attribute 'knobs'")
+def failing(kernel: Kernel) -> SimpleNamespace:
+    raise AttributeError("module 'triton'\nhas no attribute 'knobs'")
 
-    monkeypatch.setattr(compilation, "_build", fail)
-    with pytest.raises(KernelError, match=r"Triton cannot compile .* \(AttributeError: module 'triton' has no attr"):
+
+def different(kernel: Kernel) -> SimpleNamespace:
+    ptx, metadata = built()
+    return SimpleNamespace(asm={"ptx": ptx}, metadata=SimpleNamespace(_asdict=lambda: metadata))
+
+
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (failing, r"cannot compile hopper_convolution \(AttributeError: module 'triton' has no attribute 'knobs'\)"),
+        (lambda kernel: SimpleNamespace(asm={}), r"cannot compile hopper_convolution \(KeyError: 'ptx'\)"),
+        (different, r"compiles hopper_convolution in another form than expected: clusters"),
+    ],
+)
+def test_another_triton(build: Callable[[Kernel], object], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "_build", build)
+    with pytest.raises(KernelError, match=f"Triton {sentence}"):
         compilation.check_compiler()
     assert not KERNELS
 
