@@ -123,7 +123,8 @@ LEFT_OUT = {
     "group_norm": _without("plugins.layers.fuse_norms", _nothing),
     "attention kernel": _without("plugins.layers.fuse_attention", _nothing),
     "products with what follows": _without("plugins.layers.fuse_products", _nothing),
-    "split_k_convolution": _without("plugins.layers.split_convolutions", _nothing),
+    "convolution kernel": _without("plugins.layers.fuse_convolutions", _nothing),
+    "split_k_convolution": _without("plugins.layers.split_convolutions", _nothing),  # nor the kernel, a subclass
     "phase_upsampling": _without("plugins.layers.upsample_in_phases", _nothing),
 }
 

@@ -2,9 +2,10 @@
 
 import ctypes
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.compiler._cache import CacheArtifactManager
 
+from ldm.blocks import AddedConv2d
 from plugins.convolution import compile as compilation
 from plugins.convolution import launch
 from plugins.convolution.compile import KERNELS, NAME, Kernel, machine_code, with_cluster
@@ -227,20 +229,38 @@ def test_a_kernel_in_another_form(old: str, new: str, change: dict[str, Any], na
     assert compilation._differences(SMALL, ptx.replace(old, new), {**metadata, **change}) == [name]
 
 
-@pytest.mark.usefixtures("no_kernels")
-def test_a_triton_that_cannot_compile_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(kernel: Kernel) -> None:
-        raise AttributeError("module 'triton'\nhas no attribute 'knobs'")
+def failing(kernel: Kernel) -> SimpleNamespace:
+    raise AttributeError("module 'triton'\nhas no attribute 'knobs'")
 
-    monkeypatch.setattr(compilation, "_build", fail)
-    with pytest.raises(KernelError, match=r"Triton cannot compile .* \(AttributeError: module 'triton' has no attr"):
+
+def different(kernel: Kernel) -> SimpleNamespace:
+    ptx, metadata = built()
+    return SimpleNamespace(asm={"ptx": ptx}, metadata=SimpleNamespace(_asdict=lambda: metadata))
+
+
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (failing, r"cannot compile hopper_convolution \(AttributeError: module 'triton' has no attribute 'knobs'\)"),
+        (lambda kernel: SimpleNamespace(asm={}), r"cannot compile hopper_convolution \(KeyError: 'ptx'\)"),
+        (different, r"compiles hopper_convolution in another form than expected: clusters"),
+    ],
+)
+def test_another_triton(build: Callable[[Kernel], object], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "_build", build)
+    with pytest.raises(KernelError, match=f"Triton {sentence}"):
         compilation.check_compiler()
     assert not KERNELS
 
 
 def layers() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 64, 3, 2, padding=1), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3)
+        nn.Conv2d(64, 64, 3, padding=1),
+        AddedConv2d(64),
+        nn.Conv2d(64, 64, 3, 2, padding=1),
+        nn.Conv2d(64, 64, 1),
+        nn.Conv2d(64, 64, 3),
     )
 
 
@@ -258,7 +278,7 @@ def test_which_layers_are_fused(monkeypatch: pytest.MonkeyPatch, capability: tup
     split_convolutions(model)
     layer.fuse_convolutions(model)
     first = layer.FusedConv2d if fused else SplitKConv2d
-    assert [type(one) for one in model] == [first, SplitKConv2d, nn.Conv2d, nn.Conv2d]
+    assert [type(one) for one in model] == [first, first, SplitKConv2d, nn.Conv2d, nn.Conv2d]
     assert torch.equal(model(x), expected), "the eager layers have changed"
 
 

@@ -90,10 +90,11 @@ def compile_kernel(kernel: Kernel) -> bytes:
     """
     try:
         built = _build(kernel)
-    except Exception as error:  # an unknown version of Triton may raise anything
+        different = _differences(kernel, built.asm["ptx"], built.metadata._asdict())
+    except Exception as error:  # another version of Triton may raise anything
         reason = " ".join(str(error).split())[:300]
         raise KernelError(f"Triton cannot compile {NAME} ({type(error).__name__}: {reason})") from error
-    if different := _differences(kernel, built.asm["ptx"], built.metadata._asdict()):
+    if different:
         raise KernelError(f"Triton compiles {NAME} in another form than expected: {', '.join(different)}")
     return built.asm["cubin"]
 
