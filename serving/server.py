@@ -9,7 +9,6 @@ import commands
 # isort: split
 
 import logging
-import math
 import os
 import signal
 import sys
@@ -26,10 +25,10 @@ if __name__ == "__main__":  # not on a cluster, whose machines must reach each o
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's own ports listen on 127.0.0.1 only, on Linux too
 
 import ray
-import uvicorn
 from ray import serve
 
 from serving.app import make_app
+from serving.http import make_server
 from serving.listening import free_port
 from serving.options import Options, check_host, parse, parse_text
 from serving.ray_replicas import RayReplicas, application, replicas
@@ -45,7 +44,7 @@ def build(arguments: dict[str, str]) -> serve.Application:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command until Ctrl-C or SIGTERM, and return its exit status."""
-    commands.start_logging()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # also what was logged before: errors of requests
     with commands.one_line(stopped="the server has ended"):
         options = parse(sys.argv[1:] if arguments is None else arguments)
         check_host(options)
@@ -78,12 +77,8 @@ def start(options: Options) -> RayReplicas:
 def listen(options: Options, replicas: RayReplicas) -> None:
     """Serve HTTP until a signal, and then until the requests that are here have their answers."""
     app = make_app(options, replicas, replicas.count, answer_ids=True)
-    wait = math.ceil(options.time_limit)
-    config = uvicorn.Config(
-        app, options.host, options.port, log_level="warning", access_log=False, timeout_graceful_shutdown=wait
-    )
     threading.Thread(target=announce, args=[options], daemon=True).start()
-    uvicorn.Server(config).run()
+    make_server(app, options.host, options.port, options.time_limit).run()
 
 
 def announce(options: Options) -> None:
