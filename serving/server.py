@@ -16,7 +16,6 @@ import threading
 import time
 import urllib.request
 from dataclasses import replace
-from types import FrameType
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent to anyone; before Ray is imported
 os.environ["RAY_DEDUP_LOGS"] = "0"  # each request has its line
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: Options) -> None:
     """Serve until a signal. Raise ValueError if the replicas cannot initialize."""
     ray.init("local", include_dashboard=False, logging_level=logging.WARNING)
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         listen(options, start(options))
     finally:
@@ -92,10 +91,6 @@ def announce(options: Options) -> None:
                 return
         except OSError:  # HTTPError too: status 503
             time.sleep(0.2)
-
-
-def _terminate(signal_number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
