@@ -43,7 +43,7 @@ class Front:
         try:
             self._check(scope["path"], headers)
             await self.app(scope, body, sending)
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:  # of any kind: the client gets an answer, the log a line
             failure = error if isinstance(error, Exception) else cancelled(body.gone)
             told["error"] = refused(failure).kind
             if sending.begun:  # the connection must break: an answer that is cut off would look whole
