@@ -1,4 +1,5 @@
 """Our own GPU kernels, and layers that use them or are computed in another form that is faster on GPUs.
 
-`layers` and most kernels need Triton (part of PyTorch for CUDA).
+Most kernels are written in Triton (part of PyTorch for CUDA), the convolution in Gluon (part of
+Triton), GroupNorm in CUDA.
 """

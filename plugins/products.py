@@ -44,7 +44,7 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def linear_tile(rows: int, depth: int) -> dict[str, int]:
-    """Return the best of 40 tiles on an H200: ROWS and COLUMNS of the result per program, DEPTH per step."""
+    """Return one of the best tiles tried on an H200: ROWS and COLUMNS of the result per program, DEPTH per step."""
     if rows > 1024:
         return _tile(128, 64, min(64, _most(depth)), warps=4, stages=3)
     if rows > 256:
@@ -53,7 +53,7 @@ def linear_tile(rows: int, depth: int) -> dict[str, int]:
 
 
 def geglu_tile(rows: int, depth: int) -> dict[str, int]:
-    """Return the best of 40 tiles on an H200. A program computes values and gates of its columns."""
+    """Return one of the best tiles tried on an H200. A program computes values and gates of its columns."""
     return _tile(128 if rows > 256 else 64, 64, min(64, _most(depth)), warps=4, stages=3)
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import re
+import signal
 import socket
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ def cluster(address: str | None) -> Iterator[None]:
         ray.init(address=address or "local", include_dashboard=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise ValueError(NO_CLUSTER % address) from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C; Ray's handler aborts the process
     try:
         yield
     finally:

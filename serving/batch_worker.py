@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import commands
 from canny2image_TRT import hackathon
 from cldm.canny import Picture
@@ -16,6 +14,7 @@ from cldm.request import Request
 from serving.batch_job import Job, Row, sentence
 from serving.batch_outputs import KEY
 from serving.parameters import png
+from serving.together import draw_together
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +45,14 @@ class Worker:
             yield from (_row(job.name, error=sentence(error)) for job, _ in good if len(good) == 1)
 
     def _draw(self, jobs: Sequence[tuple[Job, Request]]) -> list[Row]:
-        """Draw all jobs together, or, if that fails, each alone. Raise RuntimeError if the device fails."""
-        try:
-            pictures = self.runtime.process_many([request for _, request in jobs])
-        except (ValueError, torch.OutOfMemoryError) as error:
-            if len(jobs) == 1:
-                return [_row(jobs[0][0].name, error=sentence(error))]
-            log.warning("%d requests cannot be drawn together (%s): drawing each alone", len(jobs), sentence(error))
-            return [row for one in jobs for row in self._draw([one])]
-        return [self._done(*one, drawn) for one, drawn in zip(jobs, pictures, strict=True)]
+        """Return the rows of all jobs. Raise RuntimeError if the device fails."""
+        drawn = draw_together(self.runtime, [request for _, request in jobs])
+        return [
+            _row(job.name, error=sentence(result))
+            if isinstance(result, Exception)
+            else self._done(job, request, result)
+            for (job, request), result in zip(jobs, drawn, strict=True)
+        ]
 
     def _done(self, job: Job, request: Request, pictures: Sequence[Picture]) -> Row:
         said, weights = self.runtime.settings, Path(self.runtime.checkpoint.name).stem

@@ -41,6 +41,13 @@ def busy(message: str, seconds: int) -> Refused:
     return Refused(503, "unavailable", message, {"Retry-After": str(seconds)})
 
 
+def cancelled(gone: bool) -> Refused:
+    """Return the refusal of a request that was cancelled. gone: because its client has gone, else the server stops."""
+    if gone:
+        return Refused(499, "gone", "the client has closed the connection")
+    return busy("the server is stopping: send it again later", 5)
+
+
 def refused(error: Exception) -> Refused:
     """Return the refusal for any exception. The sentences of ValueError and TypeError are meant for clients."""
     match error:

@@ -1,5 +1,6 @@
 """What stands before every route: request ids, the API key, the limit of bodies, metrics and one log line."""
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -14,13 +15,14 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import Refused, answer, refused
+from serving.body import Body, too_large
+from serving.errors import Refused, answer, cancelled, refused
 from serving.listening import LOOPBACK
 from serving.metrics import Metrics
 
 log = logging.getLogger("serving.requests")
 OPEN = ("/healthz", "/readyz")  # without a key
-LONGEST_ID = 100
+LONGEST = 100  # characters of an id or a path in the log
 
 
 class Front:
@@ -34,17 +36,21 @@ class Front:
             await self.app(scope, receive, send)
             return
         headers, begin = Headers(scope=scope), time.monotonic()
-        told = scope["told"] = {"id": _id(headers), "method": scope["method"], "path": scope["path"]}
-        sending = _Sending(send, told, self.answer_ids)
+        told = {"id": _id(headers), "method": scope["method"], "path": scope["path"][:LONGEST]}
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server leaves out the content
+        scope = {**scope, "told": told, "method": method}
+        body, sending = Body(receive, self.most_bytes), _Sending(send, told, self.answer_ids)
         try:
             self._check(scope["path"], headers)
-            await self.app(scope, self._limited(receive), sending)
-        except Exception as error:
-            told["error"] = refused(error).kind
+            await self.app(scope, body, sending)
+        except (Exception, asyncio.CancelledError) as error:  # of any kind: the client gets an answer, the log a line
+            failure = error if isinstance(error, Exception) else cancelled(body.gone)
+            told["error"] = refused(failure).kind
             if sending.begun:  # the connection must break: an answer that is cut off would look whole
                 raise
-            await answer(error)(scope, receive, sending)
+            await answer(failure)(scope, receive, sending)
         finally:
+            body.close()
             self._record(scope, told, time.monotonic() - begin)
 
     def _check(self, path: str, headers: Headers) -> None:
@@ -53,24 +59,7 @@ class Front:
             check_key(headers, self.key)
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length[:20]) > self.most_bytes:
-            raise self._too_large()
-
-    def _limited(self, receive: Receive) -> Receive:
-        """Return `receive` for a body of limited size; a client may announce less than it sends, or nothing."""
-        got = 0
-
-        async def limited() -> Message:
-            nonlocal got
-            message = await receive()
-            got += len(message.get("body", b""))
-            if got > self.most_bytes:
-                raise self._too_large()
-            return message
-
-        return limited
-
-    def _too_large(self) -> Refused:
-        return Refused(413, "too_large", f"got a body of more than {self.most_bytes} bytes: send smaller pictures")
+            raise too_large(self.most_bytes)
 
     def _record(self, scope: Scope, told: MutableMapping[str, Any], seconds: float) -> None:
         path = getattr(scope.get("route"), "path", "other")  # the route's, for the number of series must be bounded
@@ -130,4 +119,4 @@ def _host(header: str) -> str:
 
 def _id(headers: Headers) -> str:
     """Return the request's id. Ray Serve's proxies add one if the client sent none."""
-    return headers.get("x-request-id", uuid.uuid4().hex)[:LONGEST_ID]
+    return (headers.get("x-request-id") or uuid.uuid4().hex)[:LONGEST]

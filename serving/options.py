@@ -85,10 +85,15 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     add("--lora-folder", type=Path, help="folder of .safetensors files that clients may choose as LoRAs")
     add("--replicas", type=int, help="copies of the model; they share the GPUs; default: one per GPU, else one")
     add("--batch", type=int, default=4, help="most pictures generated together; default: 4")
-    add("--queue", type=int, default=64, help="most requests at a time; further ones get status 503; default: 64")
-    add("--time-limit", type=float, default=120, help="seconds for one request; default: 120")
+    add(
+        "--queue",
+        type=int,
+        default=64,
+        help="most requests at a time, also those still being sent; further ones get status 503; default: 64",
+    )
+    add("--time-limit", type=float, default=120, help="seconds for one request, with sending it; default: 120")
     add("--most-bytes", type=int, default=32 * MIB, help="size of a request's body; default: 32 MiB")
     add("--most-samples", type=int, default=8, help="pictures of one request; default: 8")
     add("--most-pixels", type=int, default=4 * MIB, help="pixels of a request's pictures together; default: 2**22")
     add("--host", default=LOOPBACK[0], help=f"address to listen on; one of other machines needs the variable {KEY}")
-    add("--port", type=int, default=8000, help="port to listen on; default: 8000")
+    add("--port", type=int, default=8000, help="port to listen on, or 0 for any free one; default: 8000")

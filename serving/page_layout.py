@@ -23,7 +23,7 @@ CSS = """
 # Gradio's examples have no text that a screen reader could say.
 NAME_EXAMPLES = """() => document.querySelectorAll("button.gallery-item").forEach(
   (button, index) => button.setAttribute("aria-label", `Example ${index + 1}`))"""
-THEME = gr.themes.Default(
+THEME = gr.themes.Default(  # fonts of the system: the default ones come from another server
     primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 ).set(  # more contrast
     block_info_text_color="*neutral_600",

@@ -41,7 +41,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/weights", openapi_extra=schemas.CHANGE, responses=schemas.responses(schemas.WEIGHTS))
     async def change(request: Request) -> JSONResponse:
         """Change the weights of all replicas in sequence, between batches."""
-        checkpoint, loras = read_change(await read_json(request))
+        checkpoint, loras = read_change(await service.limited(lambda: read_json(request)))
         await service.change(checkpoint, loras)
         return JSONResponse(_weights(service))
 

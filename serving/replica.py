@@ -6,15 +6,14 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from canny2image_TRT import hackathon
 from cldm.batch_sizes import BATCHES
-from cldm.canny import Picture
 from cldm.options import runtime_arguments
 from cldm.request import Request
 from serving.dispatch import Batch, Weights
 from serving.options import Options
+from serving.together import draw_together
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ class Replica:
             raise RuntimeError(self.broken)
 
     def _warm(self, most: int) -> None:
-        """Generate a batch of each size, because the first capture of a size takes up to a minute."""
+        """Generate a batch of each size, because each has a graph and engines of its own, which take long to load."""
         request = Request.contest(np.zeros((256, 384, 3), np.uint8))
         for size in BATCHES:
             if self.runtime.graph and 1 < size <= most:
@@ -62,7 +61,7 @@ class Replica:
     def _draw(self, requests: Sequence[Request], plan: str | None, weights: Weights) -> Batch:
         try:
             self._use(weights)
-            return Batch(draw_all(self.runtime, requests, plan), self.runtime.settings)
+            return Batch(draw_together(self.runtime, requests, plan), self.runtime.settings)
         except (ValueError, TypeError) as error:
             return Batch([error] * len(requests), {})
         except RuntimeError as error:
@@ -84,14 +83,3 @@ class Replica:
 def make_runtime(options: Options) -> hackathon:
     """Return a runtime, not initialized. Raises ValueError for bad options."""
     return hackathon(**runtime_arguments(options))
-
-
-def draw_all(runtime: hackathon, requests: Sequence[Request], plan: str | None) -> list[list[Picture] | Exception]:
-    """Return the pictures of each request, or the error that it alone has."""
-    try:
-        return [*runtime.process_many(requests, plan)]
-    except (ValueError, TypeError, torch.OutOfMemoryError) as error:
-        if len(requests) == 1:
-            return [error]
-        log.warning("a batch of %d requests failed (%s): they are generated one by one", len(requests), error)
-    return [result for request in requests for result in draw_all(runtime, [request], plan)]

@@ -9,7 +9,6 @@ import commands
 # isort: split
 
 import logging
-import math
 import os
 import signal
 import sys
@@ -17,7 +16,6 @@ import threading
 import time
 import urllib.request
 from dataclasses import replace
-from types import FrameType
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent to anyone; before Ray is imported
 os.environ["RAY_DEDUP_LOGS"] = "0"  # each request has its line
@@ -26,10 +24,10 @@ if __name__ == "__main__":  # not on a cluster, whose machines must reach each o
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's own ports listen on 127.0.0.1 only, on Linux too
 
 import ray
-import uvicorn
 from ray import serve
 
 from serving.app import make_app
+from serving.http import make_server
 from serving.listening import free_port
 from serving.options import Options, check_host, parse, parse_text
 from serving.ray_replicas import RayReplicas, application, replicas
@@ -45,7 +43,7 @@ def build(arguments: dict[str, str]) -> serve.Application:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command until Ctrl-C or SIGTERM, and return its exit status."""
-    commands.start_logging()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # also what was logged before: errors of requests
     with commands.one_line(stopped="the server has ended"):
         options = parse(sys.argv[1:] if arguments is None else arguments)
         check_host(options)
@@ -57,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: Options) -> None:
     """Serve until a signal. Raise ValueError if the replicas cannot initialize."""
     ray.init("local", include_dashboard=False, logging_level=logging.WARNING)
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         listen(options, start(options))
     finally:
@@ -78,12 +76,8 @@ def start(options: Options) -> RayReplicas:
 def listen(options: Options, replicas: RayReplicas) -> None:
     """Serve HTTP until a signal, and then until the requests that are here have their answers."""
     app = make_app(options, replicas, replicas.count, answer_ids=True)
-    wait = math.ceil(options.time_limit)
-    config = uvicorn.Config(
-        app, options.host, options.port, log_level="warning", access_log=False, timeout_graceful_shutdown=wait
-    )
     threading.Thread(target=announce, args=[options], daemon=True).start()
-    uvicorn.Server(config).run()
+    make_server(app, options.host, options.port, options.time_limit).run()
 
 
 def announce(options: Options) -> None:
@@ -97,10 +91,6 @@ def announce(options: Options) -> None:
                 return
         except OSError:  # HTTPError too: status 503
             time.sleep(0.2)
-
-
-def _terminate(signal_number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

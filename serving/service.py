@@ -106,7 +106,15 @@ class Service:
         return [Made(one.request, result, self._settings(result)) for one, result in zip(asked, drawn, strict=True)]
 
     async def change(self, checkpoint: str | None, loras: Sequence[tuple[str, float]] | None) -> None:
-        """Change the weights of all replicas, by name; None keeps what there is. Raise ValueError for unusable ones."""
+        """Change the weights of all replicas, by name; None keeps what there is. Raise ValueError for unusable ones.
+
+        A change that has begun is finished even if its client goes: otherwise some replicas would have changed.
+        """
+        change = asyncio.ensure_future(self._change(checkpoint, loras))
+        change.add_done_callback(lambda done: done.cancelled() or done.exception())  # its client may have gone
+        await asyncio.shield(change)
+
+    async def _change(self, checkpoint: str | None, loras: Sequence[tuple[str, float]] | None) -> None:
         async with self.changing:
             weights = self.queue.weights
             if checkpoint is not None:

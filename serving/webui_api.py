@@ -71,7 +71,7 @@ def _add_settings(router: APIRouter, service: Service) -> None:
     @router.post("/sdapi/v1/options", openapi_extra=schemas.ANY_OBJECT)
     async def set_options(request: Request) -> JSONResponse:
         """Change the checkpoint of all replicas."""
-        settings = check_settings(await read_json(request), "options")
+        settings = check_settings(await service.limited(lambda: read_json(request)), "options")
         await service.change(settings.get("sd_model_checkpoint"), None)
         return JSONResponse({})
 

@@ -1,5 +1,6 @@
 """A server in this process, over HTTP: all of serving/ but Ray, with replicas as plain objects."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -7,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
-
+from cldm.checkpoint import SMALL_MODEL
 from cldm.request import Request
 from serving.app import make_app
 from serving.dispatch import Batch, Weights
+from serving.http import Server, make_server
 from serving.options import parse
 from serving.replica import Replica
 
@@ -39,15 +40,37 @@ class LocalReplicas:
         return len(self.replicas)
 
 
+class Waiting:
+    """Replicas whose pictures are never ready."""
+
+    async def about(self) -> Weights:
+        return Weights(str(SMALL_MODEL))
+
+    async def draw(self, requests: Any, plan: Any, weights: Any) -> Batch:
+        await asyncio.sleep(60)
+        raise AssertionError("too late")
+
+    async def change(self, weights: Weights) -> None:
+        pass
+
+    async def running(self) -> int:
+        return 1
+
+
 @contextmanager
 def serving(*words: str, replicas: Any = None, count: int = 2) -> Iterator[str]:
     """Serve with these options until the block ends, and yield the address."""
     options = parse([*SMALL, *words])
     replicas = replicas or LocalReplicas([Replica(options) for _ in range(count)])
+    with running(make_server(make_app(options, replicas, count), options.host, 0, options.time_limit)) as address:
+        yield address
+
+
+@contextmanager
+def running(server: Server) -> Iterator[str]:
+    """Run the server in a thread until the block ends, and yield the address."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(make_app(options, replicas, count), log_level="error", lifespan="on")
-        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

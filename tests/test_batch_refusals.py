@@ -1,6 +1,7 @@
 """What a batch says, without Ray, when it is stopped, runs twice or finds no cluster."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from cldm.checkpoint import SMALL_MODEL
 from files import locked
 from serving import batch
+from serving.batch_ray import cluster
 from tests.arguments import waves
 
 
@@ -38,6 +40,19 @@ def test_ctrl_c_gives_one_line(
         batch.main(arguments)
     assert caught.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("stopped: finished pictures are in")
+
+
+def test_sigterm_stops_like_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray replaces the handler when it starts."""
+    pytest.importorskip("ray", reason="./preprocess.sh serve installs Ray")
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("ray.init", lambda **_: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    try:
+        with pytest.raises(KeyboardInterrupt), cluster("auto"):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(

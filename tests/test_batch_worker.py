@@ -31,7 +31,7 @@ class Runtime:
 
     def initialize(self) -> None: ...
 
-    def process_many(self, requests: Sequence[Request]) -> list[list[Picture]]:
+    def process_many(self, requests: Sequence[Request], plan: str | None = None) -> list[list[Picture]]:
         self.fails(requests)
         return [[np.full((64, 64, 3), 9, np.uint8)] * request.num_samples for request in requests]
 

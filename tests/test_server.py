@@ -23,11 +23,10 @@ import webuiapi
 
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL
-from serving.dispatch import Batch, Weights
 from serving.listening import KEY
 from serving.parameters import load
 from serving.whole_prompt import WholePrompt
-from tests.local_server import serving
+from tests.local_server import Waiting, serving
 from tests.server_client import BIRD, decoded, drawn, post, same, write_lora
 
 
@@ -193,22 +192,6 @@ def test_a_lora_for_all(server: str, trained: hackathon) -> None:
     assert same(decoded(post(server, seed=1).json()["pictures"][0]), expected)
 
 
-class Waiting:
-    """Replicas whose pictures are never ready."""
-
-    async def about(self) -> Weights:
-        return Weights(str(SMALL_MODEL))
-
-    async def draw(self, requests: Any, plan: Any, weights: Any) -> Batch:
-        import asyncio
-
-        await asyncio.sleep(60)
-        raise AssertionError("too late")
-
-    async def running(self) -> int:
-        return 1
-
-
 def test_a_full_queue_and_a_time_limit() -> None:
     options = ("--queue", "2", "--time-limit", "1")
     with serving(*options, replicas=Waiting(), count=1) as server, ThreadPoolExecutor(2) as pool:
@@ -233,6 +216,12 @@ def test_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
         assert requests.get(f"{server}/healthz", timeout=9).status_code == 200
 
 
+def test_head(server: str) -> None:
+    response = requests.head(f"{server}/readyz", timeout=9)
+    assert (response.status_code, response.text) == (200, "")
+    assert requests.head(f"{server}/v1/pictures", timeout=9).status_code == 405
+
+
 def test_other_names_of_this_machine_are_refused(server: str) -> None:
     """A web page whose name resolves to this machine must not reach a server without a key."""
     response = requests.get(f"{server}/v1/weights", headers={"Host": "evil.example"}, timeout=9)
@@ -243,7 +232,10 @@ def test_the_log_has_a_line_per_request(server: str, caplog: pytest.LogCaptureFi
     with caplog.at_level("INFO", logger="serving.requests"):
         post(server, seed=1)
         post(server, scale="big")
-    good, bad = (json.loads(record.message) for record in caplog.records if record.name == "serving.requests")
+        requests.get(f"{server}/{'a' * 9000}", headers={"X-Request-Id": ""}, timeout=9)
+    good, bad, long = (json.loads(record.message) for record in caplog.records if record.name == "serving.requests")
     assert (good["path"], good["status"], good["pictures"]) == ("/v1/pictures", 200, 1)
     assert {"id", "time", "queue", "generation", "batch", "seconds"} <= good.keys()
     assert (bad["status"], bad["error"]) == (422, "invalid")
+    assert len(long["path"]) == 100
+    assert len(long["id"]) > 10

@@ -26,16 +26,23 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command writes to stderr."""
+    return tmp_path_factory.mktemp("log") / "stderr"
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory, log: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """The running command and its address."""
     folder = tmp_path_factory.mktemp("loras")
     write_lora(folder / "style.safetensors", 1.0)
     words = ["--plan", "19,4", "--device", "cpu", "--replicas", "2", "--port", "0"]
     words += ["--lora-folder", str(folder), "--weights", str(SMALL_MODEL)]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "serving.server", *words],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
-    )  # fmt: skip
+    with log.open("w") as stderr:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "serving.server", *words],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True,
+        )  # fmt: skip
     assert running.stdout
     try:
         line = next(one for one in running.stdout if one.startswith("serving on "))
@@ -118,3 +125,13 @@ def test_request_ids(command: tuple[Any, str]) -> None:
     assert len(requests.get(f"{server}/healthz", timeout=30).headers["X-Request-Id"]) > 10
     given = requests.get(f"{server}/healthz", headers={"X-Request-Id": "mine-1"}, timeout=30)
     assert given.headers["X-Request-Id"] == "mine-1"
+
+
+def test_the_log_keeps_what_was_logged_before(command: tuple[Any, str], log: Path) -> None:
+    """A second error of a kind must have its line, and the server must not remember all lines."""
+    _, server = command
+    for _ in range(2):
+        requests.post(f"{server}/v1/weights", json={"loras": []}, timeout=120)
+    last = [line for line in log.read_text().splitlines() if line.startswith("the weights are now ")][-2:]
+    assert len(last) == 2
+    assert last[0] == last[1]

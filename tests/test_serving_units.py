@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from serving.options import parse
 from serving.prompt_loras import split_loras
 from serving.ray_replicas import shares
 from serving.replica import Replica
+from serving.service import Service
 from serving.webui import read_txt2img
 from tests.arguments import GOOD, waves
 
@@ -147,3 +149,31 @@ def test_a_replica_captures_all_sizes_before_it_serves() -> None:
     replica.runtime = Runtime()  # type: ignore[assignment]
     replica._warm(6)
     assert Runtime.drawn == [2, 4]
+
+
+def test_a_change_of_weights_ends_without_its_client() -> None:
+    """Otherwise only some replicas would have the new weights."""
+
+    changed: list[Weights] = []
+
+    class Replicas:
+        async def change(self, weights: Weights) -> None:
+            await asyncio.sleep(0.01)
+            changed.append(weights)
+
+    async def change_and_leave() -> None:
+        service = Service(parse([]), Replicas())  # type: ignore[arg-type]
+        service.dispatcher = Dispatcher(_refuse, Weights("a", ()), 1, 1)
+        service.known = SimpleNamespace(find_checkpoint=str)  # type: ignore[assignment]
+        client = asyncio.create_task(service.change("b", None))
+        await asyncio.sleep(0)
+        client.cancel()
+        await asyncio.sleep(0.05)
+        assert service.queue.weights == Weights("b", ())
+        assert changed == [Weights("b", ())]
+
+    asyncio.run(change_and_leave())
+
+
+async def _refuse(*arguments: Any) -> Batch:
+    raise AssertionError("nothing is generated")
