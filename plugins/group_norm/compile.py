@@ -7,7 +7,8 @@ from math import gcd, lcm
 from pathlib import Path
 from typing import Any
 
-NAME = "group_norm"  # the kernel's function in kernel.cu
+SOURCE = Path(__file__).with_name("kernel.cu")
+NAME = "group_norm"  # the kernel's function in it
 
 # The first values tried on an H200; with them the kernel beats torch.compile's at most shapes (docs/performance.md).
 MAX_CLUSTER = 8  # blocks; every GPU with clusters supports 8
@@ -109,8 +110,8 @@ def _warps(threads: int) -> int:
 
 
 @cache
-def compile_ptx(defines: tuple[tuple[str, str], ...], architecture: int) -> bytes:
-    """Return the kernel's PTX for a compute capability (90 for 9.0); cached in this process.
+def compile_ptx(defines: tuple[tuple[str, str], ...], architecture: int, file: Path = SOURCE) -> bytes:
+    """Return the PTX of a kernel for a compute capability (90 for 9.0); cached in this process.
 
     Raises KernelError if NVRTC cannot be loaded or fails; after a failed compilation the message includes its log.
     """
@@ -121,7 +122,6 @@ def compile_ptx(defines: tuple[tuple[str, str], ...], architecture: int) -> byte
     except (ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise KernelError(f"NVRTC cannot be loaded ({reason}): run ./preprocess.sh dev, which installs it") from error
-    file = Path(__file__).with_name("kernel.cu")
     # Without the last option, NVRTC treats constexpr functions and lambdas as host code and rejects them.
     options = [f"--gpu-architecture=compute_{architecture}", "--std=c++17", "--device-as-default-execution-space"]
     options += [f"-D{name}={value}" for name, value in defines]
