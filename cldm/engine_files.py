@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 import plugins.convolution.compile  # noqa: F401  (engine files may hold its kernels: it tells PyTorch how to load them)
@@ -15,12 +14,13 @@ from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.stages import STAGES, Size, make_stages
-from cldm.tensorrt_engines import TensorRTEngines, unpack_engines
+from cldm.tensorrt_engines import TensorRTEngines
 from files import digest
 from ldm.config import MODELS, load_architecture
-from runtime.artifacts import FILE, KERNELS, EngineFileError, Manifest, load, read, read_manifest
+from runtime.artifacts import KERNELS, EngineFileError, Manifest, read, read_manifest, read_stages
 from runtime.backends import BACKENDS, PRECISIONS, Backend
-from runtime.inductor import CompiledEngines, Tuning
+from runtime.compiled_code import Tuning
+from runtime.inductor import CompiledEngines
 from runtime.machine import NONE, machine, tensorrt_machine
 from runtime.sources import fingerprint
 from runtime.tensorrt_kernels import KernelCache
@@ -139,18 +139,11 @@ def find_engines(target: Target, device: torch.device, weights: Mapping[str, Ten
         check_device(device)
         files = target if weights is None else replace(target, refit=True)
         expected = expected_manifest(files, device)
-        data = read(files.folder, expected)
-        try:
-            serialized = unpack_engines(data)
-        except SafetensorError as error:
-            reason = f"engine files {files.folder}: {FILE} holds no TensorRT engines"
-            raise EngineFileError(reason, expected.command) from error
-        if missing := [stage for stage in STAGES if stage not in serialized]:
-            raise EngineFileError(f"engine files {files.folder}: {FILE} lacks {missing[0]}", expected.command)
+        serialized = read_stages(files.folder, expected, STAGES)
         return TensorRTEngines(serialized, device, KernelCache(files.folder / KERNELS), weights).backend
     if target.backend == "inductor":
-        load_engine_files(target, device)
-        return Backend("inductor", CompiledEngines())
+        code = read_stages(target.folder, expected_manifest(target, device), STAGES)
+        return Backend("inductor", CompiledEngines(code))
     return BACKENDS[target.backend]
 
 
@@ -162,15 +155,6 @@ def is_up_to_date(target: Target, device: torch.device, library: Library | None 
         log.info("%s; building them", error.reason)
         return False
     return True
-
-
-def load_engine_files(target: Target, device: torch.device) -> None:
-    """Load the target's engine files into torch.compile's caches, for all InductorEngines created afterwards.
-
-    Raises EngineFileError if the files are missing, damaged or built for something else. Without them, an
-    InductorEngine still works, but compiles for minutes.
-    """
-    load(target.folder, expected_manifest(target, device))
 
 
 def _title(folder: Path) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -15,10 +16,11 @@ import build.inductor
 import cldm.engine_files
 from build.__main__ import main
 from build.errors import BuildError
-from cldm.engine_files import Target, expected_manifest, load_engine_files
+from cldm.engine_files import Target, expected_manifest, find_engines
 from cldm.prompt_syntax import PromptSyntax
+from cldm.stages import STAGES
 from files import locked
-from runtime.artifacts import FILE, EngineFileError, read
+from runtime.artifacts import FILE, EngineFileError, pack, read
 from runtime.eager import EagerEngine
 from runtime.engine import Engine, Stream
 from runtime.spec import EngineSpec
@@ -36,30 +38,35 @@ def compiled_as(monkeypatch: pytest.MonkeyPatch, make_engine: Callable[[EngineSp
 def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Use an empty folder for engine files, and compile nothing."""
     monkeypatch.setattr(cldm.engine_files, "ENGINES", tmp_path / "engines")
-    monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: (b"kernels", None))
-    compiled_as(monkeypatch, EagerEngine)
+    compiled_as(monkeypatch, SavedEngine)
     return tmp_path / "engines"
 
 
-class WrongEngine(EagerEngine):
+class SavedEngine(EagerEngine):
+    """An engine without code that claims to have some."""
+
+    code = SimpleNamespace(save=lambda: b"code")
+
+
+class WrongEngine(SavedEngine):
     def enqueue(self, stream: Stream) -> None:
         super().enqueue(stream)
         if self.spec.name == "decoder":
             self.outputs[0].mul_(1.001)
 
 
-class IdleEngine(EagerEngine):
+class IdleEngine(SavedEngine):
     def enqueue(self, stream: Stream) -> None:
         pass
 
 
-class StoppedEngine(EagerEngine):
+class StoppedEngine(SavedEngine):
     def enqueue(self, stream: Stream) -> None:
         if self.spec.name == "control":
             raise KeyboardInterrupt
 
 
-class FailingEngine(EagerEngine):
+class FailingEngine(SavedEngine):
     def enqueue(self, stream: Stream) -> None:
         raise RuntimeError("Failed to find a compiler\nand much more")
 
@@ -83,7 +90,7 @@ def test_from_nothing_to_up_to_date(engines: Path, capsys: pytest.CaptureFixture
     assert [line.split()[0] for line in lines] == ["stage", "text", "hint", "control", "encoder", "decoder", "vae"]
     assert last == f"engines: saved in {TARGET.folder}"
     assert TARGET.folder == engines / "inductor_small_64x64x1_fp32"
-    assert read(TARGET.folder, expected_manifest(TARGET, CPU)) == b"kernels"
+    assert read(TARGET.folder, expected_manifest(TARGET, CPU)) == pack(dict.fromkeys(STAGES, b"code"))
 
     before = (TARGET.folder / FILE).stat().st_ino
     assert main(COMMAND) == 0
@@ -95,10 +102,10 @@ def test_from_nothing_to_up_to_date(engines: Path, capsys: pytest.CaptureFixture
 
 def test_the_command_in_a_refusal_builds_what_is_missing(engines: Path) -> None:
     with pytest.raises(EngineFileError) as caught:
-        load_engine_files(TARGET, CPU)
+        find_engines(TARGET, CPU)
     command = str(caught.value).split("; build them with python -m build ")[1]
     assert main(command.split()) == 0
-    assert read(TARGET.folder, expected_manifest(TARGET, CPU)) == b"kernels"
+    assert read(TARGET.folder, expected_manifest(TARGET, CPU)) == pack(dict.fromkeys(STAGES, b"code"))
 
 
 @pytest.mark.parametrize("chunks", [1, 2])
@@ -106,9 +113,9 @@ def test_prompts_in_webuis_syntax(chunks: int, engines: Path, capsys: pytest.Cap
     command = [*COMMAND, *f"--prompt-syntax webui --prompt-chunks {chunks}".split()]
     assert main(command) == 0
     target = replace(TARGET, syntax=PromptSyntax("webui", chunks))
-    assert read(target.folder, expected_manifest(target, CPU)) == b"kernels"
+    assert read(target.folder, expected_manifest(target, CPU)) == pack(dict.fromkeys(STAGES, b"code"))
     with pytest.raises(EngineFileError):
-        load_engine_files(TARGET, CPU)
+        find_engines(TARGET, CPU)
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"engines: up to date ({target.folder})"
 
@@ -190,12 +197,6 @@ def test_without_a_choice_a_failure_is_a_notice(
     assert captured.out == "engines: none built; backend eager needs no engines\n"
 
 
-def test_caches_that_are_switched_off(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: None)
-    assert main(COMMAND) == 1
-    assert "unset TORCHINDUCTOR_FORCE_DISABLE_CACHES" in capsys.readouterr().err
-
-
 @pytest.mark.gpu
 def test_compiled_engines_of_the_small_model(
     engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -203,7 +204,7 @@ def test_compiled_engines_of_the_small_model(
     monkeypatch.undo()
     monkeypatch.setattr(cldm.engine_files, "ENGINES", engines)
     assert main("--backend inductor --architecture small --height 64 --width 64".split()) == 0
-    load_engine_files(Target("small", 64, 64, 1, "fp16"), torch.device("cuda"))
+    find_engines(Target("small", 64, 64, 1, "fp16"), torch.device("cuda"))
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
