@@ -1,21 +1,23 @@
 """Compiles the six stages with Inductor, checks their errors, and saves the code.
 
-The weights are random, with a fixed seed: engine files contain no weights and fit every checkpoint of the architecture.
+The weights of the check are random, with a fixed seed: engine files contain no weights and fit every checkpoint of the
+architecture.
 """
 
-from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from tqdm import tqdm
 
-from build.errors import BuildError
 from build.measurement import Measurement, check
 from build.verify import Trial, prepare
+from build.workers import Result, compiling
 from cldm.checkpoint import Checkpoint
 from cldm.engine_files import Target, expected_manifest
-from cldm.stages import Stage
+from cldm.stages import STAGES
 from runtime.artifacts import save_stages
 from runtime.backends import PRECISIONS
+from runtime.call_lock import current
 from runtime.inductor import InductorEngine
 
 WEIGHTS = "random:0"
@@ -27,34 +29,33 @@ def build(target: Target, device: torch.device) -> list[Measurement]:
     Raise BuildError if a stage cannot be compiled or its error exceeds the bound, OSError if saving fails.
     """
     manifest = expected_manifest(target, device)  # before compiling, because the sources may change meanwhile
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        measurements, code = _compile_all(target, device)
+    with current(device), compiling(target, device) as results:
+        trial = _trial(target, device)
+        measured = {}
+        parts: dict[str, bytes] = {}
+        with tqdm(results, "compiling", total=len(STAGES), unit="stage") as progress:
+            for result in progress:
+                progress.set_postfix_str(f"{result.stage} {result.seconds:.0f} s")
+                measured[result.stage] = _measure(result, trial)
+                parts |= result.compiled.parts
+    measurements = [measured[stage] for stage in STAGES]
     check(measurements)
-    save_stages(target.folder, code, manifest)
+    save_stages(target.folder, parts, manifest)
     return measurements
 
 
-def _compile_all(target: Target, device: torch.device) -> tuple[list[Measurement], dict[str, bytes]]:
+def _trial(target: Target, device: torch.device) -> Trial:
     model = Checkpoint(WEIGHTS, target.architecture, "given").load_model(device)
     trial = prepare(model, PRECISIONS[target.precision].dtype, target.size, device)
     if device.type == "cuda":
         from plugins.layers import use_kernels  # imported lazily: only PyTorch for CUDA includes Triton
 
         use_kernels(model)
-    measurements, code = [], {}
-    with tqdm(trial.stages.values(), unit="stage") as progress:
-        for stage in progress:
-            progress.set_description(f"compiling {stage.spec.name}")
-            measurement, code[stage.spec.name] = _compile(stage, trial)
-            measurements.append(measurement)
-            progress.set_postfix_str(f"{stage.spec.name} {measurements[-1].compile_seconds:.0f} s")
-    return measurements, code
+    return trial
 
 
-def _compile(stage: Stage, trial: Trial) -> tuple[Measurement, bytes]:
-    engine = InductorEngine(stage.spec, stage.module)
-    try:
-        return trial.measure(engine), engine.code.save()
-    except RuntimeError as error:  # base class of all errors of Inductor
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise BuildError(f"stage {stage.spec.name} cannot be compiled ({type(error).__name__}: {reason})") from error
+def _measure(result: Result, trial: Trial) -> Measurement:
+    stage = trial.stages[result.stage]
+    code = result.compiled.load(trial.device)
+    measurement = trial.measure(InductorEngine(stage.spec, stage.module, artifact=code[result.stage]))
+    return replace(measurement, compile_seconds=result.seconds)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
@@ -41,7 +42,20 @@ class Engines:
         self.syntax = syntax
         self.backend = BACKENDS["eager"]  # until `choose`
         self.found: dict[Target, Backend] = {}
+        self.begun: dict[Target, Future[Backend]] = {}  # see `begin`
         self.weights: Mapping[str, Tensor] | None = None  # TensorRT's engines use these; None: the checkpoint's
+
+    def begin(self, names: tuple[str, ...]) -> None:
+        """Start to load the compiled code that `choose` will need, in another thread; `choose` then waits for it.
+
+        The code keeps Python busy, while weights mostly wait for files, memory and the device.
+        """
+        targets = [replace(self._size(256, 384, samples=1), backend=name) for name in names]
+        first = next((target for target in targets if target.folder.is_dir()), None)
+        if first and first.backend == "inductor":
+            thread = ThreadPoolExecutor(1)
+            self.begun = {first: thread.submit(find_engines, first, self.device)}
+            thread.shutdown(wait=False)
 
     def choose(self, names: tuple[str, ...]) -> None:
         """Choose the first backend in `names` that is usable for the contest's picture size, or else eager.
@@ -116,6 +130,8 @@ class Engines:
         return BACKENDS["eager"]
 
     def _read(self, target: Target) -> Backend:
+        if begun := self.begun.pop(target, None):
+            return begun.result()
         if target.backend != "tensorrt":
             return find_engines(target, self.device)
         # Computing the fingerprint reads the whole checkpoint: do it only if there are engine files to compare.

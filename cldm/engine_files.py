@@ -4,12 +4,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-import plugins.convolution.compile  # noqa: F401  (engine files may hold its kernels: it tells PyTorch how to load them)
 from cldm.checkpoint import Checkpoint
+from cldm.compiled_files import Compiled
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.prompt_syntax import PLAIN, PromptSyntax
@@ -19,7 +20,7 @@ from files import digest
 from ldm.config import MODELS, load_architecture
 from runtime.artifacts import KERNELS, EngineFileError, Manifest, read, read_manifest, read_stages
 from runtime.backends import BACKENDS, PRECISIONS, Backend
-from runtime.compiled_code import Tuning
+from runtime.compiled_code import CodeError, Tuning
 from runtime.inductor import CompiledEngines
 from runtime.machine import NONE, machine, tensorrt_machine
 from runtime.sources import fingerprint
@@ -142,8 +143,7 @@ def find_engines(target: Target, device: torch.device, weights: Mapping[str, Ten
         serialized = read_stages(files.folder, expected, STAGES)
         return TensorRTEngines(serialized, device, KernelCache(files.folder / KERNELS), weights).backend
     if target.backend == "inductor":
-        code = read_stages(target.folder, expected_manifest(target, device), STAGES)
-        return Backend("inductor", CompiledEngines(code))
+        return Backend("inductor", CompiledEngines(_read_code(target, device)))
     return BACKENDS[target.backend]
 
 
@@ -155,6 +155,24 @@ def is_up_to_date(target: Target, device: torch.device, library: Library | None 
         log.info("%s; building them", error.reason)
         return False
     return True
+
+
+def _read_code(target: Target, device: torch.device) -> dict[str, Any]:
+    """Return the code of all stages from the target's files; none for a GPU that the code is not for."""
+    expected = expected_manifest(target, device)
+    compiled = Compiled.of(read_stages(target.folder, expected, STAGES))
+    if device.index:
+        log.warning(
+            "engine files hold code for the first GPU only: compiling for %s, which takes minutes; set "
+            "CUDA_VISIBLE_DEVICES to %d and use device cuda instead",
+            device,
+            device.index,
+        )
+        return {}
+    try:
+        return compiled.load(device)
+    except CodeError as error:
+        raise EngineFileError(f"engine files {target.folder}: {error}", expected.command) from error
 
 
 def _title(folder: Path) -> str:

@@ -1,8 +1,9 @@
 """Saves and loads engine files: the output of Inductor or TensorRT.
 
     <folder>/engines.bin    lines of JSON with the model, the software and the device that the engines were built for
-                            (the manifest; `head` shows it), an empty line, and an artifact per stage: Inductor's code,
-                            without weights; or a serialized TensorRT engine, with weights
+                            (the manifest; `head` shows it), an empty line, and the artifacts by name: per stage,
+                            Inductor's code, without weights, or a serialized TensorRT engine, with weights; and what
+                            Inductor's code runs: `kernel/...` of our own ops, and `library/...`
 
 One file, because a file can be replaced atomically on every file system, and two files or a folder cannot.
 The artifacts contain code that will be executed: load only files that you or someone you trust built. The checksum

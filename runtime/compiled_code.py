@@ -1,23 +1,26 @@
-"""Code that Inductor compiles from a module. It can be saved, and loaded without tracing the module again.
+"""Code that Inductor compiles from a module. It can be saved, and loaded without tracing or compiling anything.
 
 torch.compile would trace a module in every process, also if its kernels are cached: for the six stages at the real size
 that takes most of half a minute. Here the module is traced once, by make_fx, with its weights as inputs, and Inductor's
-artifact of the trace is what engine files hold.
+artifact of the trace is what engine files hold. It lacks the shared libraries that a C++ compiler made; they are files
+in Inductor's cache.
 """
 
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._inductor import standalone_compile
-from torch._inductor.standalone_compile import CompiledArtifact
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from runtime.artifacts import EngineFileError
+# PyTorch's compiler is imported where it is used: the import takes a second or two, and eager engines do not need it.
+
+
+class CodeError(ValueError):
+    """PyTorch cannot read saved code."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,21 @@ class Tuning:
 
 
 class CompiledCode:
-    """Runs a module and copies its results into buffers. The first run compiles it, or loads `saved`.
+    """Runs a module and copies its results into buffers. The first run compiles it, unless `artifact` is given.
 
-    Weights are inputs of the code: after new values are written into the module's parameters, it computes with them.
+    artifact: as `load_code` returns it. Weights are inputs of the code: after new values are written into the module's
+    parameters, it computes with them.
     """
 
-    def __init__(self, module: nn.Module, tuning: Tuning, saved: bytes | None) -> None:
-        self.module, self.tuning, self.saved = module, tuning, saved
-        self.artifact: Any = None  # torch._inductor.CompiledArtifact
+    def __init__(self, module: nn.Module, tuning: Tuning, artifact: Any = None) -> None:
+        self.module, self.tuning, self.artifact = module, tuning, artifact
+        self.weights: list[Tensor] = []
 
     def __call__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        arguments = [*_weights(self.module).values(), *inputs, *outputs]
+        self.weights = self.weights or [*_weights(self.module).values()]
+        arguments = [*self.weights, *inputs, *outputs]
         if self.artifact is None:
-            self.artifact = self._compile(arguments, len(inputs)) if self.saved is None else _load(self.saved)
+            self.artifact = self._compile(arguments, len(inputs))
         self.artifact(*arguments)
 
     def save(self) -> bytes:
@@ -60,6 +65,9 @@ class CompiledCode:
             return path.read_bytes()
 
     def _compile(self, arguments: list[Tensor], inputs: int) -> Any:
+        from torch._inductor import standalone_compile
+        from torch.fx.experimental.proxy_tensor import make_fx
+
         names = list(_weights(self.module))
 
         def run(*arguments: Tensor) -> tuple[()]:
@@ -74,17 +82,34 @@ class CompiledCode:
         return standalone_compile(traced, [*arguments], dynamic_shapes="from_example_inputs", options=options)
 
 
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+def load_code(saved: bytes) -> Any:
+    """Return the artifact that `CompiledCode.save` saved. Raise CodeError if PyTorch cannot read it."""
+    from torch._inductor.standalone_compile import CompiledArtifact
 
-
-def _load(saved: bytes) -> Any:
-    """Return the artifact. Raise EngineFileError if PyTorch cannot read it."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(saved)
         file.flush()
         try:
             return CompiledArtifact.load(path=file.name, format="binary")
         except Exception as error:  # unknown bytes can cause any exception
-            reason = f"PyTorch cannot read the code of an engine ({type(error).__name__}): build the engine files again"
-            raise EngineFileError(reason) from error
+            raise CodeError(f"PyTorch cannot read the code ({type(error).__name__})") from error
+
+
+def libraries(cache: Path) -> dict[str, bytes]:
+    """Return the shared libraries in a folder that Inductor used as its cache, by their paths in it."""
+    return {str(path.relative_to(cache)): path.read_bytes() for path in sorted(cache.rglob("*.so"))}
+
+
+def install(libraries: Mapping[str, bytes]) -> None:
+    """Write shared libraries into Inductor's cache, which `load_code` uses; those that are there already stay."""
+    from torch._inductor.codecache import write_atomic
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    for name, content in libraries.items():
+        path = os.path.join(cache_dir(), name)
+        if not os.path.exists(path):
+            write_atomic(path, content, make_dirs=True)
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}

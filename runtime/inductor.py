@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +18,15 @@ from runtime.spec import EngineSpec
 class InductorEngine(Engine):
     """Compiles a module whose forward takes the spec's inputs and returns a tuple of the spec's outputs.
 
-    On a CUDA device the module's convolution weights are converted to channels-last, in place. saved: the code of such
-    an engine, from `code.save()`; without it, the first call of enqueue compiles (seconds to minutes). The first call
-    must come before capture into a CUDA graph.
+    On a CUDA device the module's convolution weights are converted to channels-last, in place. artifact: the code of
+    such an engine, from `load_code`; without it, the first call of enqueue compiles (seconds to minutes). The first
+    call must come before capture into a CUDA graph.
     """
 
-    def __init__(
-        self, spec: EngineSpec, module: nn.Module, tuning: Tuning | None = None, saved: bytes | None = None
-    ) -> None:
+    def __init__(self, spec: EngineSpec, module: nn.Module, tuning: Tuning | None = None, artifact: Any = None) -> None:
         self.spec = spec
         self.module = channels_last(module)
-        self.code = CompiledCode(self.module, tuning or Tuning(), saved)
+        self.code = CompiledCode(self.module, tuning or Tuning(), artifact)
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
 
@@ -42,13 +41,13 @@ class InductorEngine(Engine):
 
 
 class CompiledEngines:
-    """Creates the engines of one model. Engines with equal specs share their code. saved: code by stage, or none."""
+    """Creates the engines of one model. Engines with equal specs share their code. code: artifacts by stage."""
 
-    def __init__(self, saved: Mapping[str, bytes] | None = None) -> None:
-        self.saved = saved or {}
+    def __init__(self, code: Mapping[str, Any] | None = None) -> None:
+        self.code = code or {}
         self.unbound: dict[EngineSpec, InductorEngine] = {}  # bound engines would keep a pipeline's buffers alive
 
     def __call__(self, spec: EngineSpec, module: nn.Module) -> InductorEngine:
         if spec not in self.unbound:
-            self.unbound[spec] = InductorEngine(spec, module, saved=self.saved.get(spec.name))
+            self.unbound[spec] = InductorEngine(spec, module, artifact=self.code.get(spec.name))
         return copy(self.unbound[spec])

@@ -16,7 +16,6 @@ from cldm.engine_files import Target, _title, find_engines
 from cldm.stages import STAGES
 from reading import shown
 from runtime.artifacts import FILE, KERNELS, EngineFileError, Manifest, pack, read, read_manifest, read_stages, save
-from runtime.compiled_code import CompiledCode, Tuning
 from runtime.machine import machine
 
 DATA = b"kernels"
@@ -191,16 +190,6 @@ def test_truncated_or_altered_artifacts_are_never_used(
 def test_a_manifest_without_check_is_refused(folder: Path, field: str) -> None:
     rewrite(folder, lambda values: values.update({field: None}))
     assert refusal(folder).startswith("engines.bin ")
-
-
-def test_code_that_torch_cannot_read(tmp_path: Path) -> None:
-    """The checksum matches, but PyTorch does not know the format."""
-    module = torch.nn.Identity()
-    for saved in (DATA, b""):
-        with pytest.raises(
-            EngineFileError, match="PyTorch cannot read the code of an engine"
-        ):
-            CompiledCode(module, Tuning(), saved)([], [])
 
 
 def test_notes_are_for_readers(folder: Path) -> None:

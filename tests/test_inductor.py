@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.channels_last import channels_last
-from runtime.compiled_code import CompiledCode, Tuning
+from runtime.compiled_code import CompiledCode, Tuning, libraries
 from runtime.eager import EagerEngine
 from runtime.inductor import CompiledEngines, InductorEngine
 from runtime.spec import EngineSpec, TensorSpec, allocate
@@ -176,21 +176,24 @@ def test_channels_last_leaves_the_cpu_alone() -> None:
 
 
 PROCESS = """
-import json, sys
+import json, os, pickle, sys
 from pathlib import Path
 
+from runtime.compiled_code import install, libraries, load_code
 from runtime.inductor import InductorEngine
 from runtime.spec import allocate
 from tests.test_inductor import CPU, SPEC, nothing_compiled, toy
 
 file, saves = Path(sys.argv[1]), sys.argv[2] == "save"
-engine = InductorEngine(SPEC, toy(), saved=None if saves else file.read_bytes())
+code, needed = (b"", {}) if saves else pickle.loads(file.read_bytes())
+install(needed)
+engine = InductorEngine(SPEC, toy(), artifact=None if saves else load_code(code))
 buffers = allocate({"toy": SPEC}, CPU)
 buffers["x"].fill_(0.5)
 engine.bind(buffers)
 if saves:
     engine.enqueue(None)
-    file.write_bytes(engine.code.save())
+    file.write_bytes(pickle.dumps((engine.code.save(), libraries(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])))))
 else:
     with nothing_compiled():
         engine.enqueue(None)
@@ -199,7 +202,7 @@ print(json.dumps(buffers["mean"].tolist()))
 
 
 @needs_compiler
-def test_a_fresh_process_loads_the_code(tmp_path: Path) -> None:
+def test_a_fresh_process_loads_the_code_and_compiles_nothing(tmp_path: Path) -> None:
     def process(task: str) -> list[float]:
         done = subprocess.run(
             [sys.executable, "-c", PROCESS, str(tmp_path / "code"), task],
@@ -213,6 +216,8 @@ def test_a_fresh_process_loads_the_code(tmp_path: Path) -> None:
         return mean
 
     assert process("save") == process("load")
+    assert libraries(tmp_path / "cache_save")
+    assert libraries(tmp_path / "cache_load") == libraries(tmp_path / "cache_save"), "something was compiled again"
 
 
 @pytest.mark.gpu
