@@ -13,8 +13,11 @@ from build.measurement import Measurement, check
 from build.verify import Trial, prepare
 from build.workers import Result, compiling
 from cldm.checkpoint import Checkpoint
+from cldm.compiled_files import Compiled
 from cldm.engine_files import Target, expected_manifest
 from cldm.stages import STAGES
+from plugins.machine_code import KERNELS
+from plugins.update.op import load_kernel
 from runtime.artifacts import save_stages
 from runtime.backends import PRECISIONS
 from runtime.call_lock import current
@@ -38,6 +41,7 @@ def build(target: Target, device: torch.device) -> list[Measurement]:
                 progress.set_postfix_str(f"{result.stage} {result.seconds:.0f} s")
                 measured[result.stage] = _measure(result, trial)
                 parts |= result.compiled.parts
+    parts |= Compiled({}, KERNELS, {}).parts
     measurements = [measured[stage] for stage in STAGES]
     check(measurements)
     save_stages(target.folder, parts, manifest)
@@ -51,6 +55,7 @@ def _trial(target: Target, device: torch.device) -> Trial:
         from plugins.layers import use_kernels  # imported lazily: only PyTorch for CUDA includes Triton
 
         use_kernels(model)
+        load_kernel(device)  # of no stage
     return trial
 
 

@@ -33,10 +33,13 @@ ENGINES = MODELS / "engines"
 DIGITS = 16  # hexadecimal digits of each digest: enough to avoid collisions, short enough for error messages
 # These files and all that they import determine the engines.
 SOURCES = {
-    "inductor": ("cldm/stages.py", "cldm/fast.py", "runtime/inductor.py", "plugins/layers.py"),
+    "inductor": (
+        *("cldm/stages.py", "cldm/fast.py", "runtime/inductor.py"),
+        *("plugins/layers.py", "plugins/update/__init__.py", "plugins/update/op.py"),
+    ),
     "tensorrt": ("cldm/stages.py", "cldm/fast.py", "build/export.py", "build/compile.py"),
 }
-KERNEL = "plugins/group_norm/kernel.cu"
+CUDA_SOURCES = ("plugins/group_norm/kernel.cu", "plugins/update/kernel.cu")
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def expected_manifest(
         "precision": target.precision,
         **({"prompt_syntax": str(target.syntax)} if target.syntax.weighted else {}),
         "specs_digest": digest(repr(specs))[:DIGITS],
-        "sources_digest": fingerprint(SOURCES[target.backend], (KERNEL,))[:DIGITS],
+        "sources_digest": fingerprint(SOURCES[target.backend], CUDA_SOURCES)[:DIGITS],
         **here,
         **{f"tuning.{name}": value for name, value in options.items()},
     }

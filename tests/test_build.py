@@ -50,6 +50,7 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(cldm.engine_files, "ENGINES", tmp_path / "engines")
     monkeypatch.setattr(build.inductor, "compiling", compiling)
+    monkeypatch.setattr(build.inductor, "KERNELS", {})
     monkeypatch.setattr(build.inductor, "InductorEngine", LoadedEngine)
     monkeypatch.setattr(Compiled, "load", lambda compiled, device: {stage: stage for stage in compiled.code})
     return tmp_path / "engines"
