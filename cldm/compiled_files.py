@@ -1,6 +1,5 @@
 """What engine files of compiled code hold: the code of each stage, and all that the code needs besides the weights."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,9 @@ from plugins.machine_code import KERNELS
 from runtime.call_lock import current
 from runtime.compiled_code import install, load_code
 
-log = logging.getLogger(__name__)
+
+class CodeError(ValueError):
+    """PyTorch cannot load compiled code."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,14 @@ class Compiled:
         return {**self.code, **{f"{kind}/{name}": data for kind, some in others.items() for name, data in some.items()}}
 
     def load(self, device: torch.device) -> dict[str, Any]:
-        """Return the code by stage, ready to run. Raises CodeError if PyTorch cannot read it."""
+        """Return the code by stage, ready to run. Raises CodeError if PyTorch cannot load it."""
         if device.type == "cuda":
             import plugins.layers  # noqa: F401  (its ops must exist; imported here: Triton comes only with CUDA)
         KERNELS.update(self.kernel)
-        install(self.library)
-        with current(device):
-            return {stage: load_code(saved) for stage, saved in self.code.items()}
+        try:
+            install(self.library)
+            with current(device):
+                return {stage: load_code(saved) for stage, saved in self.code.items()}
+        except Exception as error:  # unknown bytes can cause any exception, and the cache may not be writable
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise CodeError(f"PyTorch cannot load the code ({reason})") from error

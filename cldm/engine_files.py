@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cldm.checkpoint import Checkpoint
-from cldm.compiled_files import Compiled
+from cldm.compiled_files import CodeError, Compiled
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.prompt_syntax import PLAIN, PromptSyntax
@@ -20,7 +20,7 @@ from files import digest
 from ldm.config import MODELS, load_architecture
 from runtime.artifacts import KERNELS, EngineFileError, Manifest, read, read_manifest, read_stages
 from runtime.backends import BACKENDS, PRECISIONS, Backend
-from runtime.compiled_code import CodeError, Tuning
+from runtime.compiled_code import Tuning
 from runtime.inductor import CompiledEngines
 from runtime.machine import NONE, machine, tensorrt_machine
 from runtime.sources import fingerprint

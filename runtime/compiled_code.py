@@ -19,10 +19,6 @@ from torch import Tensor, nn
 # PyTorch's compiler is imported where it is used: the import takes a second or two, and eager engines do not need it.
 
 
-class CodeError(ValueError):
-    """PyTorch cannot read saved code."""
-
-
 @dataclass(frozen=True)
 class Tuning:
     """Options of Inductor, under their own names, that control the search for faster kernels.
@@ -83,16 +79,13 @@ class CompiledCode:
 
 
 def load_code(saved: bytes) -> Any:
-    """Return the artifact that `CompiledCode.save` saved. Raise CodeError if PyTorch cannot read it."""
+    """Return the artifact that `CompiledCode.save` saved. Unknown bytes can raise any exception."""
     from torch._inductor.standalone_compile import CompiledArtifact
 
     with tempfile.NamedTemporaryFile() as file:
         file.write(saved)
         file.flush()
-        try:
-            return CompiledArtifact.load(path=file.name, format="binary")
-        except Exception as error:  # unknown bytes can cause any exception
-            raise CodeError(f"PyTorch cannot read the code ({type(error).__name__})") from error
+        return CompiledArtifact.load(path=file.name, format="binary")
 
 
 def libraries(cache: Path) -> dict[str, bytes]:

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import cldm.engine_files
-from cldm.compiled_files import Compiled
+from cldm.compiled_files import CodeError, Compiled
 from cldm.engine_files import Target, expected_manifest, find_engines
 from cldm.stages import STAGES
 from plugins.machine_code import KERNELS, machine_code
 from runtime.artifacts import EngineFileError, save_stages
-from runtime.compiled_code import CodeError, install, libraries, load_code
+from runtime.compiled_code import install, libraries
 
 CPU = torch.device("cpu")
 TARGET = Target("small", 64, 64, 1, "fp32")
@@ -56,9 +56,15 @@ def test_libraries_that_may_be_in_use_stay(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("saved", [b"kernels", b""])
-def test_code_that_torch_cannot_read(saved: bytes) -> None:
-    with pytest.raises(CodeError, match=r"PyTorch cannot read the code \(\w+\)"):
-        load_code(saved)
+def test_code_that_torch_cannot_read(saved: bytes, cache: Path) -> None:
+    with pytest.raises(CodeError, match=r"PyTorch cannot load the code \(\w+: .*\)$"):
+        Compiled({"text": saved}, {}, {}).load(CPU)
+
+
+def test_a_cache_that_cannot_be_written(cache: Path) -> None:
+    cache.touch()
+    with pytest.raises(CodeError, match=rf"PyTorch cannot load the code \(\w+: .*{cache}"):
+        COMPILED.load(CPU)
 
 
 @pytest.fixture
@@ -70,7 +76,7 @@ def files(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("files")
 def test_unreadable_code_is_refused_with_the_command_that_helps() -> None:
-    with pytest.raises(EngineFileError, match=r"PyTorch cannot read the code \(\w+\); build them with python -m build"):
+    with pytest.raises(EngineFileError, match=r"PyTorch cannot load the code \(.+\); build them with python -m build"):
         find_engines(TARGET, CPU)
 
 
