@@ -11,7 +11,7 @@ from torch import Tensor
 from cldm.arguments import OUTPUT_PIXELS
 from cldm.batch_sizes import BATCHES
 from cldm.checkpoint import Checkpoint
-from cldm.engine_files import Target, find_engines
+from cldm.engine_files import Target, check_code, find_engines
 from cldm.model import ControlLDM
 from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.tensorrt_engines import refitted
@@ -50,7 +50,7 @@ class Engines:
 
         The code keeps Python busy, while weights mostly wait for files, memory and the device.
         """
-        targets = [replace(self._size(256, 384, samples=1), backend=name) for name in names]
+        targets = [replace(self.contest, backend=name) for name in names]
         first = next((target for target in targets if target.folder.is_dir()), None)
         if first and first.backend == "inductor":
             thread = ThreadPoolExecutor(1)
@@ -63,9 +63,8 @@ class Engines:
         Raises EngineFileError or TensorRTError if `names` is a single name that cannot be used, or, with strict, if
         a backend's engine files exist but cannot be used.
         """
-        size = self._size(256, 384, samples=1)
-        self.backend = self._find(size, names, needed=len(names) == 1)
-        self.found = {size: self.backend}
+        self.backend = self._find(self.contest, names, needed=len(names) == 1)
+        self.found = {self.contest: self.backend}
         log.info("backend: %s on %s", self.backend.name, self.device)
 
     def without_tensorrt(self, names: tuple[str, ...], error: TensorRTError) -> tuple[str, ...]:
@@ -108,6 +107,11 @@ class Engines:
                 f"{error}; or create a new hackathon with that checkpoint, or use backend inductor"
             ) from error
 
+    @property
+    def contest(self) -> Target:
+        """The contest's picture size."""
+        return self._size(256, 384, samples=1)
+
     def _find(self, size: Target, names: tuple[str, ...], needed: bool = False) -> Backend:
         """Return the first backend in `names` that is usable for pictures of this size, or else eager.
 
@@ -147,7 +151,11 @@ def check_backend(
     name: str, checkpoint: Checkpoint, precision: Precision, device: torch.device, syntax: PromptSyntax
 ) -> None:
     """Raise ValueError if the backend has no engine files for the contest's size, or if they cannot be used here."""
+    engines = Engines(checkpoint, precision, device, True, syntax)
+    if name == "inductor":
+        check_code(replace(engines.contest, backend=name), device)
+        return
     try:
-        Engines(checkpoint, precision, device, True, syntax).choose((name,))
+        engines.choose((name,))
     except TensorRTError as error:
         raise ValueError(str(error)) from error

@@ -150,6 +150,11 @@ def find_engines(target: Target, device: torch.device, weights: Mapping[str, Ten
     return BACKENDS[target.backend]
 
 
+def check_code(target: Target, device: torch.device) -> None:
+    """Raise EngineFileError if the target's files of compiled code are missing, damaged or built for something else."""
+    read_stages(target.folder, expected_manifest(target, device), STAGES)
+
+
 def is_up_to_date(target: Target, device: torch.device, library: Library | None = None) -> bool:
     """Return whether engine files exist that fit this target, machine and source version. Logs the reason if not."""
     try:
