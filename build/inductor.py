@@ -4,6 +4,7 @@ The weights of the check are random, with a fixed seed: engine files contain no 
 architecture.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -32,20 +33,24 @@ def build(target: Target, device: torch.device) -> list[Measurement]:
     Raise BuildError if a stage cannot be compiled or its error exceeds the bound, OSError if saving fails.
     """
     manifest = expected_manifest(target, device)  # before compiling, because the sources may change meanwhile
-    with current(device), compiling(target, device) as results:
-        trial = _trial(target, device)
-        measured = {}
-        parts: dict[str, bytes] = {}
-        with tqdm(results, "compiling", total=len(STAGES), unit="stage") as progress:
-            for result in progress:
-                progress.set_postfix_str(f"{result.stage} {result.seconds:.0f} s")
-                measured[result.stage] = _measure(result, trial)
-                parts |= result.compiled.parts
-    parts |= Compiled({}, KERNELS, {}).parts
-    measurements = [measured[stage] for stage in STAGES]
+    with current(device):
+        with compiling(target, device) as results:
+            trial = _trial(target, device)
+            found = {result.stage: result for result in _shown(results)}
+        measurements = [_measure(found[stage], trial) for stage in STAGES]  # when nothing else runs on the GPU
     check(measurements)
+    parts = Compiled({}, KERNELS, {}).parts
+    for result in found.values():
+        parts |= result.compiled.parts
     save_stages(target.folder, parts, manifest)
     return measurements
+
+
+def _shown(results: Iterator[Result]) -> Iterator[Result]:
+    with tqdm(results, "compiling", total=len(STAGES), unit="stage") as progress:
+        for result in progress:
+            progress.set_postfix_str(f"{result.stage} {result.seconds:.0f} s")
+            yield result
 
 
 def _trial(target: Target, device: torch.device) -> Trial:
