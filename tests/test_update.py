@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plugins.group_norm.compile import compile_ptx
+from plugins.group_norm.compile import cubin
 from plugins.update.op import SOURCE, plain_update, update
 from tests.nvrtc import require_nvrtc
 
@@ -35,7 +35,7 @@ def test_the_formula(taps: int, calls: int) -> None:
 
 def test_the_kernel_compiles() -> None:
     require_nvrtc()
-    assert b".entry update(" in compile_ptx((), 80, SOURCE)
+    assert b".text.update" in cubin((), 80, SOURCE)
 
 
 @pytest.mark.gpu
