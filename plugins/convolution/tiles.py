@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 STEP = 64  # channels per step of a sum; in- and output channels must be multiples
 PROCESSORS = 132  # multiprocessors of an H100 or H200; each runs one program at a time
@@ -88,8 +89,9 @@ def fits(sizes: Sizes) -> bool:
     return sizes.channels % STEP == 0 and sizes.outs % STEP == 0 and outputs <= MOST_WORK
 
 
+@cache
 def choose(sizes: Sizes) -> Tile:
-    """Return the tile with the lowest estimate. Channels must be multiples of STEP."""
+    """Return the tile with the lowest estimate. Channels must be multiples of STEP. Cached, as each launch asks."""
     return min(candidates(sizes.outs), key=lambda tile: tile.estimate(sizes))
 
 
