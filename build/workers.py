@@ -26,6 +26,7 @@ from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.stages import STAGES, Stage, make_stages
 from ldm.config import load_architecture
+from ldm.shapes_only import shapes_only
 from plugins.machine_code import KERNELS
 from runtime.backends import PRECISIONS
 from runtime.compiled_code import libraries
@@ -99,7 +100,7 @@ def compile_stage(target: Target, name: str, kind: str) -> Result:
 
 def _stage(target: Target, name: str, device: torch.device) -> Stage:
     """Return a stage whose weights are 0, in the form that is compiled."""
-    with torch.device("meta"):
+    with shapes_only():
         model = ControlLDM(load_architecture(target.architecture)).eval().requires_grad_(False)
         stage = make_stages(make_fast(model, PRECISIONS[target.precision].dtype), *target.size)[name]
     stage.module.to_empty(device=device)

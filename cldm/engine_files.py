@@ -18,6 +18,7 @@ from cldm.stages import STAGES, Size, make_stages
 from cldm.tensorrt_engines import TensorRTEngines
 from files import digest
 from ldm.config import MODELS, load_architecture
+from ldm.shapes_only import shapes_only
 from runtime.artifacts import KERNELS, EngineFileError, Manifest, read, read_manifest, read_stages
 from runtime.backends import BACKENDS, PRECISIONS, Backend
 from runtime.compiled_code import Tuning
@@ -103,7 +104,7 @@ def expected_manifest(
     Raises TensorRTError if no TensorRT library can be imported.
     """
     architecture = load_architecture(target.architecture)
-    with torch.device("meta"):  # the specs need shapes only
+    with shapes_only():  # the specs need shapes only
         model = make_fast(ControlLDM(architecture), PRECISIONS[target.precision].dtype)
     specs = [stage.spec for stage in make_stages(model, *target.size).values()]
     if target.backend == "tensorrt":

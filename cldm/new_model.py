@@ -6,6 +6,7 @@ import torch
 
 from cldm.model import ControlLDM
 from ldm.config import Architecture
+from ldm.shapes_only import shapes_only
 from ldm.weights import load_strict, randomize
 from weights.join import join
 from weights.sources import Source
@@ -33,5 +34,5 @@ def model_of(
 
 
 def _without_memory(architecture: Architecture) -> ControlLDM:
-    with torch.device("meta"):  # on another device, layers would draw from the global random generator
+    with shapes_only():
         return ControlLDM(architecture)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cldm.model import ControlLDM
 from ldm.config import MODELS, load_architecture
+from ldm.shapes_only import shapes_only
 from weights.names import sort_tensors
 
 
@@ -28,6 +29,6 @@ def _count_fitting(tensors: Sequence[tuple[str | None, Mapping[str, Tensor]]], a
 @cache
 def _shapes(architecture: str) -> dict[str, torch.Size]:
     """Return the shape of each tensor of `ControlLDM` by name."""
-    with torch.device("meta"):
+    with shapes_only():
         model = ControlLDM(load_architecture(architecture))
     return {name: tensor.shape for name, tensor in model.state_dict().items()}

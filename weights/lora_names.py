@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ldm.clip import CLIPText
 from ldm.config import Architecture
 from ldm.diffusers_layout import diffusers_name
+from ldm.shapes_only import shapes_only
 from ldm.unet import UNet
 from weights.kinds import WIDTHS
 
@@ -41,7 +42,7 @@ CROSS_ATTENTION = re.compile(r".*attn2[._](processor[._])?to_[kv]$")
 
 def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:
     """Return ControlLDM's name and the shape of each weight of a linear layer or convolution that LoRA can change."""
-    with torch.device("meta"):
+    with shapes_only():
         parts = {UNET: UNet(architecture.unet), TEXT: CLIPText(architecture.text)}
     return {
         f"{prefix}{name}.weight": module.weight.shape
