@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-import plugins.convolution.compile  # noqa: F401  (engine files may hold its kernels: it tells PyTorch how to load them)
+import plugins.hopper.compile  # noqa: F401  (engine files may hold its kernels: it tells PyTorch how to load them)
 from cldm.checkpoint import Checkpoint
 from cldm.fast import make_fast
 from cldm.model import ControlLDM

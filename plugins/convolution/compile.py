@@ -1,33 +1,20 @@
-"""Compiles the kernel with Triton, and keeps compiled kernels in this process and in engine files.
+"""What the convolution's kernel is compiled for."""
 
-torch.compile keeps the Triton kernels that it compiles itself, but not those that an op compiles. Therefore each kernel
-becomes an artifact of torch.compile's caches, which engine files hold: a machine that has them needs no compiler.
-"""
-
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch.compiler._cache import CacheArtifact, CacheArtifactFactory, CacheArtifactManager
-
 from plugins.convolution.tiles import STEP, Sizes, Tile, choose
-from plugins.group_norm.compile import KernelError
-
-NAME = "hopper_convolution"  # the kernel's function
-ARCHITECTURE = 90
-SWIZZLE_128, FLOAT16 = 3, 6  # CUtensorMapSwizzle and CUtensorMapDataType of the CUDA driver
-KERNELS: dict[str, bytes] = {}  # machine code by the description of the kernel
+from plugins.hopper.compile import Kernel, machine_code
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """What a kernel is compiled for."""
-
+class ConvolutionKernel(Kernel):
     sizes: Sizes
     tile: Tile
     bias: bool
     residual: bool
+
+    NAME = "hopper_convolution"
 
     @property
     def boxes(self) -> list[list[int]]:
@@ -35,123 +22,21 @@ class Kernel:
         pixels = [self.tile.pictures, self.tile.columns, STEP]
         return [[self.tile.outs, STEP], [self.tile.rows, *pixels], [2, *pixels]]
 
-    @property
-    def parameters(self) -> list[str]:
-        """The PTX types of the parameters: maps with shapes and strides, three tensors, and two that Triton adds."""
-        maps = [("align 64 .b8", *["u32"] * len(box), *["u64"] * len(box)) for box in self.boxes]
-        return [*(kind for one in maps for kind in one), *["u64 .ptr .global"] * 5]
-
     def constants(self) -> dict[str, int | bool]:
-        """The values of the function's constexpr parameters."""
         sizes, tile = self.sizes, self.tile
         return {
             "N": sizes.n, "H": sizes.h, "W": sizes.w, "CHANNELS": sizes.channels, "ALL_OUTS": sizes.outs,
             "ROWS": tile.rows, "PICTURES": tile.pictures, "COLUMNS": tile.columns, "OUTS": tile.outs,
             "STAGES": tile.stages, "PARTS": tile.parts, "BIAS": self.bias, "RESIDUAL": self.residual,
-            "num_warps": tile.warps,
         }  # fmt: skip
 
+    def function(self) -> Any:
+        from plugins.convolution.kernel import hopper_convolution
 
-@CacheArtifactFactory.register
-class KernelArtifact(CacheArtifact):
-    """A kernel's machine code in torch.compile's artifacts."""
-
-    def populate_cache(self) -> None:
-        KERNELS[self.key] = self.content
-
-    @staticmethod
-    def type() -> str:
-        return "canny2image_convolution"
-
-
-def machine_code(kernel: Kernel) -> bytes:
-    """Return the kernel's cubin: from engine files that were loaded, or compiled now, in about a second.
-
-    Engine files that this process saves later will hold it. Raises KernelError if it cannot be compiled.
-    """
-    key = repr(kernel)
-    if key not in KERNELS:
-        KERNELS[key] = compile_kernel(kernel)
-    CacheArtifactManager.record_artifact(KernelArtifact.type(), key, KERNELS[key])
-    return KERNELS[key]
+        return hopper_convolution
 
 
 def check_compiler() -> None:
     """Compile a small kernel, unless engine files hold it. Raises KernelError if this Triton cannot compile it."""
     sizes = Sizes(1, 4, 8, 2 * STEP, STEP)
-    machine_code(Kernel(sizes, choose(sizes), bias=True, residual=True))
-
-
-def compile_kernel(kernel: Kernel) -> bytes:
-    """Compile with Triton and return the cubin.
-
-    Raises KernelError if that fails, or if the kernel differs from what `kernel.py` and `launch.py` rely on, as with
-    another version of Triton.
-    """
-    try:
-        built = _build(kernel)
-        different = _differences(kernel, built.asm["ptx"], built.metadata._asdict())
-    except Exception as error:  # another version of Triton may raise anything
-        reason = " ".join(str(error).split())[:300]
-        raise KernelError(f"Triton cannot compile {NAME} ({type(error).__name__}: {reason})") from error
-    if different:
-        raise KernelError(f"Triton compiles {NAME} in another form than expected: {', '.join(different)}")
-    return built.asm["cubin"]
-
-
-def _build(kernel: Kernel) -> Any:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.experimental.gluon._runtime import GluonASTSource
-    from triton.experimental.gluon.language import NVMMASharedLayout
-
-    from plugins.convolution.kernel import hopper_convolution
-
-    names = hopper_convolution.arg_names
-    constants = kernel.constants()
-    signature = {name: "constexpr" if name in constants else "*fp16" for name in names}
-    for name, box in zip(names[:3], kernel.boxes, strict=True):
-        layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=len(box))
-        signature[name] = f"tensordesc<fp16{box},{layout!r}>"
-    values = {(names.index(name),): value for name, value in constants.items()}
-    aligned = {(index,): [["tt.divisibility", 16]] for index in range(3, 6)}
-    source = GluonASTSource(hopper_convolution, signature, values, aligned)
-    with triton.knobs.runtime.scope():
-        triton.knobs.runtime.add_stages_inspection_hook = _add_clusters
-        return triton.compile(
-            source, target=GPUTarget("cuda", ARCHITECTURE, 32), options={"num_warps": kernel.tile.warps}
-        )
-
-
-def _add_clusters(backend: Any, stages: dict[str, Any], options: Any, language: Any, capability: Any) -> None:
-    """Let Triton's compilation to PTX write the cluster size. Triton calls this before a compilation."""
-    make_ptx = stages["ptx"]
-    stages["ptx"] = lambda source, metadata: with_cluster(make_ptx(source, metadata))
-
-
-def with_cluster(ptx: str) -> str:
-    """Declare the cluster size that the comment "// cluster N" gives; PTX without it stays the same."""
-    if found := re.search(r"// cluster (\d+)", ptx):
-        clusters = rf"\1.explicitcluster\n.reqnctapercluster {found[1]}\n"
-        return re.sub(r"(\.reqntid [^\n]*\n)", clusters, ptx, count=1)
-    return ptx
-
-
-def _differences(kernel: Kernel, ptx: str, metadata: Mapping[str, Any]) -> list[str]:
-    """Return what differs in the compiled kernel from what `kernel.py` and `launch.py` rely on."""
-    parts, threads = kernel.tile.parts, 32 * kernel.tile.warps
-    clusters = re.findall(r"\.reqnctapercluster (\d+)", ptx)
-    maps = [
-        {key: one[key] for key in ("swizzle", "elem_type", "block_size")} for one in metadata["tensordesc_meta"] or ()
-    ]
-    checks = {
-        "clusters": clusters == ([str(parts)] if parts > 1 else []),
-        "the name of shared memory": re.search(r"^\.extern \.shared [^\n]* global_smem\[\];", ptx, re.M),
-        "parameters": re.findall(rf"\.param \.([^\n]*?)(?: \.align 1)? {NAME}_param_\d", ptx) == kernel.parameters,
-        "threads": f".reqntid {threads}" in ptx,
-        "shared memory": metadata["shared"] <= kernel.tile.shared,
-        "tensor maps": maps
-        == [{"swizzle": SWIZZLE_128, "elem_type": FLOAT16, "block_size": box} for box in kernel.boxes],
-        "scratch memory": not (metadata["global_scratch_size"] or metadata["profile_scratch_size"]),
-    }
-    return [name for name, passed in checks.items() if not passed]
+    machine_code(ConvolutionKernel(sizes, choose(sizes), bias=True, residual=True))
