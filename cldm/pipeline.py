@@ -22,6 +22,7 @@ from cldm.tricks.time_table import time_table
 from ldm.tokenizer import Tokenizer
 from plans.plan import Evaluation, Plan, evaluations
 from plugins.phase_upsampling import sum_weights
+from plugins.update.op import update
 from runtime.engine import Engine
 from runtime.graph import Graph
 from runtime.pinned import PinnedInputs, pinned
@@ -76,6 +77,7 @@ class Pipeline:
             x, calls = self.buffers["x"], len(shape.plan.evaluated)
             self.start = torch.zeros_like(x)
             self.noise = torch.zeros((calls, *x.shape), device=device)
+            self.guides = torch.zeros_like(self.noise)  # eps after guidance, of every evaluation
             self.shifts = torch.zeros_like(self.buffers["shift"]).repeat(calls, 1)
             self.inputs = PinnedInputs(
                 {
@@ -141,13 +143,11 @@ class Pipeline:
         with torch.cuda.stream(self.streams.main), full_float32():
             self.prepare()
             x.copy_(self.start)
-            guided: list[Tensor] = []  # newest first
-            for shift, update, noise in zip(self.shifts, self.inputs.buffers["updates"], self.noise, strict=True):
+            eps, scale, updates = self.buffers["eps"], self.inputs.buffers["scale"], self.inputs.buffers["updates"]
+            for i, shift in enumerate(self.shifts):
                 self.evaluate(shift)
                 with self._span("update"):
-                    guided = [self.guided(), *guided][: len(update) - 2]
-                    terms = torch.stack([x, noise, *guided])  # the same number of kernels for any number of taps
-                    x.copy_((update[: len(terms), :, None, None, None] * terms).sum(dim=0))
+                    update(x, self.noise[i], eps, scale, updates[i], self.guides[: i + 1])
             self._enqueue("vae")
             with self._span("copy"):
                 self.pictures.copy_(to_uint8(self.buffers["pixels"]), non_blocking=True)
@@ -164,11 +164,6 @@ class Pipeline:
         self.buffers["shift"].copy_(shift)
         self._side_by_side("encoder", "control")
         self._enqueue("decoder")
-
-    def guided(self) -> Tensor:
-        """Return eps after guidance, [samples, 4, h/8, w/8]."""
-        with_prompt, without = self.buffers["eps"].chunk(2)
-        return without + self.inputs.buffers["scale"][:, None, None, None] * (with_prompt - without)
 
     @property
     def settings(self) -> dict[str, str]:

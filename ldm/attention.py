@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ldm.norm import GroupNorm
 
 KeysValues = tuple[Tensor, Tensor]  # two tensors [n, tokens, width], heads still packed
+Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # as the function `attend` without a mask
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
@@ -25,7 +26,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, context_width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.attend: Callable[[Tensor, Tensor, Tensor, int], Tensor] = attend
+        self.attend: Attend = attend
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(context_width, width, bias=False)
         self.to_v = nn.Linear(context_width, width, bias=False)

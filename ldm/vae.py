@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ldm.attention import attend
+from ldm.attention import Attend, attend
 from ldm.blocks import AddedConv2d, Upsample
 from ldm.config import VAEConfig
 from ldm.norm import GroupNorm
@@ -31,10 +31,14 @@ class ResnetBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """Self-attention over all pixels with one head; the projections are 1x1 convolutions."""
+    """Self-attention over all pixels with one head; the projections are 1x1 convolutions.
+
+    attend: the function, which may be replaced.
+    """
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
+        self.attend: Attend = attend
         self.norm = GroupNorm(groups, channels, EPS)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
@@ -44,7 +48,7 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         q, k, v = (rearrange(conv(h), "n c h w -> n (h w) c") for conv in (self.q, self.k, self.v))
-        h = rearrange(attend(q, k, v, heads=1), "n (h w) c -> n c h w", h=x.shape[2])
+        h = rearrange(self.attend(q, k, v, 1), "n (h w) c -> n c h w", h=x.shape[2])
         return x + self.proj_out(h)
 
 

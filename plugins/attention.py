@@ -14,15 +14,26 @@ from ldm.attention import attend
 from plugins.compiling import compiles_half
 
 MOST_TOKENS = 512  # keys; at 1536 cuDNN is as fast
+LIBRARIES_WIDTH = 256  # of a head; for wider ones PyTorch has only its slowest kernel: 127 us in the VAE on an H200
+MOST_SCORES = 4096**2  # per picture; they take 64 MiB
 PROGRAMS = 96  # enough to occupy most of an H200's 132 multiprocessors
 LOG2_E = 1.4426950408889634
 
 
 def fused_attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Compute the same as `ldm.attention.attend`."""
-    if not (compiles_half(q) and k.shape[1] <= MOST_TOKENS):
+    if not compiles_half(q):
         return attend(q, k, v, heads)
-    return attention(q, k, v, heads)
+    if q.shape[2] > heads * LIBRARIES_WIDTH:
+        few = heads == 1 and q.shape[1] * k.shape[1] <= MOST_SCORES
+        return products_attention(q, k, v) if few else attend(q, k, v, heads)
+    return attention(q, k, v, heads) if k.shape[1] <= MOST_TOKENS else attend(q, k, v, heads)
+
+
+def products_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Compute the attention of one head as two products with the softmax between them. Scores are float32."""
+    scores = torch.bmm(q, k.transpose(1, 2), out_dtype=torch.float32) * q.shape[2] ** -0.5
+    return torch.bmm(scores.softmax(dim=-1).to(v.dtype), v)
 
 
 @triton_op("canny2image::attention", mutates_args={})

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.attention import GEGLU, Attention, FeedForward, ProjectOut
+from ldm.vae import AttnBlock
 from plugins.attention import fused_attend
 from plugins.compiling import compiles_half
 from plugins.products import STEP, geglu, linear_add
@@ -45,10 +46,10 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def fuse_attention(model: nn.Module) -> None:
-    """Let the transformers of a model on a GPU use our attention, in place, if its tiles fit the GPU."""
+    """Let the transformers and the VAE of a model on a GPU use our attention, in place, if its tiles fit the GPU."""
     if _tiles_fit(model):
         for module in model.modules():
-            if isinstance(module, Attention):
+            if isinstance(module, Attention | AttnBlock):
                 module.attend = fused_attend
 
 

@@ -23,11 +23,13 @@ FASTEST = {
     ((8, 12), 2560, 1280): Tile(8, 2, 4, 128, 3, 4),
     ((16, 24), 320, 640): Tile(16, 1, 8, 64, 4, 2),
     ((16, 24), 640, 640): Tile(16, 1, 8, 64, 4, 2),
-    ((16, 24), 1280, 640): Tile(16, 1, 8, 64, 4, 2),
-    ((16, 24), 1920, 640): Tile(16, 1, 8, 64, 4, 2),
+    ((16, 24), 1280, 640): Tile(16, 2, 8, 64, 3, 4),
+    ((16, 24), 1920, 640): Tile(16, 2, 8, 64, 3, 4),
     ((16, 24), 1280, 1280): Tile(16, 2, 8, 64, 3, 2),
     ((32, 48), 640, 320): Tile(16, 1, 8, 64, 4, 1),
     ((32, 48), 960, 320): Tile(16, 1, 8, 64, 4, 1),
+    ((16, 16), 1280, 1280): Tile(16, 1, 16, 64, 3, 2),
+    ((32, 32), 640, 640): Tile(16, 1, 16, 64, 3, 1),
 }
 
 
@@ -35,6 +37,10 @@ FASTEST = {
 def test_the_fastest_tile_is_chosen(key: tuple[tuple[int, int], int, int]) -> None:
     size, channels, outs = key
     assert choose(Sizes(2, *size, channels, outs)) == FASTEST[key]
+
+
+def test_a_cluster_of_four_does_not_fill_the_gpu() -> None:
+    assert choose(Sizes(1, 32, 48, 512, 512)).parts == 1, "384 programs in clusters need four rounds, not three"
 
 
 @pytest.mark.parametrize("tile", [one for outs in (64, 128) for one in candidates(outs)], ids=str)
@@ -64,13 +70,15 @@ def test_every_output_is_computed_once(sizes: Sizes, tile: Tile) -> None:
 
 
 def test_other_sizes_do_not_fit() -> None:
-    assert fits(2 * 4 * 6, 1280, 1280)
-    assert fits(2 * 32 * 48, 960, 320)
-    assert fits(2 * 64 * 64, 320, 320)
-    assert not fits(2 * 32 * 48, 4, 320), "the first convolution"
-    assert not fits(2 * 32 * 48, 320, 4), "the last convolution"
-    assert not fits(2 * 4 * 6, 96, 96), "the small model"
-    assert not fits(256 * 384, 256, 256), "cuDNN fills the GPU"
+    assert fits(Sizes(2, 4, 6, 1280, 1280))
+    assert fits(Sizes(2, 32, 48, 960, 320))
+    assert fits(Sizes(2, 64, 64, 320, 320))
+    assert not fits(Sizes(2, 32, 48, 4, 320)), "the first convolution"
+    assert not fits(Sizes(2, 32, 48, 320, 4)), "the last convolution"
+    assert not fits(Sizes(2, 4, 6, 96, 96)), "the small model"
+    assert not fits(Sizes(1, 256, 384, 256, 256)), "cuDNN fills the GPU"
+    assert fits(Sizes(8, 8, 12, 1280, 1280))
+    assert not fits(Sizes(16, 8, 12, 1280, 1280)), "many narrow maps"
 
 
 def test_the_result_of_the_op() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
 from ldm.attention import ProjectOut, SpatialTransformer, attend
-from plugins.attention import attention
+from plugins.attention import attention, products_attention
 from plugins.products import geglu, linear_add
 from plugins.transformer import FusedProjectOut, fuse_attention, fuse_products
 from runtime.channels_last import channels_last
@@ -51,6 +51,13 @@ def test_attention_to_distant_keys() -> None:
     """The softmax of large scores neither overflows nor depends on which part of the keys has the largest."""
     q, k, v = (random(2, 300, 64, scale=scale) for scale in (8.0, 8.0, 1.0))
     check(attention(q, k, v, 1), attend(q, k, v, 1), attend(q.double(), k.double(), v.double(), 1))
+
+
+@pytest.mark.parametrize("rows", [35, 1536])
+def test_attention_of_a_wide_head(rows: int) -> None:
+    q, k, v = (random(2, rows, 512, scale=scale) for scale in (4.0, 1.0, 1.0))
+    got = products_attention(q, k, v)
+    check(got, attend(q, k, v, 1), attend(q.double(), k.double(), v.double(), 1))
 
 
 PRODUCTS = [

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plugins.convolution.tiles import STEP, Sizes, Tile, choose
-from plugins.hopper.compile import Kernel, machine_code
+from plugins.hopper.compile import Kernel, cubin
 
 
 @dataclass(frozen=True)
@@ -39,4 +39,4 @@ class ConvolutionKernel(Kernel):
 def check_compiler() -> None:
     """Compile a small kernel, unless engine files hold it. Raises KernelError if this Triton cannot compile it."""
     sizes = Sizes(1, 4, 8, 2 * STEP, STEP)
-    machine_code(ConvolutionKernel(sizes, choose(sizes), bias=True, residual=True))
+    cubin(ConvolutionKernel(sizes, choose(sizes), bias=True, residual=True))

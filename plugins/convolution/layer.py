@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from plugins.compiling import compiles_half
 from plugins.convolution.compile import check_compiler
 from plugins.convolution.op import convolution
-from plugins.convolution.tiles import fits
+from plugins.convolution.tiles import Sizes, fits
 from plugins.group_norm.compile import KernelError
 from plugins.split_k_convolution import SplitKConv2d
 
@@ -32,7 +32,7 @@ class FusedConv2d(SplitKConv2d):
 
     def _fits(self, x: Tensor) -> bool:
         n, channels, h, w = x.shape
-        return compiles_half(x) and fits(n * h * w, channels, self.out_channels)
+        return compiles_half(x) and fits(Sizes(n, h, w, channels, self.out_channels))
 
 
 def fuse_convolutions(model: nn.Module) -> None:

@@ -1,21 +1,16 @@
-"""Compiles kernels with Triton, and keeps compiled kernels in this process and in engine files.
-
-torch.compile keeps the Triton kernels that it compiles itself, but not those that an op compiles. Therefore each kernel
-becomes an artifact of torch.compile's caches, which engine files hold: a machine that has them needs no compiler.
-"""
+"""Compiles kernels with Triton."""
 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
-from torch.compiler._cache import CacheArtifact, CacheArtifactFactory, CacheArtifactManager
-
 from plugins.group_norm.compile import KernelError
+from plugins.machine_code import machine_code
 
 ARCHITECTURE = 90
 SWIZZLE_128, FLOAT16 = 3, 6  # CUtensorMapSwizzle and CUtensorMapDataType of the CUDA driver
-KERNELS: dict[str, bytes] = {}  # machine code by the description of the kernel
 
 
 class Shared(Protocol):
@@ -63,28 +58,9 @@ class Kernel(ABC):
         return [*(kind for one in maps for kind in one), *["u64 .ptr .global"] * 5]
 
 
-@CacheArtifactFactory.register
-class KernelArtifact(CacheArtifact):
-    """A kernel's machine code in torch.compile's artifacts."""
-
-    def populate_cache(self) -> None:
-        KERNELS[self.key] = self.content
-
-    @staticmethod
-    def type() -> str:
-        return "canny2image_hopper"
-
-
-def machine_code(kernel: Kernel) -> bytes:
-    """Return the kernel's cubin: from engine files that were loaded, or compiled now, in about a second.
-
-    Engine files that this process saves later will hold it. Raises KernelError if it cannot be compiled.
-    """
-    key = f"{kernel.NAME} {kernel!r}"
-    if key not in KERNELS:
-        KERNELS[key] = compile_kernel(kernel)
-    CacheArtifactManager.record_artifact(KernelArtifact.type(), key, KERNELS[key])
-    return KERNELS[key]
+def cubin(kernel: Kernel) -> bytes:
+    """Return the kernel's machine code, compiled in about a second unless engine files hold it. Raises KernelError."""
+    return machine_code(f"{kernel.NAME} {kernel!r}", partial(compile_kernel, kernel))
 
 
 def compile_kernel(kernel: Kernel) -> bytes:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plugins.group_norm.compile import KernelError, call
-from plugins.hopper.compile import FLOAT16, SWIZZLE_128, Kernel, machine_code
+from plugins.hopper.compile import FLOAT16, SWIZZLE_128, Kernel, cubin
 
 MAP_BYTES, MAP_ALIGNMENT = 128, 64  # of a CUtensorMap
 L2_PROMOTION = 2  # CUtensorMapL2promotion: 128 bytes
@@ -55,7 +55,7 @@ def _load(kernel: Kernel, device: int) -> Any:
     """Load the kernel on the current device, permanently. `device` is the current device, as part of the cache key."""
     from cuda.bindings import driver
 
-    module = call(driver.cuModuleLoadData, machine_code(kernel))
+    module = call(driver.cuModuleLoadData, cubin(kernel))
     function = call(driver.cuModuleGetFunction, module, kernel.NAME.encode())
     shared = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     call(driver.cuFuncSetAttribute, function, shared, kernel.tile.shared)

@@ -1,0 +1,1 @@
+"""The update of the latent after an evaluation, as one kernel."""
