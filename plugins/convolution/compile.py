@@ -15,6 +15,7 @@ class ConvolutionKernel(Kernel):
     residual: bool
 
     NAME = "hopper_convolution"
+    POINTERS = ("*fp16",) * 3  # bias, residual and result
 
     @property
     def boxes(self) -> list[list[int]]:
@@ -22,7 +23,7 @@ class ConvolutionKernel(Kernel):
         pixels = [self.tile.pictures, self.tile.columns, STEP]
         return [[self.tile.outs, STEP], [self.tile.rows, *pixels], [2, *pixels]]
 
-    def constants(self) -> dict[str, int | bool]:
+    def constants(self) -> dict[str, int | float]:
         sizes, tile = self.sizes, self.tile
         return {
             "N": sizes.n, "H": sizes.h, "W": sizes.w, "CHANNELS": sizes.channels, "ALL_OUTS": sizes.outs,

@@ -16,7 +16,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from plugins.hopper.cluster import meet, power_of_two, publish, sum_parts, wait_for_all
+from plugins.hopper.cluster import end_reading, power_of_two, publish, sum_parts, wait_for_all, wait_for_readers
 
 
 @gluon.jit
@@ -95,12 +95,16 @@ def hopper_convolution(
         SLICE: gl.constexpr = PIXELS // SLICES
         for more in gl.static_range((SLICES + PARTS - 1) // PARTS):
             number = part + more * PARTS
-            if number < SLICES:
+            if SLICES == PARTS or number < SLICES:
                 at = _offsets(number * SLICE, SLICE, OUTS, PITCH, ROW)
-                total = sum_parts(at, 0, 1, PARTS, [SLICE, OUTS], ROW)
+                total = sum_parts(at, PARTS, [SLICE, OUTS], ROW)
+                if SLICES == PARTS:  # before the results are written: the release would wait for them
+                    end_reading(part)
                 _finish(total, number * SLICE, bias, residual, result, y, n, x, outs_at, N, H, W, ALL_OUTS, PICTURES,
                         COLUMNS, OUTS, SLICE, BIAS, RESIDUAL, ROW)  # fmt: skip
-        meet(part, PARTS)  # none may end while others read its shared memory
+        if SLICES != PARTS:
+            end_reading(part)
+        wait_for_readers(part)
 
 
 @gluon.jit

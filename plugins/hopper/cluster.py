@@ -13,10 +13,10 @@ from triton.experimental.gluon import language as gl
 
 
 @gluon.constexpr_function
-def _barrier(programs, order):
+def _barrier(programs):
     return (
         f"// cluster {programs}\n"
-        f"barrier.cluster.arrive.{order}.aligned; barrier.cluster.wait.acquire.aligned; mov.u32 $0, 0;"
+        "barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned; mov.u32 $0, 0;"
     )
 
 
@@ -35,19 +35,19 @@ def publish(sums, at):
 
 
 @gluon.jit
-def wait_for_all(program, PROGRAMS: gl.constexpr):
-    # Waits for all programs of the cluster, and for what they wrote. A kernel's clusters have PROGRAMS programs.
-    BARRIER: gl.constexpr = _barrier(PROGRAMS, "release")
-    gl.inline_asm_elementwise(BARRIER, "=r,r", [program], dtype=gl.int32, is_pure=False, pack=1)
+def wait_for_all(part, PARTS: gl.constexpr):
+    # Waits until all programs of the cluster have published their parts.
+    BARRIER: gl.constexpr = _barrier(PARTS)
+    gl.inline_asm_elementwise(BARRIER, "=r,r", [part], dtype=gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
-def sum_parts(at, first, DISTANCE: gl.constexpr, PARTS: gl.constexpr, SHAPE: gl.constexpr, LAYOUT: gl.constexpr):
-    # Adds the float32 values of PARTS programs, `at` bytes from the start of their shared memories, in order: of the
-    # cluster's program `first`, and of those that follow at a DISTANCE. Of a thread's values, each four are neighbours.
+def sum_parts(at, PARTS: gl.constexpr, SHAPE: gl.constexpr, LAYOUT: gl.constexpr):
+    # Adds the programs' float32 values, `at` bytes from the start of their shared memories, in order. Of a thread's
+    # values, each four are neighbours in memory.
     total = gl.zeros(SHAPE, gl.float32, layout=LAYOUT)
     for number in gl.static_range(PARTS):
-        program = gl.full(SHAPE, 0, gl.int32, layout=LAYOUT) + (first + number * DISTANCE)
+        program = gl.full(SHAPE, number, gl.int32, layout=LAYOUT)
         total += gl.inline_asm_elementwise(
             "{ .reg .b32 a, b; mov.u32 a, global_smem; add.u32 a, a, $4; mapa.shared::cluster.u32 b, a, $8; "
             "ld.shared::cluster.v4.f32 {$0, $1, $2, $3}, [b]; }", "=f,=f,=f,=f,r,r,r,r,r,r,r,r",
@@ -57,7 +57,17 @@ def sum_parts(at, first, DISTANCE: gl.constexpr, PARTS: gl.constexpr, SHAPE: gl.
 
 
 @gluon.jit
-def meet(program, PROGRAMS: gl.constexpr):
-    # Waits for all programs of the cluster, but not for what they wrote.
-    BARRIER: gl.constexpr = _barrier(PROGRAMS, "relaxed")
-    gl.inline_asm_elementwise(BARRIER, "=r,r", [program], dtype=gl.int32, is_pure=False, pack=1)
+def end_reading(part):
+    # Tells the other programs that this one has read all it needs. Without the release, reads could still be under way
+    # where their values are not used, as beyond the end of a tensor.
+    gl.inline_asm_elementwise(
+        "barrier.cluster.arrive.release.aligned; mov.u32 $0, 0;", "=r,r", [part], dtype=gl.int32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
+def wait_for_readers(part):
+    # None may end while others read its shared memory.
+    gl.inline_asm_elementwise(
+        "barrier.cluster.wait.acquire.aligned; mov.u32 $0, 0;", "=r,r", [part], dtype=gl.int32, is_pure=False, pack=1
+    )

@@ -27,10 +27,11 @@ class Shared(Protocol):
 class Kernel(ABC):
     """What a kernel is compiled for. Subclasses are frozen dataclasses, so that repr() describes the machine code.
 
-    The function's parameters are tensor maps, bias, residual and result, and constants.
+    The function's parameters are tensor maps, pointers and constants.
     """
 
     NAME: ClassVar[str]  # of the function
+    POINTERS: ClassVar[tuple[str, ...]]  # Triton's types of the pointers
     tile: Shared
 
     @property
@@ -38,13 +39,8 @@ class Kernel(ABC):
     def boxes(self) -> list[list[int]]:
         """The shapes of TMA's loads, one for each tensor map."""
 
-    @property
-    def declared(self) -> list[list[int]]:
-        """The shapes that Triton is told of."""
-        return self.boxes
-
     @abstractmethod
-    def constants(self) -> dict[str, int | bool]:
+    def constants(self) -> dict[str, int | float]:
         """The values of the function's constexpr parameters."""
 
     @abstractmethod
@@ -53,9 +49,9 @@ class Kernel(ABC):
 
     @property
     def parameters(self) -> list[str]:
-        """The PTX types of the parameters: maps with shapes and strides, three tensors, and two that Triton adds."""
+        """The PTX types of the parameters: maps with shapes and strides, pointers, and two that Triton adds."""
         maps = [("align 64 .b8", *["u32"] * len(box), *["u64"] * len(box)) for box in self.boxes]
-        return [*(kind for one in maps for kind in one), *["u64 .ptr .global"] * 5]
+        return [*(kind for one in maps for kind in one), *["u64 .ptr .global"] * (len(self.POINTERS) + 2)]
 
 
 def cubin(kernel: Kernel) -> bytes:
@@ -89,13 +85,14 @@ def _build(kernel: Kernel) -> Any:
     function, constants, warps = kernel.function(), kernel.constants(), kernel.tile.warps
     names = function.arg_names
     constants["num_warps"] = warps
-    signature = {name: "constexpr" if name in constants else "*fp16" for name in names}
-    maps = len(kernel.boxes)
-    for name, box in zip(names[:maps], kernel.declared, strict=True):
+    maps, pointers = len(kernel.boxes), kernel.POINTERS
+    signature = dict.fromkeys(names, "constexpr")
+    signature |= dict(zip(names[maps:], pointers, strict=False))
+    for name, box in zip(names[:maps], kernel.boxes, strict=True):
         layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=len(box))
         signature[name] = f"tensordesc<fp16{box},{layout!r}>"
     values = {(names.index(name),): value for name, value in constants.items()}
-    aligned = {(index,): [["tt.divisibility", 16]] for index in range(maps, maps + 3)}
+    aligned = {(index,): [["tt.divisibility", 16]] for index in range(maps, maps + len(pointers))}
     source = GluonASTSource(function, signature, values, aligned)
     with triton.knobs.runtime.scope():
         triton.knobs.runtime.add_stages_inspection_hook = _add_clusters
@@ -131,7 +128,7 @@ def _differences(kernel: Kernel, ptx: str, metadata: Mapping[str, Any]) -> list[
         "threads": f".reqntid {threads}" in ptx,
         "shared memory": metadata["shared"] <= kernel.tile.shared,
         "tensor maps": maps
-        == [{"swizzle": SWIZZLE_128, "elem_type": FLOAT16, "block_size": box} for box in kernel.declared],
+        == [{"swizzle": SWIZZLE_128, "elem_type": FLOAT16, "block_size": box} for box in kernel.boxes],
         "scratch memory": not (metadata["global_scratch_size"] or metadata["profile_scratch_size"]),
     }
     return [name for name, passed in checks.items() if not passed]

@@ -30,7 +30,7 @@ def launch(
 ) -> None:
     """Launch a kernel on the device's current stream.
 
-    others: bias, residual and result, contiguous.
+    others: those of the kernel's POINTERS.
     Raises KernelError if the kernel cannot be compiled, loaded or launched.
     """
     from cuda.bindings import driver

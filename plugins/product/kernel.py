@@ -3,205 +3,176 @@
 A program computes one part of the sums of ROWS rows and WIDTH columns of x weight^T. A step is BLOCKS times 64 of the
 depth. TMA gives zeros for rows beyond the end. `plugins/hopper/cluster.py` explains how PARTS programs add their parts.
 
-With GATED, half of a program's columns are values and the other half their gates.
+With GATED, half of a program's columns are values and the other half their gates. With STATS, the kernel also writes
+mean and squared deviations of each 64 columns of the result. With NORM, x is to be normalized by such statistics: with
+weights that contain the norm's, the result is (sums - mean * column_sums) / deviation + shifts. Sums begin with what is
+subtracted and added here, so that only the division is left for their end.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait
 
-from plugins.hopper.cluster import meet, power_of_two, publish, sum_parts, wait_for_all
-from plugins.hopper.pipeline import init_barriers, start_load, wait_loaded, wait_read
+from plugins.hopper.cluster import end_reading, publish, sum_parts, wait_for_all, wait_for_readers
+from plugins.hopper.pipeline import init_barriers, start_load, wait_loaded
 
 
 @gluon.constexpr_function
-def copies(blocks, halves, columns, all_columns, rows_shared, weights_shared, block_bytes):
+def loads(blocks, halves, columns, all_columns, rows, block_bytes):
     """The loads of a step: of the rows and of the weights, or half of them values and half of them gates."""
     result = []
     for block in range(blocks):
-        result.append((0, rows_shared, 64 * block, 0, block * block_bytes))
+        result.append((0, 64 * block, 0, block * block_bytes))
         for half in range(halves):
-            at = block * block_bytes + half * columns * 128
-            result.append((1, weights_shared, 64 * block, half * all_columns, at))
+            at = block * block_bytes + (rows + half * columns) * 128
+            result.append((1, 64 * block, half * all_columns, at))
     return tuple(result)
 
 
 @gluon.jit
 def hopper_product(
-    rows_map, weights_map, bias, residual, result, ALL_ROWS: gl.constexpr, DEPTH: gl.constexpr,
-    ALL_COLUMNS: gl.constexpr, BANDS: gl.constexpr, BAND: gl.constexpr, WIDTH: gl.constexpr, BLOCKS: gl.constexpr,
-    STAGES: gl.constexpr, PARTS: gl.constexpr, SHARE: gl.constexpr, SHARE_ROWS: gl.constexpr, BARRIERS: gl.constexpr,
-    GATED: gl.constexpr, BIAS: gl.constexpr, RESIDUAL: gl.constexpr, num_warps: gl.constexpr,
+    rows_map, weights_map, bias, residual, result, stats, column_sums, shifts, ALL_ROWS: gl.constexpr,
+    DEPTH: gl.constexpr, ALL_COLUMNS: gl.constexpr, ROWS: gl.constexpr, WIDTH: gl.constexpr, BLOCKS: gl.constexpr,
+    STAGES: gl.constexpr, PARTS: gl.constexpr, BARRIERS: gl.constexpr, GATED: gl.constexpr, BIAS: gl.constexpr,
+    RESIDUAL: gl.constexpr, STATS: gl.constexpr, NORM: gl.constexpr, EPS: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     HALVES: gl.constexpr = 2 if GATED else 1
     COLUMNS: gl.constexpr = WIDTH // HALVES
-    ROWS: gl.constexpr = BANDS * BAND
     STEPS: gl.constexpr = (DEPTH + 64 * BLOCKS - 1) // (64 * BLOCKS)
     STORED: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    DOWN: gl.constexpr = BAND // 16 if BAND // 16 < num_warps else num_warps
+    DOWN: gl.constexpr = min(ROWS // 16, num_warps)
     PRODUCT: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[DOWN, num_warps // DOWN], instr_shape=[16, WIDTH * DOWN // num_warps, 16]
     )
-    # A cluster's programs: those that share an operand are neighbours, then come the parts of the sums.
-    program = gl.program_id(0) % (PARTS * SHARE)
-    cluster = gl.program_id(0) // (PARTS * SHARE)
-    part = program // SHARE
-    member = program % SHARE
-    ACROSS: gl.constexpr = ALL_COLUMNS // COLUMNS // (SHARE if SHARE_ROWS else 1)
-    if SHARE_ROWS:
-        columns_at = ((cluster % ACROSS) * SHARE + member) * COLUMNS
-        rows_at = (cluster // ACROSS) * ROWS
-        first_row = rows_at + member * (ROWS // SHARE)
-        second_row = columns_at
-    else:
-        columns_at = (cluster % ACROSS) * COLUMNS
-        rows_at = ((cluster // ACROSS) * SHARE + member) * ROWS
-        first_row = rows_at
-        second_row = columns_at + member * (COLUMNS // SHARE)
+    # Neighbouring columns per thread: a warp writes whole rows of the tile.
+    VECTOR: gl.constexpr = 8 if PARTS == 1 else 4
+    LANES: gl.constexpr = min(COLUMNS // VECTOR, 32)
+    ROW: gl.constexpr = gl.BlockedLayout([1, VECTOR], [32 // LANES, LANES], [num_warps, 1], [1, 0])
+    # Neighbouring programs compute the parts of a tile, then other columns, then other rows.
+    part = gl.program_id(0) % PARTS
+    tile = gl.program_id(0) // PARTS
+    columns_at = (tile % (ALL_COLUMNS // COLUMNS)) * COLUMNS
+    rows_at = (tile // (ALL_COLUMNS // COLUMNS)) * ROWS
     first = part * STEPS // PARTS
     count = (part + 1) * STEPS // PARTS - first
 
     # Stages consist of blocks, blocks of rows and then weights, both in units of eight rows.
-    ROW_UNITS: gl.constexpr = ROWS // 8
-    UNITS: gl.constexpr = ROW_UNITS + WIDTH // 8  # of a block
+    UNITS: gl.constexpr = (ROWS + WIDTH) // 8  # of a block
     memory = gl.allocate_shared_memory(gl.float16, [STAGES * BLOCKS * UNITS, 8, 64], STORED)
-    COPIES: gl.constexpr = copies(
-        BLOCKS, HALVES, COLUMNS, ALL_COLUMNS, SHARE > 1 and SHARE_ROWS, SHARE > 1 and not SHARE_ROWS, UNITS * 1024
-    )
-    first_place = member * (ROWS // SHARE * 128 if SHARE_ROWS else 0)
-    second_place = ROWS * 128 + member * (0 if SHARE_ROWS else COLUMNS // SHARE * 128)
-    programs = ((1 << SHARE) - 1) << (part * SHARE)
-    init_barriers(part, STAGES, SHARE, BARRIERS)
-    if SHARE > 1:
-        meet(program, PARTS * SHARE)
+    LOADS: gl.constexpr = loads(BLOCKS, HALVES, COLUMNS, ALL_COLUMNS, ROWS, UNITS * 1024)
+    init_barriers(part, STAGES, BARRIERS)
     for i in gl.static_range(STAGES):
         if i < count:
-            start_load(i, i * BLOCKS * UNITS * 1024, (first + i) * BLOCKS * 64, programs, first_row, second_row,
-                       first_place, second_place, "hopper_product", COPIES, BLOCKS * UNITS * 1024, BARRIERS)  # fmt: skip
-    gl.thread_barrier()
-    sums = gl.zeros([BAND, WIDTH], gl.float32, layout=PRODUCT)
+            start_load(i, (first + i) * BLOCKS * 64, rows_at, columns_at, "hopper_product", LOADS,
+                       BLOCKS * UNITS * 1024, BARRIERS)  # fmt: skip
+    gl.thread_barrier()  # others may wait for what the first thread loads
+
+    # What the end needs arrives while the products are computed. This program will finish SLICE rows.
+    SLICE: gl.constexpr = ROWS // PARTS
+    slice_at = part * SLICE
+    total = gl.zeros([ROWS, WIDTH], gl.float32, layout=PRODUCT)
+    column = gl.arange(0, WIDTH, layout=gl.SliceLayout(0, PRODUCT))
+    of_weights = columns_at + column % COLUMNS + (column // COLUMNS) * ALL_COLUMNS
+    once = (column >= 0) & (part == 0)
+    scale = 0.0
+    added = 0.0
     if BIAS:
-        column = gl.arange(0, WIDTH, layout=gl.SliceLayout(0, PRODUCT))
-        at = columns_at + column % COLUMNS + (column // COLUMNS) * ALL_COLUMNS
-        sums += gl.expand_dims(gl.load(bias + at, mask=(column >= 0) & (part == 0), other=0.0).to(gl.float32), 0)
-    if BANDS == 3:
-        second = sums
-        third = sums
-    # Neighbouring columns per thread: a warp writes whole rows of the tile.
-    VECTOR: gl.constexpr = 8 if PARTS == 1 else 4
-    LANES: gl.constexpr = COLUMNS // VECTOR if COLUMNS // VECTOR < 32 else 32
-    ROW: gl.constexpr = gl.BlockedLayout([1, VECTOR], [32 // LANES, LANES], [num_warps, 1], [1, 0])
-    EARLY: gl.constexpr = RESIDUAL and PARTS == 1 and BANDS == 1
-    added = sums
-    if EARLY:  # arrives while the products are computed
-        added = _load_residual(residual, rows_at, columns_at, ALL_ROWS, ALL_COLUMNS, BAND, COLUMNS, ROW)
+        total += gl.expand_dims(gl.load(bias + of_weights, mask=once, other=0.0).to(gl.float32), 0)
+    if NORM:
+        row = rows_at + gl.arange(0, ROWS, layout=gl.SliceLayout(1, PRODUCT))
+        mean, deviation = _statistics(stats, row, (row < ALL_ROWS) & (part == 0), DEPTH, EPS)
+        shift = gl.load(shifts + of_weights, mask=once, other=0.0)
+        column_sum = gl.load(column_sums + of_weights, mask=once, other=0.0)
+        total += gl.expand_dims(deviation, 1) * gl.expand_dims(shift, 0)
+        total -= gl.expand_dims(mean, 1) * gl.expand_dims(column_sum, 0)
+        if PARTS == 1:
+            scale = 1 / deviation
+        else:
+            row = rows_at + slice_at + gl.arange(0, SLICE, layout=gl.SliceLayout(1, ROW))
+            mean, deviation = _statistics(stats, row, row < ALL_ROWS, DEPTH, EPS)
+            scale = 1 / deviation
+    if RESIDUAL:
+        at, inside = _places(rows_at + slice_at, columns_at, ALL_ROWS, ALL_COLUMNS, SLICE, COLUMNS, ROW)
+        added = gl.load(residual + at, mask=inside, other=0.0)
+
     stage = 0
     phase = 0
     for i in range(count):
         wait_loaded(stage, phase, BARRIERS)
         for block in gl.static_range(BLOCKS):
             unit = (stage * BLOCKS + block) * UNITS
-            view = memory.index(unit + ROW_UNITS)._reinterpret(gl.float16, [WIDTH, 64], STORED).permute((1, 0))
-            band = memory.index(unit)._reinterpret(gl.float16, [BAND, 64], STORED)
-            sums = warpgroup_mma(band, view, sums, is_async=True)
-            if BANDS == 3:
-                band = memory.index(unit + BAND // 8)._reinterpret(gl.float16, [BAND, 64], STORED)
-                second = warpgroup_mma(band, view, second, is_async=True)
-                band = memory.index(unit + 2 * BAND // 8)._reinterpret(gl.float16, [BAND, 64], STORED)
-                third = warpgroup_mma(band, view, third, is_async=True)
-        if BANDS == 3:
-            sums, second, third = warpgroup_mma_wait(3 * BLOCKS, deps=(sums, second, third))
-        else:
-            sums = warpgroup_mma_wait(BLOCKS, deps=(sums,))
+            rows = memory.index(unit)._reinterpret(gl.float16, [ROWS, 64], STORED)
+            weights = memory.index(unit + ROWS // 8)._reinterpret(gl.float16, [WIDTH, 64], STORED)
+            total = warpgroup_mma(rows, weights.permute((1, 0)), total, is_async=True)
+        total = warpgroup_mma_wait(BLOCKS, deps=(total,))
         # The step before is finished; its stage takes the step STAGES later.
-        before = gl.where(stage == 0, STAGES - 1, stage - 1)
         if (i > 0) & (i + STAGES - 1 < count):
             gl.thread_barrier()
-            if SHARE > 1:
-                wait_read(before, gl.where(stage == 0, phase ^ 1, phase), part * SHARE, STAGES, SHARE, BARRIERS)
-            start_load(before, before * (BLOCKS * UNITS * 1024), (first + i + STAGES - 1) * BLOCKS * 64, programs,
-                       first_row, second_row, first_place, second_place, "hopper_product", COPIES,
+            before = gl.where(stage == 0, STAGES - 1, stage - 1)
+            start_load(before, (first + i + STAGES - 1) * BLOCKS * 64, rows_at, columns_at, "hopper_product", LOADS,
                        BLOCKS * UNITS * 1024, BARRIERS)  # fmt: skip
         last = stage == STAGES - 1
         phase = gl.where(last, phase ^ 1, phase)
         stage = gl.where(last, 0, stage + 1)
-    if BANDS == 3:
-        sums, second, third = warpgroup_mma_wait(0, deps=(sums, second, third))
-    else:
-        sums = warpgroup_mma_wait(0, deps=(sums,))
+    total = warpgroup_mma_wait(0, deps=(total,))
     gl.thread_barrier()
 
     if PARTS == 1:
-        _finish(sums, added, residual, result, rows_at, columns_at, ALL_ROWS, ALL_COLUMNS, BAND, COLUMNS, GATED,
-                RESIDUAL, EARLY, ROW)  # fmt: skip
-        if BANDS == 3:
-            _finish(second, added, residual, result, rows_at + BAND, columns_at, ALL_ROWS, ALL_COLUMNS, BAND, COLUMNS,
-                    GATED, RESIDUAL, EARLY, ROW)  # fmt: skip
-            _finish(third, added, residual, result, rows_at + 2 * BAND, columns_at, ALL_ROWS, ALL_COLUMNS, BAND,
-                    COLUMNS, GATED, RESIDUAL, EARLY, ROW)  # fmt: skip
+        if NORM:
+            total *= gl.expand_dims(scale, 1)
+        if GATED:
+            values, gates = gl.split(gl.permute(gl.reshape(total, [ROWS, 2, COLUMNS]), (0, 2, 1)))
+            finished = gl.convert_layout((values * gelu(gates)).to(gl.float16), ROW)
+        elif RESIDUAL:
+            finished = (gl.convert_layout(total, ROW) + added.to(gl.float32)).to(gl.float16)
+        else:
+            finished = gl.convert_layout(total.to(gl.float16), ROW)
     else:
         PITCH: gl.constexpr = 4 * (WIDTH + 8)  # bytes of a row of sums, with room against bank conflicts
-        at = _offsets(0, BAND, WIDTH, PITCH, PRODUCT)
-        publish(sums, at)
-        if BANDS == 3:
-            publish(second, at + BAND * PITCH)
-            publish(third, at + 2 * BAND * PITCH)
-        wait_for_all(program, PARTS * SHARE)
-        SLICES: gl.constexpr = power_of_two(PARTS)
-        for i in gl.static_range(BANDS):
-            for more in gl.static_range((SLICES + PARTS - 1) // PARTS):
-                number = part + more * PARTS
-                if number < SLICES:
-                    _finish_slice(residual, result, rows_at, i * BAND + number * (BAND // SLICES), columns_at, member,
-                                  ALL_ROWS, ALL_COLUMNS, BAND // SLICES, COLUMNS, SHARE, PARTS, PITCH, GATED,
-                                  RESIDUAL, ROW)  # fmt: skip
-    if PARTS * SHARE > 1:
-        meet(program, PARTS * SHARE)  # none may end while others use its shared memory
+        publish(total, _offsets(0, ROWS, WIDTH, PITCH, PRODUCT))
+        wait_for_all(part, PARTS)
+        at = _offsets(slice_at, SLICE, COLUMNS, PITCH, ROW)
+        of_slice = sum_parts(at, PARTS, [SLICE, COLUMNS], ROW)
+        if GATED:
+            gates = sum_parts(at + COLUMNS * 4, PARTS, [SLICE, COLUMNS], ROW)
+        end_reading(part)
+        if NORM:
+            of_slice *= gl.expand_dims(scale, 1)
+        if GATED:
+            of_slice *= gelu(gates * gl.expand_dims(scale, 1) if NORM else gates)
+        if RESIDUAL:
+            of_slice += added.to(gl.float32)
+        finished = of_slice.to(gl.float16)
+    at, inside = _places(rows_at + slice_at, columns_at, ALL_ROWS, ALL_COLUMNS, SLICE, COLUMNS, ROW)
+    gl.store(result + at, finished, mask=inside)
+    if STATS:
+        row = rows_at + slice_at + gl.arange(0, SLICE, layout=gl.SliceLayout(1, ROW))
+        _store_statistics(finished.to(gl.float32), stats, row, columns_at, ALL_ROWS, ALL_COLUMNS)
+    if PARTS > 1:
+        wait_for_readers(part)
 
 
 @gluon.jit
-def _finish(
-    sums, added, residual, result, rows_at, columns_at, ALL_ROWS: gl.constexpr, ALL_COLUMNS: gl.constexpr,
-    ROWS: gl.constexpr, COLUMNS: gl.constexpr, GATED: gl.constexpr, RESIDUAL: gl.constexpr, EARLY: gl.constexpr,
-    ROW: gl.constexpr,
-):  # fmt: skip
-    # Writes the results of sums that were not split.
-    if GATED:
-        values, gates = gl.split(gl.permute(gl.reshape(sums, [ROWS, 2, COLUMNS]), (0, 2, 1)))
-        total = gl.convert_layout((values * gelu(gates)).to(gl.float16), ROW)
-    elif RESIDUAL:
-        if not EARLY:
-            added = _load_residual(residual, rows_at, columns_at, ALL_ROWS, ALL_COLUMNS, ROWS, COLUMNS, ROW)
-        total = gl.convert_layout(sums, ROW) + added.to(gl.float32)
-    else:
-        total = gl.convert_layout(sums.to(gl.float16), ROW)
-    _store(total, result, rows_at, columns_at, ALL_ROWS, ALL_COLUMNS, ROWS, COLUMNS, ROW)
+def _statistics(stats, row, wanted, DEPTH: gl.constexpr, EPS: gl.constexpr):
+    # Returns mean and standard deviation of rows from those of 64 columns each (Chan, Golub and LeVeque 1979).
+    at = row * (DEPTH // 64 * 2)
+    mean = gl.load(stats + at, mask=wanted, other=0.0)
+    squares = gl.load(stats + at + 1, mask=wanted, other=0.0)
+    for i in gl.static_range(1, DEPTH // 64):
+        difference = gl.load(stats + at + 2 * i, mask=wanted, other=0.0) - mean
+        mean += difference * (1 / (i + 1))
+        squares += gl.load(stats + at + 2 * i + 1, mask=wanted, other=0.0)
+        squares += difference * difference * (64 * i / (i + 1))
+    return mean, gl.sqrt(squares * (1 / DEPTH) + EPS)
 
 
 @gluon.jit
-def _finish_slice(
-    residual, result, rows_at, slice_at, columns_at, member, ALL_ROWS: gl.constexpr, ALL_COLUMNS: gl.constexpr,
-    SLICE: gl.constexpr, COLUMNS: gl.constexpr, SHARE: gl.constexpr, PARTS: gl.constexpr, PITCH: gl.constexpr,
-    GATED: gl.constexpr, RESIDUAL: gl.constexpr, ROW: gl.constexpr,
-):  # fmt: skip
-    # Adds the parts of SLICE rows, and writes the results.
-    if RESIDUAL:  # arrives while the parts do
-        added = _load_residual(residual, rows_at + slice_at, columns_at, ALL_ROWS, ALL_COLUMNS, SLICE, COLUMNS, ROW)
-    at = _offsets(slice_at, SLICE, COLUMNS, PITCH, ROW)
-    total = sum_parts(at, member, SHARE, PARTS, [SLICE, COLUMNS], ROW)
-    if GATED:
-        total *= gelu(sum_parts(at + COLUMNS * 4, member, SHARE, PARTS, [SLICE, COLUMNS], ROW))
-    if RESIDUAL:
-        total += added.to(gl.float32)
-    _store(total, result, rows_at + slice_at, columns_at, ALL_ROWS, ALL_COLUMNS, SLICE, COLUMNS, ROW)
-
-
-@gluon.jit
-def _offsets(first, ROWS: gl.constexpr, COLUMNS: gl.constexpr, PITCH: gl.constexpr, LAYOUT: gl.constexpr):
-    # Returns where sums are in shared memory, in bytes.
-    row = first + gl.arange(0, ROWS, layout=gl.SliceLayout(1, LAYOUT))
-    column = gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, LAYOUT))
-    return gl.expand_dims(row * PITCH, 1) + gl.expand_dims(column * 4, 0)
+def _store_statistics(values, stats, row, columns_at, ALL_ROWS: gl.constexpr, ALL_COLUMNS: gl.constexpr):
+    mean = gl.sum(values, 1) * (1 / 64)
+    centred = values - gl.expand_dims(mean, 1)
+    at = (row * (ALL_COLUMNS // 64) + columns_at // 64) * 2
+    gl.store(stats + at, mean, mask=row < ALL_ROWS)
+    gl.store(stats + at + 1, gl.sum(centred * centred, 1), mask=row < ALL_ROWS)
 
 
 @gluon.jit
@@ -216,21 +187,11 @@ def _places(
 
 
 @gluon.jit
-def _load_residual(
-    residual, rows_at, columns_at, ALL_ROWS: gl.constexpr, ALL_COLUMNS: gl.constexpr, ROWS: gl.constexpr,
-    COLUMNS: gl.constexpr, ROW: gl.constexpr,
-):  # fmt: skip
-    at, inside = _places(rows_at, columns_at, ALL_ROWS, ALL_COLUMNS, ROWS, COLUMNS, ROW)
-    return gl.load(residual + at, mask=inside, other=0.0)
-
-
-@gluon.jit
-def _store(
-    total, result, rows_at, columns_at, ALL_ROWS: gl.constexpr, ALL_COLUMNS: gl.constexpr, ROWS: gl.constexpr,
-    COLUMNS: gl.constexpr, ROW: gl.constexpr,
-):  # fmt: skip
-    at, inside = _places(rows_at, columns_at, ALL_ROWS, ALL_COLUMNS, ROWS, COLUMNS, ROW)
-    gl.store(result + at, total.to(gl.float16), mask=inside)
+def _offsets(first, ROWS: gl.constexpr, COLUMNS: gl.constexpr, PITCH: gl.constexpr, LAYOUT: gl.constexpr):
+    # Returns where sums are in shared memory, in bytes.
+    row = first + gl.arange(0, ROWS, layout=gl.SliceLayout(1, LAYOUT))
+    column = gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, LAYOUT))
+    return gl.expand_dims(row * PITCH, 1) + gl.expand_dims(column * 4, 0)
 
 
 @gluon.jit
