@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ldm.attention import KeysValues, SpatialTransformer
+from ldm.attention import GEGLU, KeysValues, SpatialTransformer
 from plugins.compiling import compiles_half
 from plugins.product.op import norm_geglu, norm_product, product, product_stats
 from plugins.product.tiles import Sizes, fits
@@ -100,8 +100,8 @@ def _sources(transformer: SpatialTransformer) -> dict[str, tuple[nn.LayerNorm, l
     return {
         "qkv": (block.norm1, [attention.to_q, attention.to_k, attention.to_v]),
         "q": (block.norm2, [block.attn2.to_q]),
-        "geglu": (block.norm3, [block.ff.net[0].proj]),
-    }  # type: ignore[dict-item]
+        "geglu": (block.norm3, [cast(GEGLU, block.ff.net[0]).proj]),
+    }
 
 
 def _fits(x: Tensor, text: KeysValues) -> bool:

@@ -77,6 +77,7 @@ def test_other_weights() -> None:
     model = transformer()
     x, text = inputs(2, 2)
     fold_norms(model)
+    assert isinstance(model, FoldedTransformer)
     addresses = [buffer.data_ptr() for buffer in model.folded.buffers()]
     for parameter in model.parameters():
         parameter.add_(0.1)

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
+from plugins.folded_norms import fold
 from plugins.product.compile import ProductKernel
 from plugins.product.op import norm_geglu, norm_product, product, product_stats, run
 from plugins.product.tiles import Sizes, choose
@@ -31,7 +32,11 @@ def inputs(sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     return random(sizes.rows, sizes.depth), weight, random(sizes.width), residual
 
 
-def plain(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, gated: bool) -> Tensor:
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+def plain(inputs: Inputs, gated: bool) -> Tensor:
+    x, weight, bias, residual = inputs
     y = F.linear(x, weight, bias)
     if gated:
         value, gate = y.chunk(2, dim=-1)
@@ -39,8 +44,10 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | Non
     return y if residual is None else y + residual
 
 
-def double(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.double() for tensor in tensors]
+def double(inputs: Inputs) -> Inputs:
+    x, weight, *others = inputs
+    bias, residual = (None if tensor is None else tensor.double() for tensor in others)
+    return x.double(), weight.double(), bias, residual
 
 
 def check(got: Tensor, half: Tensor, true: Tensor) -> None:
@@ -53,11 +60,11 @@ def check(got: Tensor, half: Tensor, true: Tensor) -> None:
 def test_the_kernel(sizes: Sizes) -> None:
     tensors = inputs(sizes)
     got = product(*tensors, sizes.gated)
-    check(got, plain(*tensors, sizes.gated), plain(*double(*tensors), sizes.gated))
+    check(got, plain(tensors, sizes.gated), plain(double(tensors), sizes.gated))
     assert all(torch.equal(got, product(*tensors, sizes.gated)) for _ in range(20)), "two runs differ"
     x, weight, *_ = tensors
     others = x, weight, None, None
-    check(product(*others, sizes.gated), plain(*others, sizes.gated), plain(*double(*others), sizes.gated))
+    check(product(*others, sizes.gated), plain(others, sizes.gated), plain(double(others), sizes.gated))
 
 
 def statistics(rows: Tensor) -> Tensor:
@@ -78,10 +85,6 @@ def test_statistics_of_rows(sizes: Sizes, residual: bool) -> None:
 @pytest.mark.parametrize("sizes", [one for one in (*SD15, *ODD) if one.depth <= one.columns or one in ODD], ids=str)
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 def test_a_norm_before(sizes: Sizes, mean: float) -> None:
-    from torch import nn
-
-    from plugins.folded_norms import fold
-
     x, _, _, _ = inputs(sizes)
     x = (x + mean).half()
     torch.manual_seed(0)
@@ -93,9 +96,9 @@ def test_a_norm_before(sizes: Sizes, mean: float) -> None:
         stats = statistics(x).float()
         op = norm_geglu if sizes.gated else norm_product
         got = op(x, stats, weight, sums, shifts, norm.eps)
-        half = plain(norm(x), linear.weight, linear.bias, None, sizes.gated)
+        half = plain((norm(x), linear.weight, linear.bias, None), sizes.gated)
         norm, linear = norm.double(), linear.double()
-        true = plain(norm(x.double()), linear.weight, linear.bias, None, sizes.gated)
+        true = plain((norm(x.double()), linear.weight, linear.bias, None), sizes.gated)
         check(got, half, true)
         assert torch.equal(got, op(x, stats, weight, sums, shifts, 1e-5)), "two runs differ"
 

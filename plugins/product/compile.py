@@ -31,6 +31,10 @@ class ProductKernel(Kernel):
     # bias, residual and result; statistics, column sums and shifts
     POINTERS = ("*fp16", "*fp16", "*fp16", "*fp32", "*fp32", "*fp32")
 
+    def __post_init__(self) -> None:
+        if self.stats and self.tile.width != STEP:
+            raise ValueError(f"a kernel with statistics got a tile of {self.tile.width} columns, expected {STEP}")
+
     @property
     def boxes(self) -> list[list[int]]:
         """The shapes of TMA's loads: of x and of the weight."""

@@ -74,8 +74,6 @@ def hopper_product(
     column = gl.arange(0, WIDTH, layout=gl.SliceLayout(0, PRODUCT))
     of_weights = columns_at + column % COLUMNS + (column // COLUMNS) * ALL_COLUMNS
     once = (column >= 0) & (part == 0)
-    scale = 0.0
-    added = 0.0
     if BIAS:
         total += gl.expand_dims(gl.load(bias + of_weights, mask=once, other=0.0).to(gl.float32), 0)
     if NORM:

@@ -1,4 +1,4 @@
-"""Matrix products for Hopper GPUs as torch ops, each one kernel, with what follows and, in two ops, the norm before them.
+"""Matrix products for Hopper GPUs as torch ops, each one kernel, with what follows and, in two ops, the norm before.
 
 The first call for each size compiles and loads the kernel. Only later calls can be captured into a CUDA graph. All
 matrices are float16 and contiguous; depth and columns are multiples of STEP. Sums are float32, always in the same
@@ -28,6 +28,8 @@ def product(
     x [rows, depth], weight [columns, depth] or, gated, [2 * columns, depth], bias [weight's rows], residual
     [rows, columns].
     """
+    if gated and residual is not None:
+        raise ValueError("a product got a residual with gates, expected one of the two: add the residual afterwards")
     sizes, result = _prepare(x, weight, gated)
     _check(x, (("bias", bias, (sizes.width,)), ("residual", residual, tuple(result.shape))), torch.float16)
     run(_kernel(sizes, bias, residual), x, weight, (bias, residual, result, None, None, None))
@@ -103,7 +105,7 @@ def _kernel(
     stats: bool = False,
     eps: float | None = None,
 ) -> ProductKernel:
-    return ProductKernel(sizes, choose(sizes), bias is not None, residual is not None, stats, eps)
+    return ProductKernel(sizes, choose(sizes, stats), bias is not None, residual is not None, stats, eps)
 
 
 def _empty(x: Tensor, weight: Tensor, gated: bool) -> Tensor:

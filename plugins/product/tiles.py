@@ -62,23 +62,28 @@ class Tile:
         return -(-sizes.rows // self.rows) * (sizes.width // self.width) * self.parts
 
 
-MOST_ROWS = 4096  # the most that were measured: 3072
+# Within these bounds lie the products that were measured. For more work, as in batches, cuBLAS is faster at some sizes.
+MOST_ROWS = 4096
+MOST_WORK = 3072 * 320 * 320  # rows times the square of the transformer's width
 
-# The best of about 40 tried on an H200 for each of the products of the UNet's transformers. Each list: for more than
-# 1024, 256, 64 and 0 rows.
-WIDER = (Tile(128, 64, 3), Tile(128, 128, 3, blocks=2), Tile(64, 128, 4), Tile(64, 64, 7, parts=2))
-SQUARE = (Tile(128, 64, 4), Tile(64, 64, 3, blocks=2), Tile(64, 64, 3, parts=2, blocks=2), Tile(64, 64, 3, 4, blocks=2))
-DEEPER = (Tile(64, 64, 7), Tile(64, 128, 4, parts=2), Tile(64, 128, 4, parts=4), Tile(64, 64, 7, parts=4))
-GATED = (Tile(128, 128, 3, warps=8), Tile(128, 128, 3, warps=8), Tile(64, 128, 4), Tile(64, 128, 4, parts=2))
+# The best of 10 to 40 tried on an H200 for each of the products of the UNet's transformers, with the norms before them.
+# Each list: for more than 1024, 256, 64 and 0 rows.
+WIDER = (Tile(128, 64, 3), Tile(128, 64, 4), Tile(64, 128, 8), Tile(64, 64, 6, blocks=2))
+SQUARE = (Tile(128, 64, 4), Tile(64, 64, 3, blocks=2), Tile(64, 64, 6, blocks=2), Tile(64, 64, 12, parts=4))
+DEEPER = (Tile(128, 64, 9), Tile(64, 128, 4, parts=2), Tile(64, 128, 4, parts=4), Tile(64, 64, 7, parts=4))
+GATED = (Tile(128, 128, 3, warps=8), Tile(128, 128, 3, warps=8), Tile(64, 128, 4), Tile(64, 64, 7))
+TILES = (*WIDER, *SQUARE, *DEEPER, *GATED)
 
 
 def fits(sizes: Sizes) -> bool:
-    """Return whether our kernel computes a product, and was measured for as many rows."""
-    return sizes.rows <= MOST_ROWS and sizes.depth % STEP == 0 and sizes.columns % STEP == 0
+    """Return whether our kernel computes a product, and is known to be faster than others."""
+    work = sizes.rows * min(sizes.depth, sizes.columns) ** 2
+    whole = sizes.depth % STEP == 0 and sizes.columns % STEP == 0
+    return whole and sizes.rows <= MOST_ROWS and work <= MOST_WORK
 
 
-def choose(sizes: Sizes) -> Tile:
-    """Return the tile for a product that fits. The kernel needs no tile that divides the rows."""
+def choose(sizes: Sizes, stats: bool = False) -> Tile:
+    """Return the tile for a product. stats: whether it returns statistics, which need programs of STEP columns."""
     if sizes.gated:
         tiles = GATED
     elif sizes.columns > sizes.depth:
@@ -86,4 +91,4 @@ def choose(sizes: Sizes) -> Tile:
     else:
         tiles = SQUARE if sizes.columns == sizes.depth else DEEPER
     tile = tiles[sum(sizes.rows <= most for most in (1024, 256, 64))]
-    return tile if sizes.width % tile.width == 0 else replace(tile, width=STEP)
+    return replace(tile, width=STEP) if stats or sizes.width % tile.width else tile
