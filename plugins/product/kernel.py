@@ -78,7 +78,7 @@ def hopper_product(
         total += gl.expand_dims(gl.load(bias + of_weights, mask=once, other=0.0).to(gl.float32), 0)
     if NORM:
         row = rows_at + gl.arange(0, ROWS, layout=gl.SliceLayout(1, PRODUCT))
-        mean, deviation = _statistics(stats, row, (row < ALL_ROWS) & (part == 0), DEPTH, EPS)
+        mean, deviation = _statistics(stats, row, ALL_ROWS, DEPTH, EPS)
         shift = gl.load(shifts + of_weights, mask=once, other=0.0)
         column_sum = gl.load(column_sums + of_weights, mask=once, other=0.0)
         total += gl.expand_dims(deviation, 1) * gl.expand_dims(shift, 0)
@@ -87,7 +87,7 @@ def hopper_product(
             scale = 1 / deviation
         else:
             row = rows_at + slice_at + gl.arange(0, SLICE, layout=gl.SliceLayout(1, ROW))
-            mean, deviation = _statistics(stats, row, row < ALL_ROWS, DEPTH, EPS)
+            mean, deviation = _statistics(stats, row, ALL_ROWS, DEPTH, EPS)
             scale = 1 / deviation
     if RESIDUAL:
         at, inside = _places(rows_at + slice_at, columns_at, ALL_ROWS, ALL_COLUMNS, SLICE, COLUMNS, ROW)
@@ -151,17 +151,47 @@ def hopper_product(
 
 
 @gluon.jit
-def _statistics(stats, row, wanted, DEPTH: gl.constexpr, EPS: gl.constexpr):
-    # Returns mean and standard deviation of rows from those of 64 columns each (Chan, Golub and LeVeque 1979).
-    at = row * (DEPTH // 64 * 2)
-    mean = gl.load(stats + at, mask=wanted, other=0.0)
-    squares = gl.load(stats + at + 1, mask=wanted, other=0.0)
-    for i in gl.static_range(1, DEPTH // 64):
-        difference = gl.load(stats + at + 2 * i, mask=wanted, other=0.0) - mean
-        mean += difference * (1 / (i + 1))
-        squares += gl.load(stats + at + 2 * i + 1, mask=wanted, other=0.0)
-        squares += difference * difference * (64 * i / (i + 1))
+def _statistics(stats, row, ALL_ROWS: gl.constexpr, DEPTH: gl.constexpr, EPS: gl.constexpr):
+    # Returns mean and standard deviation of rows from those of 64 columns each. Rows beyond the end repeat the last.
+    GROUPS: gl.constexpr = DEPTH // 64
+    address = stats.to(gl.int64) + gl.minimum(row, ALL_ROWS - 1).to(gl.int64) * (GROUPS * 8)
+    if GROUPS % 2 == 0:  # loads of two groups are aligned
+        mean, squares, other, others_squares = _load_pairs(address)
+        mean, squares = _merge(mean, squares, other, others_squares, 1)
+        for i in gl.static_range(2, GROUPS, 2):
+            other, others_squares, third, thirds_squares = _load_pairs(address + 8 * i)
+            mean, squares = _merge(mean, squares, other, others_squares, i)
+            mean, squares = _merge(mean, squares, third, thirds_squares, i + 1)
+    else:
+        mean, squares = _load_pair(address)
+        for i in gl.static_range(1, GROUPS):
+            other, others_squares = _load_pair(address + 8 * i)
+            mean, squares = _merge(mean, squares, other, others_squares, i)
     return mean, gl.sqrt(squares * (1 / DEPTH) + EPS)
+
+
+@gluon.jit
+def _load_pair(address):
+    return gl.inline_asm_elementwise(
+        "ld.global.v2.f32 {$0, $1}, [$2];", "=f,=f,l", [address], dtype=(gl.float32, gl.float32), is_pure=True, pack=1
+    )
+
+
+@gluon.jit
+def _load_pairs(address):
+    return gl.inline_asm_elementwise(
+        "ld.global.v4.f32 {$0, $1, $2, $3}, [$4];", "=f,=f,=f,=f,l", [address],
+        dtype=(gl.float32, gl.float32, gl.float32, gl.float32), is_pure=True, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
+def _merge(mean, squares, other, others_squares, COUNT: gl.constexpr):
+    # Adds statistics of a group to those of COUNT groups (Chan, Golub and LeVeque 1979).
+    difference = other - mean
+    mean += difference * (1 / (COUNT + 1))
+    squares += others_squares + difference * difference * (64 * COUNT / (COUNT + 1))
+    return mean, squares
 
 
 @gluon.jit
