@@ -44,9 +44,9 @@ def test_the_constants_of_a_launch() -> None:
         return {name: int(value) for name, value in launch.defines if name != "EPS"}
 
     launch = choose_launch(2, 320, 1536, 32, EPS, True, channels_last=True, clusters=True)
-    expected = {"VECTOR": 4, "SPAN": 20, "CLUSTER": 4, "CHANNELS_LAST": 1, "SILU": 1}
+    expected = {"VECTOR": 4, "SPAN": 20, "CLUSTER": 8, "CHANNELS_LAST": 1, "SILU": 1}
     assert constants(launch).items() >= expected.items(), "two groups of ten channels should be five loads"
-    assert launch.grid == (4, 16, 2)
+    assert launch.grid == (8, 16, 2)
     assert constants(choose_launch(2, 320, 1536, 32, EPS, True, channels_last=True, clusters=False))["CLUSTER"] == 1
     assert constants(choose_launch(1, 60, 99, 6, EPS, True, channels_last=True, clusters=True))["VECTOR"] == 4
     assert constants(choose_launch(1, 60, 99, 6, EPS, True, channels_last=False, clusters=True))["VECTOR"] == 1

@@ -12,12 +12,12 @@ from plugins.machine_code import machine_code
 SOURCE = Path(__file__).with_name("kernel.cu")
 NAME = "group_norm"  # the kernel's function in it
 
-# Close to the best of about 100 launches for each of 12 sizes on an H200 (docs/performance.md).
+# Close to the best of about 100 launches for each of 16 sizes on an H200 (docs/performance.md).
 MAX_CLUSTER = 8  # blocks; every GPU with clusters supports 8
 MAX_THREADS = 512
-MAX_HOLD = 8  # vectors kept in registers per thread: few threads with many loads each are fastest
-WORTH_256_THREADS = 480  # vectors of a block; for fewer, 128 threads
-BLOCKS = 128  # enough to occupy an H200's 132 multiprocessors
+FEW = {128: 8, 256: 16}  # threads, and vectors per thread up to which no more threads are used
+MAX_HOLD = 8  # vectors kept in registers per thread
+BLOCKS = 256  # enough to occupy an H200's 132 multiprocessors
 WORTH_A_BLOCK = 256  # minimum vectors per block when a span is split
 SECTOR = 16  # float16 values in 32 bytes, the smallest memory access
 
@@ -57,10 +57,8 @@ def choose_launch(
     cluster = _count_blocks(images * channels // span, pixels * span // vector) if clusters else 1
     width = span // vector if channels_last else 1  # vectors per pixel
     per_block = -(-(pixels * span // vector) // width // cluster) * width
-    threads = max(256 if per_block >= WORTH_256_THREADS else 128, _warps(width))
-    while threads < MAX_THREADS and per_block > MAX_HOLD * threads:
-        threads *= 2
-    threads = min(threads, MAX_THREADS)
+    enough = (few for few, most in FEW.items() if per_block <= few * most and width <= few)
+    threads = next(enough, MAX_THREADS)
     per_thread = -(-per_block // (threads // width * width or threads))
     chunks = -(-per_thread // MAX_HOLD)
     constants = {
@@ -124,10 +122,6 @@ def _at_least_a_sector(span: int, channels: int) -> int:
     while span < SECTOR and channels % (2 * span) == 0:
         span *= 2
     return span
-
-
-def _warps(threads: int) -> int:
-    return -(-threads // 32) * 32
 
 
 @cache
