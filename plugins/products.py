@@ -24,7 +24,9 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Ten
     result = torch.empty((rows, columns), dtype=x.dtype, device=x.device)
     tile = linear_tile(rows, depth)
     grid = (triton.cdiv(columns, tile["COLUMNS"]), triton.cdiv(rows, tile["ROWS"]))
-    wrap_triton(_product)[grid](x, weight, bias, residual, result, rows, columns, K=depth, GEGLU=False, **tile)
+    wrap_triton(canny2image_product)[grid](
+        x, weight, bias, residual, result, rows, columns, K=depth, GEGLU=False, **tile
+    )
     return result
 
 
@@ -39,7 +41,7 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     result = torch.empty((rows, columns), dtype=x.dtype, device=x.device)
     tile = geglu_tile(rows, depth)
     grid = (triton.cdiv(columns, tile["COLUMNS"]), triton.cdiv(rows, tile["ROWS"]))
-    wrap_triton(_product)[grid](x, weight, bias, None, result, rows, columns, K=depth, GEGLU=True, **tile)
+    wrap_triton(canny2image_product)[grid](x, weight, bias, None, result, rows, columns, K=depth, GEGLU=True, **tile)
     return result
 
 
@@ -67,11 +69,12 @@ def _tile(rows: int, columns: int, depth: int, warps: int, stages: int) -> dict[
 
 
 @triton.jit
-def _product(
+def canny2image_product(
     x, weight, bias, residual, result, rows, columns, K: tl.constexpr, GEGLU: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     # A program computes one tile. Rows and columns beyond the end repeat the last one and are not stored.
+    tl.extra.cuda.gdc_wait()  # see runtime/early_launch.py
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     k = tl.arange(0, DEPTH)

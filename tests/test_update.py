@@ -6,6 +6,7 @@ from torch import Tensor
 
 from plugins.group_norm.compile import compile_ptx
 from plugins.update.op import SOURCE, plain_update, update
+from plugins.waiting import waits_first
 from tests.nvrtc import require_nvrtc
 
 
@@ -35,7 +36,10 @@ def test_the_formula(taps: int, calls: int) -> None:
 
 def test_the_kernel_compiles() -> None:
     require_nvrtc()
-    assert b".entry update(" in compile_ptx((), 80, SOURCE)
+    for architecture in (80, 90):
+        ptx = compile_ptx((), architecture, SOURCE).decode()
+        assert ".entry canny2image_update(" in ptx
+        assert waits_first(ptx) == (architecture >= 90)
 
 
 @pytest.mark.gpu
@@ -57,4 +61,4 @@ def test_one_kernel_is_launched() -> None:
         update(*values)
         torch.cuda.synchronize()
     names = [event.name for event in profile.events() if event.device_type.name == "CUDA"]
-    assert names == ["update"]
+    assert names == ["canny2image_update"]

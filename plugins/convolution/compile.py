@@ -13,8 +13,9 @@ from torch.compiler._cache import CacheArtifact, CacheArtifactFactory, CacheArti
 
 from plugins.convolution.tiles import STEP, Sizes, Tile, choose
 from plugins.group_norm.compile import KernelError
+from plugins.waiting import waits_first
 
-NAME = "hopper_convolution"  # the kernel's function
+NAME = "canny2image_convolution"  # the kernel's function
 ARCHITECTURE = 90
 SWIZZLE_128, FLOAT16 = 3, 6  # CUtensorMapSwizzle and CUtensorMapDataType of the CUDA driver
 KERNELS: dict[str, bytes] = {}  # machine code by the description of the kernel
@@ -105,9 +106,9 @@ def _build(kernel: Kernel) -> Any:
     from triton.experimental.gluon._runtime import GluonASTSource
     from triton.experimental.gluon.language import NVMMASharedLayout
 
-    from plugins.convolution.kernel import hopper_convolution
+    from plugins.convolution.kernel import canny2image_convolution
 
-    names = hopper_convolution.arg_names
+    names = canny2image_convolution.arg_names
     constants = kernel.constants()
     signature = {name: "constexpr" if name in constants else "*fp16" for name in names}
     for name, box in zip(names[:3], kernel.boxes, strict=True):
@@ -115,7 +116,7 @@ def _build(kernel: Kernel) -> Any:
         signature[name] = f"tensordesc<fp16{box},{layout!r}>"
     values = {(names.index(name),): value for name, value in constants.items()}
     aligned = {(index,): [["tt.divisibility", 16]] for index in range(3, 6)}
-    source = GluonASTSource(hopper_convolution, signature, values, aligned)
+    source = GluonASTSource(canny2image_convolution, signature, values, aligned)
     with triton.knobs.runtime.scope():
         triton.knobs.runtime.add_stages_inspection_hook = _add_clusters
         return triton.compile(
@@ -148,6 +149,7 @@ def _differences(kernel: Kernel, ptx: str, metadata: Mapping[str, Any]) -> list[
         "clusters": clusters == ([str(parts)] if parts > 1 else []),
         "the name of shared memory": re.search(r"^\.extern \.shared [^\n]* global_smem\[\];", ptx, re.M),
         "parameters": re.findall(rf"\.param \.([^\n]*?)(?: \.align 1)? {NAME}_param_\d", ptx) == kernel.parameters,
+        "the wait for the previous kernel": waits_first(ptx),
         "threads": f".reqntid {threads}" in ptx,
         "shared memory": metadata["shared"] <= kernel.tile.shared,
         "tensor maps": maps

@@ -38,7 +38,7 @@ def power_of_two(parts):
 
 
 @gluon.jit
-def hopper_convolution(
+def canny2image_convolution(
     weights_map, pixels_map, below_map, bias, residual, result, N: gl.constexpr, H: gl.constexpr, W: gl.constexpr,
     CHANNELS: gl.constexpr, ALL_OUTS: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr,
     OUTS: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr, BIAS: gl.constexpr, RESIDUAL: gl.constexpr,
@@ -70,6 +70,10 @@ def hopper_convolution(
     for i in gl.static_range(STAGES):
         mbarrier.init(loaded.index(i), count=1)
     fence_async_shared()
+    # See runtime/early_launch.py.
+    gl.inline_asm_elementwise(
+        "griddepcontrol.wait; mov.u32 $0, 0;", "=r,r", [part], dtype=gl.int32, is_pure=False, pack=1
+    )  # fmt: skip
     for i in gl.static_range(STAGES - 1):
         if i < count:
             _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + i, i, outs_at, y, n, x,

@@ -61,7 +61,7 @@ def _kernel(device: torch.device) -> Any:
         from cuda.bindings import driver
 
         with torch.cuda.device(device):
-            return call(driver.cuModuleGetFunction, call(driver.cuModuleLoadData, ptx), b"update")
+            return call(driver.cuModuleGetFunction, call(driver.cuModuleLoadData, ptx), b"canny2image_update")
     except KernelError as error:
         log.warning("the latent's update uses PyTorch, which is slower: %s", error)
         return None
