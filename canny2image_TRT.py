@@ -100,6 +100,7 @@ class hackathon:
         """
         with self._turns(), Progress(total=3, delay=2, leave=False, disable=None) as progress:
             self._pipelines = None  # free the pipelines and weights of an earlier call
+            self._engines.begin(self._backends)
             progress.set_description("loading weights")
             tokenizer = self.checkpoint.checked_tokenizer()
             model = self._weights.load(self._engines)

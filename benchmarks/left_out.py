@@ -22,7 +22,7 @@ from cldm.tricks.guidance_batch import batch_guidance
 from cldm.tricks.text_once import Text, pack
 from ldm.tokenizer import Tokenizer
 from ldm.unet import UNet
-from runtime.inductor import Tuning
+from runtime.compiled_code import Tuning
 from runtime.spec import EngineSpec, TensorSpec, allocate
 from runtime.streams import Streams
 

@@ -1,21 +1,27 @@
-"""Compiles the six stages with torch.compile, checks their errors, and saves the compiled artifacts.
+"""Compiles the six stages with Inductor, checks their errors, and saves the code.
 
-The weights are random, with a fixed seed: engine files contain no weights and fit every checkpoint of the architecture.
+The weights of the check are random, with a fixed seed: engine files contain no weights and fit every checkpoint of the
+architecture.
 """
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from tqdm import tqdm
 
-from build.errors import BuildError
 from build.measurement import Measurement, check
 from build.verify import Trial, prepare
+from build.workers import Result, compiling
 from cldm.checkpoint import Checkpoint
+from cldm.compiled_files import Compiled
 from cldm.engine_files import Target, expected_manifest
-from cldm.stages import Stage
-from runtime.artifacts import save
+from cldm.stages import STAGES
+from plugins.machine_code import KERNELS
+from plugins.update.op import load_kernel
+from runtime.artifacts import save_stages
 from runtime.backends import PRECISIONS
+from runtime.call_lock import current
 from runtime.inductor import InductorEngine
 
 WEIGHTS = "random:0"
@@ -27,35 +33,39 @@ def build(target: Target, device: torch.device) -> list[Measurement]:
     Raise BuildError if a stage cannot be compiled or its error exceeds the bound, OSError if saving fails.
     """
     manifest = expected_manifest(target, device)  # before compiling, because the sources may change meanwhile
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        measurements = _compile_all(target, device)
+    with current(device):
+        with compiling(target, device) as results:
+            trial = _trial(target, device)
+            found = {result.stage: result for result in _shown(results)}
+        measurements = [_measure(found[stage], trial) for stage in STAGES]  # when nothing else runs on the GPU
     check(measurements)
-    artifacts = torch.compiler.save_cache_artifacts()
-    if artifacts is None:
-        raise BuildError("PyTorch returned no compiled artifacts: unset TORCHINDUCTOR_FORCE_DISABLE_CACHES")
-    save(target.folder, artifacts[0], manifest)
+    parts = Compiled({}, KERNELS, {}).parts
+    for result in found.values():
+        parts |= result.compiled.parts
+    save_stages(target.folder, parts, manifest)
     return measurements
 
 
-def _compile_all(target: Target, device: torch.device) -> list[Measurement]:
+def _shown(results: Iterator[Result]) -> Iterator[Result]:
+    with tqdm(results, "compiling", total=len(STAGES), unit="stage") as progress:
+        for result in progress:
+            progress.set_postfix_str(f"{result.stage} {result.seconds:.0f} s")
+            yield result
+
+
+def _trial(target: Target, device: torch.device) -> Trial:
     model = Checkpoint(WEIGHTS, target.architecture, "given").load_model(device)
     trial = prepare(model, PRECISIONS[target.precision].dtype, target.size, device)
     if device.type == "cuda":
         from plugins.layers import use_kernels  # imported lazily: only PyTorch for CUDA includes Triton
 
         use_kernels(model)
-    measurements = []
-    with tqdm(trial.stages.values(), unit="stage") as progress:
-        for stage in progress:
-            progress.set_description(f"compiling {stage.spec.name}")
-            measurements.append(_compile(stage, trial))
-            progress.set_postfix_str(f"{stage.spec.name} {measurements[-1].compile_seconds:.0f} s")
-    return measurements
+        load_kernel(device)  # of no stage
+    return trial
 
 
-def _compile(stage: Stage, trial: Trial) -> Measurement:
-    try:
-        return trial.measure(InductorEngine(stage.spec, stage.module))
-    except RuntimeError as error:  # base class of all errors of torch.compile
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise BuildError(f"stage {stage.spec.name} cannot be compiled ({type(error).__name__}: {reason})") from error
+def _measure(result: Result, trial: Trial) -> Measurement:
+    stage = trial.stages[result.stage]
+    code = result.compiled.load(trial.device)
+    measurement = trial.measure(InductorEngine(stage.spec, stage.module, artifact=code[result.stage]))
+    return replace(measurement, compile_seconds=result.seconds)

@@ -28,8 +28,7 @@ from cldm.engine_files import Target, expected_manifest
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.stages import Size
-from cldm.tensorrt_engines import pack_engines
-from runtime.artifacts import read_manifest, save
+from runtime.artifacts import read_manifest, save_stages
 from runtime.backends import PRECISIONS
 from runtime.scratch import allocate_scratch
 from runtime.tensorrt import TensorRTEngine
@@ -132,7 +131,7 @@ def _build(target: Target, checkpoint: Checkpoint, builder: Builder) -> tuple[li
         where = " or ".join(map(sm, builder.targets))
         errors = "the errors are those of the ONNX files in onnxruntime" if measurements else "nothing was compared"
         log.warning("the engines were not run, %s; run python -m build --check on a machine with %s", errors, where)
-    save(target.folder, pack_engines(engines), manifest)
+    save_stages(target.folder, engines, manifest)
     return reports, measurements
 
 

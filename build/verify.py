@@ -31,15 +31,11 @@ NOT_RUN = 2 * torch.finfo(torch.float16).eps  # floor for half-precision modules
 
 @dataclass(frozen=True)
 class Truth:
-    """The expected outputs of a stage, in higher precision, and the results of its eager module.
-
-    The error and time of the eager module are None if it was not run, and the time is None on the CPU.
-    """
+    """The expected outputs of a stage, in higher precision, and the results of its eager module."""
 
     outputs: list[Tensor]
     eager_outputs: list[Tensor]  # if the module was not run: `outputs`, rounded to the dtype of the buffers
-    eager_error: float | None
-    eager_milliseconds: float | None
+    eager_error: float | None  # None if the module was not run
 
     @property
     def floor(self) -> float:
@@ -58,7 +54,7 @@ class Trial:
     device: torch.device
 
     def measure(self, engine: Engine, timed: bool = True) -> Measurement:
-        """Bind and run one stage's engine, and return its error and times. timed: measure the time of a run on a GPU.
+        """Bind and run one stage's engine, and return its error and times. timed: measure times on a GPU.
 
         Afterwards the output buffers hold the results of the eager module.
         """
@@ -72,11 +68,18 @@ class Trial:
             eager_error=truth.eager_error,
             floor=truth.floor,
             milliseconds=median_milliseconds(partial(engine.enqueue, None), self.device) if timed else None,
-            eager_milliseconds=truth.eager_milliseconds,
+            eager_milliseconds=self._eager_milliseconds(engine.spec.name) if timed else None,
         )
         for output, eager in zip(engine.spec.pick(self.buffers)[1], truth.eager_outputs, strict=True):
             output.copy_(eager)  # the next stage's expected results were computed from these
         return measurement
+
+    def _eager_milliseconds(self, name: str) -> float | None:
+        if self.truths[name].eager_error is None:
+            return None
+        eager = EagerEngine(self.stages[name].spec, self.stages[name].module)
+        eager.bind(self.buffers)
+        return median_milliseconds(partial(eager.enqueue, None), self.device)
 
     def error(self, engine: Engine) -> float:
         """Bind a stage's engine, run it once and return its relative error."""
@@ -100,7 +103,7 @@ def prepare(model: ControlLDM, dtype: torch.dtype, size: Size, device: torch.dev
     buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
     _randomize(buffers, stages, model.architecture.text.vocabulary)
     exact = make_stages(higher, *size)
-    truths = {name: _truth(stage, exact[name], buffers, device, eager) for name, stage in stages.items()}
+    truths = {name: _truth(stage, exact[name], buffers, eager) for name, stage in stages.items()}
     return Trial(stages, truths, buffers, device)
 
 
@@ -119,7 +122,7 @@ def _randomize(buffers: Mapping[str, Tensor], stages: Mapping[str, Stage], vocab
 
 
 @torch.inference_mode()
-def _truth(stage: Stage, exact: Stage, buffers: Mapping[str, Tensor], device: torch.device, eager: bool) -> Truth:
+def _truth(stage: Stage, exact: Stage, buffers: Mapping[str, Tensor], eager: bool) -> Truth:
     """Run one stage in higher precision and, if `eager`, in its own. Leave its outputs in the buffers."""
     inputs, outputs = stage.spec.pick(buffers)
     with full_float32():
@@ -127,13 +130,12 @@ def _truth(stage: Stage, exact: Stage, buffers: Mapping[str, Tensor], device: to
         if not eager:
             for output, value in zip(outputs, true, strict=True):
                 output.copy_(value)
-            return Truth(true, [output.clone() for output in outputs], None, None)
+            return Truth(true, [output.clone() for output in outputs], None)
         engine = EagerEngine(stage.spec, stage.module)
         engine.bind(buffers)
         engine.enqueue(None)
         results = [output.clone() for output in outputs]
-        milliseconds = median_milliseconds(partial(engine.enqueue, None), device)
-        return Truth(true, results, relative_error(results, true), milliseconds)
+        return Truth(true, results, relative_error(results, true))
 
 
 def relative_error(got: Sequence[Tensor], true: Sequence[Tensor]) -> float:

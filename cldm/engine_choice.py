@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from cldm.arguments import OUTPUT_PIXELS
 from cldm.batch_sizes import BATCHES
 from cldm.checkpoint import Checkpoint
-from cldm.engine_files import Target, find_engines
+from cldm.engine_files import Target, check_code, find_engines
 from cldm.model import ControlLDM
 from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.tensorrt_engines import refitted
@@ -41,7 +42,20 @@ class Engines:
         self.syntax = syntax
         self.backend = BACKENDS["eager"]  # until `choose`
         self.found: dict[Target, Backend] = {}
+        self.begun: dict[Target, Future[Backend]] = {}  # see `begin`
         self.weights: Mapping[str, Tensor] | None = None  # TensorRT's engines use these; None: the checkpoint's
+
+    def begin(self, names: tuple[str, ...]) -> None:
+        """Start to load the compiled code that `choose` will need, in another thread; `choose` then waits for it.
+
+        The code keeps Python busy, while weights mostly wait for files, memory and the device.
+        """
+        targets = [replace(self.contest, backend=name) for name in names]
+        first = next((target for target in targets if target.folder.is_dir()), None)
+        if first and first.backend == "inductor":
+            thread = ThreadPoolExecutor(1)
+            self.begun = {first: thread.submit(find_engines, first, self.device)}
+            thread.shutdown(wait=False)
 
     def choose(self, names: tuple[str, ...]) -> None:
         """Choose the first backend in `names` that is usable for the contest's picture size, or else eager.
@@ -49,9 +63,8 @@ class Engines:
         Raises EngineFileError or TensorRTError if `names` is a single name that cannot be used, or, with strict, if
         a backend's engine files exist but cannot be used.
         """
-        size = self._size(256, 384, samples=1)
-        self.backend = self._find(size, names, needed=len(names) == 1)
-        self.found = {size: self.backend}
+        self.backend = self._find(self.contest, names, needed=len(names) == 1)
+        self.found = {self.contest: self.backend}
         log.info("backend: %s on %s", self.backend.name, self.device)
 
     def without_tensorrt(self, names: tuple[str, ...], error: TensorRTError) -> tuple[str, ...]:
@@ -94,6 +107,11 @@ class Engines:
                 f"{error}; or create a new hackathon with that checkpoint, or use backend inductor"
             ) from error
 
+    @property
+    def contest(self) -> Target:
+        """The contest's picture size."""
+        return self._size(256, 384, samples=1)
+
     def _find(self, size: Target, names: tuple[str, ...], needed: bool = False) -> Backend:
         """Return the first backend in `names` that is usable for pictures of this size, or else eager.
 
@@ -116,6 +134,8 @@ class Engines:
         return BACKENDS["eager"]
 
     def _read(self, target: Target) -> Backend:
+        if begun := self.begun.pop(target, None):
+            return begun.result()
         if target.backend != "tensorrt":
             return find_engines(target, self.device)
         # Computing the fingerprint reads the whole checkpoint: do it only if there are engine files to compare.
@@ -131,7 +151,11 @@ def check_backend(
     name: str, checkpoint: Checkpoint, precision: Precision, device: torch.device, syntax: PromptSyntax
 ) -> None:
     """Raise ValueError if the backend has no engine files for the contest's size, or if they cannot be used here."""
+    engines = Engines(checkpoint, precision, device, True, syntax)
+    if name == "inductor":
+        check_code(replace(engines.contest, backend=name), device)
+        return
     try:
-        Engines(checkpoint, precision, device, True, syntax).choose((name,))
+        engines.choose((name,))
     except TensorRTError as error:
         raise ValueError(str(error)) from error

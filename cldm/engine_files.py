@@ -4,23 +4,24 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-import plugins.convolution.compile  # noqa: F401  (engine files may hold its kernels: it tells PyTorch how to load them)
 from cldm.checkpoint import Checkpoint
+from cldm.compiled_files import CodeError, Compiled
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.stages import STAGES, Size, make_stages
-from cldm.tensorrt_engines import TensorRTEngines, unpack_engines
+from cldm.tensorrt_engines import TensorRTEngines
 from files import digest
 from ldm.config import MODELS, load_architecture
-from runtime.artifacts import FILE, KERNELS, EngineFileError, Manifest, load, read, read_manifest
+from runtime.artifacts import KERNELS, EngineFileError, Manifest, read, read_manifest, read_stages
 from runtime.backends import BACKENDS, PRECISIONS, Backend
-from runtime.inductor import CompiledEngines, Tuning
+from runtime.compiled_code import Tuning
+from runtime.inductor import CompiledEngines
 from runtime.machine import NONE, machine, tensorrt_machine
 from runtime.sources import fingerprint
 from runtime.tensorrt_kernels import KernelCache
@@ -32,10 +33,13 @@ ENGINES = MODELS / "engines"
 DIGITS = 16  # hexadecimal digits of each digest: enough to avoid collisions, short enough for error messages
 # These files and all that they import determine the engines.
 SOURCES = {
-    "inductor": ("cldm/stages.py", "cldm/fast.py", "runtime/inductor.py", "plugins/layers.py"),
+    "inductor": (
+        *("cldm/stages.py", "cldm/fast.py", "runtime/inductor.py"),
+        *("plugins/layers.py", "plugins/update/__init__.py", "plugins/update/op.py"),
+    ),
     "tensorrt": ("cldm/stages.py", "cldm/fast.py", "build/export.py", "build/compile.py"),
 }
-KERNEL = "plugins/group_norm/kernel.cu"
+CUDA_SOURCES = ("plugins/group_norm/kernel.cu", "plugins/update/kernel.cu")
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def expected_manifest(
         "precision": target.precision,
         **({"prompt_syntax": str(target.syntax)} if target.syntax.weighted else {}),
         "specs_digest": digest(repr(specs))[:DIGITS],
-        "sources_digest": fingerprint(SOURCES[target.backend], (KERNEL,))[:DIGITS],
+        "sources_digest": fingerprint(SOURCES[target.backend], CUDA_SOURCES)[:DIGITS],
         **here,
         **{f"tuning.{name}": value for name, value in options.items()},
     }
@@ -139,19 +143,16 @@ def find_engines(target: Target, device: torch.device, weights: Mapping[str, Ten
         check_device(device)
         files = target if weights is None else replace(target, refit=True)
         expected = expected_manifest(files, device)
-        data = read(files.folder, expected)
-        try:
-            serialized = unpack_engines(data)
-        except SafetensorError as error:
-            reason = f"engine files {files.folder}: {FILE} holds no TensorRT engines"
-            raise EngineFileError(reason, expected.command) from error
-        if missing := [stage for stage in STAGES if stage not in serialized]:
-            raise EngineFileError(f"engine files {files.folder}: {FILE} lacks {missing[0]}", expected.command)
+        serialized = read_stages(files.folder, expected, STAGES)
         return TensorRTEngines(serialized, device, KernelCache(files.folder / KERNELS), weights).backend
     if target.backend == "inductor":
-        load_engine_files(target, device)
-        return Backend("inductor", CompiledEngines())
+        return Backend("inductor", CompiledEngines(_read_code(target, device)))
     return BACKENDS[target.backend]
+
+
+def check_code(target: Target, device: torch.device) -> None:
+    """Raise EngineFileError if the target's files of compiled code are missing, damaged or built for something else."""
+    read_stages(target.folder, expected_manifest(target, device), STAGES)
 
 
 def is_up_to_date(target: Target, device: torch.device, library: Library | None = None) -> bool:
@@ -164,13 +165,22 @@ def is_up_to_date(target: Target, device: torch.device, library: Library | None 
     return True
 
 
-def load_engine_files(target: Target, device: torch.device) -> None:
-    """Load the target's engine files into torch.compile's caches, for all InductorEngines created afterwards.
-
-    Raises EngineFileError if the files are missing, damaged or built for something else. Without them, an
-    InductorEngine still works, but compiles for minutes.
-    """
-    load(target.folder, expected_manifest(target, device))
+def _read_code(target: Target, device: torch.device) -> dict[str, Any]:
+    """Return the code of all stages from the target's files; none for a GPU that the code is not for."""
+    expected = expected_manifest(target, device)
+    compiled = Compiled.of(read_stages(target.folder, expected, STAGES))
+    if device.index:
+        log.warning(
+            "engine files hold code for the first GPU only: compiling for %s, which takes minutes; set "
+            "CUDA_VISIBLE_DEVICES to %d and use device cuda instead",
+            device,
+            device.index,
+        )
+        return {}
+    try:
+        return compiled.load(device)
+    except CodeError as error:
+        raise EngineFileError(f"engine files {target.folder}: {error}", expected.command) from error
 
 
 def _title(folder: Path) -> str:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from weakref import WeakSet
 
-import numpy as np
-import safetensors.numpy
 import torch
 from torch import Tensor, nn
 
@@ -62,12 +60,3 @@ def refitted(backend: Backend, size: Size, model: ControlLDM, weights: Mapping[s
     for stage in make_stages(model, *size).values():
         trial.read(stage.spec)
     return replace(trial, weights=weights).backend
-
-
-def pack_engines(serialized: Mapping[str, bytes]) -> bytes:
-    """Return the content of one file with all serialized engines. serialized: by stage."""
-    return safetensors.numpy.save({name: np.frombuffer(data, np.uint8) for name, data in serialized.items()})
-
-
-def unpack_engines(data: bytes) -> dict[str, bytes]:
-    return {name: values.tobytes() for name, values in safetensors.numpy.load(data).items()}

@@ -1,9 +1,9 @@
-"""Saves and loads engine files: the output of torch.compile or TensorRT.
+"""Saves and loads engine files: the output of Inductor or TensorRT.
 
     <folder>/engines.bin    lines of JSON with the model, the software and the device that the engines were built for
-                            (the manifest; `head` shows it), an empty line, and the artifacts: kernels and tuning
-                            choices from torch.compiler.save_cache_artifacts(), without weights; or serialized TensorRT
-                            engines, with weights
+                            (the manifest; `head` shows it), an empty line, and the artifacts by name: per stage,
+                            Inductor's code, without weights, or a serialized TensorRT engine, with weights; and what
+                            Inductor's code runs: `kernel/...` of our own ops, and `library/...`
 
 One file, because a file can be replaced atomically on every file system, and two files or a folder cannot.
 The artifacts contain code that will be executed: load only files that you or someone you trust built. The checksum
@@ -11,13 +11,15 @@ detects damage, not tampering.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
 
 from files import digest, replacing
 from reading import parse_object, shown
@@ -48,6 +50,26 @@ class Manifest:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
+def save_stages(folder: Path, artifacts: Mapping[str, bytes], manifest: Manifest) -> None:
+    """Write the manifest and the artifacts, by stage. Raise like `save`."""
+    save(folder, pack(artifacts), manifest)
+
+
+def read_stages(folder: Path, expected: Manifest, stages: Iterable[str]) -> dict[str, bytes]:
+    """Return the artifacts by stage. Raise EngineFileError like `read`, or if one of `stages` is missing."""
+    try:
+        found = safetensors.numpy.load(read(folder, expected))
+    except SafetensorError as error:
+        raise _error(folder, f"{FILE} holds no engines", expected) from error
+    if missing := [stage for stage in stages if stage not in found]:
+        raise _error(folder, f"{FILE} lacks {missing[0]}", expected)
+    return {name: values.tobytes() for name, values in found.items()}
+
+
+def pack(artifacts: Mapping[str, bytes]) -> bytes:
+    return safetensors.numpy.save({name: np.frombuffer(data, np.uint8) for name, data in artifacts.items()})
+
+
 def save(folder: Path, data: bytes, manifest: Manifest) -> None:
     """Write the manifest, the size and checksum of the data, and the data, atomically. Earlier engines are replaced.
 
@@ -59,17 +81,6 @@ def save(folder: Path, data: bytes, manifest: Manifest) -> None:
         file.write(data)
     for name in REPLACED:
         (folder / name).unlink(missing_ok=True)
-
-
-def load(folder: Path, expected: Manifest) -> None:
-    """Check the files and load the artifacts into torch.compile's caches. Raise EngineFileError if that fails."""
-    data = read(folder, expected)
-    try:
-        info = torch.compiler.load_cache_artifacts(data)
-    except Exception as error:  # unknown bytes can cause any exception
-        raise _error(folder, f"PyTorch cannot read {FILE} ({type(error).__name__})", expected) from error
-    if info is None:
-        raise _error(folder, f"PyTorch cannot read {FILE}", expected)
 
 
 def read(folder: Path, expected: Manifest) -> bytes:

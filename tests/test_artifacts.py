@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import cldm.engine_files
+import runtime.artifacts
 from cldm.engine_files import Target, _title, find_engines
 from cldm.stages import STAGES
-from cldm.tensorrt_engines import pack_engines
 from reading import shown
-from runtime.artifacts import FILE, KERNELS, EngineFileError, Manifest, load, read, read_manifest, save
+from runtime.artifacts import FILE, KERNELS, EngineFileError, Manifest, pack, read, read_manifest, read_stages, save
 from runtime.machine import machine
 
 DATA = b"kernels"
@@ -173,29 +173,23 @@ def test_made_for_several_gpus(folder: Path) -> None:
         (b"\n\n" + DATA, "engines.bin has 9 bytes of artifacts, expected 7"),
     ],
 )
-def test_truncated_or_altered_artifacts_never_reach_torch(
+def test_truncated_or_altered_artifacts_are_never_used(
     folder: Path, content: bytes, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def reached(data: bytes) -> None:
-        raise AssertionError("these bytes were given to PyTorch")
+        raise AssertionError("these bytes were used")
 
-    monkeypatch.setattr(torch.compiler, "load_cache_artifacts", reached)
+    monkeypatch.setattr("safetensors.numpy.load", reached)
     write(folder, json.dumps(read_manifest(folder)).encode(), content)
     assert refusal(folder) == what
     with pytest.raises(EngineFileError, match=what):
-        load(folder, EXPECTED)
+        read_stages(folder, EXPECTED, [])
 
 
 @pytest.mark.parametrize("field", ["size", "sha256"])
 def test_a_manifest_without_check_is_refused(folder: Path, field: str) -> None:
     rewrite(folder, lambda values: values.update({field: None}))
     assert refusal(folder).startswith("engines.bin ")
-
-
-def test_artifacts_that_torch_cannot_read(folder: Path) -> None:
-    """The checksum matches, but PyTorch does not know the format."""
-    with pytest.raises(EngineFileError, match=r"engine files .*: PyTorch cannot read engines\.bin.*; build them"):
-        load(folder, EXPECTED)
 
 
 def test_notes_are_for_readers(folder: Path) -> None:
@@ -215,18 +209,21 @@ def test_machine_is_part_of_a_manifest() -> None:
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (DATA, r"engines\.bin holds no TensorRT engines"),
-        (pack_engines({stage: b"1" for stage in STAGES if stage != "vae"}), r"engines\.bin lacks vae"),
+        (DATA, r"engines\.bin holds no engines"),
+        (pack({stage: b"1" for stage in STAGES if stage != "vae"}), r"engines\.bin lacks vae"),
     ],
 )
-def test_artifacts_without_all_engines(data: bytes, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["inductor", "tensorrt"])
+def test_artifacts_without_all_engines(
+    data: bytes, sentence: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, stub in {
         "check_device": lambda device: None,
         "expected_manifest": lambda target, device: EXPECTED,
-        "read": lambda folder, expected: data,
     }.items():
         monkeypatch.setattr(cldm.engine_files, name, stub)
-    target = Target("small", 64, 64, 1, "fp32", "tensorrt")
+    monkeypatch.setattr(runtime.artifacts, "read", lambda folder, expected: data)
+    target = Target("small", 64, 64, 1, "fp32", backend)
     with pytest.raises(EngineFileError, match=f"{sentence}; build them with python -m"):
         find_engines(target, torch.device("cpu"))
 

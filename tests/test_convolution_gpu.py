@@ -3,27 +3,26 @@
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.compiler._cache import CacheArtifactManager
 
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
 from benchmarks.convolution import SD15, SHAPES
+from cldm.compiled_files import Compiled
 from cldm.tricks.time_table import move_biases
 from ldm.blocks import ResBlock
 from plugins.convolution import compile as compilation
 from plugins.convolution import launch
-from plugins.convolution.compile import KERNELS, NAME, Kernel
+from plugins.convolution.compile import NAME, Kernel
 from plugins.convolution.layer import FusedConv2d, fuse_convolutions
 from plugins.convolution.op import convolution
 from plugins.convolution.tiles import Sizes, choose
+from plugins.machine_code import KERNELS
 from plugins.split_k_convolution import split_convolutions
-from runtime.artifacts import Manifest, load, save
 from tests.convolutions import ODD
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
@@ -156,16 +155,13 @@ def test_other_layers_do_not_use_the_kernel(channels: int, stride: int) -> None:
     assert NAME not in kernels(lambda: compiled(x))
 
 
-def test_from_engine_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_from_engine_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has loaded engine files does not compile."""
     tensors = inputs(SD15[3])
-    with CacheArtifactManager.with_fresh_cache():  # of this test only
-        launch._load.cache_clear()
-        expected = convolution(*tensors)
-        artifacts = torch.compiler.save_cache_artifacts()
-    assert artifacts
-    manifest = Manifest({"backend": "inductor"}, "python -m build")
-    save(tmp_path, artifacts[0], manifest)
+    KERNELS.clear()
+    launch._load.cache_clear()
+    expected = convolution(*tensors)
+    parts = Compiled({}, dict(KERNELS), {}).parts
     KERNELS.clear()
     launch._load.cache_clear()
 
@@ -173,5 +169,5 @@ def test_from_engine_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         raise AssertionError("compiled")
 
     monkeypatch.setattr(compilation, "compile_kernel", fail)
-    load(tmp_path, manifest)
+    Compiled.of(parts).load(torch.device("cuda"))
     assert torch.equal(convolution(*tensors), expected)

@@ -1,22 +1,20 @@
-"""Compilation and launch of the convolution kernel, and its place in engine files, without a GPU."""
+"""Compilation and launch of the convolution kernel, without a GPU."""
 
 import ctypes
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch.compiler._cache import CacheArtifactManager
 
 from plugins.convolution import compile as compilation
 from plugins.convolution import launch
-from plugins.convolution.compile import KERNELS, NAME, Kernel, machine_code, with_cluster
+from plugins.convolution.compile import NAME, Kernel, cubin, with_cluster
 from plugins.convolution.tiles import Sizes, Tile
 from plugins.group_norm.compile import KernelError
-from runtime.artifacts import Manifest, load, save
-from runtime.sources import import_closure
+from plugins.machine_code import KERNELS
 
 SMALL = Kernel(Sizes(2, 4, 6, 128, 64), Tile(4, 2, 8, 64, stages=6, parts=2), bias=True, residual=False)
 
@@ -72,28 +70,22 @@ def test_the_drivers_order_of_axes(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_kernels() -> Iterator[None]:
     """Forget compiled kernels, before and after."""
     KERNELS.clear()
-    with CacheArtifactManager.with_fresh_cache():
-        yield
+    yield
     KERNELS.clear()
 
 
 @pytest.mark.usefixtures("no_kernels")
-def test_engine_files_hold_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compilation, "compile_kernel", lambda kernel: b"cubin")
-    assert machine_code(SMALL) == b"cubin"
-    artifacts = torch.compiler.save_cache_artifacts()
-    assert artifacts
-    manifest = Manifest({"backend": "inductor"}, "python -m build")
-    save(tmp_path, artifacts[0], manifest)
-    KERNELS.clear()
-    load(tmp_path, manifest)
-    monkeypatch.setattr(compilation, "compile_kernel", lambda kernel: b"compiled again")
-    assert machine_code(SMALL) == b"cubin"
+def test_each_kernel_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Kernel] = []
 
+    def compile_kernel(kernel: Kernel) -> bytes:
+        compiled.append(kernel)
+        return f"cubin {len(compiled)}".encode()
 
-def test_kernels_can_be_loaded_wherever_engine_files_can() -> None:
-    """PyTorch refuses artifacts of a kind that it has not been told of."""
-    assert "plugins/convolution/compile.py" in import_closure(("cldm/engine_files.py",))
+    monkeypatch.setattr(compilation, "compile_kernel", compile_kernel)
+    other = replace(SMALL, bias=False)
+    assert [cubin(kernel) for kernel in (SMALL, other, SMALL)] == [b"cubin 1", b"cubin 2", b"cubin 1"]
+    assert compiled == [SMALL, other]
 
 
 def test_the_size_of_clusters() -> None:

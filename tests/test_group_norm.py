@@ -5,9 +5,11 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+import plugins.group_norm.compile
+import plugins.machine_code
 import tests.nvrtc
 from benchmarks.group_norm import SHAPES
-from plugins.group_norm.compile import NAME, KernelError, Launch, choose_launch, compile_ptx
+from plugins.group_norm.compile import NAME, KernelError, Launch, choose_launch, compile_ptx, cubin
 from plugins.group_norm.op import group_norm, reference
 from plugins.waiting import waits_first
 from tests.norm_maps import EPS, FORMATS, ODD, SHIFTED, tensors, torchs
@@ -43,9 +45,9 @@ def test_the_constants_of_a_launch() -> None:
         return {name: int(value) for name, value in launch.defines if name != "EPS"}
 
     launch = choose_launch(2, 320, 1536, 32, EPS, True, channels_last=True, clusters=True)
-    expected = {"VECTOR": 4, "SPAN": 20, "CLUSTER": 4, "CHANNELS_LAST": 1, "SILU": 1}
+    expected = {"VECTOR": 4, "SPAN": 20, "CLUSTER": 8, "CHANNELS_LAST": 1, "SILU": 1}
     assert constants(launch).items() >= expected.items(), "two groups of ten channels should be five loads"
-    assert launch.grid == (4, 16, 2)
+    assert launch.grid == (8, 16, 2)
     assert constants(choose_launch(2, 320, 1536, 32, EPS, True, channels_last=True, clusters=False))["CLUSTER"] == 1
     assert constants(choose_launch(1, 60, 99, 6, EPS, True, channels_last=True, clusters=True))["VECTOR"] == 4
     assert constants(choose_launch(1, 60, 99, 6, EPS, True, channels_last=False, clusters=True))["VECTOR"] == 1
@@ -81,6 +83,19 @@ def test_the_kernel_compiles_with_a_shift() -> None:
     for n, c, h, w, groups in SHIFTED:
         launch = choose_launch(n, c, h * w, groups, EPS, True, channels_last=True, clusters=True, shift=True)
         assert waits_first(compile_ptx(launch.defines, 90).decode())
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_machine_code_for_engine_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels: dict[str, bytes] = {}
+    monkeypatch.setattr(plugins.machine_code, "KERNELS", kernels)
+    defines = [choose_launch(1, 8, 8, 1, EPS, silu, True, clusters=True).defines for silu in (False, True)]
+    made = [cubin(defines[0], 90), cubin(defines[1], 90), cubin(defines[0], 80)]
+    assert all(one.startswith(b"\x7fELF") for one in made)
+    assert len({*made}) == len(kernels) == 3
+    compiler = Mock(side_effect=AssertionError("compiled again"))
+    monkeypatch.setattr(plugins.group_norm.compile, "_compile", compiler)
+    assert cubin(defines[0], 90) == made[0]
 
 
 @pytest.mark.usefixtures("nvrtc")

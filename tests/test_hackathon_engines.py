@@ -1,6 +1,9 @@
 """A runtime chooses engines and graphs, falls back where they are missing, and logs its fallbacks."""
 
+import threading
 from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -8,7 +11,10 @@ import pytest
 import torch
 
 from canny2image_TRT import hackathon
+from cldm.engine_choice import Engines
 from cldm.engine_files import Target
+from cldm.loaded_weights import LoadedWeights
+from cldm.model import ControlLDM
 from runtime.artifacts import EngineFileError
 from runtime.backends import Backend
 from runtime.cuda import CaptureError, CudaError
@@ -62,6 +68,39 @@ def test_sizes_without_engine_files_run_eagerly(
         "falling back to the next backend, or to eager if none is left"
     ) in caplog.text
     assert len(asked) == len(set(asked)) == 2, "engine files were not read exactly once per size"
+
+
+def test_code_is_loaded_while_weights_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    begun, threads = threading.Event(), []
+
+    def find(target: Target, device: torch.device, weights: object = None) -> Backend:
+        begun.set()
+        threads.append(threading.current_thread())
+        return Backend(target.backend, EagerEngine)
+
+    def load(weights: LoadedWeights, engines: Engines) -> ControlLDM:
+        assert begun.wait(timeout=60)
+        return load_weights(weights, engines)
+
+    load_weights = LoadedWeights.load
+    monkeypatch.setattr(LoadedWeights, "load", load)
+    monkeypatch.setattr("cldm.engine_choice.find_engines", find)
+    monkeypatch.setattr("cldm.engine_files.ENGINES", tmp_path)
+    runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
+    replace(runtime._engines.contest, backend="inductor").folder.mkdir()
+    runtime.initialize()
+    assert runtime.backend.name == "inductor"
+    (thread,) = threads
+    assert thread is not threading.current_thread()
+
+
+def test_what_another_thread_cannot_load_is_raised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("cldm.engine_files.ENGINES", tmp_path)
+    runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
+    replace(runtime._engines.contest, backend="inductor").folder.mkdir()
+    for _ in range(2):
+        with pytest.raises(EngineFileError, match=r"engines\.bin is missing; build them with python -m build"):
+            runtime.initialize()
 
 
 def test_other_sizes_use_the_chosen_backend_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,19 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from runtime.channels_last import channels_last
+from runtime.compiled_code import CompiledCode, Tuning, libraries
 from runtime.eager import EagerEngine
-from runtime.inductor import CompiledEngines, InductorEngine, Tuning
+from runtime.inductor import CompiledEngines, InductorEngine
 from runtime.spec import EngineSpec, TensorSpec, allocate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +75,10 @@ def assert_equals_eager(engine: InductorEngine, buffers: dict[str, Tensor], seed
         assert buffers[spec.name].any()
 
 
+def nothing_compiled() -> AbstractContextManager[object]:
+    return patch.object(CompiledCode, "_compile", side_effect=AssertionError("the module is compiled again"))
+
+
 @needs_compiler
 def test_further_pipelines_run_the_code_of_the_first() -> None:
     make, module = CompiledEngines(), toy()
@@ -81,10 +88,11 @@ def test_further_pipelines_run_the_code_of_the_first() -> None:
     second.bind(others)
     assert_equals_eager(first, own, seed=0)
     kept = own["y"].clone()
-    with torch.compiler.set_stance("fail_on_recompile"):
+    with nothing_compiled():
         assert_equals_eager(second, others, seed=1)
     assert torch.equal(own["y"], kept), "the second engine wrote the first one's buffers"
-    assert make(replace(SPEC, name="other"), module).run is not first.run
+    assert second.code is first.code
+    assert make(replace(SPEC, name="other"), module).code is not first.code
 
 
 @needs_compiler
@@ -94,7 +102,7 @@ def test_new_inputs_and_new_weights_need_no_compilation() -> None:
     buffers = allocate({"toy": SPEC}, CPU)
     engine.bind(buffers)
     assert_equals_eager(engine, buffers, seed=0)
-    with torch.compiler.set_stance("fail_on_recompile"):
+    with nothing_compiled():
         assert_equals_eager(engine, buffers, seed=1)
         before = buffers["y"].clone()
         module.conv.weight.mul_(2)
@@ -113,7 +121,7 @@ def test_buffers_made_in_inference_mode() -> None:
         buffers = allocate({"toy": SPEC}, CPU)
         engine.bind(buffers)
         assert_equals_eager(engine, buffers, seed=0)
-    with torch.compiler.set_stance("fail_on_recompile"), torch.inference_mode():
+    with nothing_compiled(), torch.inference_mode():
         assert_equals_eager(engine, buffers, seed=1)
 
 
@@ -127,22 +135,10 @@ def test_caller_may_have_set_tf32() -> None:
     before = matmul.allow_tf32
     try:
         matmul.allow_tf32 = True
-        with torch.compiler.set_stance("fail_on_recompile"):
+        with nothing_compiled():
             assert_equals_eager(engine, buffers, seed=1)
     finally:
         matmul.allow_tf32 = before
-
-
-@needs_compiler
-def test_more_engines_than_dynamo_keeps_variants() -> None:
-    """Each pipeline has six engines; PyTorch keeps at most eight variants of one code object."""
-    for i in range(12):
-        engine = InductorEngine(SCALE, Scale(float(i)))
-        buffers = allocate({"scale": SCALE}, CPU)
-        buffers["x"].copy_(torch.arange(6))
-        engine.bind(buffers)
-        engine.enqueue(None)
-        torch.testing.assert_close(buffers["y"], nn.functional.silu(torch.arange(6.0) * i))
 
 
 @needs_compiler
@@ -180,52 +176,48 @@ def test_channels_last_leaves_the_cpu_alone() -> None:
 
 
 PROCESS = """
-import json, sys
+import json, os, pickle, sys
 from pathlib import Path
 
-import torch
-from torch._dynamo.utils import counters
-
-from runtime.artifacts import Manifest, load, save
+from runtime.compiled_code import install, libraries, load_code
 from runtime.inductor import InductorEngine
-from runtime.machine import machine
 from runtime.spec import allocate
-from tests.test_inductor import CPU, SPEC, toy
+from tests.test_inductor import CPU, SPEC, nothing_compiled, toy
 
-folder, task = Path(sys.argv[1]), sys.argv[2]
-manifest = Manifest({"backend": "inductor", **machine(CPU)}, "python -m build")
-if task == "load":
-    load(folder, manifest)
-engine = InductorEngine(SPEC, toy())
+file, saves = Path(sys.argv[1]), sys.argv[2] == "save"
+code, needed = (b"", {}) if saves else pickle.loads(file.read_bytes())
+install(needed)
+engine = InductorEngine(SPEC, toy(), artifact=None if saves else load_code(code))
 buffers = allocate({"toy": SPEC}, CPU)
 buffers["x"].fill_(0.5)
 engine.bind(buffers)
-engine.enqueue(None)
-if task == "save":
-    save(folder, torch.compiler.save_cache_artifacts()[0], manifest)
-found = {name: counters["inductor"][name] for name in ("fxgraph_cache_hit", "fxgraph_cache_miss")}
-print(json.dumps({**found, "mean": buffers["mean"].tolist()}))
+if saves:
+    engine.enqueue(None)
+    file.write_bytes(pickle.dumps((engine.code.save(), libraries(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])))))
+else:
+    with nothing_compiled():
+        engine.enqueue(None)
+print(json.dumps(buffers["mean"].tolist()))
 """
 
 
 @needs_compiler
-def test_a_fresh_process_finds_the_kernels(tmp_path: Path) -> None:
-    def process(task: str) -> dict[str, object]:
+def test_a_fresh_process_loads_the_code_and_compiles_nothing(tmp_path: Path) -> None:
+    def process(task: str) -> list[float]:
         done = subprocess.run(
-            [sys.executable, "-c", PROCESS, str(tmp_path / "engines"), task],
+            [sys.executable, "-c", PROCESS, str(tmp_path / "code"), task],
             env={**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / f"cache_{task}")},
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-        return result
+        mean: list[float] = json.loads(done.stdout.splitlines()[-1])
+        return mean
 
-    saved, loaded = process("save"), process("load")
-    assert (saved["fxgraph_cache_hit"], saved["fxgraph_cache_miss"]) == (0, 1)
-    assert (loaded["fxgraph_cache_hit"], loaded["fxgraph_cache_miss"]) == (1, 0)
-    assert loaded["mean"] == saved["mean"]
+    assert process("save") == process("load")
+    assert libraries(tmp_path / "cache_save")
+    assert libraries(tmp_path / "cache_load") == libraries(tmp_path / "cache_save"), "something was compiled again"
 
 
 @pytest.mark.gpu
@@ -242,7 +234,7 @@ def test_on_cuda_in_half_precision() -> None:
     engine.enqueue(stream)
     stream.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.compiler.set_stance("fail_on_recompile"), torch.cuda.graph(graph, stream=stream):
+    with nothing_compiled(), torch.cuda.graph(graph, stream=stream):
         engine.enqueue(stream)
     for factor in (1, 2):
         buffers["x"].normal_()

@@ -7,7 +7,7 @@ import torch
 
 from cldm.engine_files import Target, expected_manifest
 from cldm.prompt_syntax import PromptSyntax
-from runtime.inductor import Tuning
+from runtime.compiled_code import Tuning
 
 CPU = torch.device("cpu")
 TARGET = Target("small", 64, 64, 1, "fp32")

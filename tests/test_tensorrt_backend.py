@@ -33,9 +33,8 @@ from cldm.engine_files import Target, expected_manifest
 from cldm.fast import make_fast
 from cldm.request import Request
 from cldm.stages import make_stages
-from cldm.tensorrt_engines import pack_engines
 from ldm.weights import save_tensors
-from runtime.artifacts import KERNELS, EngineFileError, save
+from runtime.artifacts import KERNELS, EngineFileError, save_stages
 from runtime.spec import EngineSpec
 from runtime.tensorrt import layout
 from scoring.pictures import DRAWN_BIRDS, find_pictures
@@ -86,7 +85,7 @@ def write_engines(seed: int, folder: Path, size: tuple[int, int, int] = (256, 38
     for name, stage in make_stages(model, *size).items():
         layouts = {tensor.name: layout(tensor) for tensor in (*stage.spec.inputs, *stage.spec.outputs)}
         plans[name] = standin.make_plan(files / f"{name}.onnx", layouts, refit, magic)
-    save(target.folder, pack_engines(plans), manifest)
+    save_stages(target.folder, plans, manifest)
     return target
 
 

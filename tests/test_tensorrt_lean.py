@@ -47,8 +47,7 @@ import cldm.engine_files
 from canny2image_TRT import hackathon
 from cldm.checkpoint_choice import find_checkpoint
 from cldm.engine_files import Target, expected_manifest
-from cldm.tensorrt_engines import pack_engines
-from runtime.artifacts import save
+from runtime.artifacts import save_stages
 
 cldm.engine_files.ENGINES = Path(sys.argv[1])
 numbers = [int(number) for number in tensorrt_lean.__version__.split(".")]
@@ -56,7 +55,7 @@ names = ("text", "hint", "control", "encoder", "decoder", "vae")
 if sys.argv[2] == "forged":
     target = Target("small", 256, 384, 1, "fp16", "tensorrt").of(find_checkpoint("random:0", "small"))
     engines = {name: b"ftrt" + bytes(20) + bytes(numbers) + bytes(5000) for name in names}
-    save(target.folder, pack_engines(engines), expected_manifest(target, torch.device("cuda")))
+    save_stages(target.folder, engines, expected_manifest(target, torch.device("cuda")))
 try:
     hackathon("random:0", architecture="small", backend="tensorrt", device="cuda").initialize()
 except Exception as error:

@@ -1,24 +1,19 @@
-"""Compiles the kernel with Triton, and keeps compiled kernels in this process and in engine files.
-
-torch.compile keeps the Triton kernels that it compiles itself, but not those that an op compiles. Therefore each kernel
-becomes an artifact of torch.compile's caches, which engine files hold: a machine that has them needs no compiler.
-"""
+"""Compiles the kernel with Triton."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
-
-from torch.compiler._cache import CacheArtifact, CacheArtifactFactory, CacheArtifactManager
 
 from plugins.convolution.tiles import STEP, Sizes, Tile, choose
 from plugins.group_norm.compile import KernelError
+from plugins.machine_code import machine_code
 from plugins.waiting import waits_first
 
 NAME = "canny2image_convolution"  # the kernel's function
 ARCHITECTURE = 90
 SWIZZLE_128, FLOAT16 = 3, 6  # CUtensorMapSwizzle and CUtensorMapDataType of the CUDA driver
-KERNELS: dict[str, bytes] = {}  # machine code by the description of the kernel
 
 
 @dataclass(frozen=True)
@@ -53,34 +48,15 @@ class Kernel:
         }  # fmt: skip
 
 
-@CacheArtifactFactory.register
-class KernelArtifact(CacheArtifact):
-    """A kernel's machine code in torch.compile's artifacts."""
-
-    def populate_cache(self) -> None:
-        KERNELS[self.key] = self.content
-
-    @staticmethod
-    def type() -> str:
-        return "canny2image_convolution"
-
-
-def machine_code(kernel: Kernel) -> bytes:
-    """Return the kernel's cubin: from engine files that were loaded, or compiled now, in about a second.
-
-    Engine files that this process saves later will hold it. Raises KernelError if it cannot be compiled.
-    """
-    key = repr(kernel)
-    if key not in KERNELS:
-        KERNELS[key] = compile_kernel(kernel)
-    CacheArtifactManager.record_artifact(KernelArtifact.type(), key, KERNELS[key])
-    return KERNELS[key]
+def cubin(kernel: Kernel) -> bytes:
+    """Return the kernel's machine code, compiled in about a second unless engine files hold it. Raises KernelError."""
+    return machine_code(f"{NAME} {kernel}", partial(compile_kernel, kernel))
 
 
 def check_compiler() -> None:
     """Compile a small kernel, unless engine files hold it. Raises KernelError if this Triton cannot compile it."""
     sizes = Sizes(1, 4, 8, 2 * STEP, STEP)
-    machine_code(Kernel(sizes, choose(sizes), bias=True, residual=True))
+    cubin(Kernel(sizes, choose(sizes), bias=True, residual=True))
 
 
 def compile_kernel(kernel: Kernel) -> bytes:

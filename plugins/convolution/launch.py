@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from plugins.convolution.compile import FLOAT16, NAME, SWIZZLE_128, Kernel, machine_code
+from plugins.convolution.compile import FLOAT16, NAME, SWIZZLE_128, Kernel, cubin
 from plugins.group_norm.compile import KernelError, call
 
 MAP_BYTES, MAP_ALIGNMENT = 128, 64  # of a CUtensorMap
@@ -48,7 +48,7 @@ def _load(kernel: Kernel, device: int) -> Any:
     """Load the kernel on the current device, permanently. `device` is the current device, as part of the cache key."""
     from cuda.bindings import driver
 
-    module = call(driver.cuModuleLoadData, machine_code(kernel))
+    module = call(driver.cuModuleLoadData, cubin(kernel))
     function = call(driver.cuModuleGetFunction, module, NAME.encode())
     shared = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     call(driver.cuFuncSetAttribute, function, shared, kernel.tile.shared)

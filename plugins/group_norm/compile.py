@@ -1,23 +1,27 @@
-"""Chooses launch parameters for the GroupNorm kernel, and compiles it to PTX with NVRTC through cuda-python."""
+"""Chooses launch parameters for the GroupNorm kernel, and compiles it with NVRTC through cuda-python."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import gcd, lcm
 from pathlib import Path
 from typing import Any
 
+from plugins.machine_code import machine_code
+
 SOURCE = Path(__file__).with_name("kernel.cu")
 NAME = "canny2image_group_norm"  # the kernel's function in it
 
-# Close to the best of about 100 launches for each of 12 sizes on an H200 (docs/performance.md).
+# Close to the best of about 100 launches for each of 16 sizes on an H200 (docs/performance.md).
 MAX_CLUSTER = 8  # blocks; every GPU with clusters supports 8
 MAX_THREADS = 512
-MAX_HOLD = 8  # vectors kept in registers per thread: few threads with many loads each are fastest
-WORTH_256_THREADS = 480  # vectors of a block; for fewer, 128 threads
-BLOCKS = 128  # enough to occupy an H200's 132 multiprocessors
+FEW = {128: 8, 256: 16}  # threads, and vectors per thread up to which no more threads are used
+MAX_HOLD = 8  # vectors kept in registers per thread
+BLOCKS = 256  # enough to occupy an H200's 132 multiprocessors
 WORTH_A_BLOCK = 256  # minimum vectors per block when a span is split
 SECTOR = 16  # float16 values in 32 bytes, the smallest memory access
+
+Defines = tuple[tuple[str, str], ...]  # compile-time constants: names and values
 
 
 class KernelError(RuntimeError):
@@ -28,7 +32,7 @@ class KernelError(RuntimeError):
 class Launch:
     """Launch parameters for maps of one size: the kernel's compile-time constants, grid and threads per block."""
 
-    defines: tuple[tuple[str, str], ...]
+    defines: Defines
     grid: tuple[int, int, int]
     threads: int
 
@@ -53,10 +57,8 @@ def choose_launch(
     cluster = _count_blocks(images * channels // span, pixels * span // vector) if clusters else 1
     width = span // vector if channels_last else 1  # vectors per pixel
     per_block = -(-(pixels * span // vector) // width // cluster) * width
-    threads = max(256 if per_block >= WORTH_256_THREADS else 128, _warps(width))
-    while threads < MAX_THREADS and per_block > MAX_HOLD * threads:
-        threads *= 2
-    threads = min(threads, MAX_THREADS)
+    enough = (few for few, most in FEW.items() if per_block <= few * most and width <= few)
+    threads = next(enough, MAX_THREADS)
     per_thread = -(-per_block // (threads // width * width or threads))
     chunks = -(-per_thread // MAX_HOLD)
     constants = {
@@ -122,16 +124,26 @@ def _at_least_a_sector(span: int, channels: int) -> int:
     return span
 
 
-def _warps(threads: int) -> int:
-    return -(-threads // 32) * 32
-
-
 @cache
-def compile_ptx(defines: tuple[tuple[str, str], ...], architecture: int, file: Path = SOURCE) -> bytes:
-    """Return the PTX of a kernel for a compute capability (90 for 9.0); cached in this process.
+def compile_ptx(defines: Defines, architecture: int) -> bytes:
+    """Return the kernel's PTX for a compute capability (90 for 9.0); cached in this process.
 
     Raises KernelError if NVRTC cannot be loaded or fails; after a failed compilation the message includes its log.
     """
+    return _compile(defines, f"compute_{architecture}", "PTX", SOURCE)
+
+
+def cubin(defines: Defines, architecture: int, file: Path = SOURCE) -> bytes:
+    """Return the machine code of a kernel, compiled unless engine files hold it. Raises like `compile_ptx`.
+
+    The driver would have to compile PTX again, in every process that loads it.
+    """
+    compile_kernel = partial(_compile, defines, f"sm_{architecture}", "CUBIN", file)
+    return machine_code(f"{file.parent.name} sm_{architecture} {dict(defines)}", compile_kernel)
+
+
+def _compile(defines: Defines, target: str, kind: str, file: Path) -> bytes:
+    """Return what NVRTC compiles the file to. kind: PTX or CUBIN, as in the names of NVRTC's functions."""
     try:
         from cuda.bindings import nvrtc
 
@@ -140,7 +152,7 @@ def compile_ptx(defines: tuple[tuple[str, str], ...], architecture: int, file: P
         reason = " ".join(str(error).split())
         raise KernelError(f"NVRTC cannot be loaded ({reason}): run ./preprocess.sh dev, which installs it") from error
     # Without the last option, NVRTC treats constexpr functions and lambdas as host code and rejects them.
-    options = [f"--gpu-architecture=compute_{architecture}", "--std=c++17", "--device-as-default-execution-space"]
+    options = [f"--gpu-architecture={target}", "--std=c++17", "--device-as-default-execution-space"]
     options += [f"-D{name}={value}" for name, value in defines]
     program = call(nvrtc.nvrtcCreateProgram, file.read_bytes(), file.name.encode(), 0, [], [])
     try:
@@ -150,9 +162,9 @@ def compile_ptx(defines: tuple[tuple[str, str], ...], architecture: int, file: P
             log = bytes(call(nvrtc.nvrtcGetProgramLogSize, program))
             call(nvrtc.nvrtcGetProgramLog, program, log)
             raise KernelError(f"{error} for {file.name}, {' '.join(options)}:\n{log.decode()}") from error
-        ptx = bytes(call(nvrtc.nvrtcGetPTXSize, program))
-        call(nvrtc.nvrtcGetPTX, program, ptx)
-        return ptx
+        result = bytes(call(getattr(nvrtc, f"nvrtcGet{kind}Size"), program))
+        call(getattr(nvrtc, f"nvrtcGet{kind}"), program, result)
+        return result
     finally:
         call(nvrtc.nvrtcDestroyProgram, program)
 

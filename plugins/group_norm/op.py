@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugins.group_norm.compile import NAME, Launch, call, choose_launch, compile_ptx
+from plugins.group_norm.compile import NAME, Launch, call, choose_launch, cubin
 
 
 def reference(
@@ -95,7 +95,7 @@ def _load(launch: Launch, architecture: int, device: int) -> Any:
     """Load the kernel on the current device, permanently. `device` is the current device, as part of the cache key."""
     from cuda.bindings import driver
 
-    module = call(driver.cuModuleLoadData, compile_ptx(launch.defines, architecture))
+    module = call(driver.cuModuleLoadData, cubin(launch.defines, architecture))
     return call(driver.cuModuleGetFunction, module, NAME.encode())
 
 

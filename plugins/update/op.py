@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugins.group_norm.compile import KernelError, call, compile_ptx
+from plugins.group_norm.compile import KernelError, call, cubin
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ THREADS = 256
 
 def update(x: Tensor, noise: Tensor, eps: Tensor, scale: Tensor, weights: Tensor, guides: Tensor) -> None:
     """Do the same as `plain_update`, on a GPU with one kernel, which the first call compiles."""
-    if not (x.is_cuda and _kernel(x.device)):
+    if not (x.is_cuda and load_kernel(x.device)):
         return plain_update(x, noise, eps, scale, weights, guides)
     from cuda.bindings import driver
 
@@ -31,7 +31,7 @@ def update(x: Tensor, noise: Tensor, eps: Tensor, scale: Tensor, weights: Tensor
     arguments = (*tensors, values, _taps(weights, guides)), (*[ctypes.c_void_p] * 6, ctypes.c_int, ctypes.c_int)
     grid = -(-values // THREADS), samples, 1
     stream = torch.cuda.current_stream(x.device).cuda_stream
-    call(driver.cuLaunchKernel, _kernel(x.device), *grid, THREADS, 1, 1, 0, stream, arguments, 0)
+    call(driver.cuLaunchKernel, load_kernel(x.device), *grid, THREADS, 1, 1, 0, stream, arguments, 0)
 
 
 def plain_update(x: Tensor, noise: Tensor, eps: Tensor, scale: Tensor, weights: Tensor, guides: Tensor) -> None:
@@ -53,15 +53,15 @@ def _taps(weights: Tensor, guides: Tensor) -> int:
 
 
 @cache
-def _kernel(device: torch.device) -> Any:
-    """Compile and load the kernel for a GPU, permanently; without a compiler, return None."""
+def load_kernel(device: torch.device) -> Any:
+    """Load the kernel on a GPU, permanently, compiled unless engine files hold it; without a compiler, return None."""
     major, minor = torch.cuda.get_device_capability(device)
     try:
-        ptx = compile_ptx((), 10 * major + minor, SOURCE)
+        code = cubin((), 10 * major + minor, SOURCE)
         from cuda.bindings import driver
 
         with torch.cuda.device(device):
-            return call(driver.cuModuleGetFunction, call(driver.cuModuleLoadData, ptx), b"canny2image_update")
+            return call(driver.cuModuleGetFunction, call(driver.cuModuleLoadData, code), b"canny2image_update")
     except KernelError as error:
         log.warning("the latent's update uses PyTorch, which is slower: %s", error)
         return None

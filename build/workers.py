@@ -1,0 +1,148 @@
+"""Compiles the stages side by side, each in one of several processes, while the caller prepares their check.
+
+The processes share a temporary cache, so that engine files get all shared libraries that were compiled, and no others.
+They need no weights: the code depends only on shapes, types and layouts.
+"""
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import active_children, get_context
+from pathlib import Path
+
+import torch
+
+from build.errors import BuildError
+from cldm.compiled_files import Compiled
+from cldm.engine_files import Target
+from cldm.fast import make_fast
+from cldm.model import ControlLDM
+from cldm.stages import STAGES, Stage, make_stages
+from ldm.config import load_architecture
+from plugins.machine_code import KERNELS
+from runtime.backends import PRECISIONS
+from runtime.compiled_code import libraries
+from runtime.inductor import InductorEngine
+from runtime.spec import allocate
+
+MEMORY = 4 * 2**30  # bytes of host memory per process, with the processes that compile its kernels
+GPU_MEMORY = 8 * 2**30  # bytes; the weights and the CUDA context, and a share of the check's memory
+LATER_FIRST = STAGES[::-1]  # the later stages take longer to compile
+
+
+@dataclass(frozen=True)
+class Result:
+    """The code of a stage, and the seconds that its compilation took."""
+
+    stage: str
+    compiled: Compiled
+    seconds: float
+
+
+@contextmanager
+def compiling(target: Target, device: torch.device) -> Iterator[Iterator[Result]]:
+    """Start to compile all stages, and yield an iterator over the results, as they become ready.
+
+    It raises BuildError if a stage cannot be compiled. At the end of the block, unfinished work is stopped.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        count = processes(device)
+        pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_ignore_interrupts)
+        try:
+            with _environment(_settings(cache, device, count)):  # the processes inherit it
+                futures = [pool.submit(compile_stage, target, stage, device.type) for stage in LATER_FIRST]
+            yield (_with_libraries(future.result(), Path(cache)) for future in as_completed(futures))
+        except BrokenProcessPool as error:
+            raise BuildError(
+                "a process that compiles engines was killed, probably because memory ran out: free some memory"
+            ) from error
+        except BaseException:
+            for child in active_children():
+                child.kill()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def processes(device: torch.device) -> int:
+    """Return how many stages to compile at once: bounded by cores, memory and, for a GPU, its free memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    bounds = [len(STAGES), _cores() // 2, memory // MEMORY]
+    if device.type == "cuda":
+        bounds.append(torch.cuda.mem_get_info(device)[0] // GPU_MEMORY)
+    return max(1, min(bounds))
+
+
+def compile_stage(target: Target, name: str, kind: str) -> Result:
+    """Compile a stage for a device of this kind. Raise BuildError if that fails."""
+    start = time.perf_counter()
+    KERNELS.clear()  # those of other stages
+    try:
+        stage = _stage(target, name, torch.device(kind))
+        engine = InductorEngine(stage.spec, stage.module)
+        engine.bind(allocate({name: stage.spec}, torch.device(kind)))
+        engine.enqueue(None)  # also compiles the kernels of our ops
+        compiled = Compiled({name: engine.code.save()}, dict(KERNELS), {})
+    except RuntimeError as error:  # base class of all errors of Inductor
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        raise BuildError(f"stage {name} cannot be compiled ({type(error).__name__}: {reason})") from error
+    return Result(name, compiled, time.perf_counter() - start)
+
+
+def _stage(target: Target, name: str, device: torch.device) -> Stage:
+    """Return a stage whose weights are 0, in the form that is compiled."""
+    with torch.device("meta"):
+        model = ControlLDM(load_architecture(target.architecture)).eval().requires_grad_(False)
+        stage = make_stages(make_fast(model, PRECISIONS[target.precision].dtype), *target.size)[name]
+    stage.module.to_empty(device=device)
+    for tensor in (*stage.module.parameters(), *stage.module.buffers()):
+        tensor.zero_()
+    if device.type == "cuda":
+        from plugins.layers import use_kernels  # imported lazily: only PyTorch for CUDA includes Triton
+
+        use_kernels(stage.module)
+    return stage
+
+
+def _with_libraries(result: Result, cache: Path) -> Result:
+    compiled = result.compiled
+    return Result(result.stage, Compiled(compiled.code, compiled.kernel, libraries(cache)), result.seconds)
+
+
+def _settings(cache: str, device: torch.device, count: int) -> dict[str, str]:
+    settings = {
+        "TORCHINDUCTOR_CACHE_DIR": cache,
+        "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, 2 * _cores() // count)),
+        # With Triton's own launcher, gcc would run wherever engine files are loaded.
+        "TORCHINDUCTOR_STATIC_LAUNCH_USER_DEFINED_TRITON_KERNELS": "1",
+    }
+    if device.type == "cuda":  # code holds the number of its device: make it the first
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        settings["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device.index or 0] if visible else str(device.index or 0)
+    return settings
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C to the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,108 @@
+"""Code that Inductor compiles from a module. It can be saved, and loaded without tracing or compiling anything.
+
+torch.compile would trace a module in every process, also if its kernels are cached: for the six stages at the real size
+that takes most of half a minute. Here the module is traced once, by make_fx, with its weights as inputs, and Inductor's
+artifact of the trace is what engine files hold. It lacks the shared libraries that a C++ compiler made; they are files
+in Inductor's cache.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# PyTorch's compiler is imported where it is used: the import takes a second or two, and eager engines do not need it.
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Options of Inductor, under their own names, that control the search for faster kernels.
+
+    The defaults are PyTorch's, except conv_1x1_as_mm. The manifest of engine files lists the values.
+    """
+
+    coordinate_descent_tuning: bool = False  # try block sizes for every Triton kernel
+    max_autotune_gemm: bool = False  # compare Triton's matrix products with cuBLAS
+    max_autotune_pointwise: bool = False
+    conv_1x1_as_mm: bool = True  # compute 1x1 convolutions as matrix products
+
+    def options(self) -> dict[str, bool]:
+        return asdict(self)
+
+
+class CompiledCode:
+    """Runs a module and copies its results into buffers. The first run compiles it, unless `artifact` is given.
+
+    artifact: as `load_code` returns it. Weights are inputs of the code: after new values are written into the module's
+    parameters, it computes with them.
+    """
+
+    def __init__(self, module: nn.Module, tuning: Tuning, artifact: Any = None) -> None:
+        self.module, self.tuning, self.artifact = module, tuning, artifact
+        self.weights: list[Tensor] = []
+
+    def __call__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        self.weights = self.weights or [*_weights(self.module).values()]
+        arguments = [*self.weights, *inputs, *outputs]
+        if self.artifact is None:
+            self.artifact = self._compile(arguments, len(inputs))
+        self.artifact(*arguments)
+
+    def save(self) -> bytes:
+        """Return the code after its first run. Raise RuntimeError if PyTorch cannot save it."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "code"
+            self.artifact.save(path=str(path), format="binary")
+            return path.read_bytes()
+
+    def _compile(self, arguments: list[Tensor], inputs: int) -> Any:
+        from torch._inductor import standalone_compile
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        names = list(_weights(self.module))
+
+        def run(*arguments: Tensor) -> tuple[()]:
+            weights, rest = dict(zip(names, arguments, strict=False)), arguments[len(names) :]
+            results = torch.func.functional_call(self.module, weights, rest[:inputs])
+            for buffer, result in zip(rest[inputs:], results, strict=True):
+                buffer.copy_(result)  # fused into the kernels that compute the results
+            return ()
+
+        traced = make_fx(run, tracing_mode="fake")(*arguments)
+        options = {"config_patches": self.tuning.options()}
+        return standalone_compile(traced, [*arguments], dynamic_shapes="from_example_inputs", options=options)
+
+
+def load_code(saved: bytes) -> Any:
+    """Return the artifact that `CompiledCode.save` saved. Unknown bytes can raise any exception."""
+    from torch._inductor.standalone_compile import CompiledArtifact
+
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(saved)
+        file.flush()
+        return CompiledArtifact.load(path=file.name, format="binary")
+
+
+def libraries(cache: Path) -> dict[str, bytes]:
+    """Return the shared libraries in a folder that Inductor used as its cache, by their paths in it."""
+    return {str(path.relative_to(cache)): path.read_bytes() for path in sorted(cache.rglob("*.so"))}
+
+
+def install(libraries: Mapping[str, bytes]) -> None:
+    """Write shared libraries into Inductor's cache, which `load_code` uses; those that are there already stay."""
+    from torch._inductor.codecache import write_atomic
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    for name, content in libraries.items():
+        path = os.path.join(cache_dir(), name)
+        if not os.path.exists(path):
+            write_atomic(path, content, make_dirs=True)
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}

@@ -1,0 +1,110 @@
+"""Compilation of stages in other processes."""
+
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing import active_children
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import build.workers
+from build.errors import BuildError
+from build.workers import Result, compile_stage, compiling, processes
+from cldm.compiled_files import Compiled
+from cldm.engine_files import Target
+from cldm.stages import STAGES
+from tests.test_inductor import needs_compiler
+
+CPU = torch.device("cpu")
+TARGET = Target("small", 64, 64, 1, "fp32")
+
+
+def settings(target: Target, stage: str, kind: str) -> Result:
+    """Stands in for `compile_stage`: returns what the process was told."""
+    told = {name: os.environ[name] for name in os.environ if name.startswith(("TORCHINDUCTOR", "CUDA"))}
+    return Result(stage, Compiled({stage: repr(told).encode()}, {}, {}), 0.5)
+
+
+def failing(target: Target, stage: str, kind: str) -> Result:
+    raise BuildError(f"stage {stage} cannot be compiled")
+
+
+def killed(target: Target, stage: str, kind: str) -> Result:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.workers, "processes", lambda device: 1)
+
+
+def test_the_processes_share_a_cache_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.workers, "compile_stage", settings)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/home/cache")
+    before = dict(os.environ)
+    with compiling(TARGET, CPU) as results:
+        assert dict(os.environ) == before
+        told = {result.stage: eval(result.compiled.code[result.stage]) for result in results}
+    assert told.keys() == {*STAGES}
+    (cache,) = {one["TORCHINDUCTOR_CACHE_DIR"] for one in told.values()}
+    assert cache != "/home/cache"
+    assert not os.path.exists(cache)
+    assert told["vae"]["TORCHINDUCTOR_STATIC_LAUNCH_USER_DEFINED_TRITON_KERNELS"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("work", "sentence"),
+    [(failing, "stage [a-z]+ cannot be compiled"), (killed, "was killed, probably because memory ran out: free some")],
+)
+def test_a_failure_stops_all(
+    work: Callable[[Target, str, str], Result], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build.workers, "compile_stage", work)
+    with pytest.raises(BuildError, match=sentence), compiling(TARGET, CPU) as results:
+        list(results)
+    assert not active_children()
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "expected"), [(None, 0, "0"), (None, 2, "2"), ("3", 0, "3"), ("4,GPU-5", 1, "GPU-5")]
+)
+def test_the_gpu_is_the_first_of_a_process(
+    visible: str | None, index: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert build.workers._settings("", torch.device("cuda", index), 1)["CUDA_VISIBLE_DEVICES"] == expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "gpu", "expected"),
+    [(16, 128, 80, 6), (8, 128, 80, 4), (16, 12, 80, 3), (16, 128, 20, 2), (1, 2, 4, 1)],
+)
+def test_bounds_of_the_processes(
+    cores: int, memory: int, gpu: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build.workers, "_cores", lambda: cores)
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": memory, "SC_PAGE_SIZE": 2**30}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu * 2**30, 0))
+    assert processes(torch.device("cuda")) == expected
+
+
+@needs_compiler
+def test_a_compiled_stage() -> None:
+    result = compile_stage(TARGET, "hint", "cpu")
+    assert result.stage == "hint"
+    assert result.compiled.code["hint"]
+
+
+def test_a_stage_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def enqueue(stream: object) -> None:
+        raise RuntimeError("Failed to find a compiler\nand much more")
+
+    engine = SimpleNamespace(bind=lambda buffers: None, enqueue=enqueue)
+    monkeypatch.setattr(build.workers, "InductorEngine", lambda spec, module: engine)
+    with pytest.raises(BuildError, match=r"stage text cannot be compiled \(RuntimeError: Failed to find a compiler\)$"):
+        compile_stage(TARGET, "text", "cpu")
