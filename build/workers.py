@@ -7,13 +7,14 @@ They need no weights: the code depends only on shapes, types and layouts.
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -53,7 +54,7 @@ def compiling(target: Target, device: torch.device) -> Iterator[Iterator[Result]
     """
     with tempfile.TemporaryDirectory() as cache:
         count = processes(device)
-        pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_ignore_interrupts)
+        pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_depend_on_parent)
         try:
             with _environment(_settings(cache, device, count)):  # the processes inherit it
                 futures = [pool.submit(compile_stage, target, stage, device.type) for stage in LATER_FIRST]
@@ -132,9 +133,17 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the process that started this one."""
+def _depend_on_parent() -> None:
+    """Leave Ctrl-C to the process that started this one, and end with it, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent, "this process was started by another"
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager

@@ -68,7 +68,7 @@ class Checkpoint:
 
     def fingerprint(self) -> str:
         """Return a digest of the files' bytes or the seed, and of the architecture."""
-        parts = [file_digest(file) for file in self._weights()] or [self.name]
+        parts = [file_digest(file) for file in self._weights()] or [self.name, "filled side by side"]
         loras = [f"{file_digest(lora_file(name))} {strength}" for name, strength in self.loras]
         embeddings = [f"{Path(name).name} {file_digest(embedding_file(name))}" for name in self.embeddings]
         return digest("".join([*parts, *loras, *embeddings, repr(load_architecture(self.architecture))]))

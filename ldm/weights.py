@@ -1,6 +1,7 @@
 """Assigns tensors to a model strictly, checks them, saves them, and generates random weights from a seed."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import safetensors.torch
@@ -58,18 +59,22 @@ def randomize(module: nn.Module, seed: int) -> None:
     """Fill all parameters in place with random values that keep activations near 1, zero convolutions included.
 
     The network generates no meaningful pictures, but has the speed and the numerics of a trained one.
-    The same seed gives the same weights, independent of the global generator.
+    The same seed gives the same weights, independent of the global generator. Parameters are filled side by side, each
+    from its own generator: one generator takes 10 s for Stable Diffusion.
     """
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        if parameter.dim() > 1:
-            bound = (3.0 / parameter[0].numel()) ** 0.5  # variance 1 / fan_in
-            torch.nn.init.uniform_(parameter, -bound, bound, generator=generator)
-        else:
-            torch.nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
+    parameters = [*module.parameters()]
+    seeds = torch.randint(2**62, (len(parameters),), generator=torch.Generator().manual_seed(seed)).tolist()
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(_fill, parameters, seeds))
     for part in module.modules():
         if isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
             part.weight.data += 1.0
+
+
+def _fill(parameter: Tensor, seed: int) -> None:
+    # Variance 1 / fan_in.
+    bound = (3.0 / parameter[0].numel()) ** 0.5 if parameter.dim() > 1 else 0.1
+    torch.nn.init.uniform_(parameter, -bound, bound, generator=torch.Generator().manual_seed(seed))
 
 
 def _copy(tensor: Tensor, device: torch.device) -> Tensor:

@@ -2,10 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from multiprocessing import active_children
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -15,7 +21,7 @@ from build.workers import Result, compile_stage, compiling, processes
 from cldm.compiled_files import Compiled
 from cldm.engine_files import Target
 from cldm.stages import STAGES
-from tests.test_inductor import needs_compiler
+from tests.test_inductor import ROOT, needs_compiler
 
 CPU = torch.device("cpu")
 TARGET = Target("small", 64, 64, 1, "fp32")
@@ -34,6 +40,24 @@ def failing(target: Target, stage: str, kind: str) -> Result:
 def killed(target: Target, stage: str, kind: str) -> Result:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def endless(target: Target, stage: str, kind: str) -> Result:
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+    raise AssertionError
+
+
+PARENT = """
+import build.workers, tests.test_workers
+from tests.test_workers import CPU, TARGET
+
+build.workers.processes = lambda device: 1
+build.workers.compile_stage = tests.test_workers.endless
+if __name__ == "__main__":
+    with build.workers.compiling(TARGET, CPU) as results:
+        list(results)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +90,22 @@ def test_a_failure_stops_all(
     with pytest.raises(BuildError, match=sentence), compiling(TARGET, CPU) as results:
         list(results)
     assert not active_children()
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_outlives_the_build(kind: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    command = [sys.executable, str(tmp_path / "parent.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=PIPE, stderr=DEVNULL, env=environment, text=True) as parent:
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        parent.send_signal(kind)
+        assert parent.wait(timeout=60) != 0
+        deadline = time.monotonic() + 60
+        while psutil.pid_exists(child):
+            assert time.monotonic() < deadline, "the process still runs"
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
