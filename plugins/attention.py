@@ -48,7 +48,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     tile = rows_for(n * heads, rows, padded)
     part = tokens_for(rows, tokens, padded)
     result = torch.empty((n, rows, width), dtype=q.dtype, device=q.device)
-    wrap_triton(canny2image_attention)[(triton.cdiv(rows, tile), heads, n)](
+    wrap_triton(_attention)[(triton.cdiv(rows, tile), heads, n)](
         q, k, v, result, rows, q.stride(0), q.stride(1), k.stride(0), k.stride(1), WIDTH=width, HEAD=head,
         PADDED=padded, KEYS=tokens, SCALE=head**-0.5 * LOG2_E, ROWS=tile, TOKENS=part, num_warps=4, num_stages=2,
     )  # fmt: skip
@@ -71,13 +71,12 @@ def tokens_for(rows: int, tokens: int, padded: int) -> int:
 
 
 @triton.jit
-def canny2image_attention(
+def _attention(
     q, k, v, result, rows, q_text, q_row, k_text, k_token, WIDTH: tl.constexpr, HEAD: tl.constexpr,
     PADDED: tl.constexpr, KEYS: tl.constexpr, SCALE: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     # A program computes some rows of one head, with the softmax over one part of the keys after another (Milakov and
     # Gimelshein 2018). SCALE includes log2(e), because exp2 is faster than exp.
-    tl.extra.cuda.gdc_wait()  # see runtime/early_launch.py
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, PADDED)
     real = (column < HEAD)[None, :]

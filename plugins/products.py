@@ -10,6 +10,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
+from plugins.product.compile import runs_on
+from plugins.product.op import product
+from plugins.product.tiles import Sizes, fits
+
 STEP = 32  # the depth must be a multiple
 
 
@@ -21,12 +25,12 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Ten
     multiple of STEP. Sums are float32.
     """
     (rows, depth), columns = x.shape, weight.shape[0]
+    if _suits_hopper(x, Sizes(rows, depth, columns)):
+        return product(x, weight, bias, residual)
     result = torch.empty((rows, columns), dtype=x.dtype, device=x.device)
     tile = linear_tile(rows, depth)
     grid = (triton.cdiv(columns, tile["COLUMNS"]), triton.cdiv(rows, tile["ROWS"]))
-    wrap_triton(canny2image_product)[grid](
-        x, weight, bias, residual, result, rows, columns, K=depth, GEGLU=False, **tile
-    )
+    wrap_triton(_product)[grid](x, weight, bias, residual, result, rows, columns, K=depth, GEGLU=False, **tile)
     return result
 
 
@@ -38,11 +42,17 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Sums are float32.
     """
     (rows, depth), columns = x.shape, weight.shape[0] // 2
+    if _suits_hopper(x, Sizes(rows, depth, columns, gated=True)):
+        return product(x, weight, bias, gated=True)
     result = torch.empty((rows, columns), dtype=x.dtype, device=x.device)
     tile = geglu_tile(rows, depth)
     grid = (triton.cdiv(columns, tile["COLUMNS"]), triton.cdiv(rows, tile["ROWS"]))
-    wrap_triton(canny2image_product)[grid](x, weight, bias, None, result, rows, columns, K=depth, GEGLU=True, **tile)
+    wrap_triton(_product)[grid](x, weight, bias, None, result, rows, columns, K=depth, GEGLU=True, **tile)
     return result
+
+
+def _suits_hopper(x: Tensor, sizes: Sizes) -> bool:
+    return fits(sizes) and runs_on(x.device)
 
 
 def linear_tile(rows: int, depth: int) -> dict[str, int]:
@@ -69,12 +79,11 @@ def _tile(rows: int, columns: int, depth: int, warps: int, stages: int) -> dict[
 
 
 @triton.jit
-def canny2image_product(
+def _product(
     x, weight, bias, residual, result, rows, columns, K: tl.constexpr, GEGLU: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     # A program computes one tile. Rows and columns beyond the end repeat the last one and are not stored.
-    tl.extra.cuda.gdc_wait()  # see runtime/early_launch.py
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     k = tl.arange(0, DEPTH)

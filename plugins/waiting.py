@@ -1,4 +1,4 @@
-"""The wait for the previous kernel, with which each of our kernels begins: see `runtime/early_launch.py`."""
+"""The wait for the previous kernel, with which kernels named canny2image_... begin: see `runtime/early_launch.py`."""
 
 import re
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from torch.utils.cpp_extension import CUDA_HOME
 
-from plugins.convolution.compile import Kernel, compile_kernel
+from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.tiles import TILES, Sizes, Tile
 from plugins.group_norm.compile import choose_launch, compile_ptx
+from plugins.hopper.compile import compile_kernel
 from tests.nvrtc import require_nvrtc
 
 PTXAS = shutil.which("ptxas", path=f"{os.environ.get('PATH')}:{CUDA_HOME}/bin")
@@ -66,7 +67,7 @@ def test_hopper_convolution(tile: Tile) -> None:
     pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
     sizes = Sizes(3, 9, 11, 128, 2 * tile.outs)
     assert tile.shared <= SHARED[90]
-    assert compile_kernel(Kernel(sizes, replace(tile, parts=2), bias=True, residual=True))
+    assert compile_kernel(ConvolutionKernel(sizes, replace(tile, parts=2), bias=True, residual=True))
 
 
 @pytest.mark.parametrize("capability", SHARED)
