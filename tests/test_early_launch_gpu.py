@@ -13,12 +13,11 @@ pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA 
 
 from cuda.bindings import driver
 
-from plugins.attention import attention
 from plugins.convolution.layer import HOPPER
 from plugins.convolution.op import convolution
 from plugins.group_norm.compile import call, cubin
 from plugins.group_norm.op import group_norm
-from plugins.products import geglu, linear_add
+from plugins.product.op import norm_product, product, product_stats
 from plugins.update.op import update
 from runtime.early_launch import OLDEST
 from runtime.graph import Graph
@@ -76,7 +75,7 @@ def both(function: Callable[[Tensor], Tensor], source: Tensor, copy: Copy) -> tu
     stream, x, results = torch.cuda.Stream(), torch.zeros_like(source), list[Tensor]()
 
     def work() -> None:
-        copy("late", x, source)
+        copy("late", x.view(torch.float16), source.view(torch.float16))
         results.append(function(x))
 
     expected = function(source).clone()
@@ -96,30 +95,37 @@ def cases() -> dict[str, tuple[Callable[[Tensor], Tensor], Tensor]]:
         random(128),
         random(64),
     )
+    stats, sums = random(128, 1, 2).float(), random(128).float()
     norm = affine, affine, 8, 1e-5, True
     return {
-        "linear_add": (lambda x: linear_add(x, weight, row, square), random(128, 64)),
-        "residual": (lambda x: linear_add(weight, weight, row, x), random(128, 128)),
-        "geglu": (lambda x: geglu(x, weight, row), random(96, 64)),
-        "attention": (lambda x: attention(x, x, x, 1), random(2, 96, 64)),
-        "group_norm": (lambda x: group_norm(x, *norm), maps(2, 64, 16, 24)),
-        "shift": (lambda x: group_norm(filters, *norm, x), random(1, 64)),
-        "convolution": (lambda x: convolution(x, filters, affine, x), maps(2, 64, 8, 12)),
-        "chain": (
+        "norm": (lambda x: group_norm(x, *norm), maps(2, 64, 16, 24)),
+        "norm, shift": (lambda x: group_norm(filters, *norm, x), random(1, 64)),
+        "convolution": (lambda x: convolution(x, filters, affine), maps(2, 64, 8, 12)),
+        "convolution, residual": (lambda x: convolution(filters, filters, affine, x), maps(64, 64, 3, 3)),
+        "convolution, 3 kernels": (
             lambda x: convolution(group_norm(convolution(x, filters), *norm), filters),
             maps(2, 64, 8, 12),
         ),
+        "product": (lambda x: product(x, weight, row), random(128, 64)),
+        "product, residual": (lambda x: product(weight, weight, row, x), random(128, 128)),
+        "product, gated": (lambda x: product(x, weight, row, gated=True), random(96, 64)),
+        "product, statistics": (lambda x: product_stats(x, weight, row, square)[1], random(128, 64)),
+        "product, norm": (lambda x: norm_product(weight, x, weight, sums, sums, 1.0), stats.square()),
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["linear_add", "residual", "geglu", "attention", "group_norm", "shift", "convolution", "chain"]
-)
+NAMES = [
+    "norm", "norm, shift", "convolution", "convolution, residual", "convolution, 3 kernels", "product",
+    "product, residual", "product, gated", "product, statistics", "product, norm",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_kernel_waits(name: str, copy: Copy) -> None:
-    if name in ("convolution", "chain") and torch.cuda.get_device_capability() != HOPPER:
-        pytest.skip("the convolution is for other GPUs")
+    if not name.startswith("norm") and torch.cuda.get_device_capability() != HOPPER:
+        pytest.skip("the kernel is for other GPUs")
     got, expected, early = both(*cases()[name], copy)
-    assert early == (3 if name == "chain" else 1)
+    assert early == (3 if "3 kernels" in name else 1)
     assert torch.equal(got, expected)
 
 
