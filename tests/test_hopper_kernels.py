@@ -109,6 +109,7 @@ def built() -> tuple[str, dict[str, Any]]:
     """Return the parts of PTX, and metadata, that compilations are checked for."""
     parameters = [f".param .{kind} {NAME}_param_{index}" for index, kind in enumerate(SMALL.parameters)]
     ptx = ".extern .shared .align 16 .b8 global_smem[];\n.entry (" + ",\n".join(parameters) + ")\n.reqntid 128\n"
+    ptx += "griddepcontrol.wait;\ncp.async.bulk\n"
     maps = [{"swizzle": 3, "elem_type": 6, "block_size": box, "elem_size": 2} for box in SMALL.boxes]
     scratch = {"global_scratch_size": 0, "profile_scratch_size": 0}
     return with_cluster(ptx + "// cluster 2"), {"shared": 200_000, "tensordesc_meta": maps, **scratch}
@@ -122,6 +123,8 @@ def built() -> tuple[str, dict[str, Any]]:
         ("global_smem[]", "shared_memory[]", {}, "the name of shared memory"),
         (".param .u32", ".param .u64", {}, "parameters"),
         ("reqntid 128", "maxntid 128", {}, "threads"),
+        ("griddepcontrol.wait;", "", {}, "the wait for the previous kernel"),
+        ("griddepcontrol.wait;", "ld.global.b32;\ngriddepcontrol.wait;", {}, "the wait for the previous kernel"),
         ("", "", {"shared": 230_000}, "shared memory"),
         ("", "", {"tensordesc_meta": None}, "tensor maps"),
         ("", "", {"global_scratch_size": 128}, "scratch memory"),
@@ -146,9 +149,9 @@ def different(kernel: Kernel) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (failing, r"cannot compile hopper_convolution \(AttributeError: module 'triton' has no attribute 'knobs'\)"),
-        (lambda kernel: SimpleNamespace(asm={}), r"cannot compile hopper_convolution \(KeyError: 'ptx'\)"),
-        (different, r"compiles hopper_convolution in another form than expected: clusters"),
+        (failing, rf"cannot compile {NAME} \(AttributeError: module 'triton' has no attribute 'knobs'\)"),
+        (lambda kernel: SimpleNamespace(asm={}), rf"cannot compile {NAME} \(KeyError: 'ptx'\)"),
+        (different, rf"compiles {NAME} in another form than expected: clusters"),
     ],
 )
 def test_another_triton(build: Callable[[Kernel], object], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:

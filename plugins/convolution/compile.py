@@ -14,7 +14,7 @@ class ConvolutionKernel(Kernel):
     bias: bool
     residual: bool
 
-    NAME = "hopper_convolution"
+    NAME = "canny2image_convolution"
     POINTERS = ("*fp16",) * 3  # bias, residual and result
 
     @property
@@ -32,9 +32,9 @@ class ConvolutionKernel(Kernel):
         }  # fmt: skip
 
     def function(self) -> Any:
-        from plugins.convolution.kernel import hopper_convolution
+        from plugins.convolution.kernel import canny2image_convolution
 
-        return hopper_convolution
+        return canny2image_convolution
 
 
 def check_compiler() -> None:

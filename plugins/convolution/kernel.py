@@ -17,10 +17,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from plugins.hopper.cluster import end_reading, power_of_two, publish, sum_parts, wait_for_all, wait_for_readers
+from plugins.hopper.pipeline import wait_for_previous
 
 
 @gluon.jit
-def hopper_convolution(
+def canny2image_convolution(
     weights_map, pixels_map, below_map, bias, residual, result, N: gl.constexpr, H: gl.constexpr, W: gl.constexpr,
     CHANNELS: gl.constexpr, ALL_OUTS: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr,
     OUTS: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr, BIAS: gl.constexpr, RESIDUAL: gl.constexpr,
@@ -52,6 +53,7 @@ def hopper_convolution(
     for i in gl.static_range(STAGES):
         mbarrier.init(loaded.index(i), count=1)
     fence_async_shared()
+    wait_for_previous(part)
     for i in gl.static_range(STAGES - 1):
         if i < count:
             _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + i, i, outs_at, y, n, x,

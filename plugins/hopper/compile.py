@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from plugins.group_norm.compile import KernelError
 from plugins.machine_code import machine_code
+from plugins.waiting import waits_first
 
 ARCHITECTURE = 90
 SWIZZLE_128, FLOAT16 = 3, 6  # CUtensorMapSwizzle and CUtensorMapDataType of the CUDA driver
@@ -129,6 +130,7 @@ def _differences(kernel: Kernel, ptx: str, metadata: Mapping[str, Any]) -> list[
         "shared memory": metadata["shared"] <= kernel.tile.shared,
         "tensor maps": maps
         == [{"swizzle": SWIZZLE_128, "elem_type": FLOAT16, "block_size": box} for box in kernel.boxes],
+        "the wait for the previous kernel": waits_first(ptx),
         "scratch memory": not (metadata["global_scratch_size"] or metadata["profile_scratch_size"]),
     }
     return [name for name, passed in checks.items() if not passed]

@@ -52,6 +52,14 @@ def init_barriers(program, STAGES: gl.constexpr, BARRIERS: gl.constexpr):
 
 
 @gluon.jit
+def wait_for_previous(program):
+    # Waits for the previous kernel: see runtime/early_launch.py.
+    gl.inline_asm_elementwise(
+        "griddepcontrol.wait; mov.u32 $0, 0;", "=r,r", [program], dtype=gl.int32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
 def wait_loaded(stage, phase, BARRIERS: gl.constexpr):
     WAIT: gl.constexpr = _wait(BARRIERS)
     gl.inline_asm_elementwise(WAIT, "=r,r,r", [stage * 8, phase], dtype=gl.int32, is_pure=False, pack=1)

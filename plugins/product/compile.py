@@ -27,7 +27,7 @@ class ProductKernel(Kernel):
     stats: bool = False
     eps: float | None = None
 
-    NAME = "hopper_product"
+    NAME = "canny2image_product"
     # bias, residual and result; statistics, column sums and shifts
     POINTERS = ("*fp16", "*fp16", "*fp16", "*fp32", "*fp32", "*fp32")
 
@@ -50,9 +50,9 @@ class ProductKernel(Kernel):
         }  # fmt: skip
 
     def function(self) -> Any:
-        from plugins.product.kernel import hopper_product
+        from plugins.product.kernel import canny2image_product
 
-        return hopper_product
+        return canny2image_product
 
 
 @cache

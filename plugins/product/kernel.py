@@ -14,7 +14,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait
 
 from plugins.hopper.cluster import end_reading, publish, sum_parts, wait_for_all, wait_for_readers
-from plugins.hopper.pipeline import init_barriers, start_load, wait_loaded
+from plugins.hopper.pipeline import init_barriers, start_load, wait_for_previous, wait_loaded
 
 
 @gluon.constexpr_function
@@ -30,7 +30,7 @@ def loads(blocks, halves, columns, all_columns, rows, block_bytes):
 
 
 @gluon.jit
-def hopper_product(
+def canny2image_product(
     rows_map, weights_map, bias, residual, result, stats, column_sums, shifts, ALL_ROWS: gl.constexpr,
     DEPTH: gl.constexpr, ALL_COLUMNS: gl.constexpr, ROWS: gl.constexpr, WIDTH: gl.constexpr, BLOCKS: gl.constexpr,
     STAGES: gl.constexpr, PARTS: gl.constexpr, BARRIERS: gl.constexpr, GATED: gl.constexpr, BIAS: gl.constexpr,
@@ -61,9 +61,10 @@ def hopper_product(
     memory = gl.allocate_shared_memory(gl.float16, [STAGES * BLOCKS * UNITS, 8, 64], STORED)
     LOADS: gl.constexpr = loads(BLOCKS, HALVES, COLUMNS, ALL_COLUMNS, ROWS, UNITS * 1024)
     init_barriers(part, STAGES, BARRIERS)
+    wait_for_previous(part)
     for i in gl.static_range(STAGES):
         if i < count:
-            start_load(i, (first + i) * BLOCKS * 64, rows_at, columns_at, "hopper_product", LOADS,
+            start_load(i, (first + i) * BLOCKS * 64, rows_at, columns_at, "canny2image_product", LOADS,
                        BLOCKS * UNITS * 1024, BARRIERS)  # fmt: skip
     gl.thread_barrier()  # others may wait for what the first thread loads
 
@@ -107,8 +108,8 @@ def hopper_product(
         if (i > 0) & (i + STAGES - 1 < count):
             gl.thread_barrier()
             before = gl.where(stage == 0, STAGES - 1, stage - 1)
-            start_load(before, (first + i + STAGES - 1) * BLOCKS * 64, rows_at, columns_at, "hopper_product", LOADS,
-                       BLOCKS * UNITS * 1024, BARRIERS)  # fmt: skip
+            start_load(before, (first + i + STAGES - 1) * BLOCKS * 64, rows_at, columns_at, "canny2image_product",
+                       LOADS, BLOCKS * UNITS * 1024, BARRIERS)  # fmt: skip
         last = stage == STAGES - 1
         phase = gl.where(last, phase ^ 1, phase)
         stage = gl.where(last, 0, stage + 1)
