@@ -12,6 +12,7 @@ pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA 
 
 from ldm.attention import ProjectOut, SpatialTransformer, attend
 from plugins.attention import attention, products_attention
+from plugins.folded_norms import fold_norms
 from plugins.products import geglu, linear_add
 from plugins.transformer import FusedProjectOut, fuse_attention, fuse_products
 from runtime.channels_last import channels_last
@@ -110,7 +111,7 @@ def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -
     with torch.profiler.profile() as profile:
         compiled(x, text)
     names = [event.name for event in profile.events()]
-    products = names.count("_product") + names.count("hopper_product")
+    products = names.count("_product") + names.count("canny2image_product")
     assert products == 3, "GEGLU, the feed-forward's end and the projection"
     assert names.count("_attention") == (1 if size == (32, 48) else 2)
 
@@ -136,7 +137,7 @@ def test_a_compiled_folded_transformer(width: int, size: tuple[int, int]) -> Non
         compiled(x, text)
         torch.cuda.synchronize()
     names = [event.name for event in profile.events() if event.device_type.name == "CUDA"]
-    assert names.count("hopper_product") == 8
+    assert names.count("canny2image_product") == 8
     assert not any("layer_norm" in name for name in names)
 
 
