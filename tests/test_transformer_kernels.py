@@ -12,6 +12,7 @@ pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA 
 
 from ldm.attention import ProjectOut, SpatialTransformer, attend
 from plugins.attention import attention, products_attention
+from plugins.folded_norms import fold_norms
 from plugins.products import geglu, linear_add
 from plugins.transformer import FusedProjectOut, fuse_attention, fuse_products
 from runtime.channels_last import channels_last
