@@ -1,7 +1,7 @@
 """Matrix products whose kernel also does what follows them: the bias, and a residual or GEGLU.
 
 At these sizes a product takes 4 to 13 us on an H200, and a kernel that only adds or multiplies element by element takes
-3 to 13 us more.
+3 to 13 us more. On Hopper GPUs `plugins/product` computes what fits, in the same ops.
 """
 
 import torch
