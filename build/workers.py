@@ -33,7 +33,8 @@ from runtime.inductor import InductorEngine
 from runtime.spec import allocate
 
 MEMORY = 4 * 2**30  # bytes of host memory per process, with the processes that compile its kernels
-GPU_MEMORY = 8 * 2**30  # bytes; the weights and the CUDA context, and a share of the check's memory
+GPU_MEMORY = 3 * 2**30  # bytes per process: the weights of a stage and the CUDA context
+OF_CHECK = 12 * 2**30  # bytes of GPU memory that the caller's check takes: twice the weights in float32
 LATER_FIRST = STAGES[::-1]  # the later stages take longer to compile
 
 
@@ -76,7 +77,7 @@ def processes(device: torch.device) -> int:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     bounds = [len(STAGES), _cores() // 2, memory // MEMORY]
     if device.type == "cuda":
-        bounds.append(torch.cuda.mem_get_info(device)[0] // GPU_MEMORY)
+        bounds.append((torch.cuda.mem_get_info(device)[0] - OF_CHECK) // GPU_MEMORY)
     return max(1, min(bounds))
 
 

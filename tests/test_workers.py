@@ -122,7 +122,7 @@ def test_the_gpu_is_the_first_of_a_process(
 
 @pytest.mark.parametrize(
     ("cores", "memory", "gpu", "expected"),
-    [(16, 128, 80, 6), (8, 128, 80, 4), (16, 12, 80, 3), (16, 128, 20, 2), (1, 2, 4, 1)],
+    [(16, 128, 80, 6), (8, 128, 80, 4), (16, 12, 80, 3), (16, 128, 20, 2), (16, 128, 8, 1), (1, 2, 4, 1)],
 )
 def test_bounds_of_the_processes(
     cores: int, memory: int, gpu: int, expected: int, monkeypatch: pytest.MonkeyPatch
