@@ -21,7 +21,7 @@ from cldm.stages import make_stages, to_uint8
 from cldm.tricks.time_table import time_table
 from ldm.tokenizer import Tokenizer
 from plans.plan import Evaluation, Plan, evaluations
-from plugins.phase_upsampling import sum_weights
+from plugins.derived import derive_weights
 from plugins.update.op import update
 from runtime.engine import Engine
 from runtime.graph import Graph
@@ -98,7 +98,7 @@ class Pipeline:
         self.abar = self.model.alphas_cumprod.double().cpu().numpy()
         self.streams.begin()
         with torch.cuda.stream(self.streams.main):
-            sum_weights(self.model)
+            derive_weights(self.model)
             self.shifts.copy_(time_table(self.model, [step.timestep for step in self._evaluations(eta=0.0)]))
 
     @torch.inference_mode()

@@ -3,8 +3,10 @@
 from torch import nn
 
 from plugins.convolution.layer import fuse_convolutions
+from plugins.folded_norms import fold_norms
 from plugins.group_norm.layer import fuse_norms
 from plugins.phase_upsampling import upsample_in_phases
+from plugins.product.compile import runs_on
 from plugins.split_k_convolution import split_convolutions
 from plugins.transformer import fuse_attention, fuse_products
 
@@ -19,4 +21,6 @@ def use_kernels(model: nn.Module) -> None:
     fuse_norms(model)
     fuse_attention(model)
     fuse_products(model)
+    if runs_on(next(model.parameters()).device):
+        fold_norms(model)
     upsample_in_phases(model)

@@ -21,7 +21,7 @@ PIXELS = 768
 
 
 class PhaseUpsample(Upsample):
-    """Upsample that uses the phases of large maps. `sums` holds their kernels: see `sum_weights`."""
+    """Upsample that uses the phases of large maps. `sums` holds their kernels."""
 
     sums: Tensor
 
@@ -33,6 +33,9 @@ class PhaseUpsample(Upsample):
         y = F.conv2d(x, self.sums, padding=1)
         y = rearrange(y, "n (p q c) h w -> n (h p) (w q) c", p=2, q=2)[:, 1:-1, 1:-1]
         return (y + cast(Tensor, self.conv.bias)).permute(0, 3, 1, 2)
+
+    def derive(self) -> None:
+        self.sums.copy_(phase_kernels(self.conv.weight))
 
 
 def pays(pixels: int) -> bool:
@@ -49,13 +52,6 @@ def upsample_in_phases(model: nn.Module) -> None:
         if type(module) is Upsample:
             module.__class__ = PhaseUpsample
             module.register_buffer("sums", phase_kernels(module.conv.weight.data), persistent=False)
-
-
-def sum_weights(model: nn.Module) -> None:
-    """Compute the sums again, in place, after the model's weights have changed."""
-    for module in model.modules():
-        if isinstance(module, PhaseUpsample):
-            module.sums.copy_(phase_kernels(module.conv.weight))
 
 
 def phase_kernels(weight: Tensor) -> Tensor:

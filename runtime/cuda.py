@@ -1,11 +1,11 @@
-"""Calls the CUDA runtime through cuda-python and checks every status."""
+"""Calls the CUDA runtime and driver through cuda-python and checks every status."""
 
 from collections.abc import Callable
 from typing import Any
 
 
 class CudaError(RuntimeError):
-    """A CUDA runtime call failed; the message names the call and contains CUDA's error string."""
+    """A CUDA call failed; the message names the call and contains CUDA's error string."""
 
 
 class CaptureError(CudaError):
@@ -28,6 +28,8 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """
     status, *values = function(*arguments)
     if status != 0:
-        words = cudart().cudaGetErrorString(status)[1].decode()
+        runtime = cudart()
+        code = runtime.cudaError_t(status.value)  # the driver has the same codes
+        words = runtime.cudaGetErrorString(code)[1].decode()
         raise CudaError(f"{function.__name__} failed with {status.name}: {words}")
     return values[0] if len(values) == 1 else tuple(values) or None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from runtime.cuda import CaptureError, CudaError, call, cudart
+from runtime.early_launch import OLDEST, launch_early
 from runtime.failed_device import keep_memory, of_device
 
 
@@ -16,7 +17,7 @@ class Graph:
 
     Creating the object calls `work` once to capture it, without executing the work. Run the work once before: libraries
     initialize at their first call, which is not allowed during capture. Memory that PyTorch allocates during capture
-    comes from a pool that lives as long as the graph.
+    comes from a pool that lives as long as the graph. `early`: the number of kernels that start early (launch_early).
     Raises CaptureError if the work cannot be captured, torch.OutOfMemoryError, and CudaError for other errors of the
     device. A RuntimeError of `work` becomes a CaptureError; its other exceptions propagate. After a failure, all
     resources are freed.
@@ -31,6 +32,8 @@ class Graph:
                 recorded = _record(runtime, work, stream)
         try:
             self.kinds = _count(runtime, recorded)
+            newer = torch.cuda.get_device_capability(stream.device) >= OLDEST
+            self.early = launch_early(recorded) if newer else 0
             self.executable = call(runtime.cudaGraphInstantiateWithFlags, recorded, 0)
         finally:
             call(runtime.cudaGraphDestroy, recorded)

@@ -15,16 +15,18 @@ from benchmarks.convolution import SD15, SHAPES
 from cldm.compiled_files import Compiled
 from cldm.tricks.time_table import move_biases
 from ldm.blocks import ResBlock
-from plugins.convolution import compile as compilation
-from plugins.convolution import launch
-from plugins.convolution.compile import NAME, Kernel
+from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.layer import FusedConv2d, fuse_convolutions
-from plugins.convolution.op import convolution
+from plugins.convolution.op import convolution, run
 from plugins.convolution.tiles import Sizes, choose
+from plugins.hopper import compile as compilation
+from plugins.hopper import launch
+from plugins.hopper.compile import Kernel
 from plugins.machine_code import KERNELS
 from plugins.split_k_convolution import split_convolutions
 from tests.convolutions import ODD
 
+NAME = ConvolutionKernel.NAME
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")]
 
@@ -75,12 +77,11 @@ def test_without_bias_or_residual(sizes: Sizes, bias: bool, residual: bool) -> N
 def test_nothing_else_is_written(sizes: Sizes) -> None:
     """Memory before and after the result stays."""
     x, weight, bias, _ = inputs(sizes)
-    kernel = Kernel(sizes, choose(sizes), bias=True, residual=False)
+    kernel = ConvolutionKernel(sizes, choose(sizes), bias=True, residual=False)
     size = sizes.n, sizes.h, sizes.w, sizes.outs
     memory = torch.full((2**20 + math.prod(size),), 7.0, dtype=torch.float16, device="cuda")
     result = memory[2**19 : -(2**19)].view(size)
-    maps, filters = x.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
-    launch.launch(kernel, (maps, filters, bias, None, result), 0, torch.cuda.current_stream().cuda_stream)
+    run(kernel, x, weight, bias, None, result)
     assert torch.equal(result.permute(0, 3, 1, 2), convolution(x, weight, bias))
     assert (memory[: 2**19] == 7).all()
     assert (memory[-(2**19) :] == 7).all()

@@ -9,8 +9,9 @@ import plugins.group_norm.compile
 import plugins.machine_code
 import tests.nvrtc
 from benchmarks.group_norm import SHAPES
-from plugins.group_norm.compile import KernelError, Launch, choose_launch, compile_ptx, cubin
+from plugins.group_norm.compile import NAME, KernelError, Launch, choose_launch, compile_ptx, cubin
 from plugins.group_norm.op import group_norm, reference
+from plugins.waiting import waits_first
 from tests.norm_maps import EPS, FORMATS, ODD, SHIFTED, tensors, torchs
 from tests.nvrtc import require_nvrtc
 
@@ -71,8 +72,9 @@ def test_the_kernel_compiles(architecture: int, channels_last: bool) -> None:
     for n, c, h, w, groups in [*SHAPES[::4], *ODD]:  # a quarter of a second each
         launch = choose_launch(n, c, h * w, groups, EPS, True, channels_last, clusters=architecture >= 90)
         ptx = compile_ptx(launch.defines, architecture).decode()
-        assert ".visible .entry group_norm(" in ptx
+        assert f".visible .entry {NAME}(" in ptx
         assert f".target sm_{architecture}" in ptx
+        assert waits_first(ptx) == (architecture >= 90)
         assert (".reqnctapercluster" in ptx or ".explicitcluster" in ptx) == (launch.grid[0] > 1)
 
 
@@ -80,7 +82,7 @@ def test_the_kernel_compiles(architecture: int, channels_last: bool) -> None:
 def test_the_kernel_compiles_with_a_shift() -> None:
     for n, c, h, w, groups in SHIFTED:
         launch = choose_launch(n, c, h * w, groups, EPS, True, channels_last=True, clusters=True, shift=True)
-        assert compile_ptx(launch.defines, 90)
+        assert waits_first(compile_ptx(launch.defines, 90).decode())
 
 
 @pytest.mark.usefixtures("nvrtc")

@@ -57,7 +57,7 @@ def test_a_compiled_layer_is_one_kernel() -> None:
         compiled(x, shift[None])
         torch.cuda.synchronize()
     kernels = [event.name for event in profile.events() if event.device_type.name == "CUDA"]
-    assert kernels == ["group_norm"]
+    assert kernels == ["canny2image_group_norm"]
 
 
 @pytest.mark.gpu

@@ -13,9 +13,14 @@ from typing import Any
 import pytest
 from torch.utils.cpp_extension import CUDA_HOME
 
-from plugins.convolution.compile import Kernel, compile_kernel
+from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.tiles import TILES, Sizes, Tile
 from plugins.group_norm.compile import choose_launch, compile_ptx
+from plugins.hopper.compile import compile_kernel
+from plugins.product.compile import ProductKernel
+from plugins.product.tiles import TILES as PRODUCT_TILES
+from plugins.product.tiles import Sizes as ProductSizes
+from plugins.product.tiles import Tile as ProductTile
 from tests.nvrtc import require_nvrtc
 
 PTXAS = shutil.which("ptxas", path=f"{os.environ.get('PATH')}:{CUDA_HOME}/bin")
@@ -66,7 +71,18 @@ def test_hopper_convolution(tile: Tile) -> None:
     pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
     sizes = Sizes(3, 9, 11, 128, 2 * tile.outs)
     assert tile.shared <= SHARED[90]
-    assert compile_kernel(Kernel(sizes, replace(tile, parts=2), bias=True, residual=True))
+    assert compile_kernel(ConvolutionKernel(sizes, replace(tile, parts=2), bias=True, residual=True))
+
+
+@pytest.mark.parametrize("tile", PRODUCT_TILES, ids=str)
+@pytest.mark.parametrize("gated", [False, True])
+def test_hopper_product(tile: ProductTile, gated: bool) -> None:
+    pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
+    sizes = ProductSizes(100, 128, tile.width, gated)
+    assert tile.shared <= SHARED[90]
+    stats = not gated and tile.width == 64
+    assert compile_kernel(ProductKernel(sizes, tile, bias=True, residual=not gated, stats=stats))
+    assert compile_kernel(ProductKernel(sizes, tile, eps=1e-5))
 
 
 @pytest.mark.parametrize("capability", SHARED)

@@ -12,6 +12,7 @@ pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA 
 
 from ldm.attention import ProjectOut, SpatialTransformer, attend
 from plugins.attention import attention, products_attention
+from plugins.folded_norms import fold_norms
 from plugins.products import geglu, linear_add
 from plugins.transformer import FusedProjectOut, fuse_attention, fuse_products
 from runtime.channels_last import channels_last
@@ -110,8 +111,34 @@ def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -
     with torch.profiler.profile() as profile:
         compiled(x, text)
     names = [event.name for event in profile.events()]
-    assert names.count("_product") == 3, "GEGLU, the feed-forward's end and the projection"
+    products = names.count("_product") + names.count("canny2image_product")
+    assert products == 3, "GEGLU, the feed-forward's end and the projection"
     assert names.count("_attention") == (1 if size == (32, 48) else 2)
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU"
+)
+@pytest.mark.parametrize(("width", "size"), [(320, (32, 48)), (640, (16, 24)), (1280, (8, 12)), (1280, (4, 6))])
+def test_a_compiled_folded_transformer(width: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    half = channels_last(SpatialTransformer(width, 96, 8, 16).cuda().half().requires_grad_(False))
+    x = random(2, width, *size).contiguous(memory_format=torch.channels_last)
+    text = random(2, 77, width), random(2, 77, width)
+    true = deepcopy(half).double()(x.double(), (text[0].double(), text[1].double()))
+    expected = half(x, text)
+    fuse_attention(half)
+    fuse_products(half)
+    fold_norms(half)
+    assert torch.equal(half(x, text), expected), "the eager layer has changed"
+    compiled = torch.compile(half, fullgraph=True)
+    check(compiled(x, text), expected, true)
+    with torch.profiler.profile() as profile:
+        compiled(x, text)
+        torch.cuda.synchronize()
+    names = [event.name for event in profile.events() if event.device_type.name == "CUDA"]
+    assert names.count("canny2image_product") == 8
+    assert not any("layer_norm" in name for name in names)
 
 
 def test_a_gpu_with_less_shared_memory_keeps_pytorchs_layers(monkeypatch: pytest.MonkeyPatch) -> None:

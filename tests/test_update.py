@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from plugins.group_norm.compile import cubin
+from plugins.group_norm.compile import _compile, cubin
 from plugins.update.op import SOURCE, plain_update, update
+from plugins.waiting import waits_first
 from tests.nvrtc import require_nvrtc
 
 
@@ -35,7 +36,10 @@ def test_the_formula(taps: int, calls: int) -> None:
 
 def test_the_kernel_compiles() -> None:
     require_nvrtc()
-    assert b".text.update" in cubin((), 80, SOURCE)
+    for architecture in (80, 90):
+        ptx = _compile((), f"compute_{architecture}", "PTX", SOURCE).decode()
+        assert waits_first(ptx) == (architecture >= 90)
+        assert b".text.canny2image_update" in cubin((), architecture, SOURCE)
 
 
 @pytest.mark.gpu
@@ -57,4 +61,4 @@ def test_one_kernel_is_launched() -> None:
         update(*values)
         torch.cuda.synchronize()
     names = [event.name for event in profile.events() if event.device_type.name == "CUDA"]
-    assert names == ["update"]
+    assert names == ["canny2image_update"]

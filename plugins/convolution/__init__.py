@@ -1,5 +1,5 @@
 """3x3 convolutions for Hopper GPUs as one kernel, which also adds the bias and a residual.
 
 `kernel.py` is the kernel in Gluon, Triton's lower-level language; `tiles.py` chooses how programs share the work;
-`compile.py` compiles the kernel; `op.py` makes it a torch op, and `layer.py` a layer.
+`compile.py` says what the kernel is compiled for; `op.py` makes it a torch op, and `layer.py` a layer.
 """

@@ -2,15 +2,8 @@
 
 A program computes one part of the sums of OUTS output channels of ROWS x PICTURES x COLUMNS pixels. A step is 64 input
 channels of one column of the 3x3 kernel: ROWS + 2 rows of pixels, loaded once, serve the kernel's three rows as three
-views of ROWS rows each. TMA gives zeros for pixels outside the maps. The order of a sum does not depend on timing.
-
-The PARTS programs of a tile are a cluster. Each writes its part into its shared memory, and then adds all parts of a
-slice of the pixels, from the shared memories of the others. The GPU starts a cluster only when all of its programs have
-room (CUDA C++ Programming Guide, Thread Block Clusters), and programs wait only for those of their own cluster. So
-kernels on different streams cannot block each other.
-
-Gluon has no such clusters. Therefore inline PTX accesses shared memory through `global_smem`, the symbol with which
-Triton's PTX names it, and `compile.py` writes the cluster's size into the PTX, which "// cluster" marks.
+views of ROWS rows each. TMA gives zeros for pixels outside the maps. `plugins/hopper/cluster.py` explains how PARTS
+programs add their parts.
 """
 
 from triton.experimental import gluon
@@ -23,22 +16,12 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-
-@gluon.constexpr_function
-def first_barrier(parts):
-    return (
-        f"// cluster {parts}\n"
-        "barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned; mov.u32 $0, 0;"
-    )
-
-
-@gluon.constexpr_function
-def power_of_two(parts):
-    return 1 << (parts - 1).bit_length()
+from plugins.hopper.cluster import end_reading, power_of_two, publish, sum_parts, wait_for_all, wait_for_readers
+from plugins.hopper.pipeline import wait_for_previous
 
 
 @gluon.jit
-def hopper_convolution(
+def canny2image_convolution(
     weights_map, pixels_map, below_map, bias, residual, result, N: gl.constexpr, H: gl.constexpr, W: gl.constexpr,
     CHANNELS: gl.constexpr, ALL_OUTS: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr,
     OUTS: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr, BIAS: gl.constexpr, RESIDUAL: gl.constexpr,
@@ -70,6 +53,7 @@ def hopper_convolution(
     for i in gl.static_range(STAGES):
         mbarrier.init(loaded.index(i), count=1)
     fence_async_shared()
+    wait_for_previous(part)
     for i in gl.static_range(STAGES - 1):
         if i < count:
             _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + i, i, outs_at, y, n, x,
@@ -104,22 +88,25 @@ def hopper_convolution(
         _finish(total, 0, bias, residual, result, y, n, x, outs_at, N, H, W, ALL_OUTS, PICTURES, COLUMNS, OUTS, PIXELS,
                 BIAS, RESIDUAL, ROW)  # fmt: skip
     else:
-        _publish(sums, OUTS, PIXELS, PRODUCT)
-        ALL_PUBLISHED: gl.constexpr = first_barrier(PARTS)
-        gl.inline_asm_elementwise(ALL_PUBLISHED, "=r,r", [part], dtype=gl.int32, is_pure=False, pack=1)
+        PITCH: gl.constexpr = 4 * (OUTS + 4)  # bytes of a pixel's sums, with room against bank conflicts
+        out = gl.expand_dims(gl.arange(0, OUTS, layout=gl.SliceLayout(1, PRODUCT)), 1)
+        pixel = gl.expand_dims(gl.arange(0, PIXELS, layout=gl.SliceLayout(0, PRODUCT)), 0)
+        publish(sums, pixel * PITCH + out * 4)
+        wait_for_all(part, PARTS)
         SLICES: gl.constexpr = power_of_two(PARTS)
         SLICE: gl.constexpr = PIXELS // SLICES
         for more in gl.static_range((SLICES + PARTS - 1) // PARTS):
             number = part + more * PARTS
-            if number < SLICES:
-                total = _sum_parts(number * SLICE, SLICE, PARTS, OUTS, ROW)
+            if SLICES == PARTS or number < SLICES:
+                at = _offsets(number * SLICE, SLICE, OUTS, PITCH, ROW)
+                total = sum_parts(at, PARTS, [SLICE, OUTS], ROW)
+                if SLICES == PARTS:  # before the results are written: the release would wait for them
+                    end_reading(part)
                 _finish(total, number * SLICE, bias, residual, result, y, n, x, outs_at, N, H, W, ALL_OUTS, PICTURES,
                         COLUMNS, OUTS, SLICE, BIAS, RESIDUAL, ROW)  # fmt: skip
-        # No program may end while others read its shared memory.
-        gl.inline_asm_elementwise(
-            "barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.acquire.aligned; mov.u32 $0, 0;",
-            "=r,r", [part], dtype=gl.int32, is_pure=False, pack=1,
-        )  # fmt: skip
+        if SLICES != PARTS:
+            end_reading(part)
+        wait_for_readers(part)
 
 
 @gluon.jit
@@ -164,27 +151,8 @@ def _load(
 
 
 @gluon.jit
-def _publish(sums, OUTS: gl.constexpr, PIXELS: gl.constexpr, PRODUCT: gl.constexpr):
-    # Writes this program's part into its shared memory: [pixel][output channel], rows padded against bank conflicts.
-    out = gl.expand_dims(gl.arange(0, OUTS, layout=gl.SliceLayout(1, PRODUCT)), 1)
-    pixel = gl.expand_dims(gl.arange(0, PIXELS, layout=gl.SliceLayout(0, PRODUCT)), 0)
-    gl.inline_asm_elementwise(
-        "{ .reg .b32 a; mov.u32 a, global_smem; add.u32 a, a, $1; st.shared.f32 [a], $2; mov.u32 $0, 0; }",
-        "=r,r,f", [(pixel * (OUTS + 4) + out) * 4, sums], dtype=gl.int32, is_pure=False, pack=1,
-    )  # fmt: skip
-
-
-@gluon.jit
-def _sum_parts(first, SLICE: gl.constexpr, PARTS: gl.constexpr, OUTS: gl.constexpr, ROW: gl.constexpr):
-    # Adds the parts of SLICE pixels from `first` on, in order, from the shared memories of the cluster's programs.
+def _offsets(first, SLICE: gl.constexpr, OUTS: gl.constexpr, PITCH: gl.constexpr, ROW: gl.constexpr):
+    # Returns where the sums of SLICE pixels from `first` on are in shared memory, in bytes.
     pixel = first + gl.arange(0, SLICE, layout=gl.SliceLayout(1, ROW))
     out = gl.arange(0, OUTS, layout=gl.SliceLayout(0, ROW))
-    at = (gl.expand_dims(pixel, 1) * (OUTS + 4) + gl.expand_dims(out, 0)) * 4
-    total = gl.zeros([SLICE, OUTS], gl.float32, layout=ROW)
-    for program in gl.static_range(PARTS):
-        total += gl.inline_asm_elementwise(
-            "{ .reg .b32 a, b; mov.u32 a, global_smem; add.u32 a, a, $4; mapa.shared::cluster.u32 b, a, $8; "
-            "ld.shared::cluster.v4.f32 {$0, $1, $2, $3}, [b]; }", "=f,=f,=f,=f,r,r,r,r,r,r,r,r",
-            [at, gl.full([SLICE, OUTS], program, gl.int32, layout=ROW)], dtype=gl.float32, is_pure=False, pack=4,
-        )  # fmt: skip
-    return total
+    return gl.expand_dims(pixel * PITCH, 1) + gl.expand_dims(out * 4, 0)

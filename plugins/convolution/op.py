@@ -6,9 +6,9 @@ The first call for each size of maps compiles and loads the kernel. Only later c
 import torch
 from torch import Tensor
 
-from plugins.convolution.compile import Kernel
-from plugins.convolution.launch import launch
+from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.tiles import STEP, Sizes, choose
+from plugins.hopper.launch import Source, launch
 
 
 @torch.library.custom_op("canny2image::convolution", mutates_args=(), device_types="cuda")
@@ -23,19 +23,32 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual:
     result = _empty(x, weight)
     n, channels, h, w = x.shape
     sizes = Sizes(n, h, w, channels, weight.shape[0])
-    kernel = Kernel(sizes, choose(sizes), bias is not None, residual is not None)
-    with torch.cuda.device(x.device):
-        maps, filters, others, results = (
-            one if one is None else one.permute(0, 2, 3, 1) for one in (x, weight, residual, result)
-        )
-        stream = torch.cuda.current_stream().cuda_stream
-        launch(kernel, (maps, filters, bias, others, results), torch.cuda.current_device(), stream)
+    run(
+        ConvolutionKernel(sizes, choose(sizes), bias is not None, residual is not None),
+        x,
+        weight,
+        bias,
+        residual,
+        result,
+    )
     return result
 
 
 @convolution.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
     return _empty(x, weight)
+
+
+def run(
+    kernel: ConvolutionKernel, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, result: Tensor
+) -> None:
+    """Write the convolution into `result`, with this kernel. The tensors are as `convolution` checks them."""
+    n, channels, h, w = x.shape
+    outs = weight.shape[0]
+    # TMA's axes are rows, pictures, columns and channels, so that a tile's rows are contiguous in shared memory.
+    pixels = Source(x, (h, n, w, channels), (w * channels, h * w * channels, channels, 1))
+    sources = Source(weight, (outs, 9 * channels), (9 * channels, 1)), pixels, pixels
+    launch(kernel, sources, (bias, residual, result), kernel.tile.programs(kernel.sizes), x.device)
 
 
 def _empty(x: Tensor, weight: Tensor) -> Tensor:

@@ -47,6 +47,10 @@ class Tile:
         return self.outs // 16
 
     @property
+    def cluster(self) -> int:
+        return self.parts
+
+    @property
     def step_bytes(self) -> int:
         """The inputs of a step: weights of three rows, and the pixels with a row above and below."""
         return 2 * STEP * (3 * self.outs + (self.rows + 2) * self.pictures * self.columns)

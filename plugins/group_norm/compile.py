@@ -10,7 +10,7 @@ from typing import Any
 from plugins.machine_code import machine_code
 
 SOURCE = Path(__file__).with_name("kernel.cu")
-NAME = "group_norm"  # the kernel's function in it
+NAME = "canny2image_group_norm"  # the kernel's function in it
 
 # Close to the best of about 100 launches for each of 16 sizes on an H200 (docs/performance.md).
 MAX_CLUSTER = 8  # blocks; every GPU with clusters supports 8

@@ -71,19 +71,28 @@ __device__ void cluster_arrive() {
 }
 __device__ void cluster_wait() { if (CLUSTER > 1) asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 
+// Waits for the previous kernel: see runtime/early_launch.py. What it may have written is read without __restrict__,
+// because the compiler may move loads of memory that it takes for constant.
+__device__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS)
 #if CLUSTER > 1
 __cluster_dims__(CLUSTER, 1, 1)
 #endif
-group_norm(const Half* __restrict__ x, const Half* __restrict__ weight, const Half* __restrict__ bias,
+canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
 #if SHIFT
-           const Half* __restrict__ shift,  // one value per channel, the same for all images
+           const Half* shift,  // one value per channel, the same for all images
 #endif
            int pixels, Half* __restrict__ y) {
     __shared__ float counts[THREADS], means[PIECES][THREADS], squares[PIECES][THREADS];      // per thread
     __shared__ float block_count, block_mean[SPAN_GROUPS], block_squares[SPAN_GROUPS];       // read by other blocks
     __shared__ float group_mean[SPAN_GROUPS], group_scale[SPAN_GROUPS];
 
+    wait_for_previous();
     const int thread = threadIdx.x, rank = blockIdx.x, channel = blockIdx.y * SPAN;
     const int start = blockIdx.z * pixels * CHANNELS + (CHANNELS_LAST ? channel : channel * pixels);
     x += start, y += start, weight += channel, bias += channel;

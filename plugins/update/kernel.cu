@@ -3,8 +3,11 @@
 // Grid: (blocks for the values of a picture, samples). weights: [2 + taps, samples]. guides: the place of this
 // evaluation's eps after guidance; those of earlier evaluations lie before it.
 
-extern "C" __global__ void update(float* x, const float* noise, const float* eps, const float* scale,
-                                  const float* weights, float* guides, int values, int taps) {
+extern "C" __global__ void canny2image_update(float* x, const float* noise, const float* eps, const float* scale,
+                                              const float* weights, float* guides, int values, int taps) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");  // see runtime/early_launch.py
+#endif
     const int i = blockIdx.x * blockDim.x + threadIdx.x, n = blockIdx.y, samples = gridDim.y;
     if (i >= values) return;
     const int at = n * values + i, all = samples * values;

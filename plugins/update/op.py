@@ -61,7 +61,7 @@ def load_kernel(device: torch.device) -> Any:
         from cuda.bindings import driver
 
         with torch.cuda.device(device):
-            return call(driver.cuModuleGetFunction, call(driver.cuModuleLoadData, code), b"update")
+            return call(driver.cuModuleGetFunction, call(driver.cuModuleLoadData, code), b"canny2image_update")
     except KernelError as error:
         log.warning("the latent's update uses PyTorch, which is slower: %s", error)
         return None

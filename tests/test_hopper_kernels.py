@@ -1,7 +1,8 @@
-"""Compilation and launch of the convolution kernel, without a GPU."""
+"""Compilation and launch of the kernels for Hopper, without a GPU."""
 
 import ctypes
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -9,14 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from plugins.convolution import compile as compilation
-from plugins.convolution import launch
-from plugins.convolution.compile import NAME, Kernel, cubin, with_cluster
+from plugins.convolution.compile import ConvolutionKernel, check_compiler
+from plugins.convolution.op import run
 from plugins.convolution.tiles import Sizes, Tile
 from plugins.group_norm.compile import KernelError
+from plugins.hopper import compile as compilation
+from plugins.hopper import launch
+from plugins.hopper.compile import Kernel, cubin, with_cluster
 from plugins.machine_code import KERNELS
 
-SMALL = Kernel(Sizes(2, 4, 6, 128, 64), Tile(4, 2, 8, 64, stages=6, parts=2), bias=True, residual=False)
+SMALL = ConvolutionKernel(Sizes(2, 4, 6, 128, 64), Tile(4, 2, 8, 64, stages=6, parts=2), bias=True, residual=False)
+NAME = SMALL.NAME
 
 
 class Driver:
@@ -31,10 +35,17 @@ class Driver:
         return self.status
 
 
+def maps(*shape: int) -> torch.Tensor:
+    return torch.zeros(*shape).contiguous(memory_format=torch.channels_last)
+
+
 def test_parameters_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel gets the values of its PTX's parameters, in order."""
     monkeypatch.setattr(launch, "_driver", driver := Driver)
     monkeypatch.setattr(launch, "_load", lambda kernel, device: (kernel, device))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77))
     read: list[object] = []
 
     def call(function: object, loaded: object, *numbers: int) -> None:
@@ -47,16 +58,16 @@ def test_parameters_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
             read.append(set(data) if size == 128 else int.from_bytes(data, "little"))
 
     monkeypatch.setattr(launch, "call", call)
-    x, weight = torch.zeros(2, 4, 6, 128), torch.zeros(64, 3, 3, 128)
-    bias, result = torch.zeros(64), torch.zeros(2, 4, 6, 64)
-    launch.launch(SMALL, (x, weight, bias, None, result), 3, 77)
+    x, weight = maps(2, 128, 4, 6), maps(64, 128, 3, 3)
+    bias, result = torch.zeros(64), maps(2, 64, 4, 6)
+    run(SMALL, x, weight, bias, None, result)
     pixels = [{4}, 4, 2, 6, 128, 768, 3072, 128, 1]
     assert read[:5] == [{2}, 64, 1152, 1152, 1]
     assert read[5:23] == pixels * 2
     assert read[23:] == [bias.data_ptr(), 0, result.data_ptr(), 0, 0]
     monkeypatch.setattr(driver, "status", 1)
     with pytest.raises(KernelError, match=r"cuTensorMapEncodeTiled failed with status 1 for shape \[64, 1152\]"):
-        launch.launch(SMALL, (x, weight, bias, None, result), 3, 77)
+        run(SMALL, x, weight, bias, None, result)
 
 
 def test_the_drivers_order_of_axes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +109,7 @@ def built() -> tuple[str, dict[str, Any]]:
     """Return the parts of PTX, and metadata, that compilations are checked for."""
     parameters = [f".param .{kind} {NAME}_param_{index}" for index, kind in enumerate(SMALL.parameters)]
     ptx = ".extern .shared .align 16 .b8 global_smem[];\n.entry (" + ",\n".join(parameters) + ")\n.reqntid 128\n"
+    ptx += "griddepcontrol.wait;\ncp.async.bulk\n"
     maps = [{"swizzle": 3, "elem_type": 6, "block_size": box, "elem_size": 2} for box in SMALL.boxes]
     scratch = {"global_scratch_size": 0, "profile_scratch_size": 0}
     return with_cluster(ptx + "// cluster 2"), {"shared": 200_000, "tensordesc_meta": maps, **scratch}
@@ -111,6 +123,8 @@ def built() -> tuple[str, dict[str, Any]]:
         ("global_smem[]", "shared_memory[]", {}, "the name of shared memory"),
         (".param .u32", ".param .u64", {}, "parameters"),
         ("reqntid 128", "maxntid 128", {}, "threads"),
+        ("griddepcontrol.wait;", "", {}, "the wait for the previous kernel"),
+        ("griddepcontrol.wait;", "ld.global.b32;\ngriddepcontrol.wait;", {}, "the wait for the previous kernel"),
         ("", "", {"shared": 230_000}, "shared memory"),
         ("", "", {"tensordesc_meta": None}, "tensor maps"),
         ("", "", {"global_scratch_size": 128}, "scratch memory"),
@@ -135,13 +149,13 @@ def different(kernel: Kernel) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (failing, r"cannot compile hopper_convolution \(AttributeError: module 'triton' has no attribute 'knobs'\)"),
-        (lambda kernel: SimpleNamespace(asm={}), r"cannot compile hopper_convolution \(KeyError: 'ptx'\)"),
-        (different, r"compiles hopper_convolution in another form than expected: clusters"),
+        (failing, rf"cannot compile {NAME} \(AttributeError: module 'triton' has no attribute 'knobs'\)"),
+        (lambda kernel: SimpleNamespace(asm={}), rf"cannot compile {NAME} \(KeyError: 'ptx'\)"),
+        (different, rf"compiles {NAME} in another form than expected: clusters"),
     ],
 )
 def test_another_triton(build: Callable[[Kernel], object], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "_build", build)
     with pytest.raises(KernelError, match=f"Triton {sentence}"):
-        compilation.check_compiler()
+        check_compiler()
     assert not KERNELS

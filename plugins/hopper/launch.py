@@ -2,45 +2,52 @@
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from plugins.convolution.compile import FLOAT16, NAME, SWIZZLE_128, Kernel, cubin
 from plugins.group_norm.compile import KernelError, call
+from plugins.hopper.compile import FLOAT16, SWIZZLE_128, Kernel, cubin
 
 MAP_BYTES, MAP_ALIGNMENT = 128, 64  # of a CUtensorMap
-L2_PROMOTION_128 = 2  # CUtensorMapL2promotion
+L2_PROMOTION = 2  # CUtensorMapL2promotion: 128 bytes
 
 
-def launch(kernel: Kernel, tensors: Sequence[Tensor | None], device: int, stream: int) -> None:
-    """Launch a kernel on the current device, which has number `device`.
+@dataclass(frozen=True)
+class Source:
+    """A float16 tensor that TMA loads from: a view with this shape and strides."""
 
-    tensors: x [n, h, w, c], weight [o, 3, 3, c], bias [o], residual and result [n, h, w, o], contiguous.
+    tensor: Tensor
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def launch(
+    kernel: Kernel, sources: Sequence[Source], others: Sequence[Tensor | None], programs: int, device: torch.device
+) -> None:
+    """Launch a kernel on the device's current stream.
+
+    others: those of the kernel's POINTERS.
     Raises KernelError if the kernel cannot be compiled, loaded or launched.
     """
     from cuda.bindings import driver
 
-    x, weight, *others = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
-    n, h, w, channels, outs = astuple(kernel.sizes)
-    # TMA's axes are rows, pictures, columns and channels, so that a tile's rows are contiguous in shared memory.
-    axes, strides = (h, n, w, channels), (w * channels, h * w * channels, channels, 1)
-    of_weight, of_pixels, of_below = kernel.boxes
     values = [
-        *_map_parameters(weight, (outs, 9 * channels), (9 * channels, 1), of_weight),
-        *_map_parameters(x, axes, strides, of_pixels),
-        *_map_parameters(x, axes, strides, of_below),
-        *map(ctypes.c_void_p, others),
-        *[ctypes.c_void_p(0)] * 2,  # scratch memory, which the kernel does not need
+        *(value for one, box in zip(sources, kernel.boxes, strict=True) for value in _map_parameters(one, box)),
+        *(ctypes.c_void_p(0 if tensor is None else tensor.data_ptr()) for tensor in others),
+        *[ctypes.c_void_p(0)] * 2,  # scratch memory, which the kernels do not need
     ]
     addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-    tile, grid = kernel.tile, kernel.tile.programs(kernel.sizes)
-    call(
-        driver.cuLaunchKernel, _load(kernel, device), grid, 1, 1, 32 * tile.warps, 1, 1, tile.shared, stream,
-        ctypes.addressof(addresses), 0,
-    )  # fmt: skip
+    with torch.cuda.device(device):
+        function = _load(kernel, torch.cuda.current_device())
+        stream = torch.cuda.current_stream().cuda_stream
+        call(
+            driver.cuLaunchKernel, function, programs, 1, 1, 32 * kernel.tile.warps, 1, 1, kernel.tile.shared, stream,
+            ctypes.addressof(addresses), 0,
+        )  # fmt: skip
 
 
 @cache
@@ -49,16 +56,16 @@ def _load(kernel: Kernel, device: int) -> Any:
     from cuda.bindings import driver
 
     module = call(driver.cuModuleLoadData, cubin(kernel))
-    function = call(driver.cuModuleGetFunction, module, NAME.encode())
+    function = call(driver.cuModuleGetFunction, module, kernel.NAME.encode())
     shared = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     call(driver.cuFuncSetAttribute, function, shared, kernel.tile.shared)
     return function
 
 
-def _map_parameters(address: int, shape: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> list[Any]:
+def _map_parameters(source: Source, box: Sequence[int]) -> list[Any]:
     """Return the parameters that describe a tensor: the map, and its shape and strides."""
-    tensor_map = _tensor_map(address, shape, strides, box)
-    return [tensor_map, *map(ctypes.c_int32, shape), *map(ctypes.c_int64, strides)]
+    tensor_map = _tensor_map(source.tensor.data_ptr(), source.shape, source.strides, box)
+    return [tensor_map, *map(ctypes.c_int32, source.shape), *map(ctypes.c_int64, source.strides)]
 
 
 def _tensor_map(address: int, shape: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> Any:
@@ -80,7 +87,7 @@ def _tensor_map(address: int, shape: Sequence[int], strides: Sequence[int], box:
         (ctypes.c_uint32 * rank)(*[1] * rank),
         0,
         SWIZZLE_128,
-        L2_PROMOTION_128,
+        L2_PROMOTION,
         0,
     )
     if status != 0:

@@ -1,0 +1,5 @@
+"""What our kernels in Gluon, Triton's lower-level language, share. They run on Hopper GPUs only.
+
+`cluster.py` adds the parts of sums inside kernels; `compile.py` compiles kernels; `launch.py`
+launches them.
+"""

@@ -1,0 +1,136 @@
+"""Compiles kernels with Triton."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+from plugins.group_norm.compile import KernelError
+from plugins.machine_code import machine_code
+from plugins.waiting import waits_first
+
+ARCHITECTURE = 90
+SWIZZLE_128, FLOAT16 = 3, 6  # CUtensorMapSwizzle and CUtensorMapDataType of the CUDA driver
+
+
+class Shared(Protocol):
+    """How a kernel's programs share its work: warps and bytes of shared memory of each, and programs per cluster."""
+
+    @property
+    def warps(self) -> int: ...
+    @property
+    def shared(self) -> int: ...
+    @property
+    def cluster(self) -> int: ...
+
+
+class Kernel(ABC):
+    """What a kernel is compiled for. Subclasses are frozen dataclasses, so that repr() describes the machine code.
+
+    The function's parameters are tensor maps, pointers and constants.
+    """
+
+    NAME: ClassVar[str]  # of the function
+    POINTERS: ClassVar[tuple[str, ...]]  # Triton's types of the pointers
+    tile: Shared
+
+    @property
+    @abstractmethod
+    def boxes(self) -> list[list[int]]:
+        """The shapes of TMA's loads, one for each tensor map."""
+
+    @abstractmethod
+    def constants(self) -> dict[str, int | float]:
+        """The values of the function's constexpr parameters."""
+
+    @abstractmethod
+    def function(self) -> Any:
+        """Return the function. Importing it needs Triton."""
+
+    @property
+    def parameters(self) -> list[str]:
+        """The PTX types of the parameters: maps with shapes and strides, pointers, and two that Triton adds."""
+        maps = [("align 64 .b8", *["u32"] * len(box), *["u64"] * len(box)) for box in self.boxes]
+        return [*(kind for one in maps for kind in one), *["u64 .ptr .global"] * (len(self.POINTERS) + 2)]
+
+
+def cubin(kernel: Kernel) -> bytes:
+    """Return the kernel's machine code, compiled in about a second unless engine files hold it. Raises KernelError."""
+    return machine_code(f"{kernel.NAME} {kernel!r}", partial(compile_kernel, kernel))
+
+
+def compile_kernel(kernel: Kernel) -> bytes:
+    """Compile with Triton and return the cubin.
+
+    Raises KernelError if that fails, or if the kernel differs from what `cluster.py` and `launch.py` rely on, as with
+    another version of Triton.
+    """
+    try:
+        built = _build(kernel)
+        different = _differences(kernel, built.asm["ptx"], built.metadata._asdict())
+    except Exception as error:  # another version of Triton may raise anything
+        reason = " ".join(str(error).split())[:300]
+        raise KernelError(f"Triton cannot compile {kernel.NAME} ({type(error).__name__}: {reason})") from error
+    if different:
+        raise KernelError(f"Triton compiles {kernel.NAME} in another form than expected: {', '.join(different)}")
+    return built.asm["cubin"]
+
+
+def _build(kernel: Kernel) -> Any:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.experimental.gluon._runtime import GluonASTSource
+    from triton.experimental.gluon.language import NVMMASharedLayout
+
+    function, constants, warps = kernel.function(), kernel.constants(), kernel.tile.warps
+    names = function.arg_names
+    constants["num_warps"] = warps
+    maps, pointers = len(kernel.boxes), kernel.POINTERS
+    signature = dict.fromkeys(names, "constexpr")
+    signature |= dict(zip(names[maps:], pointers, strict=False))
+    for name, box in zip(names[:maps], kernel.boxes, strict=True):
+        layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=len(box))
+        signature[name] = f"tensordesc<fp16{box},{layout!r}>"
+    values = {(names.index(name),): value for name, value in constants.items()}
+    aligned = {(index,): [["tt.divisibility", 16]] for index in range(maps, maps + len(pointers))}
+    source = GluonASTSource(function, signature, values, aligned)
+    with triton.knobs.runtime.scope():
+        triton.knobs.runtime.add_stages_inspection_hook = _add_clusters
+        return triton.compile(source, target=GPUTarget("cuda", ARCHITECTURE, 32), options={"num_warps": warps})
+
+
+def _add_clusters(backend: Any, stages: dict[str, Any], options: Any, language: Any, capability: Any) -> None:
+    """Let Triton's compilation to PTX write the cluster size. Triton calls this before a compilation."""
+    make_ptx = stages["ptx"]
+    stages["ptx"] = lambda source, metadata: with_cluster(make_ptx(source, metadata))
+
+
+def with_cluster(ptx: str) -> str:
+    """Declare the cluster size that the comment "// cluster N" gives; PTX without it stays the same."""
+    if found := re.search(r"// cluster (\d+)", ptx):
+        clusters = rf"\1.explicitcluster\n.reqnctapercluster {found[1]}\n"
+        return re.sub(r"(\.reqntid [^\n]*\n)", clusters, ptx, count=1)
+    return ptx
+
+
+def _differences(kernel: Kernel, ptx: str, metadata: Mapping[str, Any]) -> list[str]:
+    """Return what differs in the compiled kernel from what `cluster.py` and `launch.py` rely on."""
+    cluster, threads = kernel.tile.cluster, 32 * kernel.tile.warps
+    clusters = re.findall(r"\.reqnctapercluster (\d+)", ptx)
+    maps = [
+        {key: one[key] for key in ("swizzle", "elem_type", "block_size")} for one in metadata["tensordesc_meta"] or ()
+    ]
+    checks = {
+        "clusters": clusters == ([str(cluster)] * (cluster > 1)),
+        "the name of shared memory": re.search(r"^\.extern \.shared [^\n]* global_smem\[\];", ptx, re.M),
+        "parameters": re.findall(rf"\.param \.([^\n]*?)(?: \.align 1)? {kernel.NAME}_param_\d", ptx)
+        == kernel.parameters,
+        "threads": f".reqntid {threads}" in ptx,
+        "shared memory": metadata["shared"] <= kernel.tile.shared,
+        "tensor maps": maps
+        == [{"swizzle": SWIZZLE_128, "elem_type": FLOAT16, "block_size": box} for box in kernel.boxes],
+        "the wait for the previous kernel": waits_first(ptx),
+        "scratch memory": not (metadata["global_scratch_size"] or metadata["profile_scratch_size"]),
+    }
+    return [name for name, passed in checks.items() if not passed]

@@ -1,0 +1,235 @@
+"""The kernel, in Gluon: both factors go by TMA into shared memory and from there into the tensor cores.
+
+A program computes one part of the sums of ROWS rows and WIDTH columns of x weight^T. A step is BLOCKS times 64 of the
+depth. TMA gives zeros for rows beyond the end. `plugins/hopper/cluster.py` explains how PARTS programs add their parts.
+
+With GATED, half of a program's columns are values and the other half their gates. With STATS, the kernel also writes
+mean and squared deviations of each 64 columns of the result. With NORM, x is to be normalized by such statistics: with
+weights that contain the norm's, the result is (sums - mean * column_sums) / deviation + shifts. Sums begin with what is
+subtracted and added here, so that only the division is left for their end.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait
+
+from plugins.hopper.cluster import end_reading, publish, sum_parts, wait_for_all, wait_for_readers
+from plugins.hopper.pipeline import init_barriers, start_load, wait_for_previous, wait_loaded
+
+
+@gluon.constexpr_function
+def loads(blocks, halves, columns, all_columns, rows, block_bytes):
+    """The loads of a step: of the rows and of the weights, or half of them values and half of them gates."""
+    result = []
+    for block in range(blocks):
+        result.append((0, 64 * block, 0, block * block_bytes))
+        for half in range(halves):
+            at = block * block_bytes + (rows + half * columns) * 128
+            result.append((1, 64 * block, half * all_columns, at))
+    return tuple(result)
+
+
+@gluon.jit
+def canny2image_product(
+    rows_map, weights_map, bias, residual, result, stats, column_sums, shifts, ALL_ROWS: gl.constexpr,
+    DEPTH: gl.constexpr, ALL_COLUMNS: gl.constexpr, ROWS: gl.constexpr, WIDTH: gl.constexpr, BLOCKS: gl.constexpr,
+    STAGES: gl.constexpr, PARTS: gl.constexpr, BARRIERS: gl.constexpr, GATED: gl.constexpr, BIAS: gl.constexpr,
+    RESIDUAL: gl.constexpr, STATS: gl.constexpr, NORM: gl.constexpr, EPS: gl.constexpr, num_warps: gl.constexpr,
+):  # fmt: skip
+    HALVES: gl.constexpr = 2 if GATED else 1
+    COLUMNS: gl.constexpr = WIDTH // HALVES
+    STEPS: gl.constexpr = (DEPTH + 64 * BLOCKS - 1) // (64 * BLOCKS)
+    STORED: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    DOWN: gl.constexpr = min(ROWS // 16, num_warps)
+    PRODUCT: gl.constexpr = gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[DOWN, num_warps // DOWN], instr_shape=[16, WIDTH * DOWN // num_warps, 16]
+    )
+    # Neighbouring columns per thread: a warp writes whole rows of the tile.
+    VECTOR: gl.constexpr = 8 if PARTS == 1 else 4
+    LANES: gl.constexpr = min(COLUMNS // VECTOR, 32)
+    ROW: gl.constexpr = gl.BlockedLayout([1, VECTOR], [32 // LANES, LANES], [num_warps, 1], [1, 0])
+    # Neighbouring programs compute the parts of a tile, then other columns, then other rows.
+    part = gl.program_id(0) % PARTS
+    tile = gl.program_id(0) // PARTS
+    columns_at = (tile % (ALL_COLUMNS // COLUMNS)) * COLUMNS
+    rows_at = (tile // (ALL_COLUMNS // COLUMNS)) * ROWS
+    first = part * STEPS // PARTS
+    count = (part + 1) * STEPS // PARTS - first
+
+    # Stages consist of blocks, blocks of rows and then weights, both in units of eight rows.
+    UNITS: gl.constexpr = (ROWS + WIDTH) // 8  # of a block
+    memory = gl.allocate_shared_memory(gl.float16, [STAGES * BLOCKS * UNITS, 8, 64], STORED)
+    LOADS: gl.constexpr = loads(BLOCKS, HALVES, COLUMNS, ALL_COLUMNS, ROWS, UNITS * 1024)
+    init_barriers(part, STAGES, BARRIERS)
+    wait_for_previous(part)
+    for i in gl.static_range(STAGES):
+        if i < count:
+            start_load(i, (first + i) * BLOCKS * 64, rows_at, columns_at, "canny2image_product", LOADS,
+                       BLOCKS * UNITS * 1024, BARRIERS)  # fmt: skip
+    gl.thread_barrier()  # others may wait for what the first thread loads
+
+    # What the end needs arrives while the products are computed. This program will finish SLICE rows.
+    SLICE: gl.constexpr = ROWS // PARTS
+    slice_at = part * SLICE
+    total = gl.zeros([ROWS, WIDTH], gl.float32, layout=PRODUCT)
+    column = gl.arange(0, WIDTH, layout=gl.SliceLayout(0, PRODUCT))
+    of_weights = columns_at + column % COLUMNS + (column // COLUMNS) * ALL_COLUMNS
+    once = (column >= 0) & (part == 0)
+    if BIAS:
+        total += gl.expand_dims(gl.load(bias + of_weights, mask=once, other=0.0).to(gl.float32), 0)
+    if NORM:
+        row = rows_at + gl.arange(0, ROWS, layout=gl.SliceLayout(1, PRODUCT))
+        mean, deviation = _statistics(stats, row, ALL_ROWS, DEPTH, EPS)
+        shift = gl.load(shifts + of_weights, mask=once, other=0.0)
+        column_sum = gl.load(column_sums + of_weights, mask=once, other=0.0)
+        total += gl.expand_dims(deviation, 1) * gl.expand_dims(shift, 0)
+        total -= gl.expand_dims(mean, 1) * gl.expand_dims(column_sum, 0)
+        if PARTS == 1:
+            scale = 1 / deviation
+        else:
+            row = rows_at + slice_at + gl.arange(0, SLICE, layout=gl.SliceLayout(1, ROW))
+            mean, deviation = _statistics(stats, row, ALL_ROWS, DEPTH, EPS)
+            scale = 1 / deviation
+    if RESIDUAL:
+        at, inside = _places(rows_at + slice_at, columns_at, ALL_ROWS, ALL_COLUMNS, SLICE, COLUMNS, ROW)
+        added = gl.load(residual + at, mask=inside, other=0.0)
+
+    stage = 0
+    phase = 0
+    for i in range(count):
+        wait_loaded(stage, phase, BARRIERS)
+        for block in gl.static_range(BLOCKS):
+            unit = (stage * BLOCKS + block) * UNITS
+            rows = memory.index(unit)._reinterpret(gl.float16, [ROWS, 64], STORED)
+            weights = memory.index(unit + ROWS // 8)._reinterpret(gl.float16, [WIDTH, 64], STORED)
+            total = warpgroup_mma(rows, weights.permute((1, 0)), total, is_async=True)
+        total = warpgroup_mma_wait(BLOCKS, deps=(total,))
+        # The step before is finished; its stage takes the step STAGES later.
+        if (i > 0) & (i + STAGES - 1 < count):
+            gl.thread_barrier()
+            before = gl.where(stage == 0, STAGES - 1, stage - 1)
+            start_load(before, (first + i + STAGES - 1) * BLOCKS * 64, rows_at, columns_at, "canny2image_product",
+                       LOADS, BLOCKS * UNITS * 1024, BARRIERS)  # fmt: skip
+        last = stage == STAGES - 1
+        phase = gl.where(last, phase ^ 1, phase)
+        stage = gl.where(last, 0, stage + 1)
+    total = warpgroup_mma_wait(0, deps=(total,))
+    gl.thread_barrier()
+
+    if PARTS == 1:
+        if NORM:
+            total *= gl.expand_dims(scale, 1)
+        if GATED:
+            values, gates = gl.split(gl.permute(gl.reshape(total, [ROWS, 2, COLUMNS]), (0, 2, 1)))
+            finished = gl.convert_layout((values * gelu(gates)).to(gl.float16), ROW)
+        elif RESIDUAL:
+            finished = (gl.convert_layout(total, ROW) + added.to(gl.float32)).to(gl.float16)
+        else:
+            finished = gl.convert_layout(total.to(gl.float16), ROW)
+    else:
+        PITCH: gl.constexpr = 4 * (WIDTH + 8)  # bytes of a row of sums, with room against bank conflicts
+        publish(total, _offsets(0, ROWS, WIDTH, PITCH, PRODUCT))
+        wait_for_all(part, PARTS)
+        at = _offsets(slice_at, SLICE, COLUMNS, PITCH, ROW)
+        of_slice = sum_parts(at, PARTS, [SLICE, COLUMNS], ROW)
+        if GATED:
+            gates = sum_parts(at + COLUMNS * 4, PARTS, [SLICE, COLUMNS], ROW)
+        end_reading(part)
+        if NORM:
+            of_slice *= gl.expand_dims(scale, 1)
+        if GATED:
+            of_slice *= gelu(gates * gl.expand_dims(scale, 1) if NORM else gates)
+        if RESIDUAL:
+            of_slice += added.to(gl.float32)
+        finished = of_slice.to(gl.float16)
+    at, inside = _places(rows_at + slice_at, columns_at, ALL_ROWS, ALL_COLUMNS, SLICE, COLUMNS, ROW)
+    gl.store(result + at, finished, mask=inside)
+    if STATS:
+        row = rows_at + slice_at + gl.arange(0, SLICE, layout=gl.SliceLayout(1, ROW))
+        _store_statistics(finished.to(gl.float32), stats, row, columns_at, ALL_ROWS, ALL_COLUMNS)
+    if PARTS > 1:
+        wait_for_readers(part)
+
+
+@gluon.jit
+def _statistics(stats, row, ALL_ROWS: gl.constexpr, DEPTH: gl.constexpr, EPS: gl.constexpr):
+    # Returns mean and standard deviation of rows from those of 64 columns each. Rows beyond the end repeat the last.
+    GROUPS: gl.constexpr = DEPTH // 64
+    address = stats.to(gl.int64) + gl.minimum(row, ALL_ROWS - 1).to(gl.int64) * (GROUPS * 8)
+    if GROUPS % 2 == 0:  # loads of two groups are aligned
+        mean, squares, other, others_squares = _load_pairs(address)
+        mean, squares = _merge(mean, squares, other, others_squares, 1)
+        for i in gl.static_range(2, GROUPS, 2):
+            other, others_squares, third, thirds_squares = _load_pairs(address + 8 * i)
+            mean, squares = _merge(mean, squares, other, others_squares, i)
+            mean, squares = _merge(mean, squares, third, thirds_squares, i + 1)
+    else:
+        mean, squares = _load_pair(address)
+        for i in gl.static_range(1, GROUPS):
+            other, others_squares = _load_pair(address + 8 * i)
+            mean, squares = _merge(mean, squares, other, others_squares, i)
+    return mean, gl.sqrt(squares * (1 / DEPTH) + EPS)
+
+
+@gluon.jit
+def _load_pair(address):
+    return gl.inline_asm_elementwise(
+        "ld.global.v2.f32 {$0, $1}, [$2];", "=f,=f,l", [address], dtype=(gl.float32, gl.float32), is_pure=True, pack=1
+    )
+
+
+@gluon.jit
+def _load_pairs(address):
+    return gl.inline_asm_elementwise(
+        "ld.global.v4.f32 {$0, $1, $2, $3}, [$4];", "=f,=f,=f,=f,l", [address],
+        dtype=(gl.float32, gl.float32, gl.float32, gl.float32), is_pure=True, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
+def _merge(mean, squares, other, others_squares, COUNT: gl.constexpr):
+    # Adds statistics of a group to those of COUNT groups (Chan, Golub and LeVeque 1979).
+    difference = other - mean
+    mean += difference * (1 / (COUNT + 1))
+    squares += others_squares + difference * difference * (64 * COUNT / (COUNT + 1))
+    return mean, squares
+
+
+@gluon.jit
+def _store_statistics(values, stats, row, columns_at, ALL_ROWS: gl.constexpr, ALL_COLUMNS: gl.constexpr):
+    mean = gl.sum(values, 1) * (1 / 64)
+    centred = values - gl.expand_dims(mean, 1)
+    at = (row * (ALL_COLUMNS // 64) + columns_at // 64) * 2
+    gl.store(stats + at, mean, mask=row < ALL_ROWS)
+    gl.store(stats + at + 1, gl.sum(centred * centred, 1), mask=row < ALL_ROWS)
+
+
+@gluon.jit
+def _places(
+    rows_at, columns_at, ALL_ROWS: gl.constexpr, ALL_COLUMNS: gl.constexpr, ROWS: gl.constexpr, COLUMNS: gl.constexpr,
+    ROW: gl.constexpr,
+):  # fmt: skip
+    # Returns the offsets of a tile in the result, and which are inside.
+    row = gl.expand_dims(rows_at + gl.arange(0, ROWS, layout=gl.SliceLayout(1, ROW)), 1)
+    column = gl.expand_dims(columns_at + gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, ROW)), 0)
+    return row * ALL_COLUMNS + column, (row < ALL_ROWS) & (column < ALL_COLUMNS)
+
+
+@gluon.jit
+def _offsets(first, ROWS: gl.constexpr, COLUMNS: gl.constexpr, PITCH: gl.constexpr, LAYOUT: gl.constexpr):
+    # Returns where sums are in shared memory, in bytes.
+    row = first + gl.arange(0, ROWS, layout=gl.SliceLayout(1, LAYOUT))
+    column = gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, LAYOUT))
+    return gl.expand_dims(row * PITCH, 1) + gl.expand_dims(column * 4, 0)
+
+
+@gluon.jit
+def gelu(x):
+    # x times the normal distribution function, with erfc by Abramowitz and Stegun 7.1.26: errors of 1.5e-7.
+    z = gl.abs(x) * 0.7071067811865476  # 1 / sqrt(2)
+    t = gl.inline_asm_elementwise(
+        "rcp.approx.ftz.f32 $0, $1;", "=f,f", [1 + 0.3275911 * z], dtype=gl.float32, is_pure=True, pack=1
+    )
+    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    tail = 0.5 * series * gl.exp2(-1.4426950408889634 * z * z)  # log2(e)
+    return x * gl.where(x > 0, 1 - tail, tail)

@@ -1,0 +1,146 @@
+"""Matrix products for Hopper GPUs as torch ops, each one kernel, with what follows and, in two ops, the norm before.
+
+The first call for each size compiles and loads the kernel. Only later calls can be captured into a CUDA graph. All
+matrices are float16 and contiguous; depth and columns are multiples of STEP. Sums are float32, always in the same
+order. The ops raise ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or
+launched.
+
+Statistics of rows are float32 [rows, columns / STEP, 2]: mean and sum of the squared deviations from it, of each STEP
+columns. For the two ops with a norm, weights contain the norm's: `plugins/folded_norms.py`.
+"""
+
+import torch
+from torch import Tensor
+
+from plugins.hopper.launch import Source, launch
+from plugins.product.compile import ProductKernel
+from plugins.product.tiles import STEP, Sizes, choose
+
+Shape = tuple[int, ...]
+
+
+@torch.library.custom_op("canny2image::product", mutates_args=(), device_types="cuda")
+def product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, gated: bool = False
+) -> Tensor:
+    """Return x weight^T + bias + residual [rows, columns], or value * gelu(gate) of the halves of x weight^T + bias.
+
+    x [rows, depth], weight [columns, depth] or, gated, [2 * columns, depth], bias [weight's rows], residual
+    [rows, columns].
+    """
+    if gated and residual is not None:
+        raise ValueError("a product got a residual with gates, expected one of the two: add the residual afterwards")
+    sizes, result = _prepare(x, weight, gated)
+    _check(x, (("bias", bias, (sizes.width,)), ("residual", residual, tuple(result.shape))), torch.float16)
+    run(_kernel(sizes, bias, residual), x, weight, (bias, residual, result, None, None, None))
+    return result
+
+
+@torch.library.custom_op("canny2image::product_stats", mutates_args=(), device_types="cuda")
+def product_stats(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return x weight^T + bias + residual, and its statistics."""
+    sizes, result = _prepare(x, weight, gated=False)
+    _check(x, (("bias", bias, (sizes.width,)), ("residual", residual, tuple(result.shape))), torch.float16)
+    stats = _empty_stats(result)
+    run(_kernel(sizes, bias, residual, stats=True), x, weight, (bias, residual, result, stats, None, None))
+    return result, stats
+
+
+@torch.library.custom_op("canny2image::norm_product", mutates_args=(), device_types="cuda")
+def norm_product(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float) -> Tensor:
+    """Return (x weight^T - mean * sums) / sqrt(variance + eps) + shifts, with mean and variance of the rows of x.
+
+    stats: of x; sums, shifts [columns]: float32.
+    """
+    return _normed(x, stats, weight, sums, shifts, eps, gated=False)
+
+
+@torch.library.custom_op("canny2image::norm_geglu", mutates_args=(), device_types="cuda")
+def norm_geglu(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float) -> Tensor:
+    """Return value * gelu(gate), the halves of what `norm_product` returns."""
+    return _normed(x, stats, weight, sums, shifts, eps, gated=True)
+
+
+@product.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, gated: bool = False
+) -> Tensor:
+    return _empty(x, weight, gated)
+
+
+@product_stats.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    result = _empty(x, weight, gated=False)
+    return result, _empty_stats(result)
+
+
+@norm_product.register_fake
+def _(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float) -> Tensor:
+    return _empty(x, weight, gated=False)
+
+
+@norm_geglu.register_fake
+def _(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float) -> Tensor:
+    return _empty(x, weight, gated=True)
+
+
+def run(kernel: ProductKernel, x: Tensor, weight: Tensor, others: tuple[Tensor | None, ...]) -> None:
+    """Launch a kernel. others: bias, residual, result, statistics, sums and shifts, as the ops check them."""
+    sources = [Source(one, tuple(one.shape), (one.shape[1], 1)) for one in (x, weight)]
+    launch(kernel, sources, others, kernel.tile.programs(kernel.sizes), x.device)
+
+
+def _normed(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float, gated: bool) -> Tensor:
+    sizes, result = _prepare(x, weight, gated)
+    of_columns = (("sums", sums, (sizes.width,)), ("shifts", shifts, (sizes.width,)))
+    _check(x, (("stats", stats, (sizes.rows, sizes.depth // STEP, 2)), *of_columns), torch.float32)
+    run(_kernel(sizes, eps=eps), x, weight, (None, None, result, stats, sums, shifts))
+    return result
+
+
+def _kernel(
+    sizes: Sizes,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    stats: bool = False,
+    eps: float | None = None,
+) -> ProductKernel:
+    return ProductKernel(sizes, choose(sizes, stats), bias is not None, residual is not None, stats, eps)
+
+
+def _empty(x: Tensor, weight: Tensor, gated: bool) -> Tensor:
+    return torch.empty((x.shape[0], weight.shape[0] // (2 if gated else 1)), dtype=x.dtype, device=x.device)
+
+
+def _empty_stats(result: Tensor) -> Tensor:
+    rows, columns = result.shape
+    return torch.empty((rows, columns // STEP, 2), dtype=torch.float32, device=result.device)
+
+
+def _prepare(x: Tensor, weight: Tensor, gated: bool) -> tuple[Sizes, Tensor]:
+    """Check the factors, and return the sizes and an uninitialized result."""
+    (rows, depth), width = x.shape, weight.shape[0]
+    if depth % STEP or width % (2 * STEP if gated else STEP):
+        raise ValueError(
+            f"a product got weight {list(weight.shape)}{' with gates' * gated}, expected depth and columns that are "
+            f"multiples of {STEP}: use torch.nn.functional.linear"
+        )
+    _check(x, (("x", x, (rows, depth)), ("weight", weight, (width, depth))), torch.float16)
+    return Sizes(rows, depth, width // (2 if gated else 1), gated), _empty(x, weight, gated)
+
+
+def _check(x: Tensor, tensors: tuple[tuple[str, Tensor | None, Shape], ...], dtype: torch.dtype) -> None:
+    """Raise ValueError for unsupported tensors."""
+    for name, tensor, shape in tensors:
+        if tensor is None:
+            continue
+        if tensor.dtype != dtype or tensor.shape != shape or tensor.device != x.device or not tensor.is_contiguous():
+            raise ValueError(
+                f"a product got {name} as {tensor.dtype} {list(tensor.shape)} on {tensor.device} with strides "
+                f"{list(tensor.stride())}, expected contiguous {dtype} {list(shape)} on {x.device}: convert it"
+            )
+        if tensor.data_ptr() % 16:
+            raise ValueError(
+                f"a product got {name} at an address that is not a multiple of 16 bytes, expected an aligned tensor: "
+                "call .clone() first"
+            )

@@ -1,0 +1,94 @@
+"""Chooses how the programs of a product share its work: the tile of sums per program, and the parts of a sum."""
+
+from dataclasses import dataclass, replace
+
+STEP = 64  # of the depth; the depth and the columns must be multiples
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a product: x [rows, depth], weight [columns, depth] or, with gates, [2 * columns, depth]."""
+
+    rows: int
+    depth: int
+    columns: int
+    gated: bool = False
+
+    @property
+    def halves(self) -> int:
+        """Rows of the weight per column: values and gates."""
+        return 2 if self.gated else 1
+
+    @property
+    def width(self) -> int:
+        """Rows of the weight."""
+        return self.columns * self.halves
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The sums of one program, rows x width, and the number of parts into which they are split.
+
+    width: of values and gates together. The programs that compute the parts of a tile form a cluster. stages: steps
+    whose inputs are in shared memory. blocks: times STEP of the depth per step.
+    """
+
+    rows: int
+    width: int
+    stages: int
+    parts: int = 1
+    blocks: int = 1
+    warps: int = 4
+
+    @property
+    def cluster(self) -> int:
+        return self.parts
+
+    @property
+    def step_bytes(self) -> int:
+        return 2 * STEP * self.blocks * (self.rows + self.width)
+
+    @property
+    def barriers(self) -> int:
+        """Bytes of shared memory before the barriers: of the stages, or of a program's sums, which replace them."""
+        return max(self.stages * self.step_bytes, 4 * self.rows * (self.width + 8))
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory."""
+        return self.barriers + 8 * self.stages
+
+    def programs(self, sizes: Sizes) -> int:
+        return -(-sizes.rows // self.rows) * (sizes.width // self.width) * self.parts
+
+
+# Within these bounds lie the products that were measured. For more work, as in batches, cuBLAS is faster at some sizes.
+MOST_ROWS = 4096
+MOST_WORK = 3072 * 320 * 320  # rows times the square of the transformer's width
+
+# The best of 10 to 40 tried on an H200 for each of the products of the UNet's transformers, with the norms before them.
+# Each list: for more than 1024, 256, 64 and 0 rows.
+WIDER = (Tile(128, 64, 3), Tile(128, 64, 4), Tile(64, 128, 8), Tile(64, 64, 6, blocks=2))
+SQUARE = (Tile(128, 64, 4), Tile(64, 64, 3, blocks=2), Tile(64, 64, 6, blocks=2), Tile(64, 64, 12, parts=4))
+DEEPER = (Tile(128, 64, 9), Tile(64, 128, 4, parts=2), Tile(64, 128, 4, parts=4), Tile(64, 64, 7, parts=4))
+GATED = (Tile(128, 128, 3, warps=8), Tile(128, 128, 3, warps=8), Tile(64, 128, 4), Tile(64, 64, 7))
+TILES = (*WIDER, *SQUARE, *DEEPER, *GATED)
+
+
+def fits(sizes: Sizes) -> bool:
+    """Return whether our kernel computes a product, and is known to be faster than others."""
+    work = sizes.rows * min(sizes.depth, sizes.columns) ** 2
+    whole = sizes.depth % STEP == 0 and sizes.columns % STEP == 0
+    return whole and sizes.rows <= MOST_ROWS and work <= MOST_WORK
+
+
+def choose(sizes: Sizes, stats: bool = False) -> Tile:
+    """Return the tile for a product. stats: whether it returns statistics, which need programs of STEP columns."""
+    if sizes.gated:
+        tiles = GATED
+    elif sizes.columns > sizes.depth:
+        tiles = WIDER
+    else:
+        tiles = SQUARE if sizes.columns == sizes.depth else DEEPER
+    tile = tiles[sum(sizes.rows <= most for most in (1024, 256, 64))]
+    return replace(tile, width=STEP) if stats or sizes.width % tile.width else tile

@@ -1,0 +1,43 @@
+"""The arithmetic of the product kernel's indices, in PyTorch, and the sizes that tests use."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plugins.product.tiles import STEP, Sizes, Tile
+from tests.convolutions import box
+
+# The products of Stable Diffusion 1.5's transformers at 256x384 with guidance: square, q with k and v, GEGLU, its end.
+SD15 = [
+    sizes
+    for rows, width in ((3072, 320), (768, 640), (192, 1280), (48, 1280))
+    for sizes in (
+        Sizes(rows, width, width),
+        Sizes(rows, width, 3 * width),
+        Sizes(rows, width, 4 * width, gated=True),
+        Sizes(rows, 4 * width, width),
+    )
+]
+ODD = [Sizes(1, 64, 64), Sizes(70, 192, 128), Sizes(300, 448, 192), Sizes(130, 128, 128, gated=True)]
+
+
+def emulate(tile: Tile, sizes: Sizes, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the product, with GEGLU if the sizes have gates, and how often each output was written."""
+    columns, deep = tile.width // sizes.halves, STEP * tile.blocks
+    result = torch.zeros(sizes.rows, sizes.columns, dtype=x.dtype)
+    writes = torch.zeros(sizes.rows, sizes.columns, dtype=torch.int)
+    steps, across = -(-sizes.depth // deep), sizes.columns // columns
+    for number in range(tile.programs(sizes) // tile.parts):
+        column, row = number % across * columns, number // across * tile.rows
+        total = torch.zeros(tile.rows, tile.width, dtype=x.dtype)
+        for part in range(tile.parts):
+            for step in range(part * steps // tile.parts, (part + 1) * steps // tile.parts):
+                starts = [(half * sizes.columns + column, step * deep) for half in range(sizes.halves)]
+                weights = torch.cat([box(weight, start, (columns, deep)) for start in starts])
+                total += box(x, (row, step * deep), (tile.rows, deep)) @ weights.T
+        value, *gates = total.chunk(sizes.halves, dim=1)
+        finished = value * F.gelu(gates[0]) if gates else value
+        inside = min(tile.rows, sizes.rows - row)
+        result[row : row + inside, column : column + columns] = finished[:inside]
+        writes[row : row + inside, column : column + columns] += 1
+    return result, writes

@@ -1,0 +1,147 @@
+"""The kernel of matrix products compared with PyTorch, on a Hopper GPU."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
+
+from plugins.folded_norms import fold
+from plugins.product.compile import ProductKernel
+from plugins.product.op import norm_geglu, norm_product, product, product_stats, run
+from plugins.product.tiles import Sizes, choose
+from tests.products import ODD, SD15
+
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")]
+
+
+def random(*shape: int, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return (scale * torch.randn(shape, generator=generator)).half().cuda()
+
+
+def inputs(sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return x, weight, bias and, without gates, residual."""
+    weight = random(sizes.width, sizes.depth, scale=sizes.depth**-0.5)
+    residual = None if sizes.gated else random(sizes.rows, sizes.columns)
+    return random(sizes.rows, sizes.depth), weight, random(sizes.width), residual
+
+
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+def plain(inputs: Inputs, gated: bool) -> Tensor:
+    x, weight, bias, residual = inputs
+    y = F.linear(x, weight, bias)
+    if gated:
+        value, gate = y.chunk(2, dim=-1)
+        y = value * F.gelu(gate)
+    return y if residual is None else y + residual
+
+
+def double(inputs: Inputs) -> Inputs:
+    x, weight, *others = inputs
+    bias, residual = (None if tensor is None else tensor.double() for tensor in others)
+    return x.double(), weight.double(), bias, residual
+
+
+def check(got: Tensor, half: Tensor, true: Tensor) -> None:
+    assert got.shape == half.shape == true.shape
+    errors = [float((one.double() - true).norm() / true.norm()) for one in (got, half)]
+    assert errors[0] <= 2 * errors[1]
+
+
+@pytest.mark.parametrize("sizes", [*SD15, *ODD], ids=str)
+def test_the_kernel(sizes: Sizes) -> None:
+    tensors = inputs(sizes)
+    got = product(*tensors, sizes.gated)
+    check(got, plain(tensors, sizes.gated), plain(double(tensors), sizes.gated))
+    assert all(torch.equal(got, product(*tensors, sizes.gated)) for _ in range(20)), "two runs differ"
+    x, weight, *_ = tensors
+    others = x, weight, None, None
+    check(product(*others, sizes.gated), plain(others, sizes.gated), plain(double(others), sizes.gated))
+
+
+def statistics(rows: Tensor) -> Tensor:
+    groups = rows.double().unflatten(1, (-1, 64))
+    return torch.stack((groups.mean(2), groups.var(2, correction=0) * 64), dim=2)
+
+
+@pytest.mark.parametrize("sizes", [one for one in (*SD15, *ODD) if one.depth == one.columns or one in ODD[:3]], ids=str)
+@pytest.mark.parametrize("residual", [True, False])
+def test_statistics_of_rows(sizes: Sizes, residual: bool) -> None:
+    x, weight, bias, added = inputs(sizes)
+    tensors = x, weight, bias, added if residual else None
+    got, stats = product_stats(*tensors)
+    check(got, plain(tensors, False), plain(double(tensors), False))
+    torch.testing.assert_close(stats.double(), statistics(got), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [one for one in (*SD15, *ODD) if one.depth <= one.columns or one in ODD], ids=str)
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_a_norm_before(sizes: Sizes, mean: float) -> None:
+    x, _, _, _ = inputs(sizes)
+    x = (x + mean).half()
+    torch.manual_seed(0)
+    norm, linear = nn.LayerNorm(sizes.depth).cuda().half(), nn.Linear(sizes.depth, sizes.width).cuda().half()
+    norm.weight.data.normal_(1, 0.2)
+    norm.bias.data.normal_(0, 0.2)
+    with torch.no_grad():
+        weight, sums, shifts = fold(norm, [linear])
+        stats = statistics(x).float()
+        op = norm_geglu if sizes.gated else norm_product
+        got = op(x, stats, weight, sums, shifts, norm.eps)
+        half = plain((norm(x), linear.weight, linear.bias, None), sizes.gated)
+        norm, linear = norm.double(), linear.double()
+        true = plain((norm(x.double()), linear.weight, linear.bias, None), sizes.gated)
+        check(got, half, true)
+        assert torch.equal(got, op(x, stats, weight, sums, shifts, 1e-5)), "two runs differ"
+
+
+@pytest.mark.parametrize("sizes", [SD15[0], SD15[-1], *ODD], ids=str)
+@pytest.mark.parametrize("parts", [1, 4])
+def test_nothing_else_is_written(sizes: Sizes, parts: int) -> None:
+    """Memory before and after the result stays."""
+    x, weight, bias, _ = inputs(sizes)
+    kernel = ProductKernel(sizes, replace(choose(sizes), parts=parts, warps=4), bias=True)
+    size = sizes.rows, sizes.columns
+    memory = torch.full((2**20 + math.prod(size),), 7.0, dtype=torch.float16, device="cuda")
+    result = memory[2**19 : -(2**19)].view(size)
+    run(kernel, x, weight, (bias, None, result, None, None, None))
+    torch.testing.assert_close(result, product(x, weight, bias, gated=sizes.gated), atol=0.01, rtol=0.01)
+    assert (memory[: 2**19] == 7).all()
+    assert (memory[-(2**19) :] == 7).all()
+
+
+def test_many_at_the_same_time() -> None:
+    """Kernels with clusters, some of whose rows are beyond the end, on several streams, end and compute the same."""
+    cases = [inputs(sizes) for sizes in SD15 if sizes.rows < 200 and not sizes.gated]
+    expected = [product(*tensors) for tensors in cases]
+    streams = [torch.cuda.Stream() for _ in cases]
+    torch.cuda.synchronize()
+    got: list[list[Tensor]] = [[] for _ in cases]
+    for _ in range(100):
+        for results, stream, tensors in zip(got, streams, cases, strict=True):
+            with torch.cuda.stream(stream):
+                results.append(product(*tensors))
+    torch.cuda.synchronize()
+    for results, one in zip(got, expected, strict=True):
+        assert all(torch.equal(result, one) for result in results)
+
+
+def test_in_a_graph() -> None:
+    x, *others = inputs(SD15[-1])
+    expected = product(x, *others), product(-x, *others)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = product(x, *others)
+    for one, factor in zip(expected, (1, -1), strict=True):
+        x.mul_(factor)
+        graph.replay()
+        assert torch.equal(result, one)
