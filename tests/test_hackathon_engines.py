@@ -23,6 +23,11 @@ from tests.arguments import process
 from tests.inside import pipelines_of
 
 
+@pytest.fixture(autouse=True)
+def no_engine_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("cldm.engine_files.ENGINES", tmp_path)
+
+
 def test_chosen_backend_without_engine_files_raises() -> None:
     runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
     with pytest.raises(
@@ -70,7 +75,7 @@ def test_sizes_without_engine_files_run_eagerly(
     assert len(asked) == len(set(asked)) == 2, "engine files were not read exactly once per size"
 
 
-def test_code_is_loaded_while_weights_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_code_is_loaded_while_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, threads = threading.Event(), []
 
     def find(target: Target, device: torch.device, weights: object = None) -> Backend:
@@ -85,7 +90,6 @@ def test_code_is_loaded_while_weights_are(monkeypatch: pytest.MonkeyPatch, tmp_p
     load_weights = LoadedWeights.load
     monkeypatch.setattr(LoadedWeights, "load", load)
     monkeypatch.setattr("cldm.engine_choice.find_engines", find)
-    monkeypatch.setattr("cldm.engine_files.ENGINES", tmp_path)
     runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
     replace(runtime._engines.contest, backend="inductor").folder.mkdir()
     runtime.initialize()
@@ -94,8 +98,7 @@ def test_code_is_loaded_while_weights_are(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert thread is not threading.current_thread()
 
 
-def test_what_another_thread_cannot_load_is_raised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("cldm.engine_files.ENGINES", tmp_path)
+def test_what_another_thread_cannot_load_is_raised() -> None:
     runtime = hackathon("random:0", backend="inductor", device="cpu", plan="19")
     replace(runtime._engines.contest, backend="inductor").folder.mkdir()
     for _ in range(2):
