@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -64,17 +65,19 @@ def randomize(module: nn.Module, seed: int) -> None:
     """
     parameters = [*module.parameters()]
     seeds = torch.randint(2**62, (len(parameters),), generator=torch.Generator().manual_seed(seed)).tolist()
+    fill = partial(_fill, inference=torch.is_inference_mode_enabled())  # the mode belongs to the thread
     with ThreadPoolExecutor() as threads:
-        list(threads.map(_fill, parameters, seeds))
+        list(threads.map(fill, parameters, seeds))
     for part in module.modules():
         if isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
             part.weight.data += 1.0
 
 
-def _fill(parameter: Tensor, seed: int) -> None:
+def _fill(parameter: Tensor, seed: int, inference: bool) -> None:
     # Variance 1 / fan_in.
     bound = (3.0 / parameter[0].numel()) ** 0.5 if parameter.dim() > 1 else 0.1
-    torch.nn.init.uniform_(parameter, -bound, bound, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode(inference):
+        torch.nn.init.uniform_(parameter, -bound, bound, generator=torch.Generator().manual_seed(seed))
 
 
 def _copy(tensor: Tensor, device: torch.device) -> Tensor:

@@ -215,6 +215,12 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
         assert not torch.equal(tensor, other[name])
 
 
+def test_random_weights_in_inference_mode() -> None:
+    expected = random_state(3, 1)
+    with torch.inference_mode():
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in random_state(3, 1).items())
+
+
 def test_random_zero_convolutions_are_not_zero() -> None:
     architecture = load_architecture("small")
     control = ControlNet(architecture.unet, architecture.control)
