@@ -22,6 +22,7 @@ from cldm.tricks.guidance_batch import batch_guidance
 from cldm.tricks.text_once import Text, pack
 from ldm.tokenizer import Tokenizer
 from ldm.unet import UNet
+from plugins.update.op import plain_update
 from runtime.compiled_code import Tuning
 from runtime.spec import EngineSpec, TensorSpec, allocate
 from runtime.streams import Streams
@@ -123,9 +124,12 @@ LEFT_OUT = {
     "group_norm": _without("plugins.layers.fuse_norms", _nothing),
     "attention kernel": _without("plugins.layers.fuse_attention", _nothing),
     "products with what follows": _without("plugins.layers.fuse_products", _nothing),
+    "folded norms": _without("plugins.layers.fold_norms", _nothing),
     "convolution kernel": _without("plugins.layers.fuse_convolutions", _nothing),
     "split_k_convolution": _without("plugins.layers.split_convolutions", _nothing),  # nor the kernel, a subclass
     "phase_upsampling": _without("plugins.layers.upsample_in_phases", _nothing),
+    "early launch": _without("runtime.graph.launch_early", lambda graph: 0),
+    "update kernel": _without("cldm.pipeline.update", plain_update),
 }
 
 
