@@ -1,6 +1,7 @@
 """Fixtures for several test files. Tests marked `gpu` are skipped without a CUDA device."""
 
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -17,6 +18,10 @@ from torch.utils._pytree import tree_leaves
 import ldm.config
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL
+
+# A command that a script starts with & ignores SIGINT, and so would the processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # torch.compile imports setuptools, which fails in Python 3.10 and 3.11 after a test has imported pip: import it first.
 with suppress(ImportError):
