@@ -16,7 +16,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from plugins.hopper.cluster import end_reading, power_of_two, publish, sum_parts, wait_for_all, wait_for_readers
+from plugins.hopper.cluster import end_reading, publish, sum_parts, wait_for_all, wait_for_readers
 from plugins.hopper.pipeline import wait_for_previous
 
 
@@ -93,19 +93,12 @@ def canny2image_convolution(
         pixel = gl.expand_dims(gl.arange(0, PIXELS, layout=gl.SliceLayout(0, PRODUCT)), 0)
         publish(sums, pixel * PITCH + out * 4)
         wait_for_all(part, PARTS)
-        SLICES: gl.constexpr = power_of_two(PARTS)
-        SLICE: gl.constexpr = PIXELS // SLICES
-        for more in gl.static_range((SLICES + PARTS - 1) // PARTS):
-            number = part + more * PARTS
-            if SLICES == PARTS or number < SLICES:
-                at = _offsets(number * SLICE, SLICE, OUTS, PITCH, ROW)
-                total = sum_parts(at, PARTS, [SLICE, OUTS], ROW)
-                if SLICES == PARTS:  # before the results are written: the release would wait for them
-                    end_reading(part)
-                _finish(total, number * SLICE, bias, residual, result, y, n, x, outs_at, N, H, W, ALL_OUTS, PICTURES,
-                        COLUMNS, OUTS, SLICE, BIAS, RESIDUAL, ROW)  # fmt: skip
-        if SLICES != PARTS:
-            end_reading(part)
+        SLICE: gl.constexpr = PIXELS // PARTS
+        at = _offsets(part * SLICE, SLICE, OUTS, PITCH, ROW)
+        total = sum_parts(at, PARTS, [SLICE, OUTS], ROW)
+        end_reading(part)  # before the results are written: the release would wait for them
+        _finish(total, part * SLICE, bias, residual, result, y, n, x, outs_at, N, H, W, ALL_OUTS, PICTURES, COLUMNS,
+                OUTS, SLICE, BIAS, RESIDUAL, ROW)  # fmt: skip
         wait_for_readers(part)
 
 

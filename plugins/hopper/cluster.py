@@ -20,11 +20,6 @@ def _barrier(programs):
     )
 
 
-@gluon.constexpr_function
-def power_of_two(parts):
-    return 1 << (parts - 1).bit_length()
-
-
 @gluon.jit
 def publish(sums, at):
     # Writes float32 sums into this program's shared memory, `at` bytes from its start.
