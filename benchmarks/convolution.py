@@ -20,6 +20,7 @@ from benchmarks.group_norm import measure, rotating_inputs
 from commands import one_line
 from plugins.convolution.op import convolution
 from plugins.convolution.tiles import Sizes, choose
+from plugins.hopper.compile import HOPPER
 
 LEVELS = {  # rows and columns of maps, and the in- and output channels of their convolutions
     (4, 6): [(1280, 1280), (2560, 1280)],
@@ -58,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replays", type=int, default=21, help="number of graph replays for the median (default 21)")
     replays = parser.parse_args().replays
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != HOPPER:
         parser.error("PyTorch finds no Hopper GPU, which the kernel needs: run this on a machine with an H100 or H200")
     with one_line():
         print(torch.cuda.get_device_name(), *rows(replays), sep="\n")

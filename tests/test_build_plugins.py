@@ -20,7 +20,7 @@ from build.builder import register_plugin
 from build.compile import Builder
 from build.errors import BuildError
 from cldm.engine_files import is_up_to_date
-from plugins.group_norm.compile import KernelError
+from plugins.nvrtc import KernelError
 from runtime.artifacts import read_manifest
 from tests.rtx_builds import CLASSIC, COMMAND, CPU, RTX, engines, hint_alone, on_a_gpu, target
 

@@ -11,7 +11,7 @@ from torch import nn
 from ldm.blocks import AddedConv2d
 from plugins.convolution.op import _check, convolution
 from plugins.convolution.tiles import TILES, Sizes, Tile, candidates, choose, fits
-from plugins.group_norm.compile import KernelError
+from plugins.nvrtc import KernelError
 from tests.convolutions import ODD, emulate
 
 # The tiles with the lowest times on an H200 (of several within 3%, one), by pixels and channels, for two maps.

@@ -25,10 +25,11 @@ from plugins.hopper.compile import Kernel
 from plugins.machine_code import KERNELS
 from plugins.split_k_convolution import split_convolutions
 from tests.convolutions import ODD
+from tests.hopper import check, check_at_the_same_time, check_in_a_graph, needs_hopper
 
 NAME = ConvolutionKernel.NAME
-HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")]
+
+pytestmark = [pytest.mark.gpu, needs_hopper]
 
 
 def random(*shape: int, scale: float = 1.0) -> Tensor:
@@ -42,12 +43,6 @@ def inputs(sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, h, w, channels, outs = sizes.n, sizes.h, sizes.w, sizes.channels, sizes.outs
     weight = random(outs, channels, 3, 3, scale=(9 * channels) ** -0.5)
     return random(n, channels, h, w), weight, random(outs), random(n, outs, h, w)
-
-
-def check(got: Tensor, half: Tensor, true: Tensor) -> None:
-    assert got.shape == half.shape == true.shape
-    errors = [float((one.double() - true).norm() / true.norm()) for one in (got, half)]
-    assert errors[0] <= 2 * errors[1]
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
@@ -90,30 +85,11 @@ def test_nothing_else_is_written(sizes: Sizes) -> None:
 def test_two_streams() -> None:
     """Kernels that run at the same time, with clusters and more programs than fit, end, and compute the same."""
     cases = [inputs(sizes) for sizes in (SD15[0], SD15[2], SD15[7], SHAPES[len(SD15) + 1])]
-    expected = [convolution(*tensors) for tensors in cases]
-    streams = [torch.cuda.Stream() for _ in cases]
-    torch.cuda.synchronize()
-    got: list[list[Tensor]] = [[] for _ in cases]
-    for _ in range(100):
-        for results, stream, tensors in zip(got, streams, cases, strict=True):
-            with torch.cuda.stream(stream):
-                results.append(convolution(*tensors))
-    torch.cuda.synchronize()
-    for results, one in zip(got, expected, strict=True):
-        assert all(torch.equal(result, one) for result in results)
+    check_at_the_same_time(convolution, cases)
 
 
 def test_in_a_graph() -> None:
-    x, *others = inputs(SD15[5])
-    expected = convolution(x, *others), convolution(-x, *others)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = convolution(x, *others)
-    for one, factor in zip(expected, (1, -1), strict=True):
-        x.mul_(factor)
-        graph.replay()
-        assert torch.equal(result, one)
+    check_in_a_graph(convolution, *inputs(SD15[5]))
 
 
 def kernels(run: Callable[[], object]) -> list[str]:

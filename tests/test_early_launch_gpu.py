@@ -13,10 +13,10 @@ pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA 
 
 from cuda.bindings import driver
 
-from plugins.convolution.layer import HOPPER
 from plugins.convolution.op import convolution
-from plugins.group_norm.compile import call, cubin
 from plugins.group_norm.op import group_norm
+from plugins.hopper.compile import HOPPER
+from plugins.nvrtc import call, cubin
 from plugins.product.op import norm_product, product, product_stats
 from plugins.update.op import update
 from runtime.early_launch import OLDEST
@@ -51,7 +51,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     file = Path(tmp_path_factory.mktemp("late")) / "late.cu"
     file.write_text(SOURCE)
     torch.empty(1, device="cuda")  # makes PyTorch's context current
-    module = call(driver.cuModuleLoadData, cubin((), 10 * major + minor, file))
+    module = call(driver.cuModuleLoadData, cubin(file, (), 10 * major + minor))
 
     def run(name: str, to: Tensor, source: Tensor) -> None:
         kernel = call(driver.cuModuleGetFunction, module, name.encode())

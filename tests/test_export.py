@@ -20,7 +20,7 @@ from cldm.request import Request
 from ldm.config import load_architecture
 from ldm.norm import GroupNorm
 from plans.plan import make_plan
-from plugins.group_norm.compile import choose_launch
+from plugins.group_norm.launch import choose_launch
 from runtime.eager import EagerEngine
 from runtime.streams import Streams
 from scoring.pictures import DRAWN_BIRDS, find_pictures

@@ -5,12 +5,13 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-import plugins.group_norm.compile
 import plugins.machine_code
+import plugins.nvrtc
 import tests.nvrtc
 from benchmarks.group_norm import SHAPES
-from plugins.group_norm.compile import NAME, KernelError, Launch, choose_launch, compile_ptx, cubin
+from plugins.group_norm.launch import NAME, SOURCE, Launch, choose_launch
 from plugins.group_norm.op import group_norm, reference
+from plugins.nvrtc import KernelError, compile_ptx, cubin
 from plugins.waiting import waits_first
 from tests.norm_maps import EPS, FORMATS, ODD, SHIFTED, tensors, torchs
 from tests.nvrtc import require_nvrtc
@@ -71,7 +72,7 @@ def nvrtc() -> None:
 def test_the_kernel_compiles(architecture: int, channels_last: bool) -> None:
     for n, c, h, w, groups in [*SHAPES[::4], *ODD]:  # a quarter of a second each
         launch = choose_launch(n, c, h * w, groups, EPS, True, channels_last, clusters=architecture >= 90)
-        ptx = compile_ptx(launch.defines, architecture).decode()
+        ptx = compile_ptx(SOURCE, launch.defines, architecture).decode()
         assert f".visible .entry {NAME}(" in ptx
         assert f".target sm_{architecture}" in ptx
         assert waits_first(ptx) == (architecture >= 90)
@@ -82,7 +83,7 @@ def test_the_kernel_compiles(architecture: int, channels_last: bool) -> None:
 def test_the_kernel_compiles_with_a_shift() -> None:
     for n, c, h, w, groups in SHIFTED:
         launch = choose_launch(n, c, h * w, groups, EPS, True, channels_last=True, clusters=True, shift=True)
-        assert waits_first(compile_ptx(launch.defines, 90).decode())
+        assert waits_first(compile_ptx(SOURCE, launch.defines, 90).decode())
 
 
 @pytest.mark.usefixtures("nvrtc")
@@ -90,12 +91,12 @@ def test_machine_code_for_engine_files(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels: dict[str, bytes] = {}
     monkeypatch.setattr(plugins.machine_code, "KERNELS", kernels)
     defines = [choose_launch(1, 8, 8, 1, EPS, silu, True, clusters=True).defines for silu in (False, True)]
-    made = [cubin(defines[0], 90), cubin(defines[1], 90), cubin(defines[0], 80)]
+    made = [cubin(SOURCE, defines[0], 90), cubin(SOURCE, defines[1], 90), cubin(SOURCE, defines[0], 80)]
     assert all(one.startswith(b"\x7fELF") for one in made)
     assert len({*made}) == len(kernels) == 3
     compiler = Mock(side_effect=AssertionError("compiled again"))
-    monkeypatch.setattr(plugins.group_norm.compile, "_compile", compiler)
-    assert cubin(defines[0], 90) == made[0]
+    monkeypatch.setattr(plugins.nvrtc, "_compile", compiler)
+    assert cubin(SOURCE, defines[0], 90) == made[0]
 
 
 @pytest.mark.usefixtures("nvrtc")
@@ -104,7 +105,7 @@ def test_a_compilers_refusal_brings_its_log() -> None:
         KernelError,
         match=r"(?s)NVRTC_ERROR_COMPILATION.*SPAN needs whole groups, THREADS whole warps",
     ):
-        compile_ptx((*choose_launch(1, 8, 8, 1, EPS, False, True, False).defines, ("CHANNELS", "9")), 80)
+        compile_ptx(SOURCE, (*choose_launch(1, 8, 8, 1, EPS, False, True, False).defines, ("CHANNELS", "9")), 80)
 
 
 @pytest.mark.parametrize("installed", [True, False])

@@ -13,11 +13,11 @@ import torch
 from plugins.convolution.compile import ConvolutionKernel, check_compiler
 from plugins.convolution.op import run
 from plugins.convolution.tiles import Sizes, Tile
-from plugins.group_norm.compile import KernelError
 from plugins.hopper import compile as compilation
 from plugins.hopper import launch
 from plugins.hopper.compile import Kernel, cubin, with_cluster
 from plugins.machine_code import KERNELS
+from plugins.nvrtc import KernelError
 
 SMALL = ConvolutionKernel(Sizes(2, 4, 6, 128, 64), Tile(4, 2, 8, 64, stages=6, parts=2), bias=True, residual=False)
 NAME = SMALL.NAME

@@ -15,8 +15,9 @@ from torch.utils.cpp_extension import CUDA_HOME
 
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.tiles import TILES, Sizes, Tile
-from plugins.group_norm.compile import choose_launch, compile_ptx
+from plugins.group_norm.launch import SOURCE, choose_launch
 from plugins.hopper.compile import compile_kernel
+from plugins.nvrtc import compile_ptx
 from plugins.product.compile import ProductKernel
 from plugins.product.tiles import TILES as PRODUCT_TILES
 from plugins.product.tiles import Sizes as ProductSizes
@@ -32,7 +33,7 @@ MAPS = [(2, 320, 32 * 48, 32), (2, 2560, 4 * 6, 32), (1, 128, 256 * 384, 32)]
 def compile_for(capability: int, shape: tuple[int, int, int, int], channels_last: bool) -> bytes:
     clusters = capability >= 90
     launch = choose_launch(*shape, 1e-5, silu=True, channels_last=channels_last, clusters=clusters, shift=channels_last)
-    return compile_ptx(launch.defines, capability)
+    return compile_ptx(SOURCE, launch.defines, capability)
 
 
 @pytest.fixture(scope="module")

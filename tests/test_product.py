@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugins.group_norm.compile import KernelError
+from plugins.nvrtc import KernelError
 from plugins.product import compile as compilation
 from plugins.product.compile import ProductKernel
 from plugins.product.op import norm_geglu, norm_product, product, product_stats

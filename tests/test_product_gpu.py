@@ -14,10 +14,10 @@ from plugins.folded_norms import fold
 from plugins.product.compile import ProductKernel
 from plugins.product.op import norm_geglu, norm_product, product, product_stats, run
 from plugins.product.tiles import Sizes, choose
+from tests.hopper import check, check_at_the_same_time, check_in_a_graph, needs_hopper
 from tests.products import ODD, SD15
 
-HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")]
+pytestmark = [pytest.mark.gpu, needs_hopper]
 
 
 def random(*shape: int, scale: float = 1.0) -> Tensor:
@@ -48,12 +48,6 @@ def double(inputs: Inputs) -> Inputs:
     x, weight, *others = inputs
     bias, residual = (None if tensor is None else tensor.double() for tensor in others)
     return x.double(), weight.double(), bias, residual
-
-
-def check(got: Tensor, half: Tensor, true: Tensor) -> None:
-    assert got.shape == half.shape == true.shape
-    errors = [float((one.double() - true).norm() / true.norm()) for one in (got, half)]
-    assert errors[0] <= 2 * errors[1]
 
 
 @pytest.mark.parametrize("sizes", [*SD15, *ODD], ids=str)
@@ -121,27 +115,8 @@ def test_nothing_else_is_written(sizes: Sizes, parts: int) -> None:
 def test_many_at_the_same_time() -> None:
     """Kernels with clusters, some of whose rows are beyond the end, on several streams, end and compute the same."""
     cases = [inputs(sizes) for sizes in SD15 if sizes.rows < 200 and not sizes.gated]
-    expected = [product(*tensors) for tensors in cases]
-    streams = [torch.cuda.Stream() for _ in cases]
-    torch.cuda.synchronize()
-    got: list[list[Tensor]] = [[] for _ in cases]
-    for _ in range(100):
-        for results, stream, tensors in zip(got, streams, cases, strict=True):
-            with torch.cuda.stream(stream):
-                results.append(product(*tensors))
-    torch.cuda.synchronize()
-    for results, one in zip(got, expected, strict=True):
-        assert all(torch.equal(result, one) for result in results)
+    check_at_the_same_time(product, cases)
 
 
 def test_in_a_graph() -> None:
-    x, *others = inputs(SD15[-1])
-    expected = product(x, *others), product(-x, *others)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = product(x, *others)
-    for one, factor in zip(expected, (1, -1), strict=True):
-        x.mul_(factor)
-        graph.replay()
-        assert torch.equal(result, one)
+    check_in_a_graph(product, *inputs(SD15[-1]))

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
@@ -16,6 +16,7 @@ from plugins.folded_norms import fold_norms
 from plugins.products import geglu, linear_add
 from plugins.transformer import FusedProjectOut, fuse_attention, fuse_products
 from runtime.channels_last import channels_last
+from tests.hopper import check, needs_hopper
 
 pytestmark = pytest.mark.gpu
 
@@ -23,12 +24,6 @@ pytestmark = pytest.mark.gpu
 def random(*shape: int, scale: float = 1.0) -> Tensor:
     generator = torch.Generator().manual_seed(sum(shape))
     return (scale * torch.randn(shape, generator=generator)).half().cuda()
-
-
-def check(got: Tensor, half: Tensor, true: Tensor) -> None:
-    assert got.shape == half.shape == true.shape
-    errors = [float((one.double() - true).norm() / true.norm()) for one in (got, half)]
-    assert errors[0] <= 2 * errors[1]
 
 
 ATTENTIONS = [  # rows, tokens, heads, width
@@ -94,14 +89,21 @@ def test_geglu(sizes: tuple[int, int, int]) -> None:
     check(geglu(*inputs), plain(inputs), plain([tensor.double() for tensor in inputs]))
 
 
-@pytest.mark.parametrize(("width", "heads", "size"), [(640, 8, (16, 24)), (96, 2, (4, 6)), (320, 8, (32, 48))])
-def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -> None:
+def transformer(
+    width: int, heads: int, size: tuple[int, int]
+) -> tuple[nn.Module, Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Return a transformer, a map, keys and values, and the result in half and in double precision."""
     torch.manual_seed(0)
     half = channels_last(SpatialTransformer(width, 96, heads, 16).cuda().half().requires_grad_(False))
     x = random(2, width, *size).contiguous(memory_format=torch.channels_last)
     text = random(2, 77, width), random(2, 77, width)
     true = deepcopy(half).double()(x.double(), (text[0].double(), text[1].double()))
-    expected = half(x, text)
+    return half, x, text, half(x, text), true
+
+
+@pytest.mark.parametrize(("width", "heads", "size"), [(640, 8, (16, 24)), (96, 2, (4, 6)), (320, 8, (32, 48))])
+def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -> None:
+    half, x, text, expected, true = transformer(width, heads, size)
     fuse_attention(half)
     fuse_products(half)
     assert isinstance(half.proj_out, FusedProjectOut)
@@ -116,17 +118,10 @@ def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -
     assert names.count("_attention") == (1 if size == (32, 48) else 2)
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU"
-)
+@needs_hopper
 @pytest.mark.parametrize(("width", "size"), [(320, (32, 48)), (640, (16, 24)), (1280, (8, 12)), (1280, (4, 6))])
 def test_a_compiled_folded_transformer(width: int, size: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    half = channels_last(SpatialTransformer(width, 96, 8, 16).cuda().half().requires_grad_(False))
-    x = random(2, width, *size).contiguous(memory_format=torch.channels_last)
-    text = random(2, 77, width), random(2, 77, width)
-    true = deepcopy(half).double()(x.double(), (text[0].double(), text[1].double()))
-    expected = half(x, text)
+    half, x, text, expected, true = transformer(width, 8, size)
     fuse_attention(half)
     fuse_products(half)
     fold_norms(half)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plugins.group_norm.compile import _compile, cubin
+from plugins.nvrtc import compile_ptx, cubin
 from plugins.update.op import SOURCE, plain_update, update
 from plugins.waiting import waits_first
 from tests.nvrtc import require_nvrtc
@@ -37,9 +37,9 @@ def test_the_formula(taps: int, calls: int) -> None:
 def test_the_kernel_compiles() -> None:
     require_nvrtc()
     for architecture in (80, 90):
-        ptx = _compile((), f"compute_{architecture}", "PTX", SOURCE).decode()
+        ptx = compile_ptx(SOURCE, (), architecture).decode()
         assert waits_first(ptx) == (architecture >= 90)
-        assert b".text.canny2image_update" in cubin((), architecture, SOURCE)
+        assert b".text.canny2image_update" in cubin(SOURCE, (), architecture)
 
 
 @pytest.mark.gpu

@@ -9,12 +9,11 @@ from plugins.compiling import compiles_half
 from plugins.convolution.compile import check_compiler
 from plugins.convolution.op import convolution
 from plugins.convolution.tiles import Sizes, fits
-from plugins.group_norm.compile import KernelError
+from plugins.hopper.compile import HOPPER
+from plugins.nvrtc import KernelError
 from plugins.split_k_convolution import SplitKConv2d
 
 log = logging.getLogger(__name__)
-
-HOPPER = (9, 0)  # the kernel's instructions exist on no other GPU
 
 
 class FusedConv2d(SplitKConv2d):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.tiles import STEP, Sizes, choose
+from plugins.hopper.arguments import check_tensors
 from plugins.hopper.launch import Source, launch
 
 
@@ -72,17 +73,4 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
         ("bias", bias, (outs,)),
         ("residual", residual, (n, outs, h, w)),
     ]
-    for name, tensor, shape in tensors:
-        if tensor is None:
-            continue
-        dense = tensor.is_contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.contiguous_format)
-        if tensor.dtype != torch.float16 or tensor.shape != shape or tensor.device != x.device or not dense:
-            raise ValueError(
-                f"convolution got {name} as {tensor.dtype} {list(tensor.shape)} on {tensor.device} with strides "
-                f"{list(tensor.stride())}, expected channels-last torch.float16 {list(shape)} on {x.device}: convert it"
-            )
-        if tensor.data_ptr() % 16:
-            raise ValueError(
-                f"convolution got {name} at an address that is not a multiple of 16 bytes, expected an aligned tensor: "
-                "call .clone() first"
-            )
+    check_tensors("convolution", tensors, x.device, torch.float16)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugins.group_norm.compile import NAME, Launch, call, choose_launch, cubin
+from plugins.group_norm.launch import NAME, SOURCE, Launch, choose_launch
+from plugins.nvrtc import call, cubin
 
 
 def reference(
@@ -95,7 +96,7 @@ def _load(launch: Launch, architecture: int, device: int) -> Any:
     """Load the kernel on the current device, permanently. `device` is the current device, as part of the cache key."""
     from cuda.bindings import driver
 
-    module = call(driver.cuModuleLoadData, cubin(launch.defines, architecture))
+    module = call(driver.cuModuleLoadData, cubin(SOURCE, launch.defines, architecture))
     return call(driver.cuModuleGetFunction, module, NAME.encode())
 
 

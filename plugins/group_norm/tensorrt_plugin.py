@@ -9,7 +9,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from plugins.group_norm.compile import NAME, Launch, choose_launch, compile_ptx
+from plugins.group_norm.launch import NAME, SOURCE, Launch, choose_launch
+from plugins.nvrtc import compile_ptx
 
 PLUGIN = "canny2image::group_norm"
 Ints = npt.NDArray[np.int32]
@@ -55,7 +56,7 @@ def register(architecture: int, lazy: bool = False) -> None:
         pixels, launch = _launch(tuple(x.shape), groups, eps, silu, channels_last, architecture)
         parameters = trtp.KernelLaunchParams(*launch.grid, block_x=launch.threads)
         arguments = trtp.SymIntExprs.from_tuple((trtp.SymInt32(pixels),))
-        return NAME, compile_ptx(launch.defines, architecture).rstrip(b"\0"), parameters, arguments
+        return NAME, compile_ptx(SOURCE, launch.defines, architecture).rstrip(b"\0"), parameters, arguments
 
 
 def try_compiler(architecture: int) -> None:
@@ -63,7 +64,8 @@ def try_compiler(architecture: int) -> None:
 
     Raises KernelError if NVRTC cannot be loaded or fails.
     """
-    compile_ptx(choose_launch(1, 8, 8, 1, 1e-5, silu=True, channels_last=True, clusters=False).defines, architecture)
+    launch = choose_launch(1, 8, 8, 1, 1e-5, silu=True, channels_last=True, clusters=False)
+    compile_ptx(SOURCE, launch.defines, architecture)
 
 
 def _launch(

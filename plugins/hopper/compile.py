@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
-from plugins.group_norm.compile import KernelError
 from plugins.machine_code import machine_code
+from plugins.nvrtc import KernelError
 from plugins.waiting import waits_first
 
-ARCHITECTURE = 90
+HOPPER = (9, 0)  # the kernels' instructions exist on no other GPU
 SWIZZLE_128, FLOAT16 = 3, 6  # CUtensorMapSwizzle and CUtensorMapDataType of the CUDA driver
 
 
@@ -95,9 +95,10 @@ def _build(kernel: Kernel) -> Any:
     values = {(names.index(name),): value for name, value in constants.items()}
     aligned = {(index,): [["tt.divisibility", 16]] for index in range(maps, maps + len(pointers))}
     source = GluonASTSource(function, signature, values, aligned)
+    target = GPUTarget("cuda", 10 * HOPPER[0] + HOPPER[1], 32)
     with triton.knobs.runtime.scope():
         triton.knobs.runtime.add_stages_inspection_hook = _add_clusters
-        return triton.compile(source, target=GPUTarget("cuda", ARCHITECTURE, 32), options={"num_warps": warps})
+        return triton.compile(source, target=target, options={"num_warps": warps})
 
 
 def _add_clusters(backend: Any, stages: dict[str, Any], options: Any, language: Any, capability: Any) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugins.group_norm.compile import KernelError, call
 from plugins.hopper.compile import FLOAT16, SWIZZLE_128, Kernel, cubin
+from plugins.nvrtc import KernelError, call
 
 MAP_BYTES, MAP_ALIGNMENT = 128, 64  # of a CUtensorMap
 L2_PROMOTION = 2  # CUtensorMapL2promotion: 128 bytes

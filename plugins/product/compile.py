@@ -7,13 +7,11 @@ from typing import Any
 
 import torch
 
-from plugins.group_norm.compile import KernelError
-from plugins.hopper.compile import Kernel, cubin
+from plugins.hopper.compile import HOPPER, Kernel, cubin
+from plugins.nvrtc import KernelError
 from plugins.product.tiles import STEP, Sizes, Tile, choose
 
 log = logging.getLogger(__name__)
-
-HOPPER = (9, 0)  # the kernel's instructions exist on no other GPU
 
 
 @dataclass(frozen=True)

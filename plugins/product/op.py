@@ -9,14 +9,15 @@ Statistics of rows are float32 [rows, columns / STEP, 2]: mean and sum of the sq
 columns. For the two ops with a norm, weights contain the norm's: `plugins/folded_norms.py`.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
+from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import Source, launch
 from plugins.product.compile import ProductKernel
 from plugins.product.tiles import STEP, Sizes, choose
-
-Shape = tuple[int, ...]
 
 
 @torch.library.custom_op("canny2image::product", mutates_args=(), device_types="cuda")
@@ -129,18 +130,5 @@ def _prepare(x: Tensor, weight: Tensor, gated: bool) -> tuple[Sizes, Tensor]:
     return Sizes(rows, depth, width // (2 if gated else 1), gated), _empty(x, weight, gated)
 
 
-def _check(x: Tensor, tensors: tuple[tuple[str, Tensor | None, Shape], ...], dtype: torch.dtype) -> None:
-    """Raise ValueError for unsupported tensors."""
-    for name, tensor, shape in tensors:
-        if tensor is None:
-            continue
-        if tensor.dtype != dtype or tensor.shape != shape or tensor.device != x.device or not tensor.is_contiguous():
-            raise ValueError(
-                f"a product got {name} as {tensor.dtype} {list(tensor.shape)} on {tensor.device} with strides "
-                f"{list(tensor.stride())}, expected contiguous {dtype} {list(shape)} on {x.device}: convert it"
-            )
-        if tensor.data_ptr() % 16:
-            raise ValueError(
-                f"a product got {name} at an address that is not a multiple of 16 bytes, expected an aligned tensor: "
-                "call .clone() first"
-            )
+def _check(x: Tensor, tensors: Iterable[Expected], dtype: torch.dtype) -> None:
+    check_tensors("a product", tensors, x.device, dtype)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugins.group_norm.compile import KernelError, call, cubin
+from plugins.nvrtc import KernelError, call, cubin
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def load_kernel(device: torch.device) -> Any:
     """Load the kernel on a GPU, permanently, compiled unless engine files hold it; without a compiler, return None."""
     major, minor = torch.cuda.get_device_capability(device)
     try:
-        code = cubin((), 10 * major + minor, SOURCE)
+        code = cubin(SOURCE, (), 10 * major + minor)
         from cuda.bindings import driver
 
         with torch.cuda.device(device):

@@ -1,31 +1,22 @@
-"""Chooses launch parameters for the GroupNorm kernel, and compiles it with NVRTC through cuda-python."""
+"""Chooses launch parameters for the GroupNorm kernel."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
 from math import gcd, lcm
 from pathlib import Path
-from typing import Any
 
-from plugins.machine_code import machine_code
+from plugins.nvrtc import Defines
 
 SOURCE = Path(__file__).with_name("kernel.cu")
 NAME = "canny2image_group_norm"  # the kernel's function in it
 
-# Close to the best of about 100 launches for each of 16 sizes on an H200 (docs/performance.md).
+# Within 8% of the best of about 100 launches for each of 16 sizes on an H200 (docs/performance.md).
 MAX_CLUSTER = 8  # blocks; every GPU with clusters supports 8
 MAX_THREADS = 512
-FEW = {128: 8, 256: 16}  # threads, and vectors per thread up to which no more threads are used
+FEW = {128: 8, 256: 16}  # threads per block, and vectors per thread up to which they are enough
 MAX_HOLD = 8  # vectors kept in registers per thread
 BLOCKS = 256  # enough to occupy an H200's 132 multiprocessors
 WORTH_A_BLOCK = 256  # minimum vectors per block when a span is split
 SECTOR = 16  # float16 values in 32 bytes, the smallest memory access
-
-Defines = tuple[tuple[str, str], ...]  # compile-time constants: names and values
-
-
-class KernelError(RuntimeError):
-    """NVRTC or the CUDA driver failed; the message includes their error."""
 
 
 @dataclass(frozen=True)
@@ -122,56 +113,3 @@ def _at_least_a_sector(span: int, channels: int) -> int:
     while span < SECTOR and channels % (2 * span) == 0:
         span *= 2
     return span
-
-
-@cache
-def compile_ptx(defines: Defines, architecture: int) -> bytes:
-    """Return the kernel's PTX for a compute capability (90 for 9.0); cached in this process.
-
-    Raises KernelError if NVRTC cannot be loaded or fails; after a failed compilation the message includes its log.
-    """
-    return _compile(defines, f"compute_{architecture}", "PTX", SOURCE)
-
-
-def cubin(defines: Defines, architecture: int, file: Path = SOURCE) -> bytes:
-    """Return the machine code of a kernel, compiled unless engine files hold it. Raises like `compile_ptx`.
-
-    The driver would have to compile PTX again, in every process that loads it.
-    """
-    compile_kernel = partial(_compile, defines, f"sm_{architecture}", "CUBIN", file)
-    return machine_code(f"{file.parent.name} sm_{architecture} {dict(defines)}", compile_kernel)
-
-
-def _compile(defines: Defines, target: str, kind: str, file: Path) -> bytes:
-    """Return what NVRTC compiles the file to. kind: PTX or CUBIN, as in the names of NVRTC's functions."""
-    try:
-        from cuda.bindings import nvrtc
-
-        nvrtc.nvrtcVersion()  # loads the library
-    except (ImportError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise KernelError(f"NVRTC cannot be loaded ({reason}): run ./preprocess.sh dev, which installs it") from error
-    # Without the last option, NVRTC treats constexpr functions and lambdas as host code and rejects them.
-    options = [f"--gpu-architecture={target}", "--std=c++17", "--device-as-default-execution-space"]
-    options += [f"-D{name}={value}" for name, value in defines]
-    program = call(nvrtc.nvrtcCreateProgram, file.read_bytes(), file.name.encode(), 0, [], [])
-    try:
-        try:
-            call(nvrtc.nvrtcCompileProgram, program, len(options), [option.encode() for option in options])
-        except KernelError as error:
-            log = bytes(call(nvrtc.nvrtcGetProgramLogSize, program))
-            call(nvrtc.nvrtcGetProgramLog, program, log)
-            raise KernelError(f"{error} for {file.name}, {' '.join(options)}:\n{log.decode()}") from error
-        result = bytes(call(getattr(nvrtc, f"nvrtcGet{kind}Size"), program))
-        call(getattr(nvrtc, f"nvrtcGet{kind}"), program, result)
-        return result
-    finally:
-        call(nvrtc.nvrtcDestroyProgram, program)
-
-
-def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call an NVRTC or driver function and return its first value, if any. Raises KernelError for an error status."""
-    status, *values = function(*arguments)
-    if status != 0:
-        raise KernelError(f"{function.__name__} failed with {status.name}")
-    return values[0] if values else None
