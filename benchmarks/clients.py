@@ -46,7 +46,7 @@ class Client:
         self.connection = http.client.HTTPConnection("127.0.0.1", port)
 
     def send(self) -> str:
-        """Send one request. Return the reason if there is no picture, else an empty text."""
+        """Send one request. Return the reason if there is no picture, else an empty string."""
         self.sent += 1
         values = {"input_image": self.picture, "prompt": f"bird {self.number}", "seed": 1000 * self.number + self.sent}
         try:

@@ -3,7 +3,7 @@
 Run it with empty caches (TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR and CUDA_CACHE_PATH name new folders) to see what a
 machine does that has compiled nothing. The engine files must exist. Steps of different threads run at the same time;
 the time of a step includes the indented steps below it. The last line counts the modules that Python compiled, because
-their bytecode was missing: with it, as pip installs packages, imports take a third of the time.
+their bytecode was missing: with it, as pip installs packages, the import of Inductor took 3.4 s on a CPU, without 11.5.
 """
 
 import argparse

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from tqdm import tqdm
 
+from build.errors import BuildError
 from build.measurement import Measurement, check
 from build.verify import Trial, prepare
 from build.workers import Result, compiling
@@ -30,8 +31,14 @@ WEIGHTS = "random:0"
 def build(target: Target, device: torch.device) -> list[Measurement]:
     """Compile all stages, save the engine files and return the measurements. If a stage fails, save nothing.
 
-    Raise BuildError if a stage cannot be compiled or its error exceeds the bound, OSError if saving fails.
+    Raise BuildError for another GPU than the first, because code holds the number of its device, and if a stage cannot
+    be compiled or its error exceeds the bound; OSError if saving fails.
     """
+    if device.index:
+        raise BuildError(
+            f"got device {device}, expected the first GPU of the process, for which compiled code is: set "
+            f"CUDA_VISIBLE_DEVICES to {device.index} and use --device cuda"
+        )
     manifest = expected_manifest(target, device)  # before compiling, because the sources may change meanwhile
     with current(device):
         with compiling(target, device) as results:

@@ -58,7 +58,7 @@ def compiling(target: Target, device: torch.device) -> Iterator[Iterator[Result]
         count = processes(device)
         pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_depend_on_parent)
         try:
-            with _environment(_settings(cache, device, count)):  # the processes inherit it
+            with _environment(_settings(cache, count)):  # the processes inherit it
                 futures = [pool.submit(compile_stage, target, stage, device.type) for stage in LATER_FIRST]
             yield (_with_libraries(future.result(), Path(cache)) for future in as_completed(futures))
         except BrokenProcessPool as error:
@@ -118,17 +118,13 @@ def _with_libraries(result: Result, cache: Path) -> Result:
     return Result(result.stage, Compiled(compiled.code, compiled.kernel, libraries(cache)), result.seconds)
 
 
-def _settings(cache: str, device: torch.device, count: int) -> dict[str, str]:
-    settings = {
+def _settings(cache: str, count: int) -> dict[str, str]:
+    return {
         "TORCHINDUCTOR_CACHE_DIR": cache,
         "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, 2 * _cores() // count)),
         # With Triton's own launcher, gcc would run wherever engine files are loaded.
         "TORCHINDUCTOR_STATIC_LAUNCH_USER_DEFINED_TRITON_KERNELS": "1",
     }
-    if device.type == "cuda":  # code holds the number of its device: make it the first
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        settings["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device.index or 0] if visible else str(device.index or 0)
-    return settings
 
 
 def _cores() -> int:

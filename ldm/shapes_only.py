@@ -16,7 +16,7 @@ def shapes_only() -> Iterator[None]:
 
 
 class _Uninitialized(TorchFunctionMode):
-    """Skips torch.nn.init, which on the meta device imports PyTorch's compiler: 2 s, and 7 s without bytecode."""
+    """Skips torch.nn.init, which on the meta device imports PyTorch's compiler, for about 2 s."""
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None

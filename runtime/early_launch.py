@@ -26,9 +26,9 @@ OLDEST = (9, 0)  # the first compute capability with programmatic edges
 def launch_early(graph: Any) -> int:
     """Make edges of a captured graph programmatic where the later kernel waits, and return their number.
 
-    That are edges between two kernels if the later one depends on no other node. If the earlier one has a programmatic
-    edge from another library and is not known to wait, it may end before the work before it, and its edges stay.
-    Call this before instantiation, for a GPU of compute capability OLDEST or newer. Raises CudaError.
+    They are the edges between two kernels of which the later one depends on no other node. If the earlier one has a
+    programmatic edge from another library and is not known to wait, it may end before the work before it, and its edges
+    stay. Call this before instantiation, for a GPU of compute capability OLDEST or newer. Raises CudaError.
     """
     runtime = cudart()
     *_, count = call(runtime.cudaGraphGetEdges, graph)

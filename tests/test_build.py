@@ -201,6 +201,12 @@ def test_compiled_engines_of_the_small_model(
     find_engines(Target("small", 64, 64, 1, "fp16"), torch.device("cuda"))
 
 
+def test_another_gpu_than_the_first_is_refused() -> None:
+    target = Target("small", 64, 64, 1, "fp16")
+    with pytest.raises(BuildError, match=r"got device cuda:1, expected the first GPU .* CUDA_VISIBLE_DEVICES to 1"):
+        build.inductor.build(target, torch.device("cuda", 1))
+
+
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.inductor, "compiling", Mock(side_effect=BuildError("stage text cannot be compiled")))
     with pytest.raises(BuildError, match="stage text cannot be compiled"):

@@ -109,18 +109,6 @@ def test_no_process_outlives_the_build(kind: signal.Signals, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("visible", "index", "expected"), [(None, 0, "0"), (None, 2, "2"), ("3", 0, "3"), ("4,GPU-5", 1, "GPU-5")]
-)
-def test_the_gpu_is_the_first_of_a_process(
-    visible: str | None, index: int, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert build.workers._settings("", torch.device("cuda", index), 1)["CUDA_VISIBLE_DEVICES"] == expected
-
-
-@pytest.mark.parametrize(
     ("cores", "memory", "gpu", "expected"),
     [(16, 128, 80, 6), (8, 128, 80, 4), (16, 12, 80, 3), (16, 128, 20, 2), (16, 128, 8, 1), (1, 2, 4, 1)],
 )

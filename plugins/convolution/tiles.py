@@ -10,7 +10,7 @@ PROCESSORS = 132  # multiprocessors of an H100 or H200; each runs one program at
 # are neighbours.
 AT_A_TIME = {1: PROCESSORS, 2: PROCESSORS, 4: 120}
 MOST_WORK = 4 * PROCESSORS * 128 * STEP  # outputs; for more, cuDNN fills the GPU, and our kernel has not been measured
-NARROW = 16  # columns of a map; tiles cover narrower maps badly, so that cuDNN is faster for many of them
+NARROW = 16  # columns of a map; for 16 narrower maps cuDNN is faster
 
 
 @dataclass(frozen=True)
