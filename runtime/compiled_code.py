@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from runtime.waiting_kernels import waiting_kernels
+
 # PyTorch's compiler is imported where it is used: the import takes a second or two, and eager engines do not need it.
 
 
@@ -75,7 +77,8 @@ class CompiledCode:
 
         traced = make_fx(run, tracing_mode="fake")(*arguments)
         options = {"config_patches": self.tuning.options()}
-        return standalone_compile(traced, [*arguments], dynamic_shapes="from_example_inputs", options=options)
+        with waiting_kernels():
+            return standalone_compile(traced, [*arguments], dynamic_shapes="from_example_inputs", options=options)
 
 
 def load_code(saved: bytes) -> Any:
