@@ -1,0 +1,275 @@
+// Attention over many tokens for Hopper GPUs, with the softmax of one part of the keys after another (Milakov and
+// Gimelshein 2018). WARPGROUPS warpgroups have 64 queries of one head each, and share the keys and values that another
+// warp loads by TMA. As in FlashAttention-3 (Shah et al. 2024), a warpgroup's tensor cores compute the next scores and
+// the last part of the result during its softmax, and the warpgroups take turns.
+//
+// Compile-time constants: HEAD (width of a head), HEADS, WARPGROUPS, PART (keys at once), STAGES (parts in memory),
+// SCALE (of the scores, times log2(e)), TURNS, LAZY, POLYNOMIAL.
+using uint = unsigned int;
+using ullong = unsigned long long;
+
+struct alignas(64) TensorMap { char bytes[128]; };
+
+constexpr int ROWS = 64 * WARPGROUPS, ROW_BYTES = 128;  // a row of 64 values in shared memory, of which HEAD are used
+constexpr int QUERY_BYTES = ROWS * ROW_BYTES, PART_BYTES = PART * ROW_BYTES;
+constexpr int STEPS = (HEAD + 15) / 16;
+constexpr int THREADS = 128 * WARPGROUPS + (MOVE_REGISTERS ? 128 : 32);
+constexpr float ENOUGH = 8;  // log2 of how far weights may exceed 1
+
+__device__ inline uint address(const void* pointer) { return static_cast<uint>(__cvta_generic_to_shared(pointer)); }
+
+__device__ inline void init(uint barrier, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count));
+}
+
+__device__ inline void expect(uint barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ inline void arrive(uint barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ inline void wait(uint barrier, int parity) {
+    asm volatile(
+        "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}"
+            ::"r"(barrier), "r"(parity) : "memory");
+}
+
+__device__ inline void load(uint to, const TensorMap& map, uint barrier, int head, int row, int picture) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], "
+        "[%2];" ::"r"(to), "l"(&map), "r"(barrier), "r"(0), "r"(head), "r"(row), "r"(picture) : "memory");
+}
+
+// Matrix descriptor: swizzle of 128 bytes, groups of eight rows 1024 bytes apart.
+__device__ inline ullong matrix(uint to) { return 1ull << 62 | 64ull << 32 | 64ull << 16 | (to & 0x3ffff) >> 4; }
+
+__device__ inline void fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Make the compiler compute values here, not later.
+template <int N>
+__device__ inline void pin(float (&values)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) asm volatile("" : "+f"(values[i])::"memory");
+}
+
+// Wait for products of which `values` are the results: the compiler must not move their use before this.
+template <int PENDING, int N>
+__device__ inline void finish(float (&values)[N]) {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+    pin(values);
+}
+
+PRODUCTS
+
+__device__ inline float power(float x) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
+// 2^x by a polynomial, for x <= 100. The relative error is at most 7.5e-5.
+__device__ inline float power_by_polynomial(float x) {
+    x = fmaxf(x, -126.f);
+    const float shifted = x + 12582912.f;  // its lowest bits are the nearest integer
+    const float rest = x - (shifted - 12582912.f);
+    float y = __fmaf_rn(rest, 0.05517167f, 0.24261112f);
+    y = __fmaf_rn(y, rest, 0.69326099f);
+    y = __fmaf_rn(y, rest, 0.99992807f);
+    return __int_as_float(__float_as_int(y) + (__float_as_int(shifted) << 23));
+}
+
+__device__ inline uint pack(float low, float high) {
+    uint result;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+    return result;
+}
+
+struct Softmax {
+    float highest[2] = {-INFINITY_, -INFINITY_}, sums[2] = {0, 0}, shrink[2];
+
+    // Replace scores by weights.
+    __device__ inline void apply(float (&scores)[PART / 2]) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float top[2] = {scores[2 * half], scores[2 * half + 1]};
+#pragma unroll
+            for (int i = 4; i < PART / 2; i += 4) {
+                top[0] = fmaxf(top[0], scores[i + 2 * half]);
+                top[1] = fmaxf(top[1], scores[i + 2 * half + 1]);
+            }
+            float higher = fmaxf(top[0], top[1]);
+            higher = fmaxf(higher, __shfl_xor_sync(0xffffffff, higher, 1));
+            higher = fmaxf(higher, __shfl_xor_sync(0xffffffff, higher, 2));
+            if (LAZY)
+                higher = (higher - highest[half]) * SCALE > ENOUGH ? higher : highest[half];
+            else
+                higher = fmaxf(higher, highest[half]);
+            shrink[half] = power((highest[half] - higher) * SCALE);
+            highest[half] = higher;
+            const float shift = -higher * SCALE;
+            float sum[2] = {0, 0};
+#pragma unroll
+            for (int i = 0; i < PART / 2; i += 4)
+#pragma unroll
+                for (int j = 0; j < 2; ++j) {
+                    float& score = scores[i + 2 * half + j];
+                    const float x = __fmaf_rn(score, SCALE, shift);
+                    score = POLYNOMIAL && i / 4 % (POLYNOMIAL + !POLYNOMIAL) == 0 ? power_by_polynomial(x) : power(x);
+                    sum[j] += score;
+                }
+            sums[half] = __fmaf_rn(sums[half], shrink[half], sum[0] + sum[1]);
+        }
+    }
+
+    __device__ inline void rescale(float (&total)[HEAD / 2]) const {
+        if (LAZY && !__any_sync(0xffffffff, shrink[0] != 1 || shrink[1] != 1)) return;
+#pragma unroll
+        for (int i = 0; i < HEAD / 2; ++i) total[i] *= shrink[i / 2 % 2];
+    }
+};
+
+__device__ inline void pack_all(uint (&weights)[PART / 4], const float (&scores)[PART / 2]) {
+#pragma unroll
+    for (int i = 0; i < PART / 4; ++i) weights[i] = pack(scores[2 * i], scores[2 * i + 1]);
+}
+
+__device__ inline void take_turn(int group) {
+    if (TURNS) asm volatile("bar.sync %0, 256;" ::"r"(group + 1) : "memory");
+}
+
+__device__ inline void pass_turn(int group) {
+    if (TURNS) asm volatile("bar.arrive %0, 256;" ::"r"((group + 1) % WARPGROUPS + 1) : "memory");
+}
+
+// Issue scores = queries * keys.
+__device__ inline void multiply_keys(float (&scores)[PART / 2], uint queries, uint keys) {
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step) product_keys(scores, matrix(queries + 32 * step), matrix(keys + 32 * step), step);
+}
+
+// Issue total += weights * values.
+__device__ inline void multiply_values(float (&total)[HEAD / 2], const uint (&weights)[PART / 4], uint values) {
+#pragma unroll
+    for (int step = 0; step < PART / 16; ++step)
+        product_values(total, weights[4 * step], weights[4 * step + 1], weights[4 * step + 2], weights[4 * step + 3],
+                       matrix(values + 16 * ROW_BYTES * step));
+}
+
+// q, k, v: [n, rows, HEADS, HEAD]; result: the same, contiguous. Grid: rows / ROWS, HEADS, n.
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) canny2image_long_attention(
+    const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
+    uint* result, int rows, int tokens) {
+    extern __shared__ char unaligned[];
+    __shared__ ullong barriers[1 + 4 * STAGES];
+    const uint queries = (address(unaligned) + 1023) & ~1023u;
+    const uint keys = queries + QUERY_BYTES, values = keys + STAGES * PART_BYTES;
+    const uint queries_full = address(barriers), keys_full = queries_full + 8, keys_empty = keys_full + 8 * STAGES;
+    const uint values_full = keys_empty + 8 * STAGES, values_empty = values_full + 8 * STAGES;
+    const int warp = threadIdx.x / 32, group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
+    const int first = blockIdx.x * ROWS, head = blockIdx.y, picture = blockIdx.z, parts = tokens / PART;
+    if (threadIdx.x == 0) {
+        init(queries_full, 1);
+        for (int stage = 0; stage < STAGES; ++stage) {
+            init(keys_full + 8 * stage, 1);
+            init(values_full + 8 * stage, 1);
+            init(keys_empty + 8 * stage, WARPGROUPS);
+            init(values_empty + 8 * stage, WARPGROUPS);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    if (group == WARPGROUPS) {
+#if MOVE_REGISTERS
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+#endif
+        if (threadIdx.x % 128) return;
+        expect(queries_full, QUERY_BYTES);
+        load(queries, q, queries_full, head, first, picture);
+        int stage = 0, parity = 1;
+        for (int part = 0; part < parts; ++part) {
+            wait(keys_empty + 8 * stage, parity);
+            expect(keys_full + 8 * stage, PART_BYTES);
+            load(keys + stage * PART_BYTES, k, keys_full + 8 * stage, head, part * PART, picture);
+            wait(values_empty + 8 * stage, parity);
+            expect(values_full + 8 * stage, PART_BYTES);
+            load(values + stage * PART_BYTES, v, values_full + 8 * stage, head, part * PART, picture);
+            if (++stage == STAGES) stage = 0, parity ^= 1;
+        }
+        return;
+    }
+#if MOVE_REGISTERS
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(MOVE_REGISTERS));
+#endif
+    const uint own = queries + group * 64 * ROW_BYTES;
+    const bool leader = threadIdx.x % 128 == 0;
+    float scores[PART / 2], total[HEAD / 2];
+    uint weights[PART / 4];
+    Softmax softmax;
+#pragma unroll
+    for (int i = 0; i < HEAD / 2; ++i) total[i] = 0;
+    if (group == WARPGROUPS - 1) pass_turn(group);
+
+    wait(queries_full, 0);
+    wait(keys_full, 0);
+    take_turn(group);
+    fence();
+    multiply_keys(scores, own, keys);
+    commit();
+    pass_turn(group);
+    finish<0>(scores);
+    if (leader) arrive(keys_empty);
+    softmax.apply(scores);
+    pack_all(weights, scores);
+    int last = 0, last_parity = 0, stage = 1 % STAGES, parity = 1 / STAGES;
+    wait(keys_full + 8 * stage, parity);
+    for (int part = 1; part < parts; ++part) {
+        take_turn(group);
+        fence();
+        multiply_keys(scores, own, keys + stage * PART_BYTES);
+        commit();
+        wait(values_full + 8 * last, last_parity);
+        multiply_values(total, weights, values + last * PART_BYTES);
+        commit();
+        pass_turn(group);
+        finish<1>(scores);
+        if (leader) arrive(keys_empty + 8 * stage);
+        softmax.apply(scores);
+        pin(scores);
+        const int done = last;
+        last = stage, last_parity = parity;
+        if (++stage == STAGES) stage = 0, parity ^= 1;
+        // Besides its purpose, this branch keeps the compiler from waiting for `total` before the softmax.
+        if (part + 1 < parts) wait(keys_full + 8 * stage, parity);
+        finish<0>(total);
+        if (leader) arrive(values_empty + 8 * done);
+        pack_all(weights, scores);
+        softmax.rescale(total);
+    }
+    wait(values_full + 8 * last, last_parity);
+    take_turn(group);
+    fence();
+    multiply_values(total, weights, values + last * PART_BYTES);
+    commit();
+    if (group < WARPGROUPS - 1) pass_turn(group);
+    finish<0>(total);
+
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        float sum = softmax.sums[half];
+        sum += __shfl_xor_sync(0xffffffff, sum, 1);
+        sum += __shfl_xor_sync(0xffffffff, sum, 2);
+        const float factor = 1 / sum;
+        const int row = first + 16 * warp + lane / 4 + 8 * half;
+        if (row < rows) {
+            uint* to = result + ((static_cast<long long>(picture) * rows + row) * HEADS + head) * (HEAD / 2) + lane % 4;
+#pragma unroll
+            for (int i = 0; i < HEAD / 8; ++i)
+                to[4 * i] = pack(total[4 * i + 2 * half] * factor, total[4 * i + 2 * half + 1] * factor);
+        }
+    }
+}
