@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
@@ -19,8 +19,10 @@ from plugins.hopper.compile import HOPPER
 from plugins.nvrtc import call, cubin
 from plugins.product.op import norm_product, product, product_stats
 from plugins.update.op import update
+from runtime.compiled_code import CompiledCode, Tuning
 from runtime.early_launch import OLDEST
 from runtime.graph import Graph
+from runtime.waiting_kernels import NAMES as OF_INDUCTOR
 from tests.nvrtc import require_nvrtc
 
 pytestmark = pytest.mark.gpu
@@ -80,7 +82,7 @@ def both(function: Callable[[Tensor], Tensor], source: Tensor, copy: Copy) -> tu
 
     expected = function(source).clone()
     stream.wait_stream(torch.cuda.current_stream())
-    graph = Graph(work, stream)
+    graph = Graph(work, stream, OF_INDUCTOR)
     graph.launch()
     stream.synchronize()
     return results[0], expected, graph.early
@@ -127,6 +129,31 @@ def test_a_kernel_waits(name: str, copy: Copy) -> None:
     got, expected, early = both(*cases()[name], copy)
     assert early == (3 if "3 kernels" in name else 1)
     assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("reduction", [False, True])
+def test_a_kernel_of_inductor_waits(reduction: bool, copy: Copy) -> None:
+    code = CompiledCode(InTuple(nn.Softmax(1) if reduction else nn.Softsign()), Tuning())
+    result = random(8, 2048)
+
+    def function(x: Tensor) -> Tensor:
+        code([x], [result])
+        return result
+
+    got, expected, early = both(function, random(8, 2048), copy)
+    assert early == 1
+    assert torch.equal(got, expected)
+
+
+class InTuple(nn.Module):
+    """Returns what another module returns in a tuple, as stages do."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.module(x),)
 
 
 def test_a_kernel_that_does_not_wait_would_be_found(copy: Copy) -> None:
