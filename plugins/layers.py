@@ -2,8 +2,10 @@
 
 from torch import nn
 
+from plugins.attention import attention
 from plugins.convolution.layer import fuse_convolutions
 from plugins.folded_norms import fold_norms
+from plugins.folded_text import fold_text
 from plugins.group_norm.layer import fuse_norms
 from plugins.phase_upsampling import upsample_in_phases
 from plugins.product.compile import runs_on
@@ -23,4 +25,5 @@ def use_kernels(model: nn.Module) -> None:
     fuse_products(model)
     if runs_on(next(model.parameters()).device):
         fold_norms(model)
+        fold_text(model, attention)
     upsample_in_phases(model)
