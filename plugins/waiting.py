@@ -3,14 +3,9 @@
 import re
 
 WAIT = "griddepcontrol.wait"
-NOTHING = "(?!)"  # matches no line
 
 
-def waits_first(ptx: str, allowed: str = NOTHING) -> bool:
-    """Return whether a kernel's PTX waits before the first instruction that reads or writes the GPU's memory.
-
-    allowed: a pattern of lines that may come before the wait, because they load weights, which no kernel writes.
-    """
-    lines = "\n".join(line for line in ptx.splitlines() if not re.search(allowed, line))
-    first = re.search(rf"cp\.async|\b(ld|st|atom|red|multimem|prefetch)[.\w:]*\.global|{re.escape(WAIT)}", lines)
+def waits_first(ptx: str) -> bool:
+    """Return whether a kernel's PTX waits before the first instruction that reads or writes the GPU's memory."""
+    first = re.search(rf"cp\.async|\b(ld|st|atom|red|multimem|prefetch)[.\w:]*\.global|{re.escape(WAIT)}", ptx)
     return first is not None and first[0] == WAIT

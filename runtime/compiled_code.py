@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runtime.early_weights import check_weights
 from runtime.waiting_kernels import waiting_kernels
 
 # PyTorch's compiler is imported where it is used: the import takes a second or two, and eager engines do not need it.
@@ -72,15 +71,11 @@ class CompiledCode:
         def run(*arguments: Tensor) -> tuple[()]:
             weights, rest = dict(zip(names, arguments, strict=False)), arguments[len(names) :]
             results = torch.func.functional_call(self.module, weights, rest[:inputs])
-            if os.environ.get("FOREACH"):
-                torch._foreach_copy_(list(rest[inputs:]), list(results))
-                return ()
             for buffer, result in zip(rest[inputs:], results, strict=True):
                 buffer.copy_(result)  # fused into the kernels that compute the results
             return ()
 
         traced = make_fx(run, tracing_mode="fake")(*arguments)
-        check_weights(traced)
         options = {"config_patches": self.tuning.options()}
         with waiting_kernels():
             return standalone_compile(traced, [*arguments], dynamic_shapes="from_example_inputs", options=options)

@@ -136,11 +136,3 @@ def test_all_kernels_with_the_prefix_are_known_to_wait() -> None:
 )
 def test_the_first_access_in_ptx(ptx: str, waits: bool) -> None:
     assert waits_first(ptx) == waits
-
-
-@pytest.mark.parametrize(
-    ("before", "waits"),
-    [("cp.async.bulk a;  // of weights", True), ("cp.async.bulk a;", False), ("ld.global a;", False)],
-)
-def test_only_weights_may_be_read_before_the_wait(before: str, waits: bool) -> None:
-    assert waits_first(f"{before}\ngriddepcontrol.wait;\nld.global.u32 b;", "// of weights$") == waits

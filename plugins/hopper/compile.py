@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from plugins.machine_code import machine_code
 from plugins.nvrtc import KernelError
-from plugins.waiting import NOTHING, waits_first
+from plugins.waiting import waits_first
 
 HOPPER = (9, 0)  # the kernels' instructions exist on no other GPU
 SWIZZLE_128, FLOAT16 = 3, 6  # CUtensorMapSwizzle and CUtensorMapDataType of the CUDA driver
@@ -33,7 +33,6 @@ class Kernel(ABC):
 
     NAME: ClassVar[str]  # of the function
     POINTERS: ClassVar[tuple[str, ...]]  # Triton's types of the pointers
-    EARLY: ClassVar[str] = NOTHING  # a pattern of lines of PTX that load weights, before the wait for other kernels
     tile: Shared
 
     @property
@@ -132,7 +131,7 @@ def _differences(kernel: Kernel, ptx: str, metadata: Mapping[str, Any]) -> list[
         "shared memory": metadata["shared"] <= kernel.tile.shared,
         "tensor maps": maps
         == [{"swizzle": SWIZZLE_128, "elem_type": FLOAT16, "block_size": box} for box in kernel.boxes],
-        "the wait for the previous kernel": waits_first(ptx, kernel.EARLY),
+        "the wait for the previous kernel": waits_first(ptx),
         "scratch memory": not (metadata["global_scratch_size"] or metadata["profile_scratch_size"]),
     }
     return [name for name, passed in checks.items() if not passed]

@@ -15,7 +15,6 @@ ONE_THREAD = (
     "elect.sync _|p, 0xffffffff; and.pred p, p, q; mov.u32 s, global_smem; "
 )
 END = "mov.u32 $0, 0; }"
-OF_WEIGHTS = "  // of weights"  # marks loads that may come before the wait for the previous kernel
 
 
 @gluon.constexpr_function
@@ -33,18 +32,17 @@ def _wait(barriers):
 
 
 @gluon.constexpr_function
-def _load(kernel, copies, expected, barriers):
+def _load(kernel, copies, count, barriers):
     # $1: 8 * stage, $2: where the stage begins, $3: the depth, $4 and $5: the first row of either factor.
     text = ONE_THREAD + f"add.u32 b, s, $1; add.u32 b, b, {barriers}; add.u32 s, s, $2; "
-    if expected:
-        text += f"@p mbarrier.arrive.expect_tx.shared::cta.b64 _, [b], {expected}; "
+    text += f"@p mbarrier.arrive.expect_tx.shared::cta.b64 _, [b], {count}; "
     for second, depth, row, address in copies:
         text += (
             f"mov.b64 m, {kernel}_param_{5 * second}; cvta.param.u64 m, m; add.u32 e, s, {address}; "
             f"add.u32 d, $3, {depth}; add.u32 r, ${4 + second}, {row}; "
             "@p cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [e], [m, {d, r}], [b]; "
         )
-    return text + END + (OF_WEIGHTS if all(second for second, *_ in copies) else "")
+    return text + END
 
 
 @gluon.jit
@@ -70,12 +68,11 @@ def wait_loaded(stage, phase, BARRIERS: gl.constexpr):
 @gluon.jit
 def start_load(
     stage, depth, first_row, second_row, KERNEL: gl.constexpr, COPIES: gl.constexpr, COUNT: gl.constexpr,
-    EXPECTED: gl.constexpr, BARRIERS: gl.constexpr,
+    BARRIERS: gl.constexpr,
 ):  # fmt: skip
-    # Starts loads of two factors, the first two tensor maps, into a stage of COUNT bytes. COPIES: for each load whether
-    # it is of the second factor, the weights, and what is added to the depth, to the row and to the address.
-    # EXPECTED: the bytes that the stage's barrier is to count, COUNT for the first of a stage's calls, 0 for others.
-    LOAD: gl.constexpr = _load(KERNEL, COPIES, EXPECTED, BARRIERS)
+    # Starts the loads of a step of two factors, the first two tensor maps: COUNT bytes. COPIES: for each load whether
+    # it is of the second factor, and what is added to the depth, to the row and to the address.
+    LOAD: gl.constexpr = _load(KERNEL, COPIES, COUNT, BARRIERS)
     gl.inline_asm_elementwise(
         LOAD, "=r,r,r,r,r,r", [stage * 8, stage * COUNT, depth, first_row, second_row], dtype=gl.int32, is_pure=False,
         pack=1,

@@ -28,7 +28,6 @@ class ProductKernel(Kernel):
     NAME = "canny2image_product"
     # bias, residual and result; statistics, column sums and shifts
     POINTERS = ("*fp16", "*fp16", "*fp16", "*fp32", "*fp32", "*fp32")
-    EARLY = "// of weights$"
 
     def __post_init__(self) -> None:
         if self.stats and self.tile.width != STEP:

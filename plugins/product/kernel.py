@@ -18,15 +18,15 @@ from plugins.hopper.pipeline import init_barriers, start_load, wait_for_previous
 
 
 @gluon.constexpr_function
-def loads(blocks, halves, columns, all_columns, rows, block_bytes, rows_too=True, weights_too=True):
-    """The loads of a step: of the rows, and of the weights, or half of them values and half of them gates."""
-    of_rows = [(0, 64 * block, 0, block * block_bytes) for block in range(blocks)]
-    of_weights = [
-        (1, 64 * block, half * all_columns, block * block_bytes + (rows + half * columns) * 128)
-        for block in range(blocks)
-        for half in range(halves)
-    ]
-    return tuple(of_rows * rows_too + of_weights * weights_too)
+def loads(blocks, halves, columns, all_columns, rows, block_bytes):
+    """The loads of a step: of the rows and of the weights, or half of them values and half of them gates."""
+    result = []
+    for block in range(blocks):
+        result.append((0, 64 * block, 0, block * block_bytes))
+        for half in range(halves):
+            at = block * block_bytes + (rows + half * columns) * 128
+            result.append((1, 64 * block, half * all_columns, at))
+    return tuple(result)
 
 
 @gluon.jit
@@ -59,21 +59,13 @@ def canny2image_product(
     # Stages consist of blocks, blocks of rows and then weights, both in units of eight rows.
     UNITS: gl.constexpr = (ROWS + WIDTH) // 8  # of a block
     memory = gl.allocate_shared_memory(gl.float16, [STAGES * BLOCKS * UNITS, 8, 64], STORED)
-    COUNT: gl.constexpr = BLOCKS * UNITS * 1024
     LOADS: gl.constexpr = loads(BLOCKS, HALVES, COLUMNS, ALL_COLUMNS, ROWS, UNITS * 1024)
-    OF_ROWS: gl.constexpr = loads(BLOCKS, HALVES, COLUMNS, ALL_COLUMNS, ROWS, UNITS * 1024, weights_too=False)
-    OF_WEIGHTS: gl.constexpr = loads(BLOCKS, HALVES, COLUMNS, ALL_COLUMNS, ROWS, UNITS * 1024, rows_too=False)
     init_barriers(part, STAGES, BARRIERS)
-    # No kernel writes the weights, so they can arrive while the previous kernel ends.
-    for i in gl.static_range(STAGES):
-        if i < count:
-            start_load(i, (first + i) * BLOCKS * 64, rows_at, columns_at, "canny2image_product", OF_WEIGHTS,
-                       COUNT, COUNT, BARRIERS)  # fmt: skip
     wait_for_previous(part)
     for i in gl.static_range(STAGES):
         if i < count:
-            start_load(i, (first + i) * BLOCKS * 64, rows_at, columns_at, "canny2image_product", OF_ROWS, COUNT, 0,
-                       BARRIERS)  # fmt: skip
+            start_load(i, (first + i) * BLOCKS * 64, rows_at, columns_at, "canny2image_product", LOADS,
+                       BLOCKS * UNITS * 1024, BARRIERS)  # fmt: skip
     gl.thread_barrier()  # others may wait for what the first thread loads
 
     # What the end needs arrives while the products are computed. This program will finish SLICE rows.
@@ -117,7 +109,7 @@ def canny2image_product(
             gl.thread_barrier()
             before = gl.where(stage == 0, STAGES - 1, stage - 1)
             start_load(before, (first + i + STAGES - 1) * BLOCKS * 64, rows_at, columns_at, "canny2image_product",
-                       LOADS, COUNT, COUNT, BARRIERS)  # fmt: skip
+                       LOADS, BLOCKS * UNITS * 1024, BARRIERS)  # fmt: skip
         last = stage == STAGES - 1
         phase = gl.where(last, phase ^ 1, phase)
         stage = gl.where(last, 0, stage + 1)
