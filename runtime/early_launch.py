@@ -3,8 +3,8 @@
 Between two kernels in series the GPU is idle: the second starts when all memory of the first is written back. With a
 programmatic edge (CUDA C++ Programming Guide, Programmatic Dependent Launch) it starts when the last block of the first
 has ended, and its instruction griddepcontrol.wait waits for the rest. Each block of our kernels, whose names begin with
-PREFIX, executes this instruction before it reads or writes memory that other kernels write (some load weights before
-it: `early_weights.py`). So do the kernels that Inductor generates for our engines (`waiting_kernels.py`).
+PREFIX, executes this instruction before it reads or writes memory that other kernels use. So do the kernels that
+Inductor generates for our engines (`waiting_kernels.py`); those of other users of Inductor do not.
 
 After its wait, all work before such a kernel has ended, not only the previous kernel. Let a programmatic edge lead from
 kernel A to kernel B. When the wait in B returns, A has ended, and so have the nodes that A depends on: those with an
