@@ -11,6 +11,7 @@ from plugins.phase_upsampling import upsample_in_phases
 from plugins.product.compile import runs_on
 from plugins.split_k_convolution import split_convolutions
 from plugins.transformer import fuse_attention, fuse_products
+from plugins.zero_convolutions.layer import fuse_zero_convolutions
 
 
 def use_kernels(model: nn.Module) -> None:
@@ -20,6 +21,7 @@ def use_kernels(model: nn.Module) -> None:
     """
     split_convolutions(model)
     fuse_convolutions(model)  # those that were split
+    fuse_zero_convolutions(model)
     fuse_norms(model)
     fuse_attention(model)
     fuse_products(model)

@@ -10,6 +10,7 @@ import pytest
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.product.compile import ProductKernel
 from plugins.waiting import waits_first
+from plugins.zero_convolutions.compile import ZeroConvolutions
 from runtime import early_launch
 from runtime.early_launch import PREFIX, launch_early
 
@@ -116,7 +117,8 @@ def launched(
 
 def test_all_kernels_with_the_prefix_are_known_to_wait() -> None:
     """The compilation of those for Hopper looks into their PTX, and tests that compile the CUDA kernels do."""
-    checked = [ConvolutionKernel.NAME, ProductKernel.NAME, f"{PREFIX}group_norm", f"{PREFIX}update"]
+    of_hopper = ConvolutionKernel, ProductKernel, ZeroConvolutions
+    checked = [*(one.NAME for one in of_hopper), f"{PREFIX}group_norm", f"{PREFIX}update"]
     sources = [file.read_text() for ending in ("py", "cu") for file in sorted(PLUGINS.rglob(f"*.{ending}"))]
     found = [name for source in sources for name in re.findall(rf"(?m)(?:^|def |void )({PREFIX}\w+)\(", source)]
     assert sorted(found) == sorted(checked)
