@@ -17,10 +17,10 @@ def use_kernels(model: nn.Module) -> None:
     Weights and names stay the same; results differ only by rounding.
     """
     split_convolutions(model)
-    fuse_convolutions(model)  # those that were split
+    upsample_in_phases(model)
+    fuse_convolutions(model)  # those that were split, and the phases
     fuse_norms(model)
     fuse_attention(model)
     fuse_products(model)
     if runs_on(next(model.parameters()).device):
         fold_norms(model)
-    upsample_in_phases(model)

@@ -10,8 +10,9 @@ from torch import nn
 
 from ldm.blocks import AddedConv2d
 from plugins.convolution.op import _check, convolution
-from plugins.convolution.tiles import TILES, Sizes, Tile, candidates, choose, fits
+from plugins.convolution.tiles import PARTS, PHASE_TILES, TILES, Sizes, Tile, choose, fits
 from plugins.nvrtc import KernelError
+from plugins.phase_upsampling import phase_kernels
 from tests.convolutions import ODD, emulate
 
 # The tiles with the lowest times on an H200 (of several within 3%, one), by pixels and channels, for two maps.
@@ -43,7 +44,9 @@ def test_a_cluster_of_four_does_not_fill_the_gpu() -> None:
     assert choose(Sizes(1, 32, 48, 512, 512)).parts == 1, "384 programs in clusters need four rounds, not three"
 
 
-@pytest.mark.parametrize("tile", [one for outs in (64, 128) for one in candidates(outs)], ids=str)
+@pytest.mark.parametrize(
+    "tile", [replace(tile, parts=parts) for tile in (*TILES, *PHASE_TILES) for parts in PARTS], ids=str
+)
 def test_tiles_suit_the_hardware(tile: Tile) -> None:
     assert tile.shared <= 227 * 1024
     assert tile.pixels in (64, 128, 256), "the widths of a product"
@@ -62,9 +65,30 @@ def test_tiles_suit_the_hardware(tile: Tile) -> None:
 def test_every_output_is_computed_once(sizes: Sizes, tile: Tile) -> None:
     x = torch.randn(sizes.n, sizes.h, sizes.w, sizes.channels, dtype=torch.float64)
     weight = torch.randn(sizes.outs, 3, 3, sizes.channels, dtype=torch.float64)
+    extra = torch.randn(sizes.n, sizes.h, sizes.w, 192, dtype=torch.float64)
+    extra_weight = torch.randn(sizes.outs, 192, dtype=torch.float64)
     expected = F.conv2d(x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), padding=1).permute(0, 2, 3, 1)
     for parts in (1, 4):
         got, writes = emulate(replace(tile, parts=parts), x, weight)
+        assert (writes == 1).all()
+        torch.testing.assert_close(got, expected)
+        got, writes = emulate(replace(tile, parts=parts), x, weight, extra, extra_weight)
+        assert (writes == 1).all()
+        torch.testing.assert_close(got, expected + extra @ extra_weight.T)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tile"),
+    [(sizes, tile) for sizes in ODD for tile in PHASE_TILES if sizes.outs % tile.outs == 0],
+    ids=str,
+)
+def test_every_output_of_an_upsampling_is_computed_once(sizes: Sizes, tile: Tile) -> None:
+    x = torch.randn(sizes.n, sizes.channels, sizes.h, sizes.w, dtype=torch.float64)
+    weight = torch.randn(sizes.outs, sizes.channels, 3, 3, dtype=torch.float64)
+    expected = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, padding=1).permute(0, 2, 3, 1)
+    for parts in (1, 4):
+        one = replace(tile, parts=parts)
+        got, writes = emulate(one, x.permute(0, 2, 3, 1), phase_kernels(weight).permute(0, 2, 3, 1))
         assert (writes == 1).all()
         torch.testing.assert_close(got, expected)
 

@@ -28,7 +28,7 @@ class Shared(Protocol):
 class Kernel(ABC):
     """What a kernel is compiled for. Subclasses are frozen dataclasses, so that repr() describes the machine code.
 
-    The function's parameters are tensor maps, pointers and constants.
+    The function's parameters are tensor maps, pointers and constants. Maps that a kernel does not need are constants.
     """
 
     NAME: ClassVar[str]  # of the function
@@ -41,8 +41,8 @@ class Kernel(ABC):
         """The shapes of TMA's loads, one for each tensor map."""
 
     @abstractmethod
-    def constants(self) -> dict[str, int | float]:
-        """The values of the function's constexpr parameters."""
+    def constants(self) -> dict[str, int | float | None]:
+        """The values of the function's constexpr parameters, and None for maps that the kernel does not need."""
 
     @abstractmethod
     def function(self) -> Any:
@@ -86,14 +86,15 @@ def _build(kernel: Kernel) -> Any:
     function, constants, warps = kernel.function(), kernel.constants(), kernel.tile.warps
     names = function.arg_names
     constants["num_warps"] = warps
-    maps, pointers = len(kernel.boxes), kernel.POINTERS
-    signature = dict.fromkeys(names, "constexpr")
-    signature |= dict(zip(names[maps:], pointers, strict=False))
-    for name, box in zip(names[:maps], kernel.boxes, strict=True):
+    maps = len(kernel.boxes)
+    given = [name for name in names if name not in constants]
+    pointers = dict(zip(given[maps:], kernel.POINTERS, strict=True))
+    signature = dict.fromkeys(names, "constexpr") | pointers
+    for name, box in zip(given[:maps], kernel.boxes, strict=True):
         layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=len(box))
         signature[name] = f"tensordesc<fp16{box},{layout!r}>"
     values = {(names.index(name),): value for name, value in constants.items()}
-    aligned = {(index,): [["tt.divisibility", 16]] for index in range(maps, maps + len(pointers))}
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in pointers}
     source = GluonASTSource(function, signature, values, aligned)
     target = GPUTarget("cuda", 10 * HOPPER[0] + HOPPER[1], 32)
     with triton.knobs.runtime.scope():
