@@ -35,7 +35,17 @@ SHAPES = [
     *(Sizes(2, side, side, c, c) for side, c in ((8, 1280), (16, 1280), (32, 640), (64, 320))),
     *(Sizes(1, h, w, 512, 512) for h, w in ((32, 48), (64, 96))),
 ]
-
+# Convolutions with that of a skip connection: rows and columns, output channels, and channels of the skip connection.
+SKIPS = [
+    *(Sizes(2, 4, 6, 1280, 1280, extra) for extra in (2560,)),
+    *(Sizes(2, 8, 12, 1280, 1280, extra) for extra in (640, 1920, 2560)),
+    *(Sizes(2, 16, 24, 640, 640, extra) for extra in (320, 960, 1280, 1920)),
+    *(Sizes(2, 32, 48, 320, 320, extra) for extra in (640, 960)),
+]
+UPSAMPLINGS = [
+    *(Sizes(2, h, w, c, c, taps=2) for h, w, c in ((8, 12, 1280), (16, 24, 640))),
+    *(Sizes(1, h, w, c, c, taps=2) for h, w, c in ((32, 48, 512), (64, 96, 512), (128, 192, 256))),
+]
 
 Convolution = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

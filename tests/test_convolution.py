@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ldm.blocks import AddedConv2d
-from plugins.convolution.op import _check, convolution
+from plugins.convolution.op import _check, convolution, convolution_skip, upsampled_convolution
 from plugins.convolution.tiles import PARTS, PHASE_TILES, TILES, Sizes, Tile, choose, fits
 from plugins.nvrtc import KernelError
 from plugins.phase_upsampling import phase_kernels
@@ -113,6 +113,18 @@ def test_the_result_of_the_op() -> None:
         assert result.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_the_results_of_the_other_ops() -> None:
+    def empty(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, device="meta", dtype=torch.float16)
+
+    x, bias = empty(2, 64, 4, 6), empty(128)
+    skip = convolution_skip(x, empty(128, 64, 3, 3), bias, empty(2, 192, 4, 6), empty(128, 192, 1, 1), bias)
+    upsampled = upsampled_convolution(x, empty(512, 64, 2, 2), bias)
+    assert (skip.shape, upsampled.shape) == ((2, 128, 4, 6), (2, 128, 8, 12))
+    for result in (skip, upsampled):
+        assert result.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(
     ("name", "other", "sentence"),
     [
@@ -127,17 +139,38 @@ def test_the_result_of_the_op() -> None:
         ("bias", torch.empty(64).half(), r"got bias as torch.float16 \[64\]"),
         ("bias", torch.empty(129).half()[1:], "at an address that is not a multiple of 16 bytes"),
         ("residual", torch.empty(1, 128, 4, 6).half(), "got residual as"),
+        ("extra", torch.empty(2, 32, 4, 6).half(), "and a further map with 32 channels, expected in- and output chann"),
+        ("extra", torch.empty(1, 192, 4, 6).half(), "got extra as"),
+        ("extra_weight", torch.empty(128, 64, 1, 1).half(), "got extra_weight as"),
+        ("extra_bias", torch.empty(64).half(), "got extra_bias as"),
     ],
 )
 def test_unsupported_arguments(name: str, other: torch.Tensor, sentence: str) -> None:
     def last(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, dtype=torch.half, memory_format=torch.channels_last)
 
-    usual = {"x": last(2, 64, 4, 6), "weight": last(128, 64, 3, 3), "bias": torch.empty(128).half()}
-    arguments = {**usual, "residual": last(2, 128, 4, 6)}
-    _check(**arguments)
+    bias = torch.empty(128).half()
+    usual = {"x": last(2, 64, 4, 6), "weight": last(128, 64, 3, 3), "bias": bias, "residual": last(2, 128, 4, 6)}
+    extra = {"extra": last(2, 192, 4, 6), "extra_weight": last(128, 192, 1, 1), "extra_bias": bias}
+
+    def check(arguments: dict[str, torch.Tensor]) -> Sizes:
+        x, weight, bias, residual, *others = arguments.values()
+        return _check(x, weight, bias, residual, (others[0], others[1], others[2]))
+
+    assert check(usual | extra) == Sizes(2, 4, 6, 64, 128, 192)
     with pytest.raises(ValueError, match=f"convolution .*{sentence}"):
-        _check(**{**arguments, name: other})
+        check(usual | extra | {name: other})
+
+
+def test_unsupported_phases() -> None:
+    x, kernels = (
+        torch.empty(*shape).half().to(memory_format=torch.channels_last) for shape in [(2, 64, 4, 6), (512, 64, 2, 2)]
+    )
+    assert _check(x, kernels, None, taps=2) == Sizes(2, 4, 6, 64, 128, taps=2)
+    with pytest.raises(ValueError, match=r"got weight as torch.float16 \[512, 64, 2, 2\] .* expected channels-last"):
+        _check(x, kernels.contiguous(), None, taps=2)
+    with pytest.raises(ValueError, match=r"\[512, 64, 3, 3\] .* \[512, 64, 2, 2\]"):
+        _check(x, torch.empty(512, 64, 3, 3).half(), None, taps=2)
 
 
 def layers() -> nn.Sequential:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.tiles import STEP, Sizes, choose
-from plugins.hopper.arguments import check_tensors
+from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import Source, launch
 
 Extra = tuple[Tensor, Tensor, Tensor]  # a map, the weight of its 1x1 convolution, and the bias
@@ -72,8 +72,8 @@ def run(
     weight: Tensor,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
-    extra: Extra | None = None,
     result: Tensor | None = None,
+    extra: Extra | None = None,
 ) -> Tensor:
     """Return the convolution by this kernel, in `result` if given. The tensors are as the ops check them."""
     result = _empty(x, kernel.sizes) if result is None else result
@@ -109,26 +109,26 @@ def _check(
     weight: Tensor,
     bias: Tensor | None,
     residual: Tensor | None = None,
-    extra: Extra | tuple[None, None, None] = (None, None, None),
+    extra: Extra | None = None,
     taps: int = 3,
 ) -> Sizes:
     """Return the sizes. Raise ValueError for unsupported arguments."""
-    sizes = _sizes(x, weight, 0 if extra[0] is None else extra[0].shape[1], taps)
-    n, h, w, channels, outs = sizes.n, sizes.h, sizes.w, weight.shape[1], sizes.outs
+    sizes = _sizes(x, weight, extra[0].shape[1] if extra else 0, taps)
+    n, h, w, outs, channels = sizes.n, sizes.h, sizes.w, sizes.outs, weight.shape[1]
     if channels % STEP or outs % STEP or sizes.extra % STEP:
+        also = f" and a further map with {sizes.extra} channels" if extra else ""
         raise ValueError(
-            f"convolution got weight {list(weight.shape)}"
-            f"{f' and a map with {sizes.extra} channels' if sizes.extra else ''}, expected in- and output channels "
-            f"that are multiples of {STEP}: use torch.nn.functional.conv2d"
+            f"convolution got weight {list(weight.shape)}{also}, expected in- and output channels that are multiples "
+            f"of {STEP}: use torch.nn.functional.conv2d"
         )
-    tensors = [
+    tensors: list[Expected] = [
         ("x", x, (n, channels, h, w)),
         ("weight", weight, (sizes.phases * outs, channels, taps, taps)),
         ("bias", bias, (outs,)),
         ("residual", residual, (n, outs, h, w)),
-        ("extra", extra[0], (n, sizes.extra, h, w)),
-        ("extra_weight", extra[1], (outs, sizes.extra, 1, 1)),
-        ("extra_bias", extra[2], (outs,)),
     ]
+    if extra:
+        shapes = (n, sizes.extra, h, w), (outs, sizes.extra, 1, 1), (outs,)
+        tensors += zip(("extra", "extra_weight", "extra_bias"), extra, shapes, strict=True)
     check_tensors("convolution", tensors, x.device, torch.float16)
     return sizes
