@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
-from benchmarks.convolution import SD15, SHAPES, SKIPS, UPSAMPLINGS
+from benchmarks.convolution import SD15, SHAPES, SKIPS, UPSAMPLINGS, plain_skip
 from cldm.compiled_files import Compiled
 from cldm.tricks.time_table import move_biases
 from ldm.blocks import ResBlock, Upsample
@@ -89,12 +89,6 @@ def with_skip(sizes: Sizes) -> tuple[Tensor, ...]:
     x, weight, bias, _ = inputs(sizes)
     extra = random(sizes.n, sizes.extra, sizes.h, sizes.w)
     return x, weight, bias, extra, random(sizes.outs, sizes.extra, 1, 1, scale=sizes.extra**-0.5), 2 * bias
-
-
-def plain_skip(
-    x: Tensor, weight: Tensor, bias: Tensor, extra: Tensor, extra_weight: Tensor, extra_bias: Tensor
-) -> Tensor:
-    return F.conv2d(extra, extra_weight, extra_bias) + F.conv2d(x, weight, bias, padding=1)
 
 
 @pytest.mark.parametrize("sizes", [*SKIPS, *(replace(one, extra=320) for one in ODD)], ids=str)

@@ -107,12 +107,11 @@ TILES = (
 
 # For the phases of an upsampling.
 PHASE_TILES = (
-    Tile(8, 2, 4, 128, stages=4, taps=2),
+    Tile(8, 2, 4, 128, stages=5, taps=2),
     Tile(8, 2, 8, 64, stages=6, taps=2),
     Tile(16, 1, 8, 64, stages=6, taps=2),
-    Tile(16, 1, 8, 128, stages=4, taps=2),
-    Tile(16, 1, 16, 64, stages=4, taps=2),
-    Tile(16, 2, 8, 64, stages=4, taps=2),
+    Tile(16, 1, 16, 64, stages=3, taps=2),
+    Tile(16, 2, 8, 64, stages=3, taps=2),
     Tile(16, 1, 16, 128, stages=3, taps=2),
 )
 
