@@ -20,6 +20,10 @@ class AddedConv2d(nn.Conv2d):
         """Return x plus the convolution of h, both [n, channels, h, w]."""
         return x + self(h)
 
+    def add_to_skip(self, skip: nn.Module, x: Tensor, h: Tensor) -> Tensor:
+        """Return skip(x) plus the convolution of h."""
+        return self.add_to(skip(x), h)
+
 
 class ResBlock(nn.Module):
     """Two convolutions with a skip connection; the time shift is added between them.
@@ -51,7 +55,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:
         # x: [n, channels, h, w], shift: [n or 1, out_channels]
         h = self.out_layers[0](self.in_layers(x), shift)
-        return self.last_convolution.add_to(self.skip_connection(x), h)
+        return self.last_convolution.add_to_skip(self.skip_connection, x, h)
 
     @property
     def last_convolution(self) -> AddedConv2d:

@@ -36,7 +36,7 @@ class BiasInShift(ResBlock):
         h = self.in_layers[0](x)
         h = self.first_convolution._conv_forward(h, self.first_convolution.weight, bias=None)
         h = self.out_layers[0](h, shift)
-        return self.last_convolution.add_to(self.skip_connection(x), h)
+        return self.last_convolution.add_to_skip(self.skip_connection, x, h)
 
     @property
     def first_convolution(self) -> nn.Conv2d:
