@@ -38,13 +38,15 @@ def choose_launch(
     channels_last: bool,
     clusters: bool,
     shift: bool = False,
+    joined: int = 0,
 ) -> Launch:
     """Return the launch parameters for maps of this size.
 
-    clusters: whether the GPU has thread block clusters (compute capability 9.0 or higher).
+    clusters: whether the GPU has thread block clusters (compute capability 9.0 or higher). joined: the channels of the
+    first map if the kernel joins two, otherwise 0.
     Raises ValueError for sizes that the kernel does not support.
     """
-    vector, span = _cut_channels(images, channels, pixels, groups, channels_last, shift)
+    vector, span = _cut_channels(images, channels, pixels, groups, channels_last, shift, joined)
     cluster = _count_blocks(images * channels // span, pixels * span // vector) if clusters else 1
     width = span // vector if channels_last else 1  # vectors per pixel
     per_block = -(-(pixels * span // vector) // width // cluster) * width
@@ -54,15 +56,23 @@ def choose_launch(
     chunks = -(-per_thread // MAX_HOLD)
     constants = {
         "CHANNELS": channels, "GROUPS": groups, "CHANNELS_LAST": int(channels_last), "SHIFT": int(shift),
-        "SILU": int(silu), "EPS": eps, "VECTOR": vector, "SPAN": span, "CLUSTER": cluster, "THREADS": threads,
-        "HOLD": -(-per_thread // chunks),
+        "JOINED": joined, "SILU": int(silu), "EPS": eps, "VECTOR": vector, "SPAN": span, "CLUSTER": cluster,
+        "THREADS": threads, "HOLD": -(-per_thread // chunks),
     }  # fmt: skip
     defines = tuple((name, str(value)) for name, value in constants.items())
     return Launch(defines, (cluster, channels // span, images), threads)
 
 
+def can_join(channels: int, groups: int, joined: int) -> bool:
+    """Return whether the kernel supports two channels-last maps as input, the first with `joined` of the channels."""
+    if channels % groups or not 0 < joined < channels:
+        return False
+    vector, span = _widest(channels, channels // groups, joined)
+    return vector > 1 and span // vector <= MAX_THREADS
+
+
 def _cut_channels(
-    images: int, channels: int, pixels: int, groups: int, channels_last: bool, shift: bool
+    images: int, channels: int, pixels: int, groups: int, channels_last: bool, shift: bool, joined: int
 ) -> tuple[int, int]:
     """Return values per load and channels per span, the part of a map that one cluster processes. Raises ValueError."""
     if min(images, channels, pixels, groups) < 1 or channels % groups or images * channels * pixels >= 2**30:
@@ -72,13 +82,19 @@ def _cut_channels(
         )
     group = channels // groups
     if channels_last:
-        vector, span = _widest(channels, group)
+        vector, span = _widest(channels, group, joined)
     else:
         vector, span = gcd(pixels, 8), group
     if shift and not (channels_last and span // vector <= MAX_THREADS):
         raise ValueError(
             f"group_norm got a shift with groups of {group} channels and channels_last={channels_last}, expected "
             f"channels-last maps and groups of at most {MAX_THREADS} loads: add the shift to x before the call"
+        )
+    if joined and not (channels_last and can_join(channels, groups, joined)):
+        raise ValueError(
+            f"group_norm got maps of {joined} and {channels - joined} channels to join in {groups} groups and "
+            f"channels_last={channels_last}, expected channels-last maps of even numbers of channels and groups of at "
+            f"most {MAX_THREADS} loads: join them before the call"
         )
     return vector, span
 
@@ -91,13 +107,14 @@ def _count_blocks(spans: int, vectors: int) -> int:
     return cluster
 
 
-def _widest(channels: int, group: int) -> tuple[int, int]:
+def _widest(channels: int, group: int, joined: int) -> tuple[int, int]:
     """Return the values per load and the channels per span: whole groups and whole loads.
 
-    Of loads of 16 and 8 bytes, those with the smaller spans: more spans mean fewer groups for a block to merge.
+    No load has channels of two joined maps. Of loads of 16 and 8 bytes, those with the smaller spans: more spans mean
+    fewer groups for a block to merge.
     """
     for vectors in ((8, 4), (2,)):
-        spans = {vector: _at_least_a_sector(lcm(group, vector), channels) for vector in vectors}
+        spans = {vector: _at_least_a_sector(lcm(group, vector), channels) for vector in vectors if not joined % vector}
         fitting = [
             (span, -vector)
             for vector, span in spans.items()

@@ -5,6 +5,7 @@ CUDA graph.
 """
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -42,15 +43,10 @@ def group_norm(
     """
     channels_last = _check(x, weight, bias, shift)
     n, channels, h, w = x.shape
-    major, minor = torch.cuda.get_device_capability(x.device)
     sizes = n, channels, h * w, groups, eps, silu, channels_last
-    launch = choose_launch(*sizes, clusters=major >= 9, shift=shift is not None)
+    launch = choose_launch(*sizes, clusters=has_clusters(x.device), shift=shift is not None)
     y = torch.empty_like(x)
-    with torch.cuda.device(x.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        kernel = _load(launch, 10 * major + minor, torch.cuda.current_device())
-        inputs = [tensor.data_ptr() for tensor in (x, weight, bias, shift) if tensor is not None]
-        _launch(kernel, launch, stream, (*inputs, h * w, y.data_ptr()))
+    run(launch, [tensor for tensor in (x, weight, bias, shift) if tensor is not None], h * w, [y])
     return y
 
 
@@ -91,6 +87,23 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> boo
     return channels_last
 
 
+def has_clusters(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def run(launch: Launch, inputs: Sequence[Tensor], pixels: int, outputs: Sequence[Tensor]) -> None:
+    """Launch the kernel, whose parameters are these, on the current stream of the tensors' device."""
+    from cuda.bindings import driver
+
+    with torch.cuda.device(outputs[0].device):
+        major, minor = torch.cuda.get_device_capability()
+        kernel = _load(launch, 10 * major + minor, torch.cuda.current_device())
+        values = *(one.data_ptr() for one in inputs), pixels, *(one.data_ptr() for one in outputs)
+        types = *(ctypes.c_void_p for _ in inputs), ctypes.c_int, *(ctypes.c_void_p for _ in outputs)
+        stream = torch.cuda.current_stream().cuda_stream
+        call(driver.cuLaunchKernel, kernel, *launch.grid, launch.threads, 1, 1, 0, stream, (values, types), 0)
+
+
 @cache
 def _load(launch: Launch, architecture: int, device: int) -> Any:
     """Load the kernel on the current device, permanently. `device` is the current device, as part of the cache key."""
@@ -98,10 +111,3 @@ def _load(launch: Launch, architecture: int, device: int) -> Any:
 
     module = call(driver.cuModuleLoadData, cubin(SOURCE, launch.defines, architecture))
     return call(driver.cuModuleGetFunction, module, NAME.encode())
-
-
-def _launch(kernel: Any, launch: Launch, stream: int, values: tuple[int, ...]) -> None:
-    from cuda.bindings import driver
-
-    types = (*[ctypes.c_void_p] * (len(values) - 2), ctypes.c_int, ctypes.c_void_p)
-    call(driver.cuLaunchKernel, kernel, *launch.grid, launch.threads, 1, 1, 0, stream, (values, types), 0)
