@@ -2,23 +2,22 @@
 //
 // A group spans all pixels of an image, so its statistics need either a second kernel or communication between blocks.
 // Here up to eight blocks form a cluster: they divide the pixels of one span of channels (one or several whole groups)
-// among themselves and read each other's means and squared deviations from shared memory. Each thread keeps its last
-// values in registers, so a map that fits is read once. All sums have a fixed order, so every run gives the same bits.
+// among themselves, and each warp sends its means and squared deviations into the shared memory of all of them. Each
+// thread keeps its last values in registers, so a map that fits is read once. All sums have a fixed order, so every run
+// gives the same bits. For larger maps see large.cu.
 //
-// Grid: (CLUSTER, CHANNELS / SPAN, images), blocks of THREADS. compile.py sets these constants with -D:
+// The input may also be two maps, x and skip + residual, whose channels follow each other; the kernel then writes them
+// as one map, too.
+//
+// Grid: (CLUSTER, CHANNELS / SPAN, images), blocks of THREADS. launch.py sets these constants with -D:
 //   CHANNELS, GROUPS; CHANNELS_LAST: 1 for [n, pixels, c], 0 for [n, c, pixels]; SHIFT, SILU: 1 or 0; EPS
+//   JOINED: the channels of x if there are two maps, otherwise 0
 //   VECTOR: values per load; SPAN: channels per cluster; CLUSTER: blocks per cluster; THREADS: threads per block
 //   HOLD: vectors kept in registers per thread
 
 using Half = unsigned short;  // float16 bits; NVRTC may be installed without cuda_fp16.h
 struct alignas(2 * VECTOR) Vector { Half at[VECTOR]; };
 
-#ifndef STORE
-#define STORE 2
-#endif
-#ifndef EXCHANGE
-#define EXCHANGE 0
-#endif
 constexpr int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
 
 constexpr int GROUP = CHANNELS / GROUPS;                                  // channels per group
@@ -30,8 +29,8 @@ constexpr int ROWS = THREADS / COLUMNS;
 constexpr int ACTIVE = ROWS * COLUMNS;
 constexpr int PIECE = CHANNELS_LAST ? gcd(VECTOR, GROUP) : VECTOR;        // values of a vector that share a group
 constexpr int PIECES = VECTOR / PIECE;
-constexpr int SHARES = FIXED ? GROUP / PIECE : 1;                         // pieces of a group in one row of threads
 constexpr int WARPS = THREADS / 32;
+constexpr int PARTS = CLUSTER * WARPS;                                    // parts of a group's statistics
 static_assert(CHANNELS % SPAN == 0 && SPAN % GROUP == 0 && THREADS % 32 == 0,
               "SPAN needs whole groups, THREADS whole warps");
 static_assert(!CHANNELS_LAST || SPAN % VECTOR == 0, "SPAN must be whole vectors");
@@ -74,31 +73,59 @@ __device__ float warp_sum(float value) {
     return value;
 }
 
-// Reads the variable at `local` from the shared memory of block `rank` of the cluster.
-__device__ float read_from(int rank, const float* local) {
-    if (CLUSTER == 1) return *local;
-    unsigned address = __cvta_generic_to_shared(local);
-    float value;
-    asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
-    return value;
+struct alignas(16) Stats { float count, mean, squares; };  // squares: the sum of squared deviations from the mean
+
+// Merges the statistics of all lanes of a warp, each with N parts, always in the same order.
+template <int N> __device__ Stats merge(const Stats (&parts)[N]) {
+    float count = 0, sum = 0, squares = 0;
+    for (const Stats& part : parts) count += part.count, sum += part.count * part.mean;
+    count = warp_sum(count);
+    const float mean = warp_sum(sum) / fmaxf(count, 1);  // without pixels the count is 0
+    for (const Stats& part : parts) squares += part.squares + part.count * (part.mean - mean) * (part.mean - mean);
+    return {count, mean, warp_sum(squares)};
 }
 
-// A barrier of the whole cluster in two halves. If CLUSTER is 1, the first is a block barrier, the second does nothing.
-__device__ void cluster_arrive() {
-    if (CLUSTER > 1) asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-    else __syncthreads();
-}
-__device__ void cluster_arrive_relaxed() {
-    if (CLUSTER > 1) asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
-    else __syncthreads();
-}
-__device__ unsigned shared_address(const void* local) { return __cvta_generic_to_shared(local); }
-__device__ unsigned mapped(unsigned address, int rank) {
-    asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
+// What all warps of a cluster send to all of its blocks. A barrier of the cluster in its place would first wait until
+// all earlier writes have reached the GPU's memory.
+__shared__ Stats received[SPAN_GROUPS][PARTS];
+__shared__ unsigned long long arrivals;  // counts the bytes that have arrived, if CLUSTER > 1
+
+// The address of a variable in the shared memory of another block of the cluster.
+__device__ unsigned address(const void* local, int rank) {
+    unsigned address = __cvta_generic_to_shared(local);
+    asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
     return address;
 }
-__device__ void cluster_wait() { if (CLUSTER > 1) asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
+// A block may send when all blocks have begun to receive, and exit when it has received everything.
+__device__ void begin_receiving() {
+    if (CLUSTER == 1) return;
+    if (threadIdx.x == 0) {
+        const unsigned counter = __cvta_generic_to_shared(&arrivals);
+        asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(counter) : "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(counter), "n"(sizeof received));
+    }
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+}
+
+__device__ void wait_for_receivers() { if (CLUSTER > 1) asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
+__device__ void send(const Stats& stats, int group, int rank) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    Stats& to = received[group][rank * WARPS + warp];
+    if (CLUSTER == 1 && lane == 0) to = stats;
+    if (CLUSTER > 1 && lane < CLUSTER)
+        asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %3}, [%4];"
+                     ::"r"(address(&to, lane)), "f"(stats.count), "f"(stats.mean), "f"(stats.squares),
+                       "r"(address(&arrivals, lane)) : "memory");
+}
+
+__device__ void wait_for_statistics() {
+    if (CLUSTER == 1) return __syncthreads();
+    asm volatile("{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared.b64 done, [%0], 0;\n@!done bra again;\n}"
+                 ::"r"(unsigned(__cvta_generic_to_shared(&arrivals))) : "memory");
+}
 
 // Waits for the previous kernel: see runtime/early_launch.py. What it may have written is read without __restrict__,
 // because the compiler may move loads of memory that it takes for constant.
@@ -124,26 +151,12 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
            , Half* __restrict__ joined
 #endif
 ) {
-    __shared__ float counts[THREADS], means[PIECES][THREADS], squares[PIECES][THREADS];      // per thread
-    __shared__ float block_count, block_mean[SPAN_GROUPS], block_squares[SPAN_GROUPS];       // read by other blocks
-    __shared__ float group_mean[SPAN_GROUPS], group_scale[SPAN_GROUPS];
-
-#if EXCHANGE == 2 && CLUSTER > 1
-    __shared__ alignas(8) unsigned long long arrived;
-    __shared__ alignas(16) float received[SPAN_GROUPS][CLUSTER][4];
-    if (threadIdx.x == 0) {
-        asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(&arrived)) : "memory");
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(&arrived)),
-                     "r"(CLUSTER * SPAN_GROUPS * 16) : "memory");
-    }
-    cluster_arrive_relaxed();
-#endif
+    begin_receiving();
     wait_for_previous();
     const int thread = threadIdx.x, rank = blockIdx.x, channel = blockIdx.y * SPAN;
     const int start = blockIdx.z * pixels * CHANNELS + (CHANNELS_LAST ? channel : channel * pixels);
 #if JOINED
-    const int own = channel + threadIdx.x % WIDTH * VECTOR;
+    const int own = channel + thread % WIDTH * VECTOR;
     const bool added = own >= JOINED;  // whether this thread's channels are those of skip + residual
     const int stride = added ? CHANNELS - JOINED : JOINED;
     const int begin = blockIdx.z * pixels * stride + own - added * JOINED;
@@ -216,7 +229,7 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
     for (int chunk = 0; chunk < chunks; ++chunk) {
         const int loaded = load_chunk(chunk);
         if (!loaded) break;
-#if JOINED && STORE == 0
+#if JOINED
         store_joined(chunk);
 #endif
         const float more = loaded * PIECE, inverse = 1 / more, share = more / (count + more);
@@ -241,80 +254,36 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
         }
         count += more;
     }
-    counts[thread] = count;
-    for (int p = 0; p < PIECES; ++p) means[p][thread] = mean[p], squares[p][thread] = square[p];
-    __syncthreads();
 
-    // Merges the statistics of this block's threads, one warp per group.
-    for (int group = thread / 32; group < SPAN_GROUPS; group += WARPS) {
-        float n = 0, sum = 0, total = 0;
-        const auto for_each_piece = [&](auto&& add) {
-            for (int i = thread % 32; i < ROWS * SHARES; i += 32) {
-                const int piece = group * SHARES + i % SHARES, at = i / SHARES * COLUMNS + piece / PIECES;
-                add(counts[at], means[piece % PIECES][at], squares[piece % PIECES][at]);
-            }
-        };
-        for_each_piece([&](float m, float average, float) { n += m, sum += m * average; });
-        n = warp_sum(n);
-        const float centre = warp_sum(sum) / fmaxf(n, 1);  // a block without pixels has n = 0
-        for_each_piece([&](float m, float average, float deviations) {
-            total += deviations + m * (average - centre) * (average - centre);
-        });
-        total = warp_sum(total);
-#if EXCHANGE == 2 && CLUSTER > 1
-        if (group < WARPS) cluster_wait();
-        if (const int lane = thread % 32; lane < CLUSTER)
-            asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
-                ::"r"(mapped(shared_address(received[group][rank]), lane)), "f"(n), "f"(centre), "f"(total), "f"(0.f),
-                  "r"(mapped(shared_address(&arrived), lane)) : "memory");
-#else
-        if (thread % 32 == 0) block_count = n, block_mean[group] = centre, block_squares[group] = total;
-#endif
-    }
-#if EXCHANGE == 2 && CLUSTER > 1
-    if (thread / 32 >= SPAN_GROUPS) cluster_wait();
-    asm volatile("{\n.reg .pred p;\nwaiting:\nmbarrier.try_wait.parity.shared.b64 p, [%0], 0;\n@!p bra waiting;\n}"
-                 ::"r"(shared_address(&arrived)) : "memory");
-#else
-    cluster_arrive(), cluster_wait();
-#endif
-#if JOINED && STORE == 1
-    if (chunks == 1) store_joined(0);
-#endif
-
-    // Merges the statistics of the cluster's blocks, always in the same order.
-    for (int group = thread; group < SPAN_GROUPS; group += THREADS) {
-        float n[CLUSTER], means[CLUSTER], count = 0, sum = 0, total = 0;
+    // Merges the statistics of each warp's threads, then those of all warps of the cluster.
+    const auto group_of = [&](int j) { return FIXED ? (thread % WIDTH * VECTOR + j) / GROUP : 0; };
+    wait_for_receivers();
 #pragma unroll
-        for (int other = 0; other < CLUSTER; ++other) {
-#if EXCHANGE == 2 && CLUSTER > 1
-            n[other] = received[group][other][0], means[other] = received[group][other][1];
-            total += received[group][other][2];
-#else
-            n[other] = read_from(other, &block_count), means[other] = read_from(other, &block_mean[group]);
-            total += read_from(other, &block_squares[group]);
-#endif
-            count += n[other], sum += n[other] * means[other];
-        }
-        const float mean = sum / count;
-#pragma unroll
-        for (int other = 0; other < CLUSTER; ++other) total += n[other] * (means[other] - mean) * (means[other] - mean);
-        group_mean[group] = mean, group_scale[group] = rsqrtf(total / count + float(EPS));
+    for (int group = 0; group < SPAN_GROUPS; ++group) {
+        Stats parts[PIECES];
+        for (int p = 0; p < PIECES; ++p)
+            parts[p] = group_of(p * PIECE) == group ? Stats{count, mean[p], square[p]} : Stats{};
+        send(merge(parts), group, rank);
     }
-#if EXCHANGE == 1
-    cluster_arrive_relaxed();
-#elif EXCHANGE == 0 || CLUSTER == 1
-    cluster_arrive();  // no block may exit while another reads from it; cluster_wait() follows at the end
-#endif
-    __syncthreads();
+    wait_for_statistics();
+    float means[VECTOR], deviations[VECTOR];  // of each value's group; 1 / standard deviation
+#pragma unroll
+    for (int group = 0; group < SPAN_GROUPS; ++group) {
+        Stats parts[(PARTS + 31) / 32] = {};
+        for (int i = 0; i < (PARTS + 31) / 32; ++i)
+            if (const int part = i * 32 + thread % 32; part < PARTS) parts[i] = received[group][part];
+        const Stats all = merge(parts);
+        const float deviation = rsqrtf(all.squares / all.count + float(EPS));
+        for (int j = 0; j < VECTOR; ++j)
+            if (group_of(j) == group) means[j] = all.mean, deviations[j] = deviation;
+    }
 
     float scale[VECTOR], offsets[VECTOR];
     const auto prepare = [&] {  // scale and offset of each value in a vector
 #pragma unroll
         for (int j = 0; j < VECTOR; ++j) {
-            const int group = FIXED ? (thread % WIDTH * VECTOR + j) / GROUP : 0;
-            scale[j] = group_scale[group] * to_float(weights.at[j]);
-            offsets[j] = to_float(biases.at[j]) - group_mean[group] * scale[j];
+            scale[j] = deviations[j] * to_float(weights.at[j]);
+            offsets[j] = to_float(biases.at[j]) - means[j] * scale[j];
         }
     };
     if constexpr (FIXED) prepare();
@@ -322,9 +291,6 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
     // Last chunk first: it is still in registers, and recently read chunks are most likely still in the cache.
     for (int chunk = chunks - 1; chunk >= 0; --chunk) {
         if (chunk < chunks - 1) load_chunk(chunk);
-#if JOINED && STORE > 0
-        if (STORE == 2 || chunks > 1) store_joined(chunk);
-#endif
 #pragma unroll
         for (int k = 0; k < HOLD; ++k) {
             const int i = index(chunk, k);
@@ -340,7 +306,4 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
             *reinterpret_cast<Vector*>(y + offset(i)) = result;
         }
     }
-#if EXCHANGE != 2
-    cluster_wait();
-#endif
 }

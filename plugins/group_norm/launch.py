@@ -14,18 +14,20 @@ MAX_CLUSTER = 8  # blocks; every GPU with clusters supports 8
 MAX_THREADS = 512
 FEW = {128: 8, 256: 16}  # threads per block, and vectors per thread up to which they are enough
 MAX_HOLD = 8  # vectors kept in registers per thread
-BLOCKS = 256  # enough to occupy an H200's 132 multiprocessors
-WORTH_A_BLOCK = 256  # minimum vectors per block when a span is split
+BLOCKS = 512  # enough to occupy an H200's 132 multiprocessors
+WORTH_A_BLOCK = 240  # minimum vectors per block when a span is split
 SECTOR = 16  # float16 values in 32 bytes, the smallest memory access
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Launch parameters for maps of one size: the kernel's compile-time constants, grid and threads per block."""
+    """Launch parameters for maps of one size: the kernel's compile-time constants, grid, threads per block and name."""
 
     defines: Defines
     grid: tuple[int, int, int]
     threads: int
+    source: Path = SOURCE
+    name: str = NAME
 
 
 def choose_launch(

@@ -1,4 +1,4 @@
-"""torch.ops.canny2image.group_norm: GroupNorm (Wu and He 2018), optionally followed by SiLU, as one kernel.
+"""torch.ops.canny2image.group_norm: GroupNorm (Wu and He 2018), optionally followed by SiLU, as one kernel, or two.
 
 On a GPU, the first call for each size of maps compiles and loads the kernel. Only later calls can be captured into a
 CUDA graph.
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugins.group_norm.launch import NAME, SOURCE, Launch, choose_launch
+from plugins.group_norm.large import is_large, large_launches
+from plugins.group_norm.launch import Launch, choose_launch
 from plugins.nvrtc import call, cubin
 
 
@@ -37,15 +38,22 @@ def group_norm(
     """Compute GroupNorm of x + shift over the channels of a group and all pixels, then SiLU if `silu`.
 
     x: [n, c, h, w], channels-last or contiguous, and the result has the same layout; weight, bias: [c]; shift: [1, c],
-    only with channels-last x. On a GPU all must be float16, and one kernel computes in float32; a CPU uses `reference`.
+    only with channels-last x. On a GPU all must be float16, and one kernel, or two for large maps, computes in float32;
+    a CPU uses `reference`.
     On a GPU, raises ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or
     launched.
     """
     channels_last = _check(x, weight, bias, shift)
     n, channels, h, w = x.shape
     sizes = n, channels, h * w, groups, eps, silu, channels_last
-    launch = choose_launch(*sizes, clusters=has_clusters(x.device), shift=shift is not None)
     y = torch.empty_like(x)
+    if shift is None and is_large(n, channels, h * w, groups, channels_last):
+        ranges, stats, normalize = large_launches(n, channels, h * w, groups, eps, silu)
+        parts = torch.empty(n, groups, ranges, 4, device=x.device)
+        run(stats, [x], h * w, [parts])
+        run(normalize, [x, weight, bias, parts], h * w, [y])
+        return y
+    launch = choose_launch(*sizes, clusters=has_clusters(x.device), shift=shift is not None)
     run(launch, [tensor for tensor in (x, weight, bias, shift) if tensor is not None], h * w, [y])
     return y
 
@@ -109,5 +117,5 @@ def _load(launch: Launch, architecture: int, device: int) -> Any:
     """Load the kernel on the current device, permanently. `device` is the current device, as part of the cache key."""
     from cuda.bindings import driver
 
-    module = call(driver.cuModuleLoadData, cubin(SOURCE, launch.defines, architecture))
-    return call(driver.cuModuleGetFunction, module, NAME.encode())
+    module = call(driver.cuModuleLoadData, cubin(launch.source, launch.defines, architecture))
+    return call(driver.cuModuleGetFunction, module, launch.name.encode())
