@@ -9,10 +9,10 @@ from plugins.nvrtc import Defines
 SOURCE = Path(__file__).with_name("kernel.cu")
 NAME = "canny2image_group_norm"  # the kernel's function in it
 
-# Within 8% of the best of about 100 launches for each of 16 sizes on an H200 (docs/performance.md).
+# Within 8% of the best of 10 to 50 launches for each of 22 sizes on an H200 (docs/performance.md).
 MAX_CLUSTER = 8  # blocks; every GPU with clusters supports 8
 MAX_THREADS = 512
-FEW = {128: 8, 256: 16}  # threads per block, and vectors per thread up to which they are enough
+FEW = {128: 32, 256: 64}  # threads per block, and values per thread up to which they are enough
 MAX_HOLD = 8  # vectors kept in registers per thread
 BLOCKS = 512  # enough to occupy an H200's 132 multiprocessors
 WORTH_A_BLOCK = 240  # minimum vectors per block when a span is split
@@ -52,7 +52,7 @@ def choose_launch(
     cluster = _count_blocks(images * channels // span, pixels * span // vector) if clusters else 1
     width = span // vector if channels_last else 1  # vectors per pixel
     per_block = -(-(pixels * span // vector) // width // cluster) * width
-    enough = (few for few, most in FEW.items() if per_block <= few * most and width <= few)
+    enough = (few for few, most in FEW.items() if per_block * max(vector, 4) <= few * most and width <= few)
     threads = next(enough, MAX_THREADS)
     per_thread = -(-per_block // (threads // width * width or threads))
     chunks = -(-per_thread // MAX_HOLD)
@@ -112,11 +112,12 @@ def _count_blocks(spans: int, vectors: int) -> int:
 def _widest(channels: int, group: int, joined: int) -> tuple[int, int]:
     """Return the values per load and the channels per span: whole groups and whole loads.
 
-    No load has channels of two joined maps. Of loads of 16 and 8 bytes, those with the smaller spans: more spans mean
+    No load has channels of two joined maps, for which wider spans were faster. Of loads of 16 and 8 bytes, those with the smaller spans: more spans mean
     fewer groups for a block to merge.
     """
+    least = 2 * SECTOR if joined else SECTOR
     for vectors in ((8, 4), (2,)):
-        spans = {vector: _at_least_a_sector(lcm(group, vector), channels) for vector in vectors if not joined % vector}
+        spans = {vector: _widened(lcm(group, vector), channels, least) for vector in vectors if not joined % vector}
         fitting = [
             (span, -vector)
             for vector, span in spans.items()
@@ -125,10 +126,10 @@ def _widest(channels: int, group: int, joined: int) -> tuple[int, int]:
         if fitting:
             span, vector = min(fitting)
             return -vector, span
-    return 1, _at_least_a_sector(group, channels)
+    return 1, _widened(group, channels, least)
 
 
-def _at_least_a_sector(span: int, channels: int) -> int:
-    while span < SECTOR and channels % (2 * span) == 0:
+def _widened(span: int, channels: int, least: int) -> int:
+    while span < least and channels % (2 * span) == 0:
         span *= 2
     return span
