@@ -1,6 +1,7 @@
 """A 3x3 convolution that uses our kernel under torch.compile."""
 
 import logging
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from plugins.compiling import compiles_half
 from plugins.convolution.compile import check_compiler
 from plugins.convolution.op import convolution
-from plugins.convolution.tiles import Sizes, fits
+from plugins.convolution.padded import PaddedConv2d
+from plugins.convolution.tiles import STEP, Sizes, fits
 from plugins.hopper.compile import HOPPER
 from plugins.nvrtc import KernelError
 from plugins.split_k_convolution import SplitKConv2d
@@ -35,7 +37,7 @@ class FusedConv2d(SplitKConv2d):
 
 
 def fuse_convolutions(model: nn.Module) -> None:
-    """Turn the `SplitKConv2d`s with stride 1 of a model on a Hopper GPU into `FusedConv2d`, in place.
+    """Turn the `SplitKConv2d`s with stride 1 of a model on a Hopper GPU into those of our kernel, in place.
 
     Weights and names stay the same; results differ only by rounding. If the kernel cannot be compiled, the layers stay.
     """
@@ -48,7 +50,11 @@ def fuse_convolutions(model: nn.Module) -> None:
         return
     for module in model.modules():
         if type(module) is SplitKConv2d and module.stride == (1, 1):
-            module.__class__ = FusedConv2d
+            if module.out_channels < STEP and module.in_channels % STEP == 0:
+                module.__class__ = PaddedConv2d
+                cast(PaddedConv2d, module).pad()
+            else:
+                module.__class__ = FusedConv2d
 
 
 def _channels_last(x: Tensor) -> Tensor:

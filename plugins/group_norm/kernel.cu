@@ -156,7 +156,7 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
     const int thread = threadIdx.x, rank = blockIdx.x, channel = blockIdx.y * SPAN;
     const int start = blockIdx.z * pixels * CHANNELS + (CHANNELS_LAST ? channel : channel * pixels);
 #if JOINED
-    const int own = channel + thread % WIDTH * VECTOR;
+    const int own = channel + threadIdx.x % WIDTH * VECTOR;
     const bool added = own >= JOINED;  // whether this thread's channels are those of skip + residual
     const int stride = added ? CHANNELS - JOINED : JOINED;
     const int begin = blockIdx.z * pixels * stride + own - added * JOINED;

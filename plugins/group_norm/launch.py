@@ -112,8 +112,8 @@ def _count_blocks(spans: int, vectors: int) -> int:
 def _widest(channels: int, group: int, joined: int) -> tuple[int, int]:
     """Return the values per load and the channels per span: whole groups and whole loads.
 
-    No load has channels of two joined maps, for which wider spans were faster. Of loads of 16 and 8 bytes, those with the smaller spans: more spans mean
-    fewer groups for a block to merge.
+    No load has channels of two joined maps, for which wider spans were faster. Of loads of 16 and 8 bytes, those with
+    the smaller spans: more spans mean fewer groups for a block to merge.
     """
     least = 2 * SECTOR if joined else SECTOR
     for vectors in ((8, 4), (2,)):
