@@ -15,6 +15,7 @@ from torch.utils.cpp_extension import CUDA_HOME
 
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.tiles import PHASE_TILES, TILES, Sizes, Tile
+from plugins.group_norm.large import large_launches
 from plugins.group_norm.launch import SOURCE, choose_launch
 from plugins.hopper.compile import compile_kernel
 from plugins.nvrtc import compile_ptx
@@ -47,6 +48,13 @@ def nvrtc() -> None:
 @pytest.mark.parametrize("capability", SHARED)
 def test_group_norm_compiles(capability: int, shape: tuple[int, int, int, int], channels_last: bool) -> None:
     assert f".target sm_{capability}".encode() in compile_for(capability, shape, channels_last)
+
+
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("capability", SHARED)
+def test_group_norm_of_large_maps_compiles(capability: int) -> None:
+    _, launch, _ = large_launches(1, 128, 256 * 384, 32, 1e-5, silu=True)
+    assert f".target sm_{capability}".encode() in compile_ptx(launch.source, launch.defines, capability)
 
 
 @pytest.mark.usefixtures("nvrtc")
