@@ -166,6 +166,11 @@ class Pipeline:
         self._enqueue("decoder")
 
     @property
+    def waiting(self) -> tuple[str, ...]:
+        """The beginnings of names of the engines' kernels that wait: see `runtime/early_launch.py`."""
+        return tuple({name for engine in self.engines.values() for name in engine.waiting})
+
+    @property
     def settings(self) -> dict[str, str]:
         """How a picture is generated: backend, evaluations and graph."""
         plan, graph = self.shape.plan, self.graph
@@ -180,7 +185,7 @@ class Pipeline:
         """Run once more on the current buffers, as a graph if there is one, and return the span of every stage."""
         self.clock = Timeline(self.device)
         try:
-            marked = Graph(self.run, self.graph.stream) if self.graph else None
+            marked = Graph(self.run, self.graph.stream, self.waiting) if self.graph else None
             if marked:
                 marked.launch()
             else:

@@ -19,6 +19,7 @@ from ldm.blocks import ResBlock, Upsample
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.layer import FusedConv2d, FusedUpsample, fuse_convolutions
 from plugins.convolution.op import convolution, convolution_skip, run, upsampled_convolution
+from plugins.convolution.padded import PaddedConv2d
 from plugins.convolution.tiles import Sizes, choose
 from plugins.hopper import compile as compilation
 from plugins.hopper import launch
@@ -171,6 +172,21 @@ def test_a_compiled_upsampling() -> None:
     compiled = torch.compile(layer, fullgraph=True, dynamic=False)
     check(compiled(x), plain(x), deepcopy(plain).double()(x.double()))
     assert kernels(lambda: compiled(x)) == [NAME]
+
+
+@pytest.mark.parametrize(("outs", "bias"), [(4, True), (3, False)])
+def test_few_output_channels(outs: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = fused(nn.Conv2d(320, outs, 3, padding=1, bias=bias).cuda().half().requires_grad_(False))
+    assert isinstance(layer, PaddedConv2d)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=False)
+    for seed in (0, 1):
+        x = random(2, 320, 32, 48)
+        true, half = deepcopy(layer).double()(x.double()), layer(x)
+        check(compiled(x), half, true)
+        layer.weight.data.normal_(generator=torch.Generator("cuda").manual_seed(seed))
+        layer.derive()
+    assert kernels(lambda: compiled(x)).count(NAME) == 1
 
 
 @pytest.mark.parametrize(("channels", "stride"), [(96, 1), (320, 2), (4, 1)])

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from plugins.compiling import compiles_half
 from plugins.convolution.compile import check_compiler
 from plugins.convolution.op import convolution, convolution_skip, upsampled_convolution
-from plugins.convolution.tiles import Sizes, fits
+from plugins.convolution.padded import PaddedConv2d
+from plugins.convolution.tiles import STEP, Sizes, fits
 from plugins.hopper.compile import HOPPER
 from plugins.nvrtc import KernelError
 from plugins.phase_upsampling import PhaseUpsample
@@ -53,7 +54,7 @@ class FusedUpsample(PhaseUpsample):
 
 
 def fuse_convolutions(model: nn.Module) -> None:
-    """Turn layers of a model on a Hopper GPU into `FusedConv2d` and `FusedUpsample`, in place.
+    """Turn layers of a model on a Hopper GPU into those of our kernel, in place.
 
     They are the `SplitKConv2d`s with stride 1, and the `PhaseUpsample`s. Weights and names stay the same; results
     differ only by rounding. If the kernel cannot be compiled, the layers stay.
@@ -67,7 +68,11 @@ def fuse_convolutions(model: nn.Module) -> None:
         return
     for module in model.modules():
         if type(module) is SplitKConv2d and module.stride == (1, 1):
-            module.__class__ = FusedConv2d
+            if module.out_channels < STEP and module.in_channels % STEP == 0:
+                module.__class__ = PaddedConv2d
+                cast(PaddedConv2d, module).pad()
+            else:
+                module.__class__ = FusedConv2d
         elif type(module) is PhaseUpsample:
             module.__class__ = FusedUpsample
 

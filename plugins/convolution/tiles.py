@@ -10,8 +10,8 @@ PROCESSORS = 132  # multiprocessors of an H100 or H200; each runs one program at
 # are neighbours.
 AT_A_TIME = {1: PROCESSORS, 2: PROCESSORS, 4: 120}
 PARTS = 1, 2, 4
-MOST_WORK = 4 * PROCESSORS * 128 * STEP  # outputs; for more, cuDNN fills the GPU, and our kernel has not been measured
 LEAST_UPSAMPLED, MOST_UPSAMPLED = 2 * 8 * 12, 256 * 384 * 256  # pixels of small maps, and outputs, that were measured
+MOST_WORK = 16 * 32 * 48 * 320  # outputs; for more, cuDNN's convolution and a kernel for bias and residual are as fast
 NARROW = 16  # columns of a map; for 16 narrower maps cuDNN is faster
 
 
@@ -131,7 +131,7 @@ def fits(sizes: Sizes) -> bool:
 def _upsamples(sizes: Sizes) -> bool:
     """Return whether the phases of an upsampling are faster than cuDNN's, and than a 3x3 convolution of the large map.
 
-    On an H200 they take 16 to 86 us at the sizes of one picture (cuDNN's phases 35 to 116), except at two maps of 4x6
+    On an H200 they take 16 to 86 us at the sizes of one picture (cuDNN's phases with rearranging 35 to 116), except at two maps of 4x6
     pixels: reading the phases' kernels, 16/9 of the weights, takes longer there than the whole 3x3 convolution.
     """
     pixels = sizes.n * sizes.h * sizes.w
