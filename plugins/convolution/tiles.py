@@ -131,8 +131,8 @@ def fits(sizes: Sizes) -> bool:
 def _upsamples(sizes: Sizes) -> bool:
     """Return whether the phases of an upsampling are faster than cuDNN's, and than a 3x3 convolution of the large map.
 
-    On an H200 they take 16 to 86 us at the sizes of one picture (cuDNN's phases with rearranging 35 to 116), except at two maps of 4x6
-    pixels: reading the phases' kernels, 16/9 of the weights, takes longer there than the whole 3x3 convolution.
+    On an H200 they take 16 to 86 us at the sizes of one picture (cuDNN's phases with rearranging 35 to 116). At two
+    maps of 4x6, the whole 3x3 convolution takes less time than reading the phases' kernels, 16/9 of the weights.
     """
     pixels = sizes.n * sizes.h * sizes.w
     measured = pixels >= LEAST_UPSAMPLED and 4 * pixels * sizes.outs <= MOST_UPSAMPLED
