@@ -40,6 +40,42 @@ def test_the_fastest_tile_is_chosen(key: tuple[tuple[int, int], int, int]) -> No
     assert choose(Sizes(2, *size, channels, outs)) == FASTEST[key]
 
 
+# Those of two maps with a further one, by pixels, channels and the further map's channels.
+FASTEST_WITH_SKIP = {
+    ((4, 6), 1280, 2560): Tile(4, 2, 8, 64, 6, 4),
+    ((8, 12), 1280, 640): Tile(8, 2, 4, 128, 3, 4),
+    ((8, 12), 1280, 1920): Tile(8, 2, 4, 128, 3, 4),
+    ((16, 24), 640, 320): Tile(16, 1, 8, 64, 4, 2),
+    ((16, 24), 640, 960): Tile(16, 1, 8, 64, 4, 2),
+    ((16, 24), 640, 1280): Tile(16, 1, 8, 64, 4, 2),
+    ((16, 24), 640, 1920): Tile(16, 1, 8, 64, 4, 2),
+    ((32, 48), 320, 640): Tile(16, 1, 8, 64, 4, 1),
+    ((32, 48), 320, 960): Tile(16, 1, 8, 64, 4, 1),
+}
+
+
+@pytest.mark.parametrize("key", FASTEST_WITH_SKIP, ids=str)
+def test_the_fastest_tile_with_a_skip_connection_is_chosen(key: tuple[tuple[int, int], int, int]) -> None:
+    size, channels, extra = key
+    assert choose(Sizes(2, *size, channels, channels, extra)) == FASTEST_WITH_SKIP[key]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tile"),
+    [
+        (Sizes(2, 8, 12, 1280, 1280, taps=2), Tile(8, 2, 4, 128, 4, taps=2)),
+        (Sizes(2, 16, 24, 640, 640, taps=2), Tile(16, 2, 8, 64, 3, taps=2)),
+        (Sizes(1, 32, 48, 512, 512, taps=2), Tile(16, 1, 16, 128, 3, taps=2)),
+        (Sizes(1, 64, 96, 512, 512, taps=2), Tile(16, 1, 16, 128, 3, taps=2)),
+        (Sizes(1, 128, 192, 256, 256, taps=2), Tile(16, 1, 16, 128, 3, taps=2)),
+    ],
+    ids=str,
+)
+def test_the_fastest_tile_of_an_upsampling_is_chosen(sizes: Sizes, tile: Tile) -> None:
+    assert choose(sizes) == tile
+    assert fits(sizes)
+
+
 def test_a_cluster_of_four_does_not_fill_the_gpu() -> None:
     assert choose(Sizes(1, 32, 48, 512, 512)).parts == 1, "384 programs in clusters need four rounds, not three"
 
@@ -103,6 +139,10 @@ def test_other_sizes_do_not_fit() -> None:
     assert not fits(Sizes(1, 256, 384, 256, 256)), "cuDNN fills the GPU"
     assert fits(Sizes(8, 8, 12, 1280, 1280))
     assert not fits(Sizes(16, 8, 12, 1280, 1280)), "many narrow maps"
+    assert not fits(Sizes(2, 32, 48, 320, 320, extra=96)), "the map that is skipped"
+    assert not fits(Sizes(2, 4, 6, 1280, 1280, taps=2)), "the 3x3 convolution of the large map is faster"
+    assert not fits(Sizes(2, 16, 24, 96, 96, taps=2)), "upsampling in the small model"
+    assert not fits(Sizes(8, 8, 12, 1280, 1280, taps=2)), "many narrow maps to upsample, which were not measured"
 
 
 def test_the_result_of_the_op() -> None:

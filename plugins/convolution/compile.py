@@ -44,6 +44,7 @@ class ConvolutionKernel(Kernel):
 
 
 def check_compiler() -> None:
-    """Compile a small kernel, unless engine files hold it. Raises KernelError if this Triton cannot compile it."""
-    sizes = Sizes(1, 4, 8, 2 * STEP, STEP)
-    cubin(ConvolutionKernel(sizes, choose(sizes), bias=True, residual=True))
+    """Compile small kernels, unless engine files hold them. Raises KernelError if this Triton cannot compile them."""
+    for extra, taps in ((0, 3), (STEP, 3), (0, 2)):
+        sizes = Sizes(1, 4, 8, 2 * STEP, STEP, extra, taps)
+        cubin(ConvolutionKernel(sizes, choose(sizes), bias=True, residual=not extra and taps == 3))

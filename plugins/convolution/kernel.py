@@ -81,22 +81,6 @@ def canny2image_convolution(
             elif EXTRA:
                 _load_extra(extra_weights_map, extra_map, weights, pixels, loaded, extra_first + i - taps_count, i,
                             weights_at, y, n, x, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
-    # What the end needs arrives while the sums are computed. This program will finish SLICE pixels.
-    SLICE: gl.constexpr = PIXELS // PARTS
-    slice_at = part * SLICE
-    # Four neighbouring output channels per thread: a warp writes whole rows of 64 or 128 channels.
-    ROW: gl.constexpr = gl.BlockedLayout([1, 4], [128 // OUTS, OUTS // 4], [num_warps, 1], [1, 0])
-    out = gl.arange(0, OUTS, layout=gl.SliceLayout(1, PRODUCT))
-    if BIAS:
-        once = (out >= 0) & (part == 0)
-        shift = gl.load(bias + outs_at + out, mask=once, other=0.0).to(gl.float32)
-        if EXTRA:
-            shift += gl.load(extra_bias + outs_at + out, mask=once, other=0.0).to(gl.float32)
-    EARLY: gl.constexpr = RESIDUAL and SLICE <= 128  # registers hold no more
-    if EARLY:
-        at, inside = _places(slice_at, y, n, x, outs_at, before_row, before_column, N, H, W, ALL_OUTS, TAPS, PICTURES,
-                             COLUMNS, OUTS, SLICE, ROW)  # fmt: skip
-        added = gl.load(residual + at, mask=inside, other=0.0)
     sums = gl.zeros([OUTS, PIXELS], gl.float32, layout=PRODUCT)
     stage = 0
     phase = 0
@@ -140,36 +124,35 @@ def canny2image_convolution(
     for i in gl.static_range(STAGES):
         mbarrier.invalidate(loaded.index(i))
 
-    if BIAS:
-        sums += gl.expand_dims(shift, 1)
+    # Four neighbouring output channels per thread: a warp writes whole rows of 64 or 128 channels.
+    ROW: gl.constexpr = gl.BlockedLayout([1, 4], [128 // OUTS, OUTS // 4], [num_warps, 1], [1, 0])
     if PARTS == 1:
-        total = gl.convert_layout((sums if RESIDUAL else sums.to(gl.float16)).trans(), ROW)
+        total = gl.convert_layout(sums.trans(), ROW)
+        _finish(total, 0, bias, extra_bias, residual, result, y, n, x, outs_at, before_row, before_column, N, H, W,
+                EXTRA, ALL_OUTS, TAPS, PICTURES, COLUMNS, OUTS, PIXELS, BIAS, RESIDUAL, ROW)  # fmt: skip
     else:
         PITCH: gl.constexpr = 4 * (OUTS + 4)  # bytes of a pixel's sums, with room against bank conflicts
+        out = gl.expand_dims(gl.arange(0, OUTS, layout=gl.SliceLayout(1, PRODUCT)), 1)
         pixel = gl.expand_dims(gl.arange(0, PIXELS, layout=gl.SliceLayout(0, PRODUCT)), 0)
-        publish(sums, pixel * PITCH + gl.expand_dims(out, 1) * 4)
+        publish(sums, pixel * PITCH + out * 4)
         wait_for_all(part, PARTS)
-        total = sum_parts(_offsets(slice_at, SLICE, OUTS, PITCH, ROW), PARTS, [SLICE, OUTS], ROW)
+        SLICE: gl.constexpr = PIXELS // PARTS
+        at = _offsets(part * SLICE, SLICE, OUTS, PITCH, ROW)
+        total = sum_parts(at, PARTS, [SLICE, OUTS], ROW)
         end_reading(part)  # before the results are written: the release would wait for them
-    at, inside = _places(slice_at, y, n, x, outs_at, before_row, before_column, N, H, W, ALL_OUTS, TAPS, PICTURES,
-                         COLUMNS, OUTS, SLICE, ROW)  # fmt: skip
-    if RESIDUAL:
-        if not EARLY:
-            added = gl.load(residual + at, mask=inside, other=0.0)
-        total += added.to(gl.float32)
-    gl.store(result + at, total.to(gl.float16), mask=inside)
-    if PARTS > 1:
+        _finish(total, part * SLICE, bias, extra_bias, residual, result, y, n, x, outs_at, before_row, before_column,
+                N, H, W, EXTRA, ALL_OUTS, TAPS, PICTURES, COLUMNS, OUTS, SLICE, BIAS, RESIDUAL, ROW)  # fmt: skip
         wait_for_readers(part)
 
 
 @gluon.jit
-def _places(
-    first, y, n, x, outs_at, before_row, before_column, N: gl.constexpr, H: gl.constexpr, W: gl.constexpr,
-    ALL_OUTS: gl.constexpr, TAPS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr, OUTS: gl.constexpr,
-    SLICE: gl.constexpr, ROW: gl.constexpr,
+def _finish(
+    total, first, bias, extra_bias, residual, result, y, n, x, outs_at, before_row, before_column, N: gl.constexpr,
+    H: gl.constexpr, W: gl.constexpr, EXTRA: gl.constexpr, ALL_OUTS: gl.constexpr, TAPS: gl.constexpr,
+    PICTURES: gl.constexpr, COLUMNS: gl.constexpr, OUTS: gl.constexpr, SLICE: gl.constexpr, BIAS: gl.constexpr,
+    RESIDUAL: gl.constexpr, ROW: gl.constexpr,
 ):  # fmt: skip
-    # Returns the offsets in the result of SLICE pixels from `first` on, and which are inside. The pixels of a tile are
-    # numbered in the order row, picture, column.
+    # Adds biases and residual to the sums of SLICE pixels from `first` on, numbered in the order row, picture, column.
     pixel = first + gl.arange(0, SLICE, layout=gl.SliceLayout(1, ROW))
     row = pixel // (PICTURES * COLUMNS) + y
     picture = (pixel // COLUMNS) % PICTURES + n
@@ -180,7 +163,14 @@ def _places(
     else:
         place = (picture * (2 * H) + 2 * row + 1 - before_row) * (2 * W) + 2 * column + 1 - before_column
     at = gl.expand_dims(place, 1) * ALL_OUTS + gl.expand_dims(outs, 0)
-    return at, gl.expand_dims((row < H) & (picture < N) & (column < W), 1)
+    inside = gl.expand_dims((row < H) & (picture < N) & (column < W), 1)
+    if BIAS:
+        total += gl.expand_dims(gl.load(bias + outs).to(gl.float32), 0)
+    if EXTRA:
+        total += gl.expand_dims(gl.load(extra_bias + outs).to(gl.float32), 0)
+    if RESIDUAL:
+        total += gl.load(residual + at, mask=inside, other=0.0).to(gl.float32)
+    gl.store(result + at, total.to(gl.float16), mask=inside)
 
 
 @gluon.jit

@@ -54,7 +54,7 @@ class FusedUpsample(PhaseUpsample):
 
 
 def fuse_convolutions(model: nn.Module) -> None:
-    """Turn layers of a model on a Hopper GPU into `FusedConv2d`, `PaddedConv2d` and `FusedUpsample`, in place.
+    """Turn layers of a model on a Hopper GPU into those of our kernel, in place.
 
     They are the `SplitKConv2d`s with stride 1, and the `PhaseUpsample`s. Weights and names stay the same; results
     differ only by rounding. If the kernel cannot be compiled, the layers stay.

@@ -100,16 +100,17 @@ def _build(kernel: Kernel) -> Any:
     names = function.arg_names
     if kernel.GLUON:
         constants["num_warps"] = kernel.tile.warps
-    maps = len(kernel.boxes)
     given = [name for name in names if name not in constants]
-    pointers = dict(zip(given[maps:], kernel.pointers, strict=True))
-    signature: dict[str, Any] = dict.fromkeys(names, "constexpr") | pointers
+    maps, pointers = len(kernel.boxes), kernel.pointers
+    signature: dict[str, Any] = dict.fromkeys(names, "constexpr")
+    signature |= dict(zip(given[maps:], pointers, strict=True))
     for name, box in zip(given[:maps], kernel.boxes, strict=True):
         layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=len(box))
         signature[name] = f"tensordesc<fp16{box},{layout!r}>"
     values = {(names.index(name),): value for name, value in constants.items()}
-    first = names.index(given[maps])  # pointers are neighbours
-    aligned = {(first + i, *rest): [["tt.divisibility", 16]] for i, *rest in _paths(kernel.pointers)}
+    aligned = {
+        (names.index(given[maps + first]), *rest): [["tt.divisibility", 16]] for first, *rest in _paths(pointers)
+    }
     source = (GluonASTSource if kernel.GLUON else ASTSource)(function, signature, values, aligned)
     target = GPUTarget("cuda", 10 * HOPPER[0] + HOPPER[1], 32)
     with triton.knobs.runtime.scope():
