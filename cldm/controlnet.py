@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 
 from ldm.attention import KeysValues
 from ldm.config import ControlConfig, UNetConfig
 from ldm.unet import Encoder
+from ldm.zero_convolutions import WithZeroConvolutions
 
 
-class ControlNet(Encoder):
+class ControlNet(Encoder, WithZeroConvolutions):
     def __init__(self, unet: UNetConfig, control: ControlConfig) -> None:
         super().__init__(unet)
         self.input_hint_block = _hint_block(control.hint_channels, unet.model_channels)
@@ -24,8 +26,19 @@ class ControlNet(Encoder):
     def residuals(self, x: Tensor, hint: Tensor, shifts: Iterable[Tensor], texts: Iterable[KeysValues]) -> list[Tensor]:
         """Latent x and the output of `hint` -> unscaled residuals for the UNet's skips and, last, for its middle."""
         skips, middle = self.encode(x, shifts, texts, hint)
-        outputs = [conv(skip) for conv, skip in zip(self.zero_convs, skips, strict=True)]
-        return [*outputs, self.middle_block_out(middle)]
+        return [layer(feature) for layer, feature in zip(self.outputs, [*skips, middle], strict=True)]
+
+    def scaled_residuals(
+        self, x: Tensor, hint: Tensor, shifts: Iterable[Tensor], texts: Iterable[KeysValues], factors: Tensor
+    ) -> list[Tensor]:
+        """Return residuals times their factors [2n, residuals], for 2n pictures, which may be twice those of x."""
+        skips, middle = self.encode(x, shifts, texts, hint)
+        return self.scaled(self.outputs, [*skips, middle], factors)
+
+    @property
+    def outputs(self) -> list[nn.Conv2d]:
+        """The 1x1 convolutions of the skips and, last, of the middle."""
+        return [cast(nn.Conv2d, layer[0]) for layer in (*self.zero_convs, self.middle_block_out)]
 
     def forward(self, x: Tensor, hint_image: Tensor, t: Tensor, context: Tensor) -> list[Tensor]:
         return self.residuals(x, self.hint(hint_image), self.time_shifts(t), self.keys_values(context))

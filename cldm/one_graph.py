@@ -35,7 +35,7 @@ def record(pipeline: Pipeline, requests: Sequence[Request], tokenizer: Tokenizer
     for engine in pipeline.engines.values():
         engine.check_capturable(pipeline.streams.main)
     torch.cuda.empty_cache()  # cuDNN's float32 convolutions may fill the memory, and capture cannot free any
-    graph = Graph(pipeline.run, pipeline.streams.main)
+    graph = Graph(pipeline.run, pipeline.streams.main, pipeline.waiting)
     for attempt in range(1, ATTEMPTS + 1):
         launched = [outcome(pipeline, one, tokenizer, graph.launch) for one in batches]
         if all(map(same, enqueued, launched)):

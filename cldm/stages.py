@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from cldm.columns import Columns, columns
 from cldm.model import ControlLDM
 from cldm.prompt_syntax import PLAIN, PromptSyntax
-from cldm.tricks.guidance_batch import repeated
 from cldm.tricks.hint_once import Hint
 from cldm.tricks.text_once import Text, WeightedText, kv_widths, unpack
 from cldm.tricks.time_table import shift_widths
 from ldm.unet import Encoder as UNetHalf
+from ldm.zero_convolutions import repeated
 from runtime.spec import EngineSpec, TensorSpec
 
 STAGES = ("text", "hint", "control", "encoder", "decoder", "vae")
@@ -46,9 +46,8 @@ class Control(nn.Module):
         self.control, self.shifts, self.texts = model.control, shifts, texts
 
     def forward(self, x: Tensor, hint: Tensor, shift: Tensor, kv: Tensor, control_scales: Tensor) -> tuple[Tensor, ...]:
-        residuals = self.control.residuals(x.to(hint.dtype), hint, self.shifts.split(shift), unpack(kv, self.texts))
-        factors = control_scales[..., None, None, None]
-        return tuple(factors[:, i] * repeated(residual, len(kv)) for i, residual in enumerate(residuals))
+        shifts, texts = self.shifts.split(shift), unpack(kv, self.texts)
+        return tuple(self.control.scaled_residuals(x.to(hint.dtype), hint, shifts, texts, control_scales))
 
 
 class Encoder(nn.Module):

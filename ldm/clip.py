@@ -29,8 +29,12 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.fc1(x)
-        return self.fc2(h * torch.sigmoid(1.702 * h))  # CLIP's quick GELU
+        return self.fc2(quick_gelu(self.fc1(x)))
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Return CLIP's approximation of GELU."""
+    return x * torch.sigmoid(1.702 * x)
 
 
 class Layer(nn.Module):
@@ -71,6 +75,10 @@ class CLIPText(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embeddings(tokens)
         mask = causal_mask(x)
-        for layer in cast(nn.ModuleList, self.encoder["layers"]):
+        for layer in self.layers:
             x = layer(x, mask)
         return self.final_layer_norm(x)
+
+    @property
+    def layers(self) -> list[Layer]:
+        return cast(list[Layer], [*cast(nn.ModuleList, self.encoder["layers"])])

@@ -37,10 +37,11 @@ def products_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @triton_op("canny2image::attention", mutates_args={})
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
     """Return the attention of q [n, rows, width] to k and v [n, tokens, width], with the heads side by side.
 
     All float16, contiguous along the width; k and v have equal strides. Sums and softmax are float32.
+    causal: row i attends only to the tokens up to i.
     """
     (n, rows, width), tokens = q.shape, k.shape[1]
     head = width // heads
@@ -50,7 +51,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     result = torch.empty((n, rows, width), dtype=q.dtype, device=q.device)
     wrap_triton(_attention)[(triton.cdiv(rows, tile), heads, n)](
         q, k, v, result, rows, q.stride(0), q.stride(1), k.stride(0), k.stride(1), WIDTH=width, HEAD=head,
-        PADDED=padded, KEYS=tokens, SCALE=head**-0.5 * LOG2_E, ROWS=tile, TOKENS=part, num_warps=4, num_stages=2,
+        PADDED=padded, KEYS=tokens, SCALE=head**-0.5 * LOG2_E, ROWS=tile, TOKENS=part, CAUSAL=causal,
+        num_warps=4, num_stages=2,
     )  # fmt: skip
     return result
 
@@ -74,6 +76,7 @@ def tokens_for(rows: int, tokens: int, padded: int) -> int:
 def _attention(
     q, k, v, result, rows, q_text, q_row, k_text, k_token, WIDTH: tl.constexpr, HEAD: tl.constexpr,
     PADDED: tl.constexpr, KEYS: tl.constexpr, SCALE: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
+    CAUSAL: tl.constexpr,
 ):  # fmt: skip
     # A program computes some rows of one head, with the softmax over one part of the keys after another (Milakov and
     # Gimelshein 2018). SCALE includes log2(e), because exp2 is faster than exp.
@@ -92,6 +95,8 @@ def _attention(
         inside = real & (token < KEYS)[:, None]
         scores = tl.dot(queries, tl.trans(tl.load(k + at, mask=inside, other=0.0))) * SCALE
         scores = tl.where((token < KEYS)[None, :], scores, -float("inf"))
+        if CAUSAL:  # in the first part every row has a token, so that `higher` is finite
+            scores = tl.where(token[None, :] <= row[:, None], scores, -float("inf"))
         higher = tl.maximum(highest, tl.max(scores, axis=1))
         shrink, part = tl.exp2(highest - higher), tl.exp2(scores - higher[:, None])
         weights = weights * shrink + tl.sum(part, axis=1)

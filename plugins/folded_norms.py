@@ -32,6 +32,16 @@ class Folded(nn.Module):
         for name, value in zip(("weight", "sums", "shifts"), fold(norm, layers), strict=True):
             self.register_buffer(name, value, persistent=False)
 
+    @property
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, float]:
+        """The last arguments of `norm_product` and `norm_geglu`."""
+        return self.weight, self.sums, self.shifts, self.eps
+
+    def fold_again(self, norm: nn.LayerNorm, layers: list[nn.Linear]) -> None:
+        """Compute the folded weights again, in place."""
+        for old, new in zip((self.weight, self.sums, self.shifts), fold(norm, layers), strict=True):
+            old.copy_(new)
+
 
 def fold(norm: nn.LayerNorm, layers: list[nn.Linear]) -> tuple[Tensor, Tensor, Tensor]:
     """Return weight, sums and shifts of a `Folded`."""
@@ -71,14 +81,11 @@ class FoldedTransformer(SpatialTransformer):
 
     def derive(self) -> None:
         """Compute the folded weights again, in place."""
-        for name, (norm, layers) in _sources(self).items():
-            target = cast(Folded, self.folded[name])
-            for old, new in zip((target.weight, target.sums, target.shifts), fold(norm, layers), strict=True):
-                old.copy_(new)
+        for name, source in _sources(self).items():
+            cast(Folded, self.folded[name]).fold_again(*source)
 
     def _folded(self, name: str) -> tuple[Tensor, Tensor, Tensor, float]:
-        one = cast(Folded, self.folded[name])
-        return one.weight, one.sums, one.shifts, one.eps
+        return cast(Folded, self.folded[name]).arguments
 
 
 def fold_norms(model: nn.Module) -> None:

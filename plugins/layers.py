@@ -2,13 +2,16 @@
 
 from torch import nn
 
+from plugins.attention import attention
 from plugins.convolution.layer import fuse_convolutions
 from plugins.folded_norms import fold_norms
+from plugins.folded_text import fold_text
 from plugins.group_norm.layer import fuse_norms
 from plugins.phase_upsampling import upsample_in_phases
 from plugins.product.compile import runs_on
 from plugins.split_k_convolution import split_convolutions
 from plugins.transformer import fuse_attention, fuse_products
+from plugins.zero_convolutions.layer import fuse_zero_convolutions
 
 
 def use_kernels(model: nn.Module) -> None:
@@ -17,10 +20,12 @@ def use_kernels(model: nn.Module) -> None:
     Weights and names stay the same; results differ only by rounding.
     """
     split_convolutions(model)
-    fuse_convolutions(model)  # those that were split
+    upsample_in_phases(model)
+    fuse_convolutions(model)  # those that were split, and the phases
+    fuse_zero_convolutions(model)
     fuse_norms(model)
     fuse_attention(model)
     fuse_products(model)
     if runs_on(next(model.parameters()).device):
         fold_norms(model)
-    upsample_in_phases(model)
+        fold_text(model, attention)

@@ -71,8 +71,8 @@ class CompiledCode:
         def run(*arguments: Tensor) -> tuple[()]:
             weights, rest = dict(zip(names, arguments, strict=False)), arguments[len(names) :]
             results = torch.func.functional_call(self.module, weights, rest[:inputs])
-            for buffer, result in zip(rest[inputs:], results, strict=True):
-                buffer.copy_(result)  # fused into the kernels that compute the results
+            # One kernel copies what no kernel of Inductor's computes: 13 results of ControlNet, 9 of the encoder.
+            torch._foreach_copy_(list(rest[inputs:]), list(results))
             return ()
 
         traced = make_fx(run, tracing_mode="fake")(*arguments)

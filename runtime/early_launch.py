@@ -3,7 +3,8 @@
 Between two kernels in series the GPU is idle: the second starts when all memory of the first is written back. With a
 programmatic edge (CUDA C++ Programming Guide, Programmatic Dependent Launch) it starts when the last block of the first
 has ended, and its instruction griddepcontrol.wait waits for the rest. Each block of our kernels, whose names begin with
-PREFIX, executes this instruction before it reads or writes memory that other kernels use.
+PREFIX, executes this instruction before it reads or writes memory that other kernels use. So do the kernels that
+Inductor generates for our engines (`waiting_kernels.py`); those of other users of Inductor do not.
 
 After its wait, all work before such a kernel has ended, not only the previous kernel. Let a programmatic edge lead from
 kernel A to kernel B. When the wait in B returns, A has ended, and so have the nodes that A depends on: those with an
@@ -15,6 +16,7 @@ predecessors, for example where streams join, stay ordinary. If A signals that B
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from runtime.cuda import call, cudart
@@ -23,9 +25,10 @@ PREFIX = "canny2image_"  # tests/test_early_launch.py verifies that kernels with
 OLDEST = (9, 0)  # the first compute capability with programmatic edges
 
 
-def launch_early(graph: Any) -> int:
+def launch_early(graph: Any, waiting: Sequence[str] = ()) -> int:
     """Make edges of a captured graph programmatic where the later kernel waits, and return their number.
 
+    waiting: the beginnings of names of further kernels that wait.
     They are the edges between two kernels of which the later one depends on no other node. If the earlier one has a
     programmatic edge from another library and is not known to wait, it may end before the work before it, and its edges
     stay. Call this before instantiation, for a GPU of compute capability OLDEST or newer. Raises CudaError.
@@ -34,13 +37,13 @@ def launch_early(graph: Any) -> int:
     *_, count = call(runtime.cudaGraphGetEdges, graph)
     edges = list(zip(*call(runtime.cudaGraphGetEdges, graph, count)[:3], strict=True))
     names = _kernels(runtime, graph)
-    waiting = {node for node, name in names.items() if name.startswith(PREFIX)}
-    unknown = {int(later) for _, later, data in edges if data.type} - waiting
+    known = {node for node, name in names.items() if name.startswith((PREFIX, *waiting))}
+    unknown = {int(later) for _, later, data in edges if data.type} - known
     sole = Counter(int(later) for _, later, _ in edges)
     found = [
         (earlier, later, data)
         for earlier, later, data in edges
-        if int(later) in waiting and sole[int(later)] == 1 and not data.type and int(earlier) in names.keys() - unknown
+        if int(later) in known and sole[int(later)] == 1 and not data.type and int(earlier) in names.keys() - unknown
     ]
     if found:
         before, after, ordinary = map(list, zip(*found, strict=True))

@@ -1,7 +1,7 @@
 """The protocol that the engines of every backend implement."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ class Engine(Protocol):
 
     spec: EngineSpec
     scratch_bytes: int = 0  # size of the scratch memory that the engine needs; see use_scratch
+    waiting: ClassVar[tuple[str, ...]] = ()  # beginnings of names of kernels that wait; see early_launch.py
 
     def bind(self, buffers: Mapping[str, Tensor]) -> None:
         """Let all later calls of enqueue use the buffers that the spec names.

@@ -2,7 +2,7 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +17,14 @@ class Graph:
 
     Creating the object calls `work` once to capture it, without executing the work. Run the work once before: libraries
     initialize at their first call, which is not allowed during capture. Memory that PyTorch allocates during capture
-    comes from a pool that lives as long as the graph. `early`: the number of kernels that start early (launch_early).
+    comes from a pool that lives as long as the graph. `early`: the number of kernels that start early (launch_early);
+    waiting: the beginnings of names of kernels of others that wait.
     Raises CaptureError if the work cannot be captured, torch.OutOfMemoryError, and CudaError for other errors of the
     device. A RuntimeError of `work` becomes a CaptureError; its other exceptions propagate. After a failure, all
     resources are freed.
     """
 
-    def __init__(self, work: Callable[[], object], stream: torch.cuda.Stream) -> None:
+    def __init__(self, work: Callable[[], object], stream: torch.cuda.Stream, waiting: Sequence[str] = ()) -> None:
         self.stream = stream
         runtime = cudart()
         with torch.cuda.device(stream.device):  # pools belong to the current device
@@ -33,7 +34,7 @@ class Graph:
         try:
             self.kinds = _count(runtime, recorded)
             newer = torch.cuda.get_device_capability(stream.device) >= OLDEST
-            self.early = launch_early(recorded) if newer else 0
+            self.early = launch_early(recorded, waiting) if newer else 0
             self.executable = call(runtime.cudaGraphInstantiateWithFlags, recorded, 0)
         finally:
             call(runtime.cudaGraphDestroy, recorded)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from copy import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from runtime.engine import Engine, Stream
 from runtime.fused_attention import fused_attention
 from runtime.precision import full_float32
 from runtime.spec import EngineSpec
+from runtime.waiting_kernels import NAMES
 
 
 class InductorEngine(Engine):
@@ -22,6 +23,8 @@ class InductorEngine(Engine):
     such an engine, from `load_code`; without it, the first call of enqueue compiles (seconds to minutes). The first
     call must come before capture into a CUDA graph.
     """
+
+    waiting: ClassVar[tuple[str, ...]] = NAMES
 
     def __init__(self, spec: EngineSpec, module: nn.Module, tuning: Tuning | None = None, artifact: Any = None) -> None:
         self.spec = spec

@@ -10,6 +10,7 @@ import pytest
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.product.compile import ProductKernel
 from plugins.waiting import waits_first
+from plugins.zero_convolutions.compile import ZeroConvolutions
 from runtime import early_launch
 from runtime.early_launch import PREFIX, launch_early
 
@@ -87,6 +88,12 @@ def test_edges(
     assert ({*graph}, count) == ({*edges}, len(programmatic))
 
 
+def test_kernels_that_the_caller_knows_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = {1: OTHERS, 2: "triton_poi_0", 3: "triton_tem_0"}
+    graph, count = launched({(1, 2): 0, (2, 3): 0}, kernels, monkeypatch, ("triton_poi_", "triton_red_"))
+    assert (count, graph[1, 2].type, graph[2, 3].type) == (1, 1, 0)
+
+
 @pytest.mark.parametrize(("middle", "converted"), [(OTHERS, 0), (OURS, 1)])
 def test_another_library_s_programmatic_edge(middle: str, converted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel behind one may end before the work before it, unless it waits."""
@@ -96,18 +103,25 @@ def test_another_library_s_programmatic_edge(middle: str, converted: int, monkey
 
 
 def launched(
-    types: dict[tuple[int, int], int], kernels: dict[int, str], monkeypatch: pytest.MonkeyPatch
+    types: dict[tuple[int, int], int],
+    kernels: dict[int, str],
+    monkeypatch: pytest.MonkeyPatch,
+    waiting: tuple[str, ...] = (),
 ) -> tuple[Runtime.Edges, int]:
     """Return the graph after the conversion of one with edges of these types, and the number returned."""
     graph = {edge: SimpleNamespace(type=kind, from_port=kind) for edge, kind in types.items()}
     monkeypatch.setattr(early_launch, "cudart", lambda: Runtime(kernels))
     monkeypatch.setattr(early_launch, "_name", kernels.__getitem__)
-    return graph, launch_early(graph)
+    return graph, launch_early(graph, waiting)
+
+
+CUDA_KERNELS = ["group_norm", "group_norm_stats", "group_norm_apply", "update"]
 
 
 def test_all_kernels_with_the_prefix_are_known_to_wait() -> None:
     """The compilation of those for Hopper looks into their PTX, and tests that compile the CUDA kernels do."""
-    checked = [ConvolutionKernel.NAME, ProductKernel.NAME, f"{PREFIX}group_norm", f"{PREFIX}update"]
+    of_hopper = ConvolutionKernel, ProductKernel, ZeroConvolutions
+    checked = [*(one.NAME for one in of_hopper), *(f"{PREFIX}{name}" for name in CUDA_KERNELS)]
     sources = [file.read_text() for ending in ("py", "cu") for file in sorted(PLUGINS.rglob(f"*.{ending}"))]
     found = [name for source in sources for name in re.findall(rf"(?m)(?:^|def |void )({PREFIX}\w+)\(", source)]
     assert sorted(found) == sorted(checked)

@@ -9,6 +9,8 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ldm.config import MODELS, load_architecture
 from ldm.tokenizer import Tokenizer, TokenizerError, load_tokenizer
@@ -56,6 +58,19 @@ def test_each_word_of_the_contest_prompts_is_one_token(tokenizer: Tokenizer, wor
 def test_no_letter_is_lost(tokenizer: Tokenizer, prompt: str) -> None:
     back = tokenizer.tokenizer.decode(ids(tokenizer, prompt))
     assert "".join(back.split()) == "".join(prompt.split())
+
+
+@given(text=st.text(max_size=60) | st.lists(st.sampled_from([*PROMPTS, "<|endoftext|>", " ", "\n"])).map(" ".join))
+def test_tokens_are_those_of_transformers(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.ids(text) == tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_settings_of_a_file_that_would_change_prompts_are_ignored(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    fast = load_tokenizer([tmp_path], 77)
+    fast.backend.enable_truncation(4)
+    fast.backend.enable_padding(length=9)
+    assert fast(PROMPTS).tolist() == load_tokenizer([FOLDER], 77)(PROMPTS).tolist()
 
 
 def test_words_differ(tokenizer: Tokenizer) -> None:

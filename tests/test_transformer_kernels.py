@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
-from ldm.attention import ProjectOut, SpatialTransformer, attend
+from ldm.attention import ProjectOut, SpatialTransformer, attend, causal_mask
 from plugins.attention import attention, products_attention
 from plugins.folded_norms import fold_norms
 from plugins.products import geglu, linear_add
@@ -41,6 +41,15 @@ def test_attention(n: int, sizes: tuple[int, int, int, int]) -> None:
     got = attention(q, k, v, heads)
     check(got, attend(q, k, v, heads), attend(q.double(), k.double(), v.double(), heads))
     assert torch.equal(got, attention(q, k, v, heads)), "two runs differ"
+
+
+@pytest.mark.parametrize("sizes", [(77, 12, 768), (150, 2, 96), (1, 1, 64)], ids=str)
+def test_causal_attention(sizes: tuple[int, int, int]) -> None:
+    tokens, heads, width = sizes
+    q, k, v = random(2, tokens, 3 * width, scale=2.0).chunk(3, dim=-1)
+    mask = causal_mask(q)
+    true = attend(q.double(), k.double(), v.double(), heads, mask.double())
+    check(attention(q, k, v, heads, causal=True), attend(q, k, v, heads, mask), true)
 
 
 def test_attention_to_distant_keys() -> None:

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
-from cldm.tricks.guidance_batch import batch_guidance, repeated
+from cldm.tricks.guidance_batch import batch_guidance
 from cldm.tricks.time_table import move_biases, time_table
 from ldm.blocks import ResBlock
 from ldm.config import load_architecture
 from ldm.weights import randomize
+from ldm.zero_convolutions import repeated
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_one_batch_equals_both_passes(plain: ControlLDM, count: int) -> None:
         [plain.unet.encode(x, plain.unet.time_shifts(t), plain.unet.keys_values(part))[1] for part in context.chunk(2)]
     )
     skips, middle = guided.unet.encode(x, guided.unet.time_shifts(t), guided.unet.keys_values(context))
-    torch.testing.assert_close(middle, expected)
+    torch.testing.assert_close(middle, expected, atol=1e-4, rtol=1e-4)  # other batch sizes round differently
     assert [len(skip) for skip in skips[:2]] == [count, 2 * count], "the batch does not double at the first text"
 
 

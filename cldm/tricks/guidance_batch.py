@@ -4,10 +4,10 @@ The two passes are identical up to the first layer that reads the text. That lay
 texts.
 """
 
-import torch
 from torch import Tensor, nn
 
 from ldm.attention import KeysValues, SpatialTransformer, TransformerBlock
+from ldm.zero_convolutions import repeated
 
 
 def batch_guidance(model: nn.Module) -> None:
@@ -28,8 +28,3 @@ class RepeatingBlock(TransformerBlock):
 class RepeatingTransformer(SpatialTransformer):
     def forward(self, x: Tensor, text: KeysValues) -> Tensor:
         return self.proj_out.add_to(repeated(x, len(text[0])), self.tokens(x, text))
-
-
-def repeated(x: Tensor, rows: int) -> Tensor:
-    """Repeat x [n, ...] along the batch until it has `rows` rows, a multiple of n."""
-    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -28,12 +28,24 @@ class Shared(Protocol):
 class Kernel(ABC):
     """What a kernel is compiled for. Subclasses are frozen dataclasses, so that repr() describes the machine code.
 
-    The function's parameters are tensor maps, pointers and constants.
+    The function's parameters are tensor maps, pointers, of which some may be in tuples, and constants. Maps that a
+    kernel does not need are constants.
     """
 
     NAME: ClassVar[str]  # of the function
     POINTERS: ClassVar[tuple[str, ...]]  # Triton's types of the pointers
+    GLUON: ClassVar[bool] = True  # the function's language; otherwise Triton's
     tile: Shared
+
+    @property
+    def pointers(self) -> tuple[str | tuple[str, ...], ...]:
+        """Triton's types of the pointers, by parameter."""
+        return self.POINTERS
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Triton's options."""
+        return {"num_warps": self.tile.warps}
 
     @property
     @abstractmethod
@@ -41,8 +53,8 @@ class Kernel(ABC):
         """The shapes of TMA's loads, one for each tensor map."""
 
     @abstractmethod
-    def constants(self) -> dict[str, int | float]:
-        """The values of the function's constexpr parameters."""
+    def constants(self) -> dict[str, Any]:
+        """The values of the function's constexpr parameters, and None for maps that the kernel does not need."""
 
     @abstractmethod
     def function(self) -> Any:
@@ -52,7 +64,7 @@ class Kernel(ABC):
     def parameters(self) -> list[str]:
         """The PTX types of the parameters: maps with shapes and strides, pointers, and two that Triton adds."""
         maps = [("align 64 .b8", *["u32"] * len(box), *["u64"] * len(box)) for box in self.boxes]
-        return [*(kind for one in maps for kind in one), *["u64 .ptr .global"] * (len(self.POINTERS) + 2)]
+        return [*(kind for one in maps for kind in one), *["u64 .ptr .global"] * (len(_paths(self.pointers)) + 2)]
 
 
 def cubin(kernel: Kernel) -> bytes:
@@ -80,25 +92,36 @@ def compile_kernel(kernel: Kernel) -> bytes:
 def _build(kernel: Kernel) -> Any:
     import triton
     from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
     from triton.experimental.gluon._runtime import GluonASTSource
     from triton.experimental.gluon.language import NVMMASharedLayout
 
-    function, constants, warps = kernel.function(), kernel.constants(), kernel.tile.warps
+    function, constants = kernel.function(), kernel.constants()
     names = function.arg_names
-    constants["num_warps"] = warps
-    maps, pointers = len(kernel.boxes), kernel.POINTERS
-    signature = dict.fromkeys(names, "constexpr")
-    signature |= dict(zip(names[maps:], pointers, strict=False))
-    for name, box in zip(names[:maps], kernel.boxes, strict=True):
+    if kernel.GLUON:
+        constants["num_warps"] = kernel.tile.warps
+    given = [name for name in names if name not in constants]
+    maps, pointers = len(kernel.boxes), kernel.pointers
+    signature: dict[str, Any] = dict.fromkeys(names, "constexpr")
+    signature |= dict(zip(given[maps:], pointers, strict=True))
+    for name, box in zip(given[:maps], kernel.boxes, strict=True):
         layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=len(box))
         signature[name] = f"tensordesc<fp16{box},{layout!r}>"
     values = {(names.index(name),): value for name, value in constants.items()}
-    aligned = {(index,): [["tt.divisibility", 16]] for index in range(maps, maps + len(pointers))}
-    source = GluonASTSource(function, signature, values, aligned)
+    aligned = {
+        (names.index(given[maps + first]), *rest): [["tt.divisibility", 16]] for first, *rest in _paths(pointers)
+    }
+    source = (GluonASTSource if kernel.GLUON else ASTSource)(function, signature, values, aligned)
     target = GPUTarget("cuda", 10 * HOPPER[0] + HOPPER[1], 32)
     with triton.knobs.runtime.scope():
         triton.knobs.runtime.add_stages_inspection_hook = _add_clusters
-        return triton.compile(source, target=target, options={"num_warps": warps})
+        return triton.compile(source, target=target, options=kernel.options)
+
+
+def _paths(pointers: Sequence[str | tuple[str, ...]]) -> list[tuple[int, ...]]:
+    """Return the index of each pointer, and of those in tuples the index in the tuple."""
+    one = enumerate(pointers)
+    return [path for i, it in one for path in ([(i,)] if isinstance(it, str) else [(i, j) for j in range(len(it))])]
 
 
 def _add_clusters(backend: Any, stages: dict[str, Any], options: Any, language: Any, capability: Any) -> None:

@@ -71,7 +71,7 @@ MOST_WORK = 3072 * 320 * 320  # rows times the square of the transformer's width
 WIDER = (Tile(128, 64, 3), Tile(128, 64, 4), Tile(64, 128, 8), Tile(64, 64, 6, blocks=2))
 SQUARE = (Tile(128, 64, 4), Tile(64, 64, 3, blocks=2), Tile(64, 64, 6, blocks=2), Tile(64, 64, 12, parts=4))
 DEEPER = (Tile(128, 64, 9), Tile(64, 128, 4, parts=2), Tile(64, 128, 4, parts=4), Tile(64, 64, 7, parts=4))
-GATED = (Tile(128, 128, 3, warps=8), Tile(128, 128, 3, warps=8), Tile(64, 128, 4), Tile(64, 64, 7))
+GATED = (Tile(128, 128, 2, warps=8), Tile(128, 128, 3, warps=8), Tile(64, 128, 4), Tile(64, 128, 6))
 TILES = (*WIDER, *SQUARE, *DEEPER, *GATED)
 
 

@@ -1,0 +1,25 @@
+"""ControlNet's zero convolutions: 1x1 convolutions that begin as zero, so that training begins without control."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+Scaled = Callable[[Sequence[nn.Conv2d], Sequence[Tensor], Tensor], list[Tensor]]  # as the function `scaled`
+
+
+def scaled(layers: Sequence[nn.Conv2d], features: Sequence[Tensor], factors: Tensor) -> list[Tensor]:
+    """Return the convolution of each feature [n, c, h, w], repeated for 2n pictures, times its factors [2n, layers]."""
+    each = zip(layers, features, factors.unbind(dim=1), strict=True)
+    return [factor[:, None, None, None] * repeated(layer(x), len(factors)) for layer, x, factor in each]
+
+
+def repeated(x: Tensor, rows: int) -> Tensor:
+    """Repeat x [n, ...] along the batch until it has `rows` rows, a multiple of n."""
+    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
+
+
+class WithZeroConvolutions(nn.Module):
+    """A network with zero convolutions. scaled: the function, which may be replaced."""
+
+    scaled: Scaled = staticmethod(scaled)

@@ -1,0 +1,1 @@
+"""ControlNet's zero convolutions as one kernel, written in Triton."""

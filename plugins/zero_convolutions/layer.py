@@ -1,0 +1,39 @@
+"""Lets a ControlNet use our kernel for its zero convolutions under torch.compile."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ldm.zero_convolutions import WithZeroConvolutions, scaled
+from plugins.compiling import compiles_half
+from plugins.hopper.compile import HOPPER
+from plugins.zero_convolutions.compile import STEP
+from plugins.zero_convolutions.op import zero_convolutions
+
+MOST_ROWS = 4096  # pixels of all pictures, for which it was measured: 3072; for more, cuBLAS fills the GPU
+
+
+def fused_scaled(layers: Sequence[nn.Conv2d], features: Sequence[Tensor], factors: Tensor) -> list[Tensor]:
+    """Compute the same as `ldm.zero_convolutions.scaled`."""
+    if not (compiles_half(factors) and _fit(features, len(factors))):
+        return scaled(layers, features, factors)
+    maps = [feature.contiguous(memory_format=torch.channels_last) for feature in features]
+    biases = [cast(Tensor, layer.bias) for layer in layers]
+    return zero_convolutions(maps, [layer.weight for layer in layers], biases, factors)
+
+
+def fuse_zero_convolutions(model: nn.Module) -> None:
+    """Let the ControlNet of a model on a Hopper GPU use our kernel, in place.
+
+    Weights and names stay the same; results differ only by rounding.
+    """
+    if torch.cuda.get_device_capability(next(model.parameters()).device) == HOPPER:
+        for module in model.modules():
+            if isinstance(module, WithZeroConvolutions):
+                module.scaled = fused_scaled
+
+
+def _fit(features: Sequence[Tensor], pictures: int) -> bool:
+    return all(x.shape[1] % STEP == 0 and pictures * x.shape[2] * x.shape[3] <= MOST_ROWS for x in features)
