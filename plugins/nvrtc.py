@@ -15,15 +15,15 @@ class KernelError(RuntimeError):
 
 
 @cache
-def compile_ptx(file: Path, defines: Defines, architecture: int) -> bytes:
-    """Return a file's PTX for a compute capability (90 for 9.0); cached in this process.
+def compile_ptx(file: Path, defines: Defines, architecture: int | str) -> bytes:
+    """Return a file's PTX for a compute capability, 90 for 9.0, "90a" with its own instructions; cached per process.
 
     Raises KernelError if NVRTC cannot be loaded or fails; after a failed compilation the message includes its log.
     """
     return _compile(file, defines, f"compute_{architecture}", "PTX")
 
 
-def cubin(file: Path, defines: Defines, architecture: int) -> bytes:
+def cubin(file: Path, defines: Defines, architecture: int | str) -> bytes:
     """Return a file's machine code, compiled unless engine files hold it. Raises like `compile_ptx`.
 
     The driver would have to compile PTX again, in every process that loads it.

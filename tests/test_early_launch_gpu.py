@@ -17,6 +17,7 @@ from plugins.convolution.op import convolution
 from plugins.group_norm.joined import group_norm_joined
 from plugins.group_norm.op import group_norm
 from plugins.hopper.compile import HOPPER
+from plugins.long_attention.op import long_attention
 from plugins.nvrtc import call, cubin
 from plugins.product.op import norm_product, product, product_stats
 from plugins.update.op import update
@@ -123,6 +124,7 @@ def cases() -> dict[str, tuple[Callable[[Tensor], Tensor], Tensor]]:
             lambda x: zero_convolutions([x], [point], [affine], one)[0],
             maps(1, 64, 4, 6),
         ),
+        "attention": (lambda x: long_attention(x, x, x, 2), random(2, 384, 80)),
         "product, norm": (lambda x: norm_product(weight, x, weight, sums, sums, 1.0), stats.square()),
     }
 
@@ -130,7 +132,7 @@ def cases() -> dict[str, tuple[Callable[[Tensor], Tensor], Tensor]]:
 NAMES = [
     "norm", "norm, shift", "norm, 2 kernels", "norm, two maps", "convolution", "convolution, residual",
     "convolution, 3 kernels", "product", "zero convolutions", "product, residual", "product, gated",
-    "product, statistics", "product, norm",
+    "product, statistics", "product, norm", "attention",
 ]  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def test_parameters_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_drivers_order_of_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
     monkeypatch.setattr(launch, "_driver", lambda: driver)
-    launch._tensor_map(1024, (4, 2, 6, 128), (768, 3072, 128, 1), [4, 2, 8, 64])
+    launch.tensor_map(1024, (4, 2, 6, 128), (768, 3072, 128, 1), [4, 2, 8, 64])
     assert driver.arrays == [[128, 6, 2, 4], [256, 6144, 1536], [64, 8, 2, 4], [1, 1, 1, 1]]
 
 

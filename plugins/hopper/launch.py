@@ -64,11 +64,11 @@ def _load(kernel: Kernel, device: int) -> Any:
 
 def _map_parameters(source: Source, box: Sequence[int]) -> list[Any]:
     """Return the parameters that describe a tensor: the map, and its shape and strides."""
-    tensor_map = _tensor_map(source.tensor.data_ptr(), source.shape, source.strides, box)
-    return [tensor_map, *map(ctypes.c_int32, source.shape), *map(ctypes.c_int64, source.strides)]
+    encoded = tensor_map(source.tensor.data_ptr(), source.shape, source.strides, box)
+    return [encoded, *map(ctypes.c_int32, source.shape), *map(ctypes.c_int64, source.strides)]
 
 
-def _tensor_map(address: int, shape: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> Any:
+def tensor_map(address: int, shape: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> Any:
     """Return the CUtensorMap with which TMA loads boxes of a float16 tensor. Raises KernelError if that fails.
 
     By ctypes, because cuda-python puts CUtensorMap at addresses that the driver refuses: not multiples of 64.

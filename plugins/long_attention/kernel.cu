@@ -2,19 +2,20 @@
 // Gimelshein 2018). WARPGROUPS warpgroups have 64 queries of one head each, and share the keys and values that another
 // warp loads by TMA. As in FlashAttention-3 (Shah et al. 2024), a warpgroup's tensor cores compute the next scores and
 // the last part of the result during its softmax, and the warpgroups take turns.
-//
-// Compile-time constants: HEAD (width of a head), HEADS, WARPGROUPS, PART (keys at once), STAGES (parts in memory),
-// SCALE (of the scores, times log2(e)), TURNS, LAZY, POLYNOMIAL.
 using uint = unsigned int;
 using ullong = unsigned long long;
 
 struct alignas(64) TensorMap { char bytes[128]; };
 
+// HEAD, PART, ROWS, THREADS and the size of the shared memory are as in op.py.
+constexpr int HEAD = 40;  // width of a head
+constexpr int PART = 96;  // keys at once; with 128, a warpgroup needs more than the 128 registers per thread
+constexpr int WARPGROUPS = 3, STAGES = 3;
 constexpr int ROWS = 64 * WARPGROUPS, ROW_BYTES = 128;  // a row of 64 values in shared memory, of which HEAD are used
 constexpr int QUERY_BYTES = ROWS * ROW_BYTES, PART_BYTES = PART * ROW_BYTES;
 constexpr int STEPS = (HEAD + 15) / 16;
-constexpr int THREADS = 128 * WARPGROUPS + (MOVE_REGISTERS ? 128 : 32);
-constexpr float ENOUGH = 8;  // log2 of how far weights may exceed 1
+constexpr int THREADS = 128 * WARPGROUPS + 32;
+constexpr float SCALE = 0.15811388300841897f * 1.4426950408889634f;  // HEAD^-0.5 log2(e): exp2 is faster than exp
 
 __device__ inline uint address(const void* pointer) { return static_cast<uint>(__cvta_generic_to_shared(pointer)); }
 
@@ -38,8 +39,8 @@ __device__ inline void wait(uint barrier, int parity) {
 
 __device__ inline void load(uint to, const TensorMap& map, uint barrier, int head, int row, int picture) {
     asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], "
-        "[%2];" ::"r"(to), "l"(&map), "r"(barrier), "r"(0), "r"(head), "r"(row), "r"(picture) : "memory");
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, "
+        "%6}], [%2];" ::"r"(to), "l"(&map), "r"(barrier), "r"(0), "r"(head), "r"(row), "r"(picture) : "memory");
 }
 
 // Matrix descriptor: swizzle of 128 bytes, groups of eight rows 1024 bytes apart.
@@ -62,23 +63,39 @@ __device__ inline void finish(float (&values)[N]) {
     pin(values);
 }
 
-PRODUCTS
+#define FOUR(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+
+// Issue d = a b, or d += a b with `add`, for 16 columns of 64 queries and of PART keys in shared memory.
+__device__ inline void product_keys(float (&d)[PART / 2], ullong a, ullong b, int add) {
+    static_assert(PART == 96);
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %50, 0;\nwgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+        "}, %48, %49, add, 1, 1, 0, 0;\n}"
+        : FOUR(d, 0), FOUR(d, 4), FOUR(d, 8), FOUR(d, 12), FOUR(d, 16), FOUR(d, 20),
+          FOUR(d, 24), FOUR(d, 28), FOUR(d, 32), FOUR(d, 36), FOUR(d, 40), FOUR(d, 44)
+        : "l"(a), "l"(b), "r"(add));
+}
+
+// Issue d += a b for 16 weights, in registers, of each of 64 queries and for the values of 16 tokens in shared memory.
+__device__ inline void product_values(float (&d)[HEAD / 2], uint a0, uint a1, uint a2, uint a3, ullong b) {
+    static_assert(HEAD == 40);
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n40k16.f32.f16.f16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19"
+        "}, {%20, %21, %22, %23}, %24, 1, 1, 1, 1;"
+        : FOUR(d, 0), FOUR(d, 4), FOUR(d, 8), FOUR(d, 12), FOUR(d, 16)
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
+}
+#undef FOUR
 
 __device__ inline float power(float x) {
     float result;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
     return result;
-}
-
-// 2^x by a polynomial, for x <= 100. The relative error is at most 7.5e-5.
-__device__ inline float power_by_polynomial(float x) {
-    x = fmaxf(x, -126.f);
-    const float shifted = x + 12582912.f;  // its lowest bits are the nearest integer
-    const float rest = x - (shifted - 12582912.f);
-    float y = __fmaf_rn(rest, 0.05517167f, 0.24261112f);
-    y = __fmaf_rn(y, rest, 0.69326099f);
-    y = __fmaf_rn(y, rest, 0.99992807f);
-    return __int_as_float(__float_as_int(y) + (__float_as_int(shifted) << 23));
 }
 
 __device__ inline uint pack(float low, float high) {
@@ -87,8 +104,9 @@ __device__ inline uint pack(float low, float high) {
     return result;
 }
 
+// The softmax of a thread's two rows of scores, of which a thread has columns 8 i + 2 (lane % 4) and the next.
 struct Softmax {
-    float highest[2] = {-INFINITY_, -INFINITY_}, sums[2] = {0, 0}, shrink[2];
+    float highest[2] = {__int_as_float(0xff800000), __int_as_float(0xff800000)}, sums[2] = {0, 0}, shrink[2];
 
     // Replace scores by weights.
     __device__ inline void apply(float (&scores)[PART / 2]) {
@@ -103,10 +121,7 @@ struct Softmax {
             float higher = fmaxf(top[0], top[1]);
             higher = fmaxf(higher, __shfl_xor_sync(0xffffffff, higher, 1));
             higher = fmaxf(higher, __shfl_xor_sync(0xffffffff, higher, 2));
-            if (LAZY)
-                higher = (higher - highest[half]) * SCALE > ENOUGH ? higher : highest[half];
-            else
-                higher = fmaxf(higher, highest[half]);
+            higher = fmaxf(higher, highest[half]);
             shrink[half] = power((highest[half] - higher) * SCALE);
             highest[half] = higher;
             const float shift = -higher * SCALE;
@@ -116,8 +131,7 @@ struct Softmax {
 #pragma unroll
                 for (int j = 0; j < 2; ++j) {
                     float& score = scores[i + 2 * half + j];
-                    const float x = __fmaf_rn(score, SCALE, shift);
-                    score = POLYNOMIAL && i / 4 % (POLYNOMIAL + !POLYNOMIAL) == 0 ? power_by_polynomial(x) : power(x);
+                    score = power(__fmaf_rn(score, SCALE, shift));
                     sum[j] += score;
                 }
             sums[half] = __fmaf_rn(sums[half], shrink[half], sum[0] + sum[1]);
@@ -125,7 +139,6 @@ struct Softmax {
     }
 
     __device__ inline void rescale(float (&total)[HEAD / 2]) const {
-        if (LAZY && !__any_sync(0xffffffff, shrink[0] != 1 || shrink[1] != 1)) return;
 #pragma unroll
         for (int i = 0; i < HEAD / 2; ++i) total[i] *= shrink[i / 2 % 2];
     }
@@ -136,18 +149,20 @@ __device__ inline void pack_all(uint (&weights)[PART / 4], const float (&scores)
     for (int i = 0; i < PART / 4; ++i) weights[i] = pack(scores[2 * i], scores[2 * i + 1]);
 }
 
+// Multiplications are issued by one warpgroup after another, so that the softmax of one overlaps those of the others.
 __device__ inline void take_turn(int group) {
-    if (TURNS) asm volatile("bar.sync %0, 256;" ::"r"(group + 1) : "memory");
+    asm volatile("bar.sync %0, 256;" ::"r"(group + 1) : "memory");
 }
 
 __device__ inline void pass_turn(int group) {
-    if (TURNS) asm volatile("bar.arrive %0, 256;" ::"r"((group + 1) % WARPGROUPS + 1) : "memory");
+    asm volatile("bar.arrive %0, 256;" ::"r"((group + 1) % WARPGROUPS + 1) : "memory");
 }
 
 // Issue scores = queries * keys.
 __device__ inline void multiply_keys(float (&scores)[PART / 2], uint queries, uint keys) {
 #pragma unroll
-    for (int step = 0; step < STEPS; ++step) product_keys(scores, matrix(queries + 32 * step), matrix(keys + 32 * step), step);
+    for (int step = 0; step < STEPS; ++step)
+        product_keys(scores, matrix(queries + 32 * step), matrix(keys + 32 * step), step);
 }
 
 // Issue total += weights * values.
@@ -158,8 +173,9 @@ __device__ inline void multiply_values(float (&total)[HEAD / 2], const uint (&we
                        matrix(values + 16 * ROW_BYTES * step));
 }
 
-// q, k, v: [n, rows, HEADS, HEAD]; result: the same, contiguous. Grid: rows / ROWS, HEADS, n.
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) canny2image_long_attention(
+// q: [n, rows, heads, HEAD]; k, v: [n, tokens, heads, HEAD]; by maps with boxes of 64 columns, those after HEAD zero.
+// tokens: at least two whole PARTs. result: [n, rows, heads, HEAD], contiguous. Grid: (rows / ROWS, heads, n).
+extern "C" __global__ __launch_bounds__(THREADS, 1) void canny2image_long_attention(
     const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
     uint* result, int rows, int tokens) {
     extern __shared__ char unaligned[];
@@ -181,12 +197,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) canny2image_long_a
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");  // see runtime/early_launch.py
     if (group == WARPGROUPS) {
-#if MOVE_REGISTERS
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-#endif
-        if (threadIdx.x % 128) return;
+        if (threadIdx.x % 32) return;
         expect(queries_full, QUERY_BYTES);
         load(queries, q, queries_full, head, first, picture);
         int stage = 0, parity = 1;
@@ -201,9 +214,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) canny2image_long_a
         }
         return;
     }
-#if MOVE_REGISTERS
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(MOVE_REGISTERS));
-#endif
     const uint own = queries + group * 64 * ROW_BYTES;
     const bool leader = threadIdx.x % 128 == 0;
     float scores[PART / 2], total[HEAD / 2];
@@ -266,7 +276,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) canny2image_long_a
         const float factor = 1 / sum;
         const int row = first + 16 * warp + lane / 4 + 8 * half;
         if (row < rows) {
-            uint* to = result + ((static_cast<long long>(picture) * rows + row) * HEADS + head) * (HEAD / 2) + lane % 4;
+            const long long at = (static_cast<long long>(picture) * rows + row) * gridDim.y + head;
+            uint* to = result + at * (HEAD / 2) + lane % 4;
 #pragma unroll
             for (int i = 0; i < HEAD / 8; ++i)
                 to[4 * i] = pack(total[4 * i + 2 * half] * factor, total[4 * i + 2 * half + 1] * factor);

@@ -1,0 +1,1 @@
+"""Attention over many tokens as one CUDA kernel for Hopper GPUs."""
