@@ -8,7 +8,7 @@ from torch import Tensor
 
 from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import launch
-from plugins.zero_convolutions.compile import STEP, Layer, Tile, ZeroConvolutions
+from plugins.zero_convolutions.compile import STEP, Layer, ZeroConvolutions, choose
 
 
 @torch.library.custom_op("canny2image::zero_convolutions", mutates_args=(), device_types="cuda")
@@ -21,8 +21,9 @@ def zero_convolutions(xs: list[Tensor], weights: list[Tensor], biases: list[Tens
     """
     _check(xs, weights, biases, factors)
     results = _empty(xs, factors)
-    layers = tuple(Layer(x.shape[1], x.shape[2] * x.shape[3], x.shape[0]) for x in xs)
-    run(ZeroConvolutions(layers, len(factors), Tile()), xs, weights, biases, results, factors)
+    sizes = ((x.shape[1], x.shape[2] * x.shape[3], x.shape[0]) for x in xs)
+    layers = tuple(Layer(*one, choose(one[0], one[1] * len(factors))) for one in sizes)
+    run(ZeroConvolutions(layers, len(factors)), xs, weights, biases, results, factors)
     return results
 
 
