@@ -55,13 +55,16 @@ def arguments(**changes: Any) -> dict[str, Any]:
 
     usual = {"xs": [maps(1, 64, 3, 5), maps(2, 128, 3, 5)], "weights": [maps(64, 64, 1, 1), maps(128, 128, 1, 1)]}
     biases = [torch.zeros(c, dtype=torch.float16) for c in (64, 128)]
-    return {**usual, "biases": biases, "factors": torch.zeros(2, 2, dtype=torch.float16), **changes}
+    results = [maps(2, 64, 3, 5), maps(2, 128, 3, 5)]
+    factors = torch.zeros(2, 2, dtype=torch.float16)
+    return {**usual, "biases": biases, "factors": factors, "results": results, **changes}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"biases": []}, "got 2 maps, 2 weights and 0 biases, expected as many of each, at least one"),
+        ({"biases": []}, "got 2 maps, 2 weights, 0 biases and 2 results, expected as many of each, at least one"),
+        ({"results": [torch.zeros(2, 64, 3, 5).half()] * 2}, "got results[0] as torch.float16 [2, 64, 3, 5]"),
         ({"factors": torch.zeros(2, 2)}, "got factors as torch.float32 [2, 2]"),
         ({"factors": torch.zeros(3, 2).half()}, "got maps [2, 128, 3, 5] for 3 pictures"),
         ({"xs": [torch.zeros(2, 72, 3, 5).half()] * 2}, "got maps [2, 72, 3, 5] for 2 pictures, expected channels"),

@@ -6,22 +6,26 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ldm.zero_convolutions import WithZeroConvolutions, scaled
+from ldm.zero_convolutions import Out, WithZeroConvolutions, scaled
 from plugins.compiling import compiles_half
 from plugins.hopper.compile import HOPPER
 from plugins.zero_convolutions.compile import STEP
-from plugins.zero_convolutions.op import zero_convolutions
+from plugins.zero_convolutions.op import empty, zero_convolutions
 
 MOST_ROWS = 4096  # pixels of all pictures, for which it was measured: 3072; for more, cuBLAS fills the GPU
 
 
-def fused_scaled(layers: Sequence[nn.Conv2d], features: Sequence[Tensor], factors: Tensor) -> list[Tensor]:
-    """Compute the same as `ldm.zero_convolutions.scaled`."""
+def fused_scaled(
+    layers: Sequence[nn.Conv2d], features: Sequence[Tensor], factors: Tensor, out: Out = None
+) -> list[Tensor]:
+    """Compute the same as `ldm.zero_convolutions.scaled`, into `out` if it is given."""
     if not (compiles_half(factors) and _fit(features, len(factors))):
         return scaled(layers, features, factors)
     maps = [feature.contiguous(memory_format=torch.channels_last) for feature in features]
     biases = [cast(Tensor, layer.bias) for layer in layers]
-    return zero_convolutions(maps, [layer.weight for layer in layers], biases, factors)
+    results = empty(maps, len(factors)) if out is None else list(out)
+    zero_convolutions(maps, [layer.weight for layer in layers], biases, factors, results)
+    return results
 
 
 def fuse_zero_convolutions(model: nn.Module) -> None:
