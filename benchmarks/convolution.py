@@ -1,9 +1,10 @@
-"""python -m benchmarks.convolution: times 3x3 convolutions with bias and residual on a Hopper GPU.
+"""python -m benchmarks.convolution: times 3x3 convolutions with bias and what is added on a Hopper GPU.
 
 Compares our kernel with torch.compile, which uses cuDNN, and with our split sums where the product uses those on other
-GPUs. The maps are channels-last float16 maps of Stable Diffusion 1.5 at 256x384 with guidance, of one picture and of
-two and eight, at 512x512, and of its VAE. Times are per call: medians over replays of a CUDA graph of 40 calls, divided
-by 40. The calls alternate between weights, which do not stay in the cache within a picture either.
+GPUs. Added is a residual or, with further channels, a 1x1 convolution; two taps are the phases of an upsampling. The
+maps are channels-last float16 maps of Stable Diffusion 1.5 at 256x384 with guidance, of one picture and of two and
+eight, at 512x512, and of its VAE. Times are per call: medians over replays of a CUDA graph of 40 calls, divided by 40.
+The calls alternate between weights, which do not stay in the cache within a picture either.
 """
 
 import argparse
@@ -18,9 +19,10 @@ from tqdm import tqdm
 
 from benchmarks.group_norm import measure, rotating_inputs
 from commands import one_line
-from plugins.convolution.op import convolution
+from plugins.convolution.op import convolution, convolution_skip, upsampled_convolution
 from plugins.convolution.tiles import Sizes, choose
 from plugins.hopper.compile import HOPPER
+from plugins.phase_upsampling import upsample
 
 LEVELS = {  # rows and columns of maps, and the in- and output channels of their convolutions
     (4, 6): [(1280, 1280), (2560, 1280)],
@@ -35,9 +37,25 @@ SHAPES = [
     *(Sizes(2, side, side, c, c) for side, c in ((8, 1280), (16, 1280), (32, 640), (64, 320))),
     *(Sizes(1, h, w, 512, 512) for h, w in ((32, 48), (64, 96))),
 ]
+# Convolutions with that of a skip connection: rows and columns, output channels, and channels of the skip connection.
+SKIPS = [
+    *(Sizes(2, 4, 6, 1280, 1280, extra) for extra in (2560,)),
+    *(Sizes(2, 8, 12, 1280, 1280, extra) for extra in (640, 1920, 2560)),
+    *(Sizes(2, 16, 24, 640, 640, extra) for extra in (320, 960, 1280, 1920)),
+    *(Sizes(2, 32, 48, 320, 320, extra) for extra in (640, 960)),
+]
+UPSAMPLINGS = [
+    *(Sizes(2, h, w, c, c, taps=2) for h, w, c in ((8, 12, 1280), (16, 24, 640))),
+    *(Sizes(1, h, w, c, c, taps=2) for h, w, c in ((32, 48, 512), (64, 96, 512), (128, 192, 256))),
+]
+
+Convolution = Callable[..., Tensor]
 
 
-Convolution = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+def plain_skip(
+    x: Tensor, weight: Tensor, bias: Tensor, extra: Tensor, extra_weight: Tensor, extra_bias: Tensor
+) -> Tensor:
+    return F.conv2d(extra, extra_weight, extra_bias) + F.conv2d(x, weight, bias, padding=1)
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
@@ -48,7 +66,7 @@ def split(sizes: Sizes) -> Convolution | None:
     """Return the convolution with split sums, or None if the product does not split them at these sizes."""
     from plugins.split_k_convolution import parts_for, split_convolutions  # imported here because of Triton
 
-    if not parts_for(sizes.n * sizes.h * sizes.w, sizes.channels, sizes.outs):
+    if sizes in SKIPS + UPSAMPLINGS or not parts_for(sizes.n * sizes.h * sizes.w, sizes.channels, sizes.outs):
         return None
     layer = nn.Conv2d(sizes.channels, sizes.outs, 3, padding=1, device="cuda")
     split_convolutions(layer)
@@ -67,14 +85,17 @@ def main() -> None:
 
 def rows(replays: int) -> list[str]:
     """Return the lines of the table."""
-    lines = ["| n, h, w, in, out | ours us | TFLOP/s | compiled us | split us | tile and parts |", "|---" * 6 + "|"]
-    for sizes in tqdm(SHAPES, desc="measuring"):
+    title = "| n, h, w, in, out, further, taps | ours us | TFLOP/s | compiled us | split us | tile and parts |"
+    lines = [title, "|---" * 6 + "|"]
+    for sizes in tqdm([*SHAPES, *SKIPS, *UPSAMPLINGS], desc="measuring"):
         torch.compiler.reset()
-        functions: list[Convolution] = [convolution, torch.compile(plain, dynamic=False)]
+        op, same = forms(sizes)
+        functions = [op, torch.compile(same, dynamic=False)]
         if one := split(sizes):
             functions.append(torch.compile(one, dynamic=False))
         ours, compiled, *splits = (time(function, sizes, replays) for function in functions)
-        operations = 18 * sizes.n * sizes.h * sizes.w * sizes.channels * sizes.outs
+        products = sizes.phases * sizes.taps**2 * sizes.channels + sizes.extra
+        operations = 2 * sizes.n * sizes.h * sizes.w * products * sizes.outs
         cells = [
             f"{ours:.1f}",
             f"{operations / ours / 1e6:.0f}",
@@ -87,13 +108,24 @@ def rows(replays: int) -> list[str]:
     return lines
 
 
+def forms(sizes: Sizes) -> tuple[Convolution, Convolution]:
+    """Return our op, and the same in PyTorch."""
+    if sizes.taps == 2:
+        return upsampled_convolution, upsample
+    return (convolution_skip, plain_skip) if sizes.extra else (convolution, plain)
+
+
 def time(function: Convolution, sizes: Sizes, replays: int) -> float:
     """Return the microseconds of a call."""
-    n, h, w, channels, outs = astuple(sizes)
-    weights = rotating_inputs(outs, channels, 3, 3)
-    x, residual = rotating_inputs(n, channels, h, w)[0], rotating_inputs(n, outs, h, w)[0]
-    bias = torch.randn(outs, device="cuda", dtype=torch.float16)
-    return measure([partial(function, x, weight, bias, residual) for weight in weights], replays)
+    n, h, w, outs = sizes.n, sizes.h, sizes.w, sizes.outs
+    weights = rotating_inputs(sizes.phases * outs, sizes.channels, sizes.taps, sizes.taps)
+    x, bias = rotating_inputs(n, sizes.channels, h, w)[0], torch.randn(outs, device="cuda", dtype=torch.float16)
+    others: list[Tensor] = []
+    if sizes.extra:
+        others = [rotating_inputs(n, sizes.extra, h, w)[0], rotating_inputs(outs, sizes.extra, 1, 1)[0], bias]
+    elif sizes.taps == 3:
+        others = [rotating_inputs(n, outs, h, w)[0]]
+    return measure([partial(function, x, weight, bias, *others) for weight in weights], replays)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ SOURCES = {
     ),
     "tensorrt": ("cldm/stages.py", "cldm/fast.py", "build/export.py", "build/compile.py"),
 }
-CUDA_SOURCES = ("plugins/group_norm/kernel.cu", "plugins/update/kernel.cu")
+CUDA_SOURCES = ("plugins/group_norm/kernel.cu", "plugins/group_norm/large.cu", "plugins/update/kernel.cu")
 
 
 @dataclass(frozen=True)

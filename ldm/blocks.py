@@ -1,13 +1,21 @@
 """Layers of the UNet: residual blocks, downsampling and upsampling, and the blocks that contain them."""
 
 from collections.abc import Iterator
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.attention import KeysValues, SpatialTransformer
 from ldm.norm import GroupNorm
+
+
+class Parts(NamedTuple):
+    """A map in parts, as `GroupNorm.join` takes them: the channels of h, then those of skip + residual."""
+
+    h: Tensor
+    skip: Tensor
+    residual: Tensor | float
 
 
 class AddedConv2d(nn.Conv2d):
@@ -19,6 +27,10 @@ class AddedConv2d(nn.Conv2d):
     def add_to(self, x: Tensor, h: Tensor) -> Tensor:
         """Return x plus the convolution of h, both [n, channels, h, w]."""
         return x + self(h)
+
+    def add_to_skip(self, skip: nn.Module, x: Tensor, h: Tensor) -> Tensor:
+        """Return skip(x) plus the convolution of h."""
+        return self.add_to(skip(x), h)
 
 
 class ResBlock(nn.Module):
@@ -48,10 +60,16 @@ class ResBlock(nn.Module):
         """Time embeddings [n, emb_width] -> the shift added between the convolutions, [n, out_channels]."""
         return self.emb_layers(emb)
 
-    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+    def normalized(self, x: Tensor | Parts) -> tuple[Tensor, Tensor]:
+        """Return x as one map, and its norm."""
+        norm = cast(GroupNorm, self.in_layers[0])
+        return norm.join(*x) if isinstance(x, Parts) else (x, norm(x))
+
+    def forward(self, x: Tensor | Parts, shift: Tensor) -> Tensor:
         # x: [n, channels, h, w], shift: [n or 1, out_channels]
-        h = self.out_layers[0](self.in_layers(x), shift)
-        return self.last_convolution.add_to(self.skip_connection(x), h)
+        x, h = self.normalized(x)
+        h = self.out_layers[0](self.in_layers[2](h), shift)
+        return self.last_convolution.add_to_skip(self.skip_connection, x, h)
 
     @property
     def last_convolution(self) -> AddedConv2d:
@@ -79,7 +97,8 @@ class Upsample(nn.Module):
 class Block(nn.ModuleList):
     """Layers in sequence. Each ResBlock uses the next item of `shifts`, each SpatialTransformer the next of `texts`."""
 
-    def forward(self, h: Tensor, shifts: Iterator[Tensor], texts: Iterator[KeysValues]) -> Tensor:
+    def forward(self, h: Tensor | Parts, shifts: Iterator[Tensor], texts: Iterator[KeysValues]) -> Tensor:
+        # h: parts only if the first layer is a ResBlock
         for layer in self:
             if isinstance(layer, ResBlock):
                 h = layer(h, next(shifts))
@@ -87,4 +106,4 @@ class Block(nn.ModuleList):
                 h = layer(h, next(texts))
             else:
                 h = layer(h)
-        return h
+        return cast(Tensor, h)

@@ -1,5 +1,6 @@
 """Group normalization with an optional shift before it and an optional SiLU after it."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,3 +18,8 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         y = super().forward(x if shift is None else x + shift[..., None, None])
         return F.silu(y) if self.silu else y
+
+    def join(self, h: Tensor, skip: Tensor, residual: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Return one map, the channels of h and then those of skip + residual, and the norm of that map."""
+        x = torch.cat([h, skip + residual], dim=1)
+        return x, self(x)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.attention import KeysValues, SpatialTransformer
-from ldm.blocks import Block, Downsample, ResBlock, Upsample
+from ldm.blocks import Block, Downsample, Parts, ResBlock, Upsample
 from ldm.config import UNetConfig
 from ldm.norm import GroupNorm
 
@@ -126,7 +126,7 @@ class UNet(Encoder):
         shifts, texts = iter(shifts), iter(texts)
         h = middle + control[-1]
         for block, skip, residual in zip(self.output_blocks, reversed(skips), reversed(control[:-1]), strict=True):
-            h = block(torch.cat([h, skip + residual], dim=1), shifts, texts)
+            h = block(Parts(h, skip, residual), shifts, texts)
         return self.out(h)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, control: Sequence[Tensor | float]) -> Tensor:

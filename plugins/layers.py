@@ -20,7 +20,8 @@ def use_kernels(model: nn.Module) -> None:
     Weights and names stay the same; results differ only by rounding.
     """
     split_convolutions(model)
-    fuse_convolutions(model)  # those that were split
+    upsample_in_phases(model)
+    fuse_convolutions(model)  # those that were split, and the phases
     fuse_zero_convolutions(model)
     fuse_norms(model)
     fuse_attention(model)
@@ -28,4 +29,3 @@ def use_kernels(model: nn.Module) -> None:
     if runs_on(next(model.parameters()).device):
         fold_norms(model)
         fold_text(model, attention)
-    upsample_in_phases(model)

@@ -29,13 +29,18 @@ class PhaseUpsample(Upsample):
         n, _, h, w = x.shape
         if not pays(n * h * w):
             return super().forward(x)
-        # Row i of y has the output rows 2i - 1 and 2i, and its columns likewise: one row and column too many per side.
-        y = F.conv2d(x, self.sums, padding=1)
-        y = rearrange(y, "n (p q c) h w -> n (h p) (w q) c", p=2, q=2)[:, 1:-1, 1:-1]
-        return (y + cast(Tensor, self.conv.bias)).permute(0, 3, 1, 2)
+        return upsample(x, self.sums, cast(Tensor, self.conv.bias))
 
     def derive(self) -> None:
         self.sums.copy_(phase_kernels(self.conv.weight))
+
+
+def upsample(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
+    """Return the upsampled map's convolution: x [n, c, h, w], kernels [4 * o, c, 2, 2] -> [n, o, 2h, 2w]."""
+    # Row i of y has the output rows 2i - 1 and 2i, and its columns likewise: one row and column too many per side.
+    y = F.conv2d(x, kernels, padding=1)
+    y = rearrange(y, "n (p q c) h w -> n (h p) (w q) c", p=2, q=2)[:, 1:-1, 1:-1]
+    return (y + bias).permute(0, 3, 1, 2)
 
 
 def pays(pixels: int) -> bool:

@@ -8,31 +8,51 @@ from plugins.convolution.tiles import Sizes, Tile
 ODD = [Sizes(1, 5, 7, 128, 64), Sizes(3, 9, 11, 64, 192), Sizes(2, 1, 1, 128, 128), Sizes(1, 17, 40, 64, 64)]
 
 
-def emulate(tile: Tile, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the convolution of x [n, h, w, c] and weight [o, 3, 3, c], and how often each output was written."""
+def emulate(
+    tile: Tile, x: Tensor, weight: Tensor, extra: Tensor | None = None, extra_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the convolution of x [n, h, w, c] and weight [o, 3, 3, c], and how often each output was written.
+
+    extra [n, h, w, d], extra_weight [o, d]: of the 1x1 convolution. A tile with 2 taps takes weight [4 * o, 2, 2, c].
+    """
     n, h, w, c = x.shape
-    outs = weight.shape[0]
-    sizes = Sizes(n, h, w, c, outs)
+    phases, taps = (4, 2) if tile.taps == 2 else (1, 3)
+    outs, scale = weight.shape[0] // phases, 2 if phases == 4 else 1
+    depth = 0 if extra is None else extra.shape[3]
+    sizes = Sizes(n, h, w, c, outs, depth, taps)
     by_row, filters = x.transpose(0, 1), weight.flatten(1)
-    result, writes = torch.zeros(n, h, w, outs, dtype=x.dtype), torch.zeros(n, h, w, outs, dtype=torch.int)
+    size = n, scale * h, scale * w, outs
+    result, writes = torch.zeros(size, dtype=x.dtype), torch.zeros(size, dtype=torch.int)
     across, down, blocks = -(-w // tile.columns), -(-h // tile.rows), c // 64
     for number in range(tile.programs(sizes) // tile.parts):
-        outs_at, block = number % (outs // tile.outs) * tile.outs, number // (outs // tile.outs)
+        outs_at, block = number % (outs // tile.outs) * tile.outs, number // (outs // tile.outs) // phases
+        phase = number // (outs // tile.outs) % phases
+        before_row, before_column = divmod(phase, 2) if phases == 4 else (1, 1)
         left, top = block % across * tile.columns, block // across % down * tile.rows
         first_picture = block // across // down * tile.pictures
         total = torch.zeros(tile.outs, tile.pixels, dtype=x.dtype)
         for part in range(tile.parts):
-            for step in range(part * 3 * blocks // tile.parts, (part + 1) * 3 * blocks // tile.parts):
+            for step in range(part * taps * blocks // tile.parts, (part + 1) * taps * blocks // tile.parts):
                 column, channel = step // blocks, step % blocks * 64
-                at = top - 1, first_picture, left - 1 + column, channel
-                rows = box(by_row, at, (tile.rows + 2, tile.pictures, tile.columns, 64)).flatten(1, 2)
-                for row in range(3):
-                    of_row = box(filters, (outs_at, (row * 3 + column) * c + channel), (tile.outs, 64))
+                at = top - before_row, first_picture, left - before_column + column, channel
+                rows = box(by_row, at, (tile.rows + taps - 1, tile.pictures, tile.columns, 64)).flatten(1, 2)
+                for row in range(taps):
+                    of_row = box(
+                        filters, (phase * outs + outs_at, (row * taps + column) * c + channel), (tile.outs, 64)
+                    )
                     total += of_row @ rows[row : row + tile.rows].flatten(0, 1).T
+            for step in range(part * (depth // 64) // tile.parts, (part + 1) * (depth // 64) // tile.parts):
+                assert extra is not None
+                assert extra_weight is not None
+                at = top, first_picture, left, step * 64
+                rows = box(extra.transpose(0, 1), at, (tile.rows, tile.pictures, tile.columns, 64))
+                total += box(extra_weight, (outs_at, step * 64), (tile.outs, 64)) @ rows.flatten(0, 2).T
         pixel = torch.arange(tile.pixels)
         y = pixel // (tile.pictures * tile.columns) + top
         picture, left_of = pixel // tile.columns % tile.pictures + first_picture, pixel % tile.columns + left
         inside = (y < h) & (picture < n) & (left_of < w)
+        if phases == 4:
+            y, left_of = 2 * y + 1 - before_row, 2 * left_of + 1 - before_column
         where = picture[inside], y[inside], left_of[inside], slice(outs_at, outs_at + tile.outs)
         result[where] = total.T[inside]
         writes[where] += 1

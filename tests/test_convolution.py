@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ldm.blocks import AddedConv2d
-from plugins.convolution.op import _check, convolution
-from plugins.convolution.tiles import TILES, Sizes, Tile, candidates, choose, fits
+from plugins.convolution.op import _check, convolution, convolution_skip, upsampled_convolution
+from plugins.convolution.tiles import PARTS, PHASE_TILES, TILES, Sizes, Tile, choose, fits
 from plugins.nvrtc import KernelError
+from plugins.phase_upsampling import phase_kernels
 from tests.convolutions import ODD, emulate
 
 # The tiles with the lowest times on an H200 (of several within 3%, one), by pixels and channels, for two maps.
@@ -39,11 +40,49 @@ def test_the_fastest_tile_is_chosen(key: tuple[tuple[int, int], int, int]) -> No
     assert choose(Sizes(2, *size, channels, outs)) == FASTEST[key]
 
 
+# Those of two maps with a further one, by pixels, channels and the further map's channels.
+FASTEST_WITH_SKIP = {
+    ((4, 6), 1280, 2560): Tile(4, 2, 8, 64, 6, 4),
+    ((8, 12), 1280, 640): Tile(8, 2, 4, 128, 3, 4),
+    ((8, 12), 1280, 1920): Tile(8, 2, 4, 128, 3, 4),
+    ((16, 24), 640, 320): Tile(16, 1, 8, 64, 4, 2),
+    ((16, 24), 640, 960): Tile(16, 1, 8, 64, 4, 2),
+    ((16, 24), 640, 1280): Tile(16, 1, 8, 64, 4, 2),
+    ((16, 24), 640, 1920): Tile(16, 1, 8, 64, 4, 2),
+    ((32, 48), 320, 640): Tile(16, 1, 8, 64, 4, 1),
+    ((32, 48), 320, 960): Tile(16, 1, 8, 64, 4, 1),
+}
+
+
+@pytest.mark.parametrize("key", FASTEST_WITH_SKIP, ids=str)
+def test_the_fastest_tile_with_a_skip_connection_is_chosen(key: tuple[tuple[int, int], int, int]) -> None:
+    size, channels, extra = key
+    assert choose(Sizes(2, *size, channels, channels, extra)) == FASTEST_WITH_SKIP[key]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tile"),
+    [
+        (Sizes(2, 8, 12, 1280, 1280, taps=2), Tile(8, 2, 4, 128, 4, taps=2)),
+        (Sizes(2, 16, 24, 640, 640, taps=2), Tile(16, 2, 8, 64, 3, taps=2)),
+        (Sizes(1, 32, 48, 512, 512, taps=2), Tile(16, 1, 16, 128, 3, taps=2)),
+        (Sizes(1, 64, 96, 512, 512, taps=2), Tile(16, 1, 16, 128, 3, taps=2)),
+        (Sizes(1, 128, 192, 256, 256, taps=2), Tile(16, 1, 16, 128, 3, taps=2)),
+    ],
+    ids=str,
+)
+def test_the_fastest_tile_of_an_upsampling_is_chosen(sizes: Sizes, tile: Tile) -> None:
+    assert choose(sizes) == tile
+    assert fits(sizes)
+
+
 def test_a_cluster_of_four_does_not_fill_the_gpu() -> None:
     assert choose(Sizes(1, 32, 48, 512, 512)).parts == 1, "384 programs in clusters need four rounds, not three"
 
 
-@pytest.mark.parametrize("tile", [one for outs in (64, 128) for one in candidates(outs)], ids=str)
+@pytest.mark.parametrize(
+    "tile", [replace(tile, parts=parts) for tile in (*TILES, *PHASE_TILES) for parts in PARTS], ids=str
+)
 def test_tiles_suit_the_hardware(tile: Tile) -> None:
     assert tile.shared <= 227 * 1024
     assert tile.pixels in (64, 128, 256), "the widths of a product"
@@ -62,9 +101,30 @@ def test_tiles_suit_the_hardware(tile: Tile) -> None:
 def test_every_output_is_computed_once(sizes: Sizes, tile: Tile) -> None:
     x = torch.randn(sizes.n, sizes.h, sizes.w, sizes.channels, dtype=torch.float64)
     weight = torch.randn(sizes.outs, 3, 3, sizes.channels, dtype=torch.float64)
+    extra = torch.randn(sizes.n, sizes.h, sizes.w, 192, dtype=torch.float64)
+    extra_weight = torch.randn(sizes.outs, 192, dtype=torch.float64)
     expected = F.conv2d(x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), padding=1).permute(0, 2, 3, 1)
     for parts in (1, 4):
         got, writes = emulate(replace(tile, parts=parts), x, weight)
+        assert (writes == 1).all()
+        torch.testing.assert_close(got, expected)
+        got, writes = emulate(replace(tile, parts=parts), x, weight, extra, extra_weight)
+        assert (writes == 1).all()
+        torch.testing.assert_close(got, expected + extra @ extra_weight.T)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tile"),
+    [(sizes, tile) for sizes in ODD for tile in PHASE_TILES if sizes.outs % tile.outs == 0],
+    ids=str,
+)
+def test_every_output_of_an_upsampling_is_computed_once(sizes: Sizes, tile: Tile) -> None:
+    x = torch.randn(sizes.n, sizes.channels, sizes.h, sizes.w, dtype=torch.float64)
+    weight = torch.randn(sizes.outs, sizes.channels, 3, 3, dtype=torch.float64)
+    expected = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, padding=1).permute(0, 2, 3, 1)
+    for parts in (1, 4):
+        one = replace(tile, parts=parts)
+        got, writes = emulate(one, x.permute(0, 2, 3, 1), phase_kernels(weight).permute(0, 2, 3, 1))
         assert (writes == 1).all()
         torch.testing.assert_close(got, expected)
 
@@ -79,6 +139,10 @@ def test_other_sizes_do_not_fit() -> None:
     assert not fits(Sizes(1, 256, 384, 256, 256)), "cuDNN fills the GPU"
     assert fits(Sizes(8, 8, 12, 1280, 1280))
     assert not fits(Sizes(16, 8, 12, 1280, 1280)), "many narrow maps"
+    assert not fits(Sizes(2, 32, 48, 320, 320, extra=96)), "the map that is skipped"
+    assert not fits(Sizes(2, 4, 6, 1280, 1280, taps=2)), "the 3x3 convolution of the large map is faster"
+    assert not fits(Sizes(2, 16, 24, 96, 96, taps=2)), "upsampling in the small model"
+    assert not fits(Sizes(8, 8, 12, 1280, 1280, taps=2)), "many narrow maps to upsample, which were not measured"
 
 
 def test_the_result_of_the_op() -> None:
@@ -86,6 +150,18 @@ def test_the_result_of_the_op() -> None:
     for residual in (None, torch.empty(2, 128, 4, 6, device="meta")):
         result = convolution(x.half(), weight.half(), bias.half(), residual)
         assert (result.shape, result.dtype) == ((2, 128, 4, 6), torch.float16)
+        assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_results_of_the_other_ops() -> None:
+    def empty(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, device="meta", dtype=torch.float16)
+
+    x, bias = empty(2, 64, 4, 6), empty(128)
+    skip = convolution_skip(x, empty(128, 64, 3, 3), bias, empty(2, 192, 4, 6), empty(128, 192, 1, 1), bias)
+    upsampled = upsampled_convolution(x, empty(512, 64, 2, 2), bias)
+    assert (skip.shape, upsampled.shape) == ((2, 128, 4, 6), (2, 128, 8, 12))
+    for result in (skip, upsampled):
         assert result.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -103,17 +179,38 @@ def test_the_result_of_the_op() -> None:
         ("bias", torch.empty(64).half(), r"got bias as torch.float16 \[64\]"),
         ("bias", torch.empty(129).half()[1:], "at an address that is not a multiple of 16 bytes"),
         ("residual", torch.empty(1, 128, 4, 6).half(), "got residual as"),
+        ("extra", torch.empty(2, 32, 4, 6).half(), "and a further map with 32 channels, expected in- and output chann"),
+        ("extra", torch.empty(1, 192, 4, 6).half(), "got extra as"),
+        ("extra_weight", torch.empty(128, 64, 1, 1).half(), "got extra_weight as"),
+        ("extra_bias", torch.empty(64).half(), "got extra_bias as"),
     ],
 )
 def test_unsupported_arguments(name: str, other: torch.Tensor, sentence: str) -> None:
     def last(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, dtype=torch.half, memory_format=torch.channels_last)
 
-    usual = {"x": last(2, 64, 4, 6), "weight": last(128, 64, 3, 3), "bias": torch.empty(128).half()}
-    arguments = {**usual, "residual": last(2, 128, 4, 6)}
-    _check(**arguments)
+    bias = torch.empty(128).half()
+    usual = {"x": last(2, 64, 4, 6), "weight": last(128, 64, 3, 3), "bias": bias, "residual": last(2, 128, 4, 6)}
+    extra = {"extra": last(2, 192, 4, 6), "extra_weight": last(128, 192, 1, 1), "extra_bias": bias}
+
+    def check(arguments: dict[str, torch.Tensor]) -> Sizes:
+        x, weight, bias, residual, *others = arguments.values()
+        return _check(x, weight, bias, residual, (others[0], others[1], others[2]))
+
+    assert check(usual | extra) == Sizes(2, 4, 6, 64, 128, 192)
     with pytest.raises(ValueError, match=f"convolution .*{sentence}"):
-        _check(**{**arguments, name: other})
+        check(usual | extra | {name: other})
+
+
+def test_unsupported_phases() -> None:
+    x, kernels = (
+        torch.empty(*shape).half().to(memory_format=torch.channels_last) for shape in [(2, 64, 4, 6), (512, 64, 2, 2)]
+    )
+    assert _check(x, kernels, None, taps=2) == Sizes(2, 4, 6, 64, 128, taps=2)
+    with pytest.raises(ValueError, match=r"got weight as torch.float16 \[512, 64, 2, 2\] .* expected channels-last"):
+        _check(x, kernels.contiguous(), None, taps=2)
+    with pytest.raises(ValueError, match=r"\[512, 64, 3, 3\] .* \[512, 64, 2, 2\]"):
+        _check(x, torch.empty(512, 64, 3, 3).half(), None, taps=2)
 
 
 def layers() -> nn.Sequential:

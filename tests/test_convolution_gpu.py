@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,19 +12,20 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
-from benchmarks.convolution import SD15, SHAPES
+from benchmarks.convolution import SD15, SHAPES, SKIPS, UPSAMPLINGS, plain_skip
 from cldm.compiled_files import Compiled
 from cldm.tricks.time_table import move_biases
-from ldm.blocks import ResBlock
+from ldm.blocks import ResBlock, Upsample
 from plugins.convolution.compile import ConvolutionKernel
-from plugins.convolution.layer import FusedConv2d, fuse_convolutions
-from plugins.convolution.op import convolution, run
+from plugins.convolution.layer import FusedConv2d, FusedUpsample, fuse_convolutions
+from plugins.convolution.op import convolution, convolution_skip, run, upsampled_convolution
 from plugins.convolution.padded import PaddedConv2d
 from plugins.convolution.tiles import Sizes, choose
 from plugins.hopper import compile as compilation
 from plugins.hopper import launch
 from plugins.hopper.compile import Kernel
 from plugins.machine_code import KERNELS
+from plugins.phase_upsampling import phase_kernels, upsample_in_phases
 from plugins.split_k_convolution import split_convolutions
 from tests.convolutions import ODD
 from tests.hopper import check, check_at_the_same_time, check_in_a_graph, needs_hopper
@@ -83,6 +85,38 @@ def test_nothing_else_is_written(sizes: Sizes) -> None:
     assert (memory[-(2**19) :] == 7).all()
 
 
+def with_skip(sizes: Sizes) -> tuple[Tensor, ...]:
+    """Return x, weight and bias, and a further map with weight and bias of its 1x1 convolution."""
+    x, weight, bias, _ = inputs(sizes)
+    extra = random(sizes.n, sizes.extra, sizes.h, sizes.w)
+    return x, weight, bias, extra, random(sizes.outs, sizes.extra, 1, 1, scale=sizes.extra**-0.5), 2 * bias
+
+
+@pytest.mark.parametrize("sizes", [*SKIPS, *(replace(one, extra=320) for one in ODD)], ids=str)
+def test_with_the_convolution_of_a_skip_connection(sizes: Sizes) -> None:
+    tensors = with_skip(sizes)
+    got = convolution_skip(*tensors)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    check(got, plain_skip(*tensors), plain_skip(*(tensor.double() for tensor in tensors)))
+    assert all(torch.equal(got, convolution_skip(*tensors)) for _ in range(20)), "two runs differ"
+
+
+def test_a_skip_connection_in_a_graph() -> None:
+    check_in_a_graph(convolution_skip, *with_skip(SKIPS[0]))
+
+
+@pytest.mark.parametrize("sizes", [*UPSAMPLINGS, *ODD], ids=str)
+def test_an_upsampling(sizes: Sizes) -> None:
+    x, weight, bias, _ = inputs(sizes)
+    layer = Upsample(sizes.channels).cuda().half().requires_grad_(False)
+    layer.conv.weight, layer.conv.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+    got = upsampled_convolution(x, phase_kernels(weight), bias)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    half = layer(x)
+    check(got, half, layer.double()(x.double()))
+    assert all(torch.equal(got, upsampled_convolution(x, phase_kernels(weight), bias)) for _ in range(20))
+
+
 def test_two_streams() -> None:
     """Kernels that run at the same time, with clusters and more programs than fit, end, and compute the same."""
     cases = [inputs(sizes) for sizes in (SD15[0], SD15[2], SD15[7], SHAPES[len(SD15) + 1])]
@@ -107,7 +141,8 @@ def fused(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("channels", "outs", "size"), [(1280, 1280, (4, 6)), (960, 640, (16, 24)), (320, 320, (32, 48))]
+    ("channels", "outs", "size"),
+    [(1280, 1280, (4, 6)), (2560, 1280, (4, 6)), (960, 640, (16, 24)), (320, 320, (32, 48))],
 )
 def test_a_compiled_block(channels: int, outs: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
@@ -121,7 +156,22 @@ def test_a_compiled_block(channels: int, outs: int, size: tuple[int, int]) -> No
     assert torch.equal(block(x, shift), half), "the eager block has changed"
     compiled = torch.compile(block, fullgraph=True, dynamic=False)
     check(compiled(x, shift), half, true)
-    assert kernels(lambda: compiled(x, shift)).count(NAME) == 2
+    found = kernels(lambda: compiled(x, shift))
+    assert found.count(NAME) == 2
+    assert not any("gemm" in name or "nvjet" in name for name in found), "the skip connection has a kernel of its own"
+
+
+def test_a_compiled_upsampling() -> None:
+    torch.manual_seed(0)
+    plain = Upsample(640).cuda().half().requires_grad_(False)
+    plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layer, x = deepcopy(plain), random(2, 640, 16, 24)
+    upsample_in_phases(layer)
+    fused(layer)
+    assert isinstance(layer, FusedUpsample)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=False)
+    check(compiled(x), plain(x), deepcopy(plain).double()(x.double()))
+    assert kernels(lambda: compiled(x)) == [NAME]
 
 
 @pytest.mark.parametrize(("outs", "bias"), [(4, True), (3, False)])

@@ -14,6 +14,7 @@ pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA 
 from cuda.bindings import driver
 
 from plugins.convolution.op import convolution
+from plugins.group_norm.joined import group_norm_joined
 from plugins.group_norm.op import group_norm
 from plugins.hopper.compile import HOPPER
 from plugins.nvrtc import call, cubin
@@ -109,6 +110,11 @@ def cases() -> dict[str, tuple[Callable[[Tensor], Tensor], Tensor]]:
     return {
         "norm": (lambda x: group_norm(x, *norm), maps(2, 64, 16, 24)),
         "norm, shift": (lambda x: group_norm(filters, *norm, x), random(1, 64)),
+        "norm, 2 kernels": (lambda x: group_norm(x, affine, affine, 1, 1e-5, True), maps(1, 64, 256, 256)),
+        "norm, two maps": (
+            lambda x: group_norm_joined(x, x, x, row, row, 8, 1e-5, True)[1],
+            maps(2, 64, 16, 24),
+        ),
         "convolution": (lambda x: convolution(x, filters, affine), maps(2, 64, 8, 12)),
         "convolution, residual": (lambda x: convolution(filters, filters, affine, x), maps(64, 64, 3, 3)),
         "convolution, 3 kernels": (
@@ -125,8 +131,9 @@ def cases() -> dict[str, tuple[Callable[[Tensor], Tensor], Tensor]]:
 
 
 NAMES = [
-    "norm", "norm, shift", "convolution", "convolution, residual", "convolution, 3 kernels", "product",
-    "zero convolutions", "product, residual", "product, gated", "product, statistics", "product, norm",
+    "norm", "norm, shift", "norm, 2 kernels", "norm, two maps", "convolution", "convolution, residual",
+    "convolution, 3 kernels", "product", "zero convolutions", "product, residual", "product, gated",
+    "product, statistics", "product, norm",
 ]  # fmt: skip
 
 
@@ -135,7 +142,7 @@ def test_a_kernel_waits(name: str, copy: Copy) -> None:
     if not name.startswith("norm") and torch.cuda.get_device_capability() != HOPPER:
         pytest.skip("the kernel is for other GPUs")
     got, expected, early = both(*cases()[name], copy)
-    assert early == (3 if "3 kernels" in name else 1)
+    assert early == next((int(part[0]) for part in name.split(", ") if "kernels" in part), 1)
     assert torch.equal(got, expected)
 
 

@@ -9,11 +9,14 @@ import plugins.machine_code
 import plugins.nvrtc
 import tests.nvrtc
 from benchmarks.group_norm import SHAPES
-from plugins.group_norm.launch import NAME, SOURCE, Launch, choose_launch
+from plugins.group_norm import joined
+from plugins.group_norm.large import GROUPS, is_large, large_launches
+from plugins.group_norm.large import SOURCE as SOURCE_OF_LARGE
+from plugins.group_norm.launch import NAME, SOURCE, Launch, can_join, choose_launch
 from plugins.group_norm.op import group_norm, reference
 from plugins.nvrtc import KernelError, compile_ptx, cubin
 from plugins.waiting import waits_first
-from tests.norm_maps import EPS, FORMATS, ODD, SHIFTED, tensors, torchs
+from tests.norm_maps import EPS, FORMATS, JOINED, ODD, SHIFTED, parts, tensors, torchs
 from tests.nvrtc import require_nvrtc
 
 
@@ -41,6 +44,19 @@ def test_the_op_on_the_cpu(memory: torch.memory_format) -> None:
     torch.library.opcheck(group_norm, (x, weight, bias, *options, bias[None]))
 
 
+def test_two_maps_on_the_cpu() -> None:
+    h, skip, residual, weight, bias = parts(2, 60, 36, 5, 7)
+    tensors, options = (h, skip, residual, weight, bias), (6, EPS, True)
+    x, y = torch.ops.canny2image.group_norm_joined(*tensors, *options)
+    assert torch.equal(x, torch.cat([h, skip + residual], dim=1))
+    assert torch.equal(y, reference(x, weight, bias, *options))
+    fakes = joined.group_norm_joined(*(one.to("meta") for one in tensors), *options)
+    for got, fake in zip((x, y), fakes, strict=True):
+        assert got.is_contiguous(memory_format=torch.channels_last)
+        assert (fake.shape, fake.stride(), fake.dtype) == (got.shape, got.stride(), got.dtype)
+    torch.library.opcheck(joined.group_norm_joined, (*tensors, *options))
+
+
 def test_the_constants_of_a_launch() -> None:
     def constants(launch: Launch) -> dict[str, int]:
         return {name: int(value) for name, value in launch.defines if name != "EPS"}
@@ -59,6 +75,15 @@ def test_the_constants_of_a_launch() -> None:
         choose_launch(1, 60, 99, 7, EPS, True, channels_last=True, clusters=True)
     with pytest.raises(ValueError, match="a shift with groups of 10 channels and channels_last=False"):
         choose_launch(1, 60, 99, 6, EPS, True, channels_last=False, clusters=True, shift=True)
+    for first, vector in ((640, 8), (644, 4), (642, 2)):
+        launch = choose_launch(2, 1280, 384, 32, EPS, True, channels_last=True, clusters=True, joined=first)
+        assert constants(launch).items() >= {"JOINED": first, "VECTOR": vector}.items(), "a load would be of both maps"
+    assert not can_join(1280, 32, 641)
+    assert not can_join(1280, 32, 1280)
+    assert not can_join(1280, 7, 640)
+    for first, last in ((641, True), (640, False)):
+        with pytest.raises(ValueError, match=f"{first} and {1280 - first} channels to join in 32 groups"):
+            choose_launch(2, 1280, 384, 32, EPS, True, channels_last=last, clusters=True, joined=first)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +109,37 @@ def test_the_kernel_compiles_with_a_shift() -> None:
     for n, c, h, w, groups in SHIFTED:
         launch = choose_launch(n, c, h * w, groups, EPS, True, channels_last=True, clusters=True, shift=True)
         assert waits_first(compile_ptx(SOURCE, launch.defines, 90).decode())
+
+
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_kernels_for_large_maps_compile(group: int, architecture: int) -> None:
+    _, *launches = large_launches(1, 192, 2**16, 192 // group, EPS, silu=True)
+    _, *kernels = compile_ptx(SOURCE_OF_LARGE, launches[0].defines, architecture).decode().split(".visible .entry ")
+    assert [kernel.partition("(")[0] for kernel in kernels] == [launch.name for launch in launches]
+    assert [waits_first(kernel) for kernel in kernels] == [architecture >= 90] * 2
+
+
+def test_large_maps() -> None:
+    large = [shape for shape in SHAPES if is_large(shape[0], shape[1], shape[2] * shape[3], shape[4], True)]
+    assert large == [shape for shape in SHAPES if shape[0] == 1 and shape[2] >= 128]
+    assert not is_large(1, 128, 2**16, 32, channels_last=False)
+    assert not is_large(1, 320, 2**16, 32, channels_last=True), "groups of ten channels"
+    assert not is_large(8, 128, 2**20, 32, channels_last=True), "more values than the kernels can count"
+    for images, expected in ((1, 264), (3, 88), (1000, 1)):
+        ranges, *launches = large_launches(images, 128, 98304, 32, EPS, silu=True)
+        assert ranges == expected
+        assert {launch.grid for launch in launches} == {(expected, 2, images)}
+        assert ("RANGES", str(expected)) in launches[0].defines
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_the_kernel_compiles_for_two_maps() -> None:
+    for n, c, d, h, w, groups in JOINED:
+        for clusters in (True, False):
+            launch = choose_launch(n, c + d, h * w, groups, EPS, True, True, clusters, joined=c)
+            assert waits_first(compile_ptx(SOURCE, launch.defines, 90 if clusters else 80).decode()) == clusters
 
 
 @pytest.mark.usefixtures("nvrtc")

@@ -64,7 +64,7 @@ def test_parameters_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = [{4}, 4, 2, 6, 128, 768, 3072, 128, 1]
     assert read[:5] == [{2}, 64, 1152, 1152, 1]
     assert read[5:23] == pixels * 2
-    assert read[23:] == [bias.data_ptr(), 0, result.data_ptr(), 0, 0]
+    assert read[23:] == [bias.data_ptr(), 0, 0, result.data_ptr(), 0, 0]
     monkeypatch.setattr(driver, "status", 1)
     with pytest.raises(KernelError, match=r"cuTensorMapEncodeTiled failed with status 1 for shape \[64, 1152\]"):
         run(SMALL, x, weight, bias, None, result)

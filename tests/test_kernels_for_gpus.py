@@ -14,7 +14,8 @@ import pytest
 from torch.utils.cpp_extension import CUDA_HOME
 
 from plugins.convolution.compile import ConvolutionKernel
-from plugins.convolution.tiles import TILES, Sizes, Tile
+from plugins.convolution.tiles import PHASE_TILES, TILES, Sizes, Tile
+from plugins.group_norm.large import large_launches
 from plugins.group_norm.launch import SOURCE, choose_launch
 from plugins.hopper.compile import compile_kernel
 from plugins.nvrtc import compile_ptx
@@ -50,6 +51,13 @@ def test_group_norm_compiles(capability: int, shape: tuple[int, int, int, int], 
 
 
 @pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("capability", SHARED)
+def test_group_norm_of_large_maps_compiles(capability: int) -> None:
+    _, launch, _ = large_launches(1, 128, 256 * 384, 32, 1e-5, silu=True)
+    assert f".target sm_{capability}".encode() in compile_ptx(launch.source, launch.defines, capability)
+
+
+@pytest.mark.usefixtures("nvrtc")
 @pytest.mark.skipif(PTXAS is None, reason="needs ptxas from the CUDA toolkit to assemble the PTX")
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("shape", MAPS)
@@ -73,6 +81,15 @@ def test_hopper_convolution(tile: Tile) -> None:
     sizes = Sizes(3, 9, 11, 128, 2 * tile.outs)
     assert tile.shared <= SHARED[90]
     assert compile_kernel(ConvolutionKernel(sizes, replace(tile, parts=2), bias=True, residual=True))
+    assert compile_kernel(ConvolutionKernel(replace(sizes, extra=192), tile, bias=True, residual=False))
+
+
+@pytest.mark.parametrize("tile", PHASE_TILES, ids=str)
+def test_hopper_upsampling(tile: Tile) -> None:
+    pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
+    sizes = Sizes(3, 9, 11, 128, 2 * tile.outs, taps=2)
+    assert tile.shared <= SHARED[90]
+    assert compile_kernel(ConvolutionKernel(sizes, tile, bias=True, residual=False))
 
 
 @pytest.mark.parametrize("tile", PRODUCT_TILES, ids=str)

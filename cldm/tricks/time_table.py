@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cldm.model import ControlLDM
-from ldm.blocks import ResBlock
+from ldm.blocks import Parts, ResBlock
 from ldm.unet import Encoder
 
 
@@ -32,11 +32,11 @@ class BiasInShift(ResBlock):
     def shift(self, emb: Tensor) -> Tensor:
         return super().shift(emb) + cast(Tensor, self.first_convolution.bias)
 
-    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
-        h = self.in_layers[0](x)
+    def forward(self, x: Tensor | Parts, shift: Tensor) -> Tensor:
+        x, h = self.normalized(x)
         h = self.first_convolution._conv_forward(h, self.first_convolution.weight, bias=None)
         h = self.out_layers[0](h, shift)
-        return self.last_convolution.add_to(self.skip_connection(x), h)
+        return self.last_convolution.add_to_skip(self.skip_connection, x, h)
 
     @property
     def first_convolution(self) -> nn.Conv2d:

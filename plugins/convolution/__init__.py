@@ -1,4 +1,6 @@
-"""3x3 convolutions for Hopper GPUs as one kernel, which also adds the bias and a residual.
+"""3x3 convolutions for Hopper GPUs as one kernel, which also adds the bias, and a residual or a 1x1 convolution.
+
+The same kernel computes the phases of upsamplings (`plugins/phase_upsampling.py`).
 
 `kernel.py` is the kernel in Gluon, Triton's lower-level language; `tiles.py` chooses how programs share the work;
 `compile.py` says what the kernel is compiled for; `op.py` makes it a torch op, and `layer.py` a layer.

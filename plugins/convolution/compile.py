@@ -15,20 +15,26 @@ class ConvolutionKernel(Kernel):
     residual: bool
 
     NAME = "canny2image_convolution"
-    POINTERS = ("*fp16",) * 3  # bias, residual and result
+    POINTERS = ("*fp16",) * 4  # bias, bias of the 1x1 convolution, residual and result
 
     @property
     def boxes(self) -> list[list[int]]:
-        """The shapes of TMA's loads: of weights, of as many rows of pixels as a tile has, and of the two below."""
-        pixels = [self.tile.pictures, self.tile.columns, STEP]
-        return [[self.tile.outs, STEP], [self.tile.rows, *pixels], [2, *pixels]]
+        """The shapes of TMA's loads: of weights, of as many rows of pixels as a tile has, and of those below.
 
-    def constants(self) -> dict[str, int | float]:
+        For extra channels also of their weights and pixels.
+        """
+        weights, pixels = [self.tile.outs, STEP], [self.tile.pictures, self.tile.columns, STEP]
+        rows = [self.tile.rows, *pixels]
+        return [weights, rows, [self.tile.taps - 1, *pixels], *([weights, rows] if self.sizes.extra else [])]
+
+    def constants(self) -> dict[str, int | float | None]:
         sizes, tile = self.sizes, self.tile
-        return {
-            "N": sizes.n, "H": sizes.h, "W": sizes.w, "CHANNELS": sizes.channels, "ALL_OUTS": sizes.outs,
-            "ROWS": tile.rows, "PICTURES": tile.pictures, "COLUMNS": tile.columns, "OUTS": tile.outs,
-            "STAGES": tile.stages, "PARTS": tile.parts, "BIAS": self.bias, "RESIDUAL": self.residual,
+        unused = {} if sizes.extra else {"extra_weights_map": None, "extra_map": None}
+        return unused | {
+            "N": sizes.n, "H": sizes.h, "W": sizes.w, "CHANNELS": sizes.channels, "EXTRA": sizes.extra,
+            "ALL_OUTS": sizes.outs, "TAPS": tile.taps, "ROWS": tile.rows, "PICTURES": tile.pictures,
+            "COLUMNS": tile.columns, "OUTS": tile.outs, "STAGES": tile.stages, "PARTS": tile.parts,
+            "BIAS": self.bias, "RESIDUAL": self.residual,
         }  # fmt: skip
 
     def function(self) -> Any:
@@ -38,6 +44,7 @@ class ConvolutionKernel(Kernel):
 
 
 def check_compiler() -> None:
-    """Compile a small kernel, unless engine files hold it. Raises KernelError if this Triton cannot compile it."""
-    sizes = Sizes(1, 4, 8, 2 * STEP, STEP)
-    cubin(ConvolutionKernel(sizes, choose(sizes), bias=True, residual=True))
+    """Compile small kernels, unless engine files hold them. Raises KernelError if this Triton cannot compile them."""
+    for extra, taps in ((0, 3), (STEP, 3), (0, 2)):
+        sizes = Sizes(1, 4, 8, 2 * STEP, STEP, extra, taps)
+        cubin(ConvolutionKernel(sizes, choose(sizes), bias=True, residual=not extra and taps == 3))

@@ -4,6 +4,12 @@ A program computes one part of the sums of OUTS output channels of ROWS x PICTUR
 channels of one column of the 3x3 kernel: ROWS + 2 rows of pixels, loaded once, serve the kernel's three rows as three
 views of ROWS rows each. TMA gives zeros for pixels outside the maps. `plugins/hopper/cluster.py` explains how PARTS
 programs add their parts.
+
+With EXTRA, further steps add the 1x1 convolution of another map: 64 of its EXTRA channels each.
+
+With 2 TAPS, there are four 2x2 kernels, those of an upsampling's phases (`plugins/phase_upsampling.py`): of odd output
+rows and columns, odd and even, even and odd, even and even. For odd rows a kernel begins at the pixel itself, for even
+rows at the pixel above, and likewise for columns.
 """
 
 from triton.experimental import gluon
@@ -22,33 +28,46 @@ from plugins.hopper.pipeline import wait_for_previous
 
 @gluon.jit
 def canny2image_convolution(
-    weights_map, pixels_map, below_map, bias, residual, result, N: gl.constexpr, H: gl.constexpr, W: gl.constexpr,
-    CHANNELS: gl.constexpr, ALL_OUTS: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr,
+    weights_map, pixels_map, below_map, extra_weights_map, extra_map, bias, extra_bias, residual, result,
+    N: gl.constexpr, H: gl.constexpr, W: gl.constexpr, CHANNELS: gl.constexpr, EXTRA: gl.constexpr,
+    ALL_OUTS: gl.constexpr, TAPS: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr,
     OUTS: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr, BIAS: gl.constexpr, RESIDUAL: gl.constexpr,
     num_warps: gl.constexpr,
 ):  # fmt: skip
     BLOCKS: gl.constexpr = CHANNELS // 64
-    STEPS: gl.constexpr = 3 * BLOCKS
+    STEPS: gl.constexpr = TAPS * BLOCKS
+    EXTRA_STEPS: gl.constexpr = EXTRA // 64
     PIXELS: gl.constexpr = ROWS * PICTURES * COLUMNS
     STORED: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     PRODUCT: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[num_warps, 1], instr_shape=[16, PIXELS, 16]
     )
-    # Neighbouring programs compute the parts of a tile, then other output channels, then other pixels.
+    # Neighbouring programs compute the parts of a tile, then other output channels and phases, then other pixels.
+    PHASES: gl.constexpr = 4 if TAPS == 2 else 1
     part = gl.program_id(0) % PARTS
     tile = gl.program_id(0) // PARTS
     outs_at = (tile % (ALL_OUTS // OUTS)) * OUTS
-    block = tile // (ALL_OUTS // OUTS)
+    phase_at = tile // (ALL_OUTS // OUTS) % PHASES
+    block = tile // (ALL_OUTS // OUTS * PHASES)
+    weights_at = phase_at * ALL_OUTS + outs_at
     ACROSS: gl.constexpr = (W + COLUMNS - 1) // COLUMNS
     DOWN: gl.constexpr = (H + ROWS - 1) // ROWS
     x = (block % ACROSS) * COLUMNS
     y = (block // ACROSS % DOWN) * ROWS
     n = (block // ACROSS // DOWN) * PICTURES
+    # How many pixels before its own an output's first tap is.
+    before_row = 1 if TAPS == 3 else phase_at // 2
+    before_column = 1 if TAPS == 3 else phase_at % 2
+    top = y - before_row
+    left = x - before_column
     first = part * STEPS // PARTS
-    count = (part + 1) * STEPS // PARTS - first
+    taps_count = (part + 1) * STEPS // PARTS - first
+    # Each part has its share of the extra steps, which take less time.
+    extra_first = part * EXTRA_STEPS // PARTS
+    count = taps_count + (part + 1) * EXTRA_STEPS // PARTS - extra_first
 
-    weights = gl.allocate_shared_memory(gl.float16, [STAGES * 3, OUTS, 64], STORED)
-    pixels = gl.allocate_shared_memory(gl.float16, [STAGES * (ROWS + 2), PICTURES * COLUMNS, 64], STORED)
+    weights = gl.allocate_shared_memory(gl.float16, [STAGES * TAPS, OUTS, 64], STORED)
+    pixels = gl.allocate_shared_memory(gl.float16, [STAGES * (ROWS + TAPS - 1), PICTURES * COLUMNS, 64], STORED)
     loaded = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES):
         mbarrier.init(loaded.index(i), count=1)
@@ -56,26 +75,50 @@ def canny2image_convolution(
     wait_for_previous(part)
     for i in gl.static_range(STAGES - 1):
         if i < count:
-            _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + i, i, outs_at, y, n, x,
-                  BLOCKS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+            if i < taps_count:
+                _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + i, i, weights_at, top, n,
+                      left, BLOCKS, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+            elif EXTRA:
+                _load_extra(extra_weights_map, extra_map, weights, pixels, loaded, extra_first + i - taps_count, i,
+                            weights_at, y, n, x, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
     sums = gl.zeros([OUTS, PIXELS], gl.float32, layout=PRODUCT)
     stage = 0
     phase = 0
-    for i in range(count):
+    for i in range(taps_count):
         mbarrier.wait(loaded.index(stage), phase)
-        for row in gl.static_range(3):
-            view = pixels.index(stage * (ROWS + 2) + row)._reinterpret(gl.float16, [PIXELS, 64], STORED)
-            sums = warpgroup_mma(weights.index(stage * 3 + row), view.permute((1, 0)), sums, is_async=True)
+        for row in gl.static_range(TAPS):
+            view = pixels.index(stage * (ROWS + TAPS - 1) + row)._reinterpret(gl.float16, [PIXELS, 64], STORED)
+            sums = warpgroup_mma(weights.index(stage * TAPS + row), view.permute((1, 0)), sums, is_async=True)
         # The step before is finished; its stage takes the step STAGES - 1 from now.
-        sums = warpgroup_mma_wait(3, deps=(sums,))
+        sums = warpgroup_mma_wait(TAPS, deps=(sums,))
         gl.thread_barrier()
-        if i + STAGES - 1 < count:
-            before = gl.where(stage == 0, STAGES - 1, stage - 1)
-            _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + i + STAGES - 1, before, outs_at,
-                  y, n, x, BLOCKS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+        later = i + STAGES - 1
+        before = gl.where(stage == 0, STAGES - 1, stage - 1)
+        if later < count:
+            if later < taps_count:
+                _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + later, before, weights_at,
+                      top, n, left, BLOCKS, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+            elif EXTRA:
+                _load_extra(extra_weights_map, extra_map, weights, pixels, loaded, extra_first + later - taps_count,
+                            before, weights_at, y, n, x, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
         last = stage == STAGES - 1
         phase = gl.where(last, phase ^ 1, phase)
         stage = gl.where(last, 0, stage + 1)
+    if EXTRA:
+        for i in range(taps_count, count):
+            mbarrier.wait(loaded.index(stage), phase)
+            view = pixels.index(stage * (ROWS + TAPS - 1))._reinterpret(gl.float16, [PIXELS, 64], STORED)
+            sums = warpgroup_mma(weights.index(stage * TAPS), view.permute((1, 0)), sums, is_async=True)
+            sums = warpgroup_mma_wait(1, deps=(sums,))
+            gl.thread_barrier()
+            later = i + STAGES - 1
+            if later < count:
+                before = gl.where(stage == 0, STAGES - 1, stage - 1)
+                _load_extra(extra_weights_map, extra_map, weights, pixels, loaded, extra_first + later - taps_count,
+                            before, weights_at, y, n, x, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+            last = stage == STAGES - 1
+            phase = gl.where(last, phase ^ 1, phase)
+            stage = gl.where(last, 0, stage + 1)
     sums = warpgroup_mma_wait(0, deps=(sums,))
     gl.thread_barrier()
     for i in gl.static_range(STAGES):
@@ -85,8 +128,8 @@ def canny2image_convolution(
     ROW: gl.constexpr = gl.BlockedLayout([1, 4], [128 // OUTS, OUTS // 4], [num_warps, 1], [1, 0])
     if PARTS == 1:
         total = gl.convert_layout(sums.trans(), ROW)
-        _finish(total, 0, bias, residual, result, y, n, x, outs_at, N, H, W, ALL_OUTS, PICTURES, COLUMNS, OUTS, PIXELS,
-                BIAS, RESIDUAL, ROW)  # fmt: skip
+        _finish(total, 0, bias, extra_bias, residual, result, y, n, x, outs_at, before_row, before_column, N, H, W,
+                EXTRA, ALL_OUTS, TAPS, PICTURES, COLUMNS, OUTS, PIXELS, BIAS, RESIDUAL, ROW)  # fmt: skip
     else:
         PITCH: gl.constexpr = 4 * (OUTS + 4)  # bytes of a pixel's sums, with room against bank conflicts
         out = gl.expand_dims(gl.arange(0, OUTS, layout=gl.SliceLayout(1, PRODUCT)), 1)
@@ -97,27 +140,34 @@ def canny2image_convolution(
         at = _offsets(part * SLICE, SLICE, OUTS, PITCH, ROW)
         total = sum_parts(at, PARTS, [SLICE, OUTS], ROW)
         end_reading(part)  # before the results are written: the release would wait for them
-        _finish(total, part * SLICE, bias, residual, result, y, n, x, outs_at, N, H, W, ALL_OUTS, PICTURES, COLUMNS,
-                OUTS, SLICE, BIAS, RESIDUAL, ROW)  # fmt: skip
+        _finish(total, part * SLICE, bias, extra_bias, residual, result, y, n, x, outs_at, before_row, before_column,
+                N, H, W, EXTRA, ALL_OUTS, TAPS, PICTURES, COLUMNS, OUTS, SLICE, BIAS, RESIDUAL, ROW)  # fmt: skip
         wait_for_readers(part)
 
 
 @gluon.jit
 def _finish(
-    total, first, bias, residual, result, y, n, x, outs_at, N: gl.constexpr, H: gl.constexpr, W: gl.constexpr,
-    ALL_OUTS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr, OUTS: gl.constexpr, SLICE: gl.constexpr,
-    BIAS: gl.constexpr, RESIDUAL: gl.constexpr, ROW: gl.constexpr,
+    total, first, bias, extra_bias, residual, result, y, n, x, outs_at, before_row, before_column, N: gl.constexpr,
+    H: gl.constexpr, W: gl.constexpr, EXTRA: gl.constexpr, ALL_OUTS: gl.constexpr, TAPS: gl.constexpr,
+    PICTURES: gl.constexpr, COLUMNS: gl.constexpr, OUTS: gl.constexpr, SLICE: gl.constexpr, BIAS: gl.constexpr,
+    RESIDUAL: gl.constexpr, ROW: gl.constexpr,
 ):  # fmt: skip
-    # Adds bias and residual to the sums of SLICE pixels from `first` on, numbered in the order row, picture, column.
+    # Adds biases and residual to the sums of SLICE pixels from `first` on, numbered in the order row, picture, column.
     pixel = first + gl.arange(0, SLICE, layout=gl.SliceLayout(1, ROW))
     row = pixel // (PICTURES * COLUMNS) + y
     picture = (pixel // COLUMNS) % PICTURES + n
     column = pixel % COLUMNS + x
     outs = outs_at + gl.arange(0, OUTS, layout=gl.SliceLayout(0, ROW))
-    at = gl.expand_dims((picture * H + row) * W + column, 1) * ALL_OUTS + gl.expand_dims(outs, 0)
+    if TAPS == 3:
+        place = (picture * H + row) * W + column
+    else:
+        place = (picture * (2 * H) + 2 * row + 1 - before_row) * (2 * W) + 2 * column + 1 - before_column
+    at = gl.expand_dims(place, 1) * ALL_OUTS + gl.expand_dims(outs, 0)
     inside = gl.expand_dims((row < H) & (picture < N) & (column < W), 1)
     if BIAS:
         total += gl.expand_dims(gl.load(bias + outs).to(gl.float32), 0)
+    if EXTRA:
+        total += gl.expand_dims(gl.load(extra_bias + outs).to(gl.float32), 0)
     if RESIDUAL:
         total += gl.load(residual + at, mask=inside, other=0.0).to(gl.float32)
     gl.store(result + at, total.to(gl.float16), mask=inside)
@@ -125,22 +175,38 @@ def _finish(
 
 @gluon.jit
 def _load(
-    weights_map, pixels_map, below_map, weights, pixels, loaded, step, stage, outs_at, y, n, x, BLOCKS: gl.constexpr,
-    ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr, OUTS: gl.constexpr,
+    weights_map, pixels_map, below_map, weights, pixels, loaded, step, stage, weights_at, top, n, left,
+    BLOCKS: gl.constexpr, TAPS: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr,
+    OUTS: gl.constexpr,
 ):  # fmt: skip
-    # Starts to load a step into a stage. Two loads for ROWS + 2 rows, because Gluon's shapes are powers of two.
+    # Starts to load a step into a stage. Two loads for ROWS + TAPS - 1 rows, because Gluon's shapes are powers of two.
     BOX: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
-    column = step // BLOCKS  # of the 3x3 kernel
+    BELOW: gl.constexpr = TAPS - 1
+    column = step // BLOCKS  # of the kernel
     channel = (step - column * BLOCKS) * 64
     barrier = loaded.index(stage)
-    mbarrier.expect(barrier, 128 * (3 * OUTS + (ROWS + 2) * PICTURES * COLUMNS))
-    for row in gl.static_range(3):
-        at = (row * 3 + column) * (BLOCKS * 64) + channel
-        tma.async_copy_global_to_shared(weights_map, [outs_at, at], barrier, weights.index(stage * 3 + row))
-    upper = pixels.index(stage * (ROWS + 2))._reinterpret(gl.float16, [ROWS, PICTURES, COLUMNS, 64], BOX)
-    tma.async_copy_global_to_shared(pixels_map, [y - 1, n, x - 1 + column, channel], barrier, upper)
-    below = pixels.index(stage * (ROWS + 2) + ROWS)._reinterpret(gl.float16, [2, PICTURES, COLUMNS, 64], BOX)
-    tma.async_copy_global_to_shared(below_map, [y - 1 + ROWS, n, x - 1 + column, channel], barrier, below)
+    mbarrier.expect(barrier, 128 * (TAPS * OUTS + (ROWS + BELOW) * PICTURES * COLUMNS))
+    for row in gl.static_range(TAPS):
+        at = (row * TAPS + column) * (BLOCKS * 64) + channel
+        tma.async_copy_global_to_shared(weights_map, [weights_at, at], barrier, weights.index(stage * TAPS + row))
+    upper = pixels.index(stage * (ROWS + BELOW))._reinterpret(gl.float16, [ROWS, PICTURES, COLUMNS, 64], BOX)
+    tma.async_copy_global_to_shared(pixels_map, [top, n, left + column, channel], barrier, upper)
+    below = pixels.index(stage * (ROWS + BELOW) + ROWS)._reinterpret(gl.float16, [BELOW, PICTURES, COLUMNS, 64], BOX)
+    tma.async_copy_global_to_shared(below_map, [top + ROWS, n, left + column, channel], barrier, below)
+
+
+@gluon.jit
+def _load_extra(
+    extra_weights_map, extra_map, weights, pixels, loaded, step, stage, weights_at, y, n, x, TAPS: gl.constexpr,
+    ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr, OUTS: gl.constexpr,
+):  # fmt: skip
+    # Starts to load an extra step into a stage.
+    BOX: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
+    barrier = loaded.index(stage)
+    mbarrier.expect(barrier, 128 * (OUTS + ROWS * PICTURES * COLUMNS))
+    tma.async_copy_global_to_shared(extra_weights_map, [weights_at, step * 64], barrier, weights.index(stage * TAPS))
+    rows = pixels.index(stage * (ROWS + TAPS - 1))._reinterpret(gl.float16, [ROWS, PICTURES, COLUMNS, 64], BOX)
+    tma.async_copy_global_to_shared(extra_map, [y, n, x, step * 64], barrier, rows)
 
 
 @gluon.jit

@@ -1,4 +1,4 @@
-"""A 3x3 convolution that uses our kernel under torch.compile."""
+"""Layers with 3x3 convolutions that use our kernel under torch.compile."""
 
 import logging
 from typing import cast
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from plugins.compiling import compiles_half
 from plugins.convolution.compile import check_compiler
-from plugins.convolution.op import convolution
+from plugins.convolution.op import convolution, convolution_skip, upsampled_convolution
 from plugins.convolution.padded import PaddedConv2d
 from plugins.convolution.tiles import STEP, Sizes, fits
 from plugins.hopper.compile import HOPPER
 from plugins.nvrtc import KernelError
+from plugins.phase_upsampling import PhaseUpsample
 from plugins.split_k_convolution import SplitKConv2d
 
 log = logging.getLogger(__name__)
@@ -31,15 +32,32 @@ class FusedConv2d(SplitKConv2d):
             return super().add_to(x, h)
         return convolution(_channels_last(h), _channels_last(self.weight), self.bias, _channels_last(x))
 
-    def _fits(self, x: Tensor) -> bool:
+    def add_to_skip(self, skip: nn.Module, x: Tensor, h: Tensor) -> Tensor:
+        if not (isinstance(skip, nn.Conv2d) and skip.kernel_size == (1, 1) and self._fits(h, skip.in_channels)):
+            return super().add_to_skip(skip, x, h)
+        own, other = _weights(self), _weights(skip)
+        return convolution_skip(_channels_last(h), *own, _channels_last(x), *other)
+
+    def _fits(self, x: Tensor, extra: int = 0) -> bool:
         n, channels, h, w = x.shape
-        return compiles_half(x) and fits(Sizes(n, h, w, channels, self.out_channels))
+        return compiles_half(x) and fits(Sizes(n, h, w, channels, self.out_channels, extra))
+
+
+class FusedUpsample(PhaseUpsample):
+    """An upsampling whose phases are one kernel of ours, if torch.compile compiles it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, channels, h, w = x.shape
+        if not (compiles_half(x) and fits(Sizes(n, h, w, channels, self.conv.out_channels, taps=2))):
+            return super().forward(x)
+        return upsampled_convolution(_channels_last(x), self.sums, cast(Tensor, self.conv.bias))
 
 
 def fuse_convolutions(model: nn.Module) -> None:
-    """Turn the `SplitKConv2d`s with stride 1 of a model on a Hopper GPU into those of our kernel, in place.
+    """Turn layers of a model on a Hopper GPU into those of our kernel, in place.
 
-    Weights and names stay the same; results differ only by rounding. If the kernel cannot be compiled, the layers stay.
+    They are the `SplitKConv2d`s with stride 1, and the `PhaseUpsample`s. Weights and names stay the same; results
+    differ only by rounding. If the kernel cannot be compiled, the layers stay.
     """
     if torch.cuda.get_device_capability(next(model.parameters()).device) != HOPPER:
         return
@@ -55,6 +73,12 @@ def fuse_convolutions(model: nn.Module) -> None:
                 cast(PaddedConv2d, module).pad()
             else:
                 module.__class__ = FusedConv2d
+        elif type(module) is PhaseUpsample:
+            module.__class__ = FusedUpsample
+
+
+def _weights(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    return _channels_last(layer.weight), cast(Tensor, layer.bias)
 
 
 def _channels_last(x: Tensor) -> Tensor:

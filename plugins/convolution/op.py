@@ -1,6 +1,9 @@
-"""torch.ops.canny2image.convolution: a 3x3 convolution, its bias and a residual as one kernel, for Hopper GPUs.
+"""3x3 convolutions for Hopper GPUs as torch ops, each one kernel, with what is added to their results.
 
 The first call for each size of maps compiles and loads the kernel. Only later calls can be captured into a CUDA graph.
+Maps and weights are float16 and channels-last, with channels that are multiples of STEP; biases are float16 [o]. Maps
+are padded with zeros. Sums are float32, always in the same order. The ops raise ValueError for arguments that the
+kernel does not support, KernelError if it cannot be compiled or launched.
 """
 
 import torch
@@ -8,69 +11,124 @@ from torch import Tensor
 
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.tiles import STEP, Sizes, choose
-from plugins.hopper.arguments import check_tensors
+from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import Source, launch
+
+Extra = tuple[Tensor, Tensor, Tensor]  # a map, the weight of its 1x1 convolution, and the bias
 
 
 @torch.library.custom_op("canny2image::convolution", mutates_args=(), device_types="cuda")
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-    """Return the convolution of x, zero-padded by 1, plus bias and residual: [n, o, h, w], channels-last.
+    """Return the convolution of x plus bias and residual: [n, o, h, w].
 
-    x [n, c, h, w], weight [o, c, 3, 3], residual [n, o, h, w]: float16, channels-last; bias [o]; c and o multiples of
-    STEP. Sums are float32, always in the same order.
-    Raises ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or launched.
+    x [n, c, h, w], weight [o, c, 3, 3], residual [n, o, h, w].
     """
-    _check(x, weight, bias, residual)
-    result = _empty(x, weight)
-    n, channels, h, w = x.shape
-    sizes = Sizes(n, h, w, channels, weight.shape[0])
-    run(
-        ConvolutionKernel(sizes, choose(sizes), bias is not None, residual is not None),
-        x,
-        weight,
-        bias,
-        residual,
-        result,
-    )
-    return result
+    sizes = _check(x, weight, bias, residual)
+    kernel = ConvolutionKernel(sizes, choose(sizes), bias is not None, residual is not None)
+    return run(kernel, x, weight, bias, residual)
+
+
+@torch.library.custom_op("canny2image::convolution_skip", mutates_args=(), device_types="cuda")
+def convolution_skip(
+    x: Tensor, weight: Tensor, bias: Tensor, extra: Tensor, extra_weight: Tensor, extra_bias: Tensor
+) -> Tensor:
+    """Return the convolution of x plus the 1x1 convolution of another map, both with bias: [n, o, h, w].
+
+    x [n, c, h, w], weight [o, c, 3, 3], extra [n, d, h, w], extra_weight [o, d, 1, 1].
+    """
+    sizes = _check(x, weight, bias, extra=(extra, extra_weight, extra_bias))
+    kernel = ConvolutionKernel(sizes, choose(sizes), bias=True, residual=False)
+    return run(kernel, x, weight, bias, extra=(extra, extra_weight, extra_bias))
+
+
+@torch.library.custom_op("canny2image::upsampled_convolution", mutates_args=(), device_types="cuda")
+def upsampled_convolution(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
+    """Return the 3x3 convolution, with bias, of x repeated twice along both axes: [n, o, 2h, 2w].
+
+    x [n, c, h, w], kernels [4 * o, c, 2, 2]: those of the phases, see `plugins/phase_upsampling.py`.
+    """
+    sizes = _check(x, kernels, bias, taps=2)
+    return run(ConvolutionKernel(sizes, choose(sizes), bias=True, residual=False), x, kernels, bias)
 
 
 @convolution.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-    return _empty(x, weight)
+    return _empty(x, _sizes(x, weight))
+
+
+@convolution_skip.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, extra: Tensor, extra_weight: Tensor, extra_bias: Tensor) -> Tensor:
+    return _empty(x, _sizes(x, weight))
+
+
+@upsampled_convolution.register_fake
+def _(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
+    return _empty(x, _sizes(x, kernels, taps=2))
 
 
 def run(
-    kernel: ConvolutionKernel, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, result: Tensor
-) -> None:
-    """Write the convolution into `result`, with this kernel. The tensors are as `convolution` checks them."""
+    kernel: ConvolutionKernel,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    result: Tensor | None = None,
+    extra: Extra | None = None,
+) -> Tensor:
+    """Return the convolution by this kernel, in `result` if given. The tensors are as the ops check them."""
+    result = _empty(x, kernel.sizes) if result is None else result
+    sources = [Source(weight, (len(weight), weight[0].numel()), (weight[0].numel(), 1)), _pixels(x), _pixels(x)]
+    if extra:
+        depth = extra[1].shape[1]
+        sources += [Source(extra[1], (len(weight), depth), (depth, 1)), _pixels(extra[0])]
+    others = bias, extra[2] if extra else None, residual, result
+    launch(kernel, sources, others, kernel.tile.programs(kernel.sizes), x.device)
+    return result
+
+
+def _pixels(x: Tensor) -> Source:
+    """Return a map for TMA: rows, pictures, columns and channels, so that a tile's rows are contiguous."""
     n, channels, h, w = x.shape
-    outs = weight.shape[0]
-    # TMA's axes are rows, pictures, columns and channels, so that a tile's rows are contiguous in shared memory.
-    pixels = Source(x, (h, n, w, channels), (w * channels, h * w * channels, channels, 1))
-    sources = Source(weight, (outs, 9 * channels), (9 * channels, 1)), pixels, pixels
-    launch(kernel, sources, (bias, residual, result), kernel.tile.programs(kernel.sizes), x.device)
+    return Source(x, (h, n, w, channels), (w * channels, h * w * channels, channels, 1))
 
 
-def _empty(x: Tensor, weight: Tensor) -> Tensor:
+def _sizes(x: Tensor, weight: Tensor, extra: int = 0, taps: int = 3) -> Sizes:
+    n, channels, h, w = x.shape
+    return Sizes(n, h, w, channels, weight.shape[0] // (4 if taps == 2 else 1), extra, taps)
+
+
+def _empty(x: Tensor, sizes: Sizes) -> Tensor:
     """Return an uninitialized result."""
-    size = x.shape[0], weight.shape[0], *x.shape[2:]
+    scale = 2 if sizes.taps == 2 else 1
+    size = sizes.n, sizes.outs, scale * sizes.h, scale * sizes.w
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> None:
-    """Raise ValueError for unsupported arguments."""
-    outs, channels = weight.shape[:2]
-    n, _, h, w = x.shape
-    if channels % STEP or outs % STEP:
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    extra: Extra | None = None,
+    taps: int = 3,
+) -> Sizes:
+    """Return the sizes. Raise ValueError for unsupported arguments."""
+    sizes = _sizes(x, weight, extra[0].shape[1] if extra else 0, taps)
+    n, h, w, outs, channels = sizes.n, sizes.h, sizes.w, sizes.outs, weight.shape[1]
+    if channels % STEP or outs % STEP or sizes.extra % STEP:
+        also = f" and a further map with {sizes.extra} channels" if extra else ""
         raise ValueError(
-            f"convolution got weight {list(weight.shape)}, expected in- and output channels that are multiples of "
-            f"{STEP}: use torch.nn.functional.conv2d"
+            f"convolution got weight {list(weight.shape)}{also}, expected in- and output channels that are multiples "
+            f"of {STEP}: use torch.nn.functional.conv2d"
         )
-    tensors = [
+    tensors: list[Expected] = [
         ("x", x, (n, channels, h, w)),
-        ("weight", weight, (outs, channels, 3, 3)),
+        ("weight", weight, (sizes.phases * outs, channels, taps, taps)),
         ("bias", bias, (outs,)),
         ("residual", residual, (n, outs, h, w)),
     ]
+    if extra:
+        shapes = (n, sizes.extra, h, w), (outs, sizes.extra, 1, 1), (outs,)
+        tensors += zip(("extra", "extra_weight", "extra_bias"), extra, shapes, strict=True)
     check_tensors("convolution", tensors, x.device, torch.float16)
+    return sizes

@@ -9,19 +9,31 @@ PROCESSORS = 132  # multiprocessors of an H100 or H200; each runs one program at
 # Programs that run at a time, by the size of their cluster. Clusters of four do not fill the GPU: their multiprocessors
 # are neighbours.
 AT_A_TIME = {1: PROCESSORS, 2: PROCESSORS, 4: 120}
+PARTS = 1, 2, 4
+LEAST_UPSAMPLED, MOST_UPSAMPLED = 2 * 8 * 12, 256 * 384 * 256  # pixels of small maps, and outputs, that were measured
 MOST_WORK = 16 * 32 * 48 * 320  # outputs; for more, cuDNN's convolution and a kernel for bias and residual are as fast
 NARROW = 16  # columns of a map; for 16 narrower maps cuDNN is faster
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a convolution: n maps [h, w, channels] -> n maps [h, w, outs]."""
+    """Sizes of a convolution: n maps [h, w, channels] -> n maps [h, w, outs].
+
+    extra: channels of a map whose 1x1 convolution is added. taps: rows and columns of the kernel; if they are 2, it has
+    the four phases of an upsampling, and the results are [2 * h, 2 * w, outs].
+    """
 
     n: int
     h: int
     w: int
     channels: int
     outs: int
+    extra: int = 0
+    taps: int = 3
+
+    @property
+    def phases(self) -> int:
+        return 4 if self.taps == 2 else 1
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,7 @@ class Tile:
     outs: int
     stages: int
     parts: int = 1
+    taps: int = 3
 
     @property
     def pixels(self) -> int:
@@ -52,8 +65,13 @@ class Tile:
 
     @property
     def step_bytes(self) -> int:
-        """The inputs of a step: weights of three rows, and the pixels with a row above and below."""
-        return 2 * STEP * (3 * self.outs + (self.rows + 2) * self.pictures * self.columns)
+        """The inputs of a step: weights of a kernel's column, and the pixels with the rows above and below."""
+        return 2 * STEP * (self.taps * self.outs + (self.rows + self.taps - 1) * self.pictures * self.columns)
+
+    @property
+    def extra_bytes(self) -> int:
+        """The inputs of an extra step."""
+        return 2 * STEP * (self.outs + self.pixels)
 
     @property
     def shared(self) -> int:
@@ -62,15 +80,19 @@ class Tile:
 
     def programs(self, sizes: Sizes) -> int:
         columns, rows = -(-sizes.w // self.columns), -(-sizes.h // self.rows)
-        return columns * rows * -(-sizes.n // self.pictures) * (sizes.outs // self.outs) * self.parts
+        blocks = columns * rows * -(-sizes.n // self.pictures)
+        return blocks * sizes.phases * (sizes.outs // self.outs) * self.parts
 
     def estimate(self, sizes: Sizes) -> float:
         """Return about how many microseconds an H200 needs: fitted to 174 times of 25 sizes, most within 8%."""
         work = self.pixels * self.outs / 8192
-        steps = -(-3 * (sizes.channels // STEP) // self.parts)
+        steps = -(-self.taps * (sizes.channels // STEP) // self.parts)
+        extra_steps = -(-(sizes.extra // STEP) // self.parts)
+        sums = steps * max(self.step_bytes / 85_000, 0.153 * self.taps * work)
+        sums += extra_steps * max(self.extra_bytes / 85_000, 0.153 * work)
         exchange = 1.7 if self.parts > 1 else 0.0
         waves = -(-self.programs(sizes) // AT_A_TIME[self.parts])
-        return 0.9 + waves * (1.0 + steps * max(self.step_bytes / 85_000, 0.46 * work) + work + exchange)
+        return 0.9 + waves * (1.0 + sums + work + exchange)
 
 
 # The best of those tried on an H200, for maps of 4x6 to 32x48 pixels and 320 to 2560 channels.
@@ -84,24 +106,49 @@ TILES = (
     Tile(16, 2, 8, 64, stages=3),
 )
 
+# For the phases of upsamplings, of 8x12 to 128x192 pixels.
+PHASE_TILES = (
+    Tile(8, 2, 4, 128, stages=4, taps=2),
+    Tile(8, 2, 8, 64, stages=6, taps=2),
+    Tile(16, 1, 8, 64, stages=6, taps=2),
+    Tile(16, 1, 16, 64, stages=3, taps=2),
+    Tile(16, 2, 8, 64, stages=3, taps=2),
+    Tile(16, 1, 16, 128, stages=3, taps=2),
+)
+
 
 def fits(sizes: Sizes) -> bool:
-    """Return whether our kernel computes a 3x3 convolution with stride 1, and cuDNN is not faster."""
+    """Return whether our kernel computes a convolution with stride 1, and is known not to be slower than others."""
+    if sizes.taps == 2:
+        return _upsamples(sizes)
     if sizes.w < NARROW and sizes.n > 8:
         return False
     outputs = sizes.n * sizes.h * sizes.w * sizes.outs
-    return sizes.channels % STEP == 0 and sizes.outs % STEP == 0 and outputs <= MOST_WORK
+    whole = not any(channels % STEP for channels in (sizes.channels, sizes.outs, sizes.extra))
+    return whole and outputs <= MOST_WORK
+
+
+def _upsamples(sizes: Sizes) -> bool:
+    """Return whether the phases of an upsampling are faster than cuDNN's, and than a 3x3 convolution of the large map.
+
+    On an H200 they take 16 to 86 us at the sizes of one picture (cuDNN's phases with rearranging 35 to 116). At two
+    maps of 4x6, the whole 3x3 convolution takes less time than reading the phases' kernels, 16/9 of the weights.
+    """
+    pixels = sizes.n * sizes.h * sizes.w
+    measured = pixels >= LEAST_UPSAMPLED and 4 * pixels * sizes.outs <= MOST_UPSAMPLED
+    whole = sizes.channels % STEP == 0 and sizes.outs % STEP == 0
+    return whole and measured and (sizes.w >= NARROW or sizes.n <= 2)
 
 
 @cache
 def choose(sizes: Sizes) -> Tile:
     """Return the tile with the lowest estimate. Channels must be multiples of STEP. Cached, as each launch asks."""
-    return min(candidates(sizes.outs), key=lambda tile: tile.estimate(sizes))
+    return min(candidates(sizes), key=lambda tile: tile.estimate(sizes))
 
 
-def candidates(outs: int) -> Iterator[Tile]:
+def candidates(sizes: Sizes) -> Iterator[Tile]:
     """Yield the tiles, in one to four parts, that divide the output channels."""
-    for tile in TILES:
-        for parts in (1, 2, 4):
-            if outs % tile.outs == 0:
+    for tile in TILES if sizes.taps == 3 else PHASE_TILES:
+        for parts in PARTS:
+            if sizes.outs % tile.outs == 0:
                 yield replace(tile, parts=parts)

@@ -2,11 +2,16 @@
 //
 // A group spans all pixels of an image, so its statistics need either a second kernel or communication between blocks.
 // Here up to eight blocks form a cluster: they divide the pixels of one span of channels (one or several whole groups)
-// among themselves and read each other's means and squared deviations from shared memory. Each thread keeps its last
-// values in registers, so a map that fits is read once. All sums have a fixed order, so every run gives the same bits.
+// among themselves, and each warp sends its means and squared deviations into the shared memory of all of them. Each
+// thread keeps its last values in registers, so a map that fits is read once. All sums have a fixed order, so every run
+// gives the same bits. For larger maps see large.cu.
 //
-// Grid: (CLUSTER, CHANNELS / SPAN, images), blocks of THREADS. compile.py sets these constants with -D:
+// The input may also be two maps, x and skip + residual, whose channels follow each other; the kernel then writes them
+// as one map, too.
+//
+// Grid: (CLUSTER, CHANNELS / SPAN, images), blocks of THREADS. launch.py sets these constants with -D:
 //   CHANNELS, GROUPS; CHANNELS_LAST: 1 for [n, pixels, c], 0 for [n, c, pixels]; SHIFT, SILU: 1 or 0; EPS
+//   JOINED: the channels of x if there are two maps, otherwise 0
 //   VECTOR: values per load; SPAN: channels per cluster; CLUSTER: blocks per cluster; THREADS: threads per block
 //   HOLD: vectors kept in registers per thread
 
@@ -24,13 +29,15 @@ constexpr int ROWS = THREADS / COLUMNS;
 constexpr int ACTIVE = ROWS * COLUMNS;
 constexpr int PIECE = CHANNELS_LAST ? gcd(VECTOR, GROUP) : VECTOR;        // values of a vector that share a group
 constexpr int PIECES = VECTOR / PIECE;
-constexpr int SHARES = FIXED ? GROUP / PIECE : 1;                         // pieces of a group in one row of threads
 constexpr int WARPS = THREADS / 32;
+constexpr int PARTS = CLUSTER * WARPS;                                    // parts of a group's statistics
 static_assert(CHANNELS % SPAN == 0 && SPAN % GROUP == 0 && THREADS % 32 == 0,
               "SPAN needs whole groups, THREADS whole warps");
 static_assert(!CHANNELS_LAST || SPAN % VECTOR == 0, "SPAN must be whole vectors");
 static_assert(FIXED || SPAN_GROUPS == 1, "a thread would see several groups");
 static_assert(FIXED || !SHIFT, "a thread would see several shifts");
+static_assert(FIXED || !JOINED, "a thread would read several maps");
+static_assert(JOINED % VECTOR == 0, "a vector would be part of two maps");
 #if CLUSTER > 1 && defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 #error "clusters need sm_90 or newer: compile with CLUSTER=1"
 #endif
@@ -49,27 +56,76 @@ __device__ Half to_half(float value) {
 
 __device__ Vector load(const Half* from) { return *reinterpret_cast<const Vector*>(from); }
 
+#if JOINED
+static_assert(VECTOR % 2 == 0, "joined maps need pairs of values");
+struct alignas(2 * VECTOR) Pairs { unsigned at[VECTOR / 2]; };
+
+__device__ Pairs load_pairs(const Half* from) { return *reinterpret_cast<const Pairs*>(from); }
+
+__device__ Vector add(Pairs left, const Pairs& right) {  // rounded to float16
+    for (int j = 0; j < VECTOR / 2; ++j) asm("add.rn.f16x2 %0, %0, %1;" : "+r"(left.at[j]) : "r"(right.at[j]));
+    return __builtin_bit_cast(Vector, left);
+}
+#endif
+
 __device__ float warp_sum(float value) {
     for (int lanes = 16; lanes; lanes /= 2) value += __shfl_xor_sync(~0u, value, lanes);
     return value;
 }
 
-// Reads the variable at `local` from the shared memory of block `rank` of the cluster.
-__device__ float read_from(int rank, const float* local) {
-    if (CLUSTER == 1) return *local;
-    unsigned address = __cvta_generic_to_shared(local);
-    float value;
-    asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
-    return value;
+struct alignas(16) Stats { float count, mean, squares; };  // squares: the sum of squared deviations from the mean
+
+// Merges the statistics of all lanes of a warp, each with N parts, always in the same order.
+template <int N> __device__ Stats merge(const Stats (&parts)[N]) {
+    float count = 0, sum = 0, squares = 0;
+    for (const Stats& part : parts) count += part.count, sum += part.count * part.mean;
+    count = warp_sum(count);
+    const float mean = warp_sum(sum) / fmaxf(count, 1);  // without pixels the count is 0
+    for (const Stats& part : parts) squares += part.squares + part.count * (part.mean - mean) * (part.mean - mean);
+    return {count, mean, warp_sum(squares)};
 }
 
-// A barrier of the whole cluster in two halves. If CLUSTER is 1, the first is a block barrier, the second does nothing.
-__device__ void cluster_arrive() {
-    if (CLUSTER > 1) asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-    else __syncthreads();
+// What all warps of a cluster send to all of its blocks. A barrier of the cluster in its place would first wait until
+// all earlier writes have reached the GPU's memory.
+__shared__ Stats received[SPAN_GROUPS][PARTS];
+__shared__ unsigned long long arrivals;  // counts the bytes that have arrived, if CLUSTER > 1
+
+// The address of a variable in the shared memory of another block of the cluster.
+__device__ unsigned address(const void* local, int rank) {
+    unsigned address = __cvta_generic_to_shared(local);
+    asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
+    return address;
 }
-__device__ void cluster_wait() { if (CLUSTER > 1) asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
+// A block may send when all blocks have begun to receive, and exit when it has received everything.
+__device__ void begin_receiving() {
+    if (CLUSTER == 1) return;
+    if (threadIdx.x == 0) {
+        const unsigned counter = __cvta_generic_to_shared(&arrivals);
+        asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(counter) : "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(counter), "n"(sizeof received));
+    }
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+}
+
+__device__ void wait_for_receivers() { if (CLUSTER > 1) asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
+__device__ void send(const Stats& stats, int group, int rank) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    Stats& to = received[group][rank * WARPS + warp];
+    if (CLUSTER == 1 && lane == 0) to = stats;
+    if (CLUSTER > 1 && lane < CLUSTER)
+        asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %3}, [%4];"
+                     ::"r"(address(&to, lane)), "f"(stats.count), "f"(stats.mean), "f"(stats.squares),
+                       "r"(address(&arrivals, lane)) : "memory");
+}
+
+__device__ void wait_for_statistics() {
+    if (CLUSTER == 1) return __syncthreads();
+    asm volatile("{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared.b64 done, [%0], 0;\n@!done bra again;\n}"
+                 ::"r"(unsigned(__cvta_generic_to_shared(&arrivals))) : "memory");
+}
 
 // Waits for the previous kernel: see runtime/early_launch.py. What it may have written is read without __restrict__,
 // because the compiler may move loads of memory that it takes for constant.
@@ -87,15 +143,28 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
 #if SHIFT
            const Half* shift,  // one value per channel, the same for all images
 #endif
-           int pixels, Half* __restrict__ y) {
-    __shared__ float counts[THREADS], means[PIECES][THREADS], squares[PIECES][THREADS];      // per thread
-    __shared__ float block_count, block_mean[SPAN_GROUPS], block_squares[SPAN_GROUPS];       // read by other blocks
-    __shared__ float group_mean[SPAN_GROUPS], group_scale[SPAN_GROUPS];
-
+#if JOINED
+           const Half* skip, const Half* residual,  // the channels after those of x are those of skip + residual
+#endif
+           int pixels, Half* __restrict__ y
+#if JOINED
+           , Half* __restrict__ joined
+#endif
+) {
+    begin_receiving();
     wait_for_previous();
     const int thread = threadIdx.x, rank = blockIdx.x, channel = blockIdx.y * SPAN;
     const int start = blockIdx.z * pixels * CHANNELS + (CHANNELS_LAST ? channel : channel * pixels);
-    x += start, y += start, weight += channel, bias += channel;
+#if JOINED
+    const int own = channel + threadIdx.x % WIDTH * VECTOR;
+    const bool added = own >= JOINED;  // whether this thread's channels are those of skip + residual
+    const int stride = added ? CHANNELS - JOINED : JOINED;
+    const int begin = blockIdx.z * pixels * stride + own - added * JOINED;
+    x = added ? skip + begin : x + begin, residual += begin, joined += start;
+#else
+    x += start;
+#endif
+    y += start, weight += channel, bias += channel;
 
     // This block processes vectors first, first + 1, ..., end - 1 of the span; in channels-last maps, whole pixels.
     const int units = CHANNELS_LAST ? pixels : SPAN * pixels / VECTOR, per_block = (units + CLUSTER - 1) / CLUSTER;
@@ -105,6 +174,29 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
     const auto index = [&](int chunk, int k) { return first + thread + (chunk * HOLD + k) * ACTIVE; };
     const auto offset = [&](int i) { return CHANNELS_LAST ? i / WIDTH * CHANNELS + i % WIDTH * VECTOR : i * VECTOR; };
     Vector held[HOLD];
+#if JOINED
+    const auto load_chunk = [&](int chunk) {
+        int loaded = 0;
+        Pairs values[HOLD], residuals[HOLD];
+#pragma unroll
+        for (int k = 0; k < HOLD; ++k) {
+            for (unsigned& pair : residuals[k].at) pair = 0x80008000;  // -0, which changes no value that it is added to
+            if (const int i = index(chunk, k); i < end && thread < ACTIVE) {
+                values[k] = load_pairs(x + i / WIDTH * stride), ++loaded;
+                if (added) residuals[k] = load_pairs(residual + i / WIDTH * stride);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < HOLD; ++k) held[k] = add(values[k], residuals[k]);
+        return loaded;
+    };
+    const auto store_joined = [&](int chunk) {
+#pragma unroll
+        for (int k = 0; k < HOLD; ++k)
+            if (const int i = index(chunk, k); i < end && thread < ACTIVE)
+                *reinterpret_cast<Vector*>(joined + offset(i)) = held[k];
+    };
+#else
     const auto load_chunk = [&](int chunk) {
         int loaded = 0;
 #pragma unroll
@@ -112,6 +204,7 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
             if (const int i = index(chunk, k); i < end && thread < ACTIVE) held[k] = load(x + offset(i)), ++loaded;
         return loaded;
     };
+#endif
 
 #if SHIFT
     const Vector shifts = load(shift + channel + thread % WIDTH * VECTOR);
@@ -136,6 +229,9 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
     for (int chunk = 0; chunk < chunks; ++chunk) {
         const int loaded = load_chunk(chunk);
         if (!loaded) break;
+#if JOINED
+        store_joined(chunk);
+#endif
         const float more = loaded * PIECE, inverse = 1 / more, share = more / (count + more);
 #pragma unroll
         for (int piece = 0; piece < PIECES; ++piece) {
@@ -158,54 +254,36 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
         }
         count += more;
     }
-    counts[thread] = count;
-    for (int p = 0; p < PIECES; ++p) means[p][thread] = mean[p], squares[p][thread] = square[p];
-    __syncthreads();
 
-    // Merges the statistics of this block's threads, one warp per group.
-    for (int group = thread / 32; group < SPAN_GROUPS; group += WARPS) {
-        float n = 0, sum = 0, total = 0;
-        const auto for_each_piece = [&](auto&& add) {
-            for (int i = thread % 32; i < ROWS * SHARES; i += 32) {
-                const int piece = group * SHARES + i % SHARES, at = i / SHARES * COLUMNS + piece / PIECES;
-                add(counts[at], means[piece % PIECES][at], squares[piece % PIECES][at]);
-            }
-        };
-        for_each_piece([&](float m, float average, float) { n += m, sum += m * average; });
-        n = warp_sum(n);
-        const float centre = warp_sum(sum) / fmaxf(n, 1);  // a block without pixels has n = 0
-        for_each_piece([&](float m, float average, float deviations) {
-            total += deviations + m * (average - centre) * (average - centre);
-        });
-        total = warp_sum(total);
-        if (thread % 32 == 0) block_count = n, block_mean[group] = centre, block_squares[group] = total;
-    }
-    cluster_arrive(), cluster_wait();
-
-    // Merges the statistics of the cluster's blocks, always in the same order.
-    for (int group = thread; group < SPAN_GROUPS; group += THREADS) {
-        float n[CLUSTER], means[CLUSTER], count = 0, sum = 0, total = 0;
+    // Merges the statistics of each warp's threads, then those of all warps of the cluster.
+    const auto group_of = [&](int j) { return FIXED ? (thread % WIDTH * VECTOR + j) / GROUP : 0; };
+    wait_for_receivers();
 #pragma unroll
-        for (int other = 0; other < CLUSTER; ++other) {
-            n[other] = read_from(other, &block_count), means[other] = read_from(other, &block_mean[group]);
-            total += read_from(other, &block_squares[group]);
-            count += n[other], sum += n[other] * means[other];
-        }
-        const float mean = sum / count;
-#pragma unroll
-        for (int other = 0; other < CLUSTER; ++other) total += n[other] * (means[other] - mean) * (means[other] - mean);
-        group_mean[group] = mean, group_scale[group] = rsqrtf(total / count + float(EPS));
+    for (int group = 0; group < SPAN_GROUPS; ++group) {
+        Stats parts[PIECES];
+        for (int p = 0; p < PIECES; ++p)
+            parts[p] = group_of(p * PIECE) == group ? Stats{count, mean[p], square[p]} : Stats{};
+        send(merge(parts), group, rank);
     }
-    cluster_arrive();  // no block may exit while another reads from it; cluster_wait() follows at the end
-    __syncthreads();
+    wait_for_statistics();
+    float means[VECTOR], deviations[VECTOR];  // of each value's group; 1 / standard deviation
+#pragma unroll
+    for (int group = 0; group < SPAN_GROUPS; ++group) {
+        Stats parts[(PARTS + 31) / 32] = {};
+        for (int i = 0; i < (PARTS + 31) / 32; ++i)
+            if (const int part = i * 32 + thread % 32; part < PARTS) parts[i] = received[group][part];
+        const Stats all = merge(parts);
+        const float deviation = rsqrtf(all.squares / all.count + float(EPS));
+        for (int j = 0; j < VECTOR; ++j)
+            if (group_of(j) == group) means[j] = all.mean, deviations[j] = deviation;
+    }
 
     float scale[VECTOR], offsets[VECTOR];
     const auto prepare = [&] {  // scale and offset of each value in a vector
 #pragma unroll
         for (int j = 0; j < VECTOR; ++j) {
-            const int group = FIXED ? (thread % WIDTH * VECTOR + j) / GROUP : 0;
-            scale[j] = group_scale[group] * to_float(weights.at[j]);
-            offsets[j] = to_float(biases.at[j]) - group_mean[group] * scale[j];
+            scale[j] = deviations[j] * to_float(weights.at[j]);
+            offsets[j] = to_float(biases.at[j]) - means[j] * scale[j];
         }
     };
     if constexpr (FIXED) prepare();
@@ -228,5 +306,4 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
             *reinterpret_cast<Vector*>(y + offset(i)) = result;
         }
     }
-    cluster_wait();
 }

@@ -9,23 +9,25 @@ from plugins.nvrtc import Defines
 SOURCE = Path(__file__).with_name("kernel.cu")
 NAME = "canny2image_group_norm"  # the kernel's function in it
 
-# Within 8% of the best of about 100 launches for each of 16 sizes on an H200 (docs/performance.md).
+# Within 8% of the best of 10 to 50 launches for each of 22 sizes on an H200 (docs/performance.md).
 MAX_CLUSTER = 8  # blocks; every GPU with clusters supports 8
 MAX_THREADS = 512
-FEW = {128: 8, 256: 16}  # threads per block, and vectors per thread up to which they are enough
+FEW = {128: 32, 256: 64}  # threads per block, and values per thread up to which they are enough
 MAX_HOLD = 8  # vectors kept in registers per thread
-BLOCKS = 256  # enough to occupy an H200's 132 multiprocessors
-WORTH_A_BLOCK = 256  # minimum vectors per block when a span is split
+BLOCKS = 512  # enough to occupy an H200's 132 multiprocessors
+WORTH_A_BLOCK = 240  # minimum vectors per block when a span is split
 SECTOR = 16  # float16 values in 32 bytes, the smallest memory access
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Launch parameters for maps of one size: the kernel's compile-time constants, grid and threads per block."""
+    """Launch parameters for maps of one size: the kernel's compile-time constants, grid, threads per block and name."""
 
     defines: Defines
     grid: tuple[int, int, int]
     threads: int
+    source: Path = SOURCE
+    name: str = NAME
 
 
 def choose_launch(
@@ -38,31 +40,41 @@ def choose_launch(
     channels_last: bool,
     clusters: bool,
     shift: bool = False,
+    joined: int = 0,
 ) -> Launch:
     """Return the launch parameters for maps of this size.
 
-    clusters: whether the GPU has thread block clusters (compute capability 9.0 or higher).
+    clusters: whether the GPU has thread block clusters (compute capability 9.0 or higher). joined: the channels of the
+    first map if the kernel joins two, otherwise 0.
     Raises ValueError for sizes that the kernel does not support.
     """
-    vector, span = _cut_channels(images, channels, pixels, groups, channels_last, shift)
+    vector, span = _cut_channels(images, channels, pixels, groups, channels_last, shift, joined)
     cluster = _count_blocks(images * channels // span, pixels * span // vector) if clusters else 1
     width = span // vector if channels_last else 1  # vectors per pixel
     per_block = -(-(pixels * span // vector) // width // cluster) * width
-    enough = (few for few, most in FEW.items() if per_block <= few * most and width <= few)
+    enough = (few for few, most in FEW.items() if per_block * max(vector, 4) <= few * most and width <= few)
     threads = next(enough, MAX_THREADS)
     per_thread = -(-per_block // (threads // width * width or threads))
     chunks = -(-per_thread // MAX_HOLD)
     constants = {
         "CHANNELS": channels, "GROUPS": groups, "CHANNELS_LAST": int(channels_last), "SHIFT": int(shift),
-        "SILU": int(silu), "EPS": eps, "VECTOR": vector, "SPAN": span, "CLUSTER": cluster, "THREADS": threads,
-        "HOLD": -(-per_thread // chunks),
+        "JOINED": joined, "SILU": int(silu), "EPS": eps, "VECTOR": vector, "SPAN": span, "CLUSTER": cluster,
+        "THREADS": threads, "HOLD": -(-per_thread // chunks),
     }  # fmt: skip
     defines = tuple((name, str(value)) for name, value in constants.items())
     return Launch(defines, (cluster, channels // span, images), threads)
 
 
+def can_join(channels: int, groups: int, joined: int) -> bool:
+    """Return whether the kernel supports two channels-last maps as input, the first with `joined` of the channels."""
+    if channels % groups or not 0 < joined < channels:
+        return False
+    vector, span = _widest(channels, channels // groups, joined)
+    return vector > 1 and span // vector <= MAX_THREADS
+
+
 def _cut_channels(
-    images: int, channels: int, pixels: int, groups: int, channels_last: bool, shift: bool
+    images: int, channels: int, pixels: int, groups: int, channels_last: bool, shift: bool, joined: int
 ) -> tuple[int, int]:
     """Return values per load and channels per span, the part of a map that one cluster processes. Raises ValueError."""
     if min(images, channels, pixels, groups) < 1 or channels % groups or images * channels * pixels >= 2**30:
@@ -72,13 +84,19 @@ def _cut_channels(
         )
     group = channels // groups
     if channels_last:
-        vector, span = _widest(channels, group)
+        vector, span = _widest(channels, group, joined)
     else:
         vector, span = gcd(pixels, 8), group
     if shift and not (channels_last and span // vector <= MAX_THREADS):
         raise ValueError(
             f"group_norm got a shift with groups of {group} channels and channels_last={channels_last}, expected "
             f"channels-last maps and groups of at most {MAX_THREADS} loads: add the shift to x before the call"
+        )
+    if joined and not (channels_last and can_join(channels, groups, joined)):
+        raise ValueError(
+            f"group_norm got maps of {joined} and {channels - joined} channels to join in {groups} groups and "
+            f"channels_last={channels_last}, expected channels-last maps of even numbers of channels and groups of at "
+            f"most {MAX_THREADS} loads: join them before the call"
         )
     return vector, span
 
@@ -91,13 +109,15 @@ def _count_blocks(spans: int, vectors: int) -> int:
     return cluster
 
 
-def _widest(channels: int, group: int) -> tuple[int, int]:
+def _widest(channels: int, group: int, joined: int) -> tuple[int, int]:
     """Return the values per load and the channels per span: whole groups and whole loads.
 
-    Of loads of 16 and 8 bytes, those with the smaller spans: more spans mean fewer groups for a block to merge.
+    No load has channels of two joined maps, for which wider spans were faster. Of loads of 16 and 8 bytes, those with
+    the smaller spans: more spans mean fewer groups for a block to merge.
     """
+    least = 2 * SECTOR if joined else SECTOR
     for vectors in ((8, 4), (2,)):
-        spans = {vector: _at_least_a_sector(lcm(group, vector), channels) for vector in vectors}
+        spans = {vector: _widened(lcm(group, vector), channels, least) for vector in vectors if not joined % vector}
         fitting = [
             (span, -vector)
             for vector, span in spans.items()
@@ -106,10 +126,10 @@ def _widest(channels: int, group: int) -> tuple[int, int]:
         if fitting:
             span, vector = min(fitting)
             return -vector, span
-    return 1, _at_least_a_sector(group, channels)
+    return 1, _widened(group, channels, least)
 
 
-def _at_least_a_sector(span: int, channels: int) -> int:
-    while span < SECTOR and channels % (2 * span) == 0:
+def _widened(span: int, channels: int, least: int) -> int:
+    while span < least and channels % (2 * span) == 0:
         span *= 2
     return span

@@ -5,16 +5,29 @@ from torch import Tensor, nn
 
 from ldm.norm import GroupNorm
 from plugins.compiling import compiles_half
+from plugins.group_norm.joined import group_norm_joined
+from plugins.group_norm.launch import can_join
 from plugins.group_norm.op import group_norm
 
 
 class FusedGroupNorm(GroupNorm):
-    """GroupNorm that uses our kernel if torch.compile compiles it for a GPU in float16."""
+    """GroupNorm that uses our kernel if torch.compile compiles it for a GPU in float16, also for its input in parts."""
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         if not compiles_half(x):
             return super().forward(x, shift)
         return group_norm(x, self.weight, self.bias, self.num_groups, self.eps, self.silu, shift)
+
+    def join(self, h: Tensor, skip: Tensor, residual: Tensor | float) -> tuple[Tensor, Tensor]:
+        if not (
+            compiles_half(h)
+            and isinstance(residual, Tensor)
+            and residual.shape == skip.shape
+            and can_join(self.num_channels, self.num_groups, h.shape[1])
+        ):
+            return super().join(h, skip, residual)
+        maps = [one.contiguous(memory_format=torch.channels_last) for one in (h, skip, residual)]
+        return group_norm_joined(*maps, self.weight, self.bias, self.num_groups, self.eps, self.silu)
 
 
 def fuse_norms(model: nn.Module) -> None:

@@ -1,10 +1,11 @@
-"""torch.ops.canny2image.group_norm: GroupNorm (Wu and He 2018), optionally followed by SiLU, as one kernel.
+"""torch.ops.canny2image.group_norm: GroupNorm (Wu and He 2018), optionally followed by SiLU, as one kernel, or two.
 
 On a GPU, the first call for each size of maps compiles and loads the kernel. Only later calls can be captured into a
 CUDA graph.
 """
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugins.group_norm.launch import NAME, SOURCE, Launch, choose_launch
+from plugins.group_norm.large import is_large, large_launches
+from plugins.group_norm.launch import Launch, choose_launch
 from plugins.nvrtc import call, cubin
 
 
@@ -36,21 +38,23 @@ def group_norm(
     """Compute GroupNorm of x + shift over the channels of a group and all pixels, then SiLU if `silu`.
 
     x: [n, c, h, w], channels-last or contiguous, and the result has the same layout; weight, bias: [c]; shift: [1, c],
-    only with channels-last x. On a GPU all must be float16, and one kernel computes in float32; a CPU uses `reference`.
+    only with channels-last x. On a GPU all must be float16, and one kernel, or two for large maps, computes in float32;
+    a CPU uses `reference`.
     On a GPU, raises ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or
     launched.
     """
     channels_last = _check(x, weight, bias, shift)
     n, channels, h, w = x.shape
-    major, minor = torch.cuda.get_device_capability(x.device)
     sizes = n, channels, h * w, groups, eps, silu, channels_last
-    launch = choose_launch(*sizes, clusters=major >= 9, shift=shift is not None)
     y = torch.empty_like(x)
-    with torch.cuda.device(x.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        kernel = _load(launch, 10 * major + minor, torch.cuda.current_device())
-        inputs = [tensor.data_ptr() for tensor in (x, weight, bias, shift) if tensor is not None]
-        _launch(kernel, launch, stream, (*inputs, h * w, y.data_ptr()))
+    if shift is None and is_large(n, channels, h * w, groups, channels_last):
+        ranges, stats, normalize = large_launches(n, channels, h * w, groups, eps, silu)
+        parts = torch.empty(n, groups, ranges, 4, device=x.device)
+        run(stats, [x], h * w, [parts])
+        run(normalize, [x, weight, bias, parts], h * w, [y])
+        return y
+    launch = choose_launch(*sizes, clusters=has_clusters(x.device), shift=shift is not None)
+    run(launch, [tensor for tensor in (x, weight, bias, shift) if tensor is not None], h * w, [y])
     return y
 
 
@@ -91,17 +95,27 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> boo
     return channels_last
 
 
+def has_clusters(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def run(launch: Launch, inputs: Sequence[Tensor], pixels: int, outputs: Sequence[Tensor]) -> None:
+    """Launch the kernel, whose parameters are these, on the current stream of the tensors' device."""
+    from cuda.bindings import driver
+
+    with torch.cuda.device(outputs[0].device):
+        major, minor = torch.cuda.get_device_capability()
+        kernel = _load(launch, 10 * major + minor, torch.cuda.current_device())
+        values = *(one.data_ptr() for one in inputs), pixels, *(one.data_ptr() for one in outputs)
+        types = *(ctypes.c_void_p for _ in inputs), ctypes.c_int, *(ctypes.c_void_p for _ in outputs)
+        stream = torch.cuda.current_stream().cuda_stream
+        call(driver.cuLaunchKernel, kernel, *launch.grid, launch.threads, 1, 1, 0, stream, (values, types), 0)
+
+
 @cache
 def _load(launch: Launch, architecture: int, device: int) -> Any:
     """Load the kernel on the current device, permanently. `device` is the current device, as part of the cache key."""
     from cuda.bindings import driver
 
-    module = call(driver.cuModuleLoadData, cubin(SOURCE, launch.defines, architecture))
-    return call(driver.cuModuleGetFunction, module, NAME.encode())
-
-
-def _launch(kernel: Any, launch: Launch, stream: int, values: tuple[int, ...]) -> None:
-    from cuda.bindings import driver
-
-    types = (*[ctypes.c_void_p] * (len(values) - 2), ctypes.c_int, ctypes.c_void_p)
-    call(driver.cuLaunchKernel, kernel, *launch.grid, launch.threads, 1, 1, 0, stream, (values, types), 0)
+    module = call(driver.cuModuleLoadData, cubin(launch.source, launch.defines, architecture))
+    return call(driver.cuModuleGetFunction, module, launch.name.encode())

@@ -28,7 +28,8 @@ class Shared(Protocol):
 class Kernel(ABC):
     """What a kernel is compiled for. Subclasses are frozen dataclasses, so that repr() describes the machine code.
 
-    The function's parameters are tensor maps, pointers, of which some may be in tuples, and constants.
+    The function's parameters are tensor maps, pointers, of which some may be in tuples, and constants. Maps that a
+    kernel does not need are constants.
     """
 
     NAME: ClassVar[str]  # of the function
@@ -53,7 +54,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def constants(self) -> dict[str, Any]:
-        """The values of the function's constexpr parameters."""
+        """The values of the function's constexpr parameters, and None for maps that the kernel does not need."""
 
     @abstractmethod
     def function(self) -> Any:
@@ -99,14 +100,17 @@ def _build(kernel: Kernel) -> Any:
     names = function.arg_names
     if kernel.GLUON:
         constants["num_warps"] = kernel.tile.warps
+    given = [name for name in names if name not in constants]
     maps, pointers = len(kernel.boxes), kernel.pointers
     signature: dict[str, Any] = dict.fromkeys(names, "constexpr")
-    signature |= dict(zip(names[maps:], pointers, strict=False))
-    for name, box in zip(names[:maps], kernel.boxes, strict=True):
+    signature |= dict(zip(given[maps:], pointers, strict=True))
+    for name, box in zip(given[:maps], kernel.boxes, strict=True):
         layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=len(box))
         signature[name] = f"tensordesc<fp16{box},{layout!r}>"
     values = {(names.index(name),): value for name, value in constants.items()}
-    aligned = {(maps + first, *rest): [["tt.divisibility", 16]] for first, *rest in _paths(pointers)}
+    aligned = {
+        (names.index(given[maps + first]), *rest): [["tt.divisibility", 16]] for first, *rest in _paths(pointers)
+    }
     source = (GluonASTSource if kernel.GLUON else ASTSource)(function, signature, values, aligned)
     target = GPUTarget("cuda", 10 * HOPPER[0] + HOPPER[1], 32)
     with triton.knobs.runtime.scope():

@@ -38,7 +38,7 @@ class ProductKernel(Kernel):
         """The shapes of TMA's loads: of x and of the weight."""
         return [[self.tile.rows, STEP], [self.tile.width // self.sizes.halves, STEP]]
 
-    def constants(self) -> dict[str, int | float]:
+    def constants(self) -> dict[str, int | float | None]:
         sizes, tile = self.sizes, self.tile
         return {
             "ALL_ROWS": sizes.rows, "DEPTH": sizes.depth, "ALL_COLUMNS": sizes.columns, "ROWS": tile.rows,
