@@ -14,7 +14,7 @@ from plugins.zero_convolutions.op import zero_convolutions
 
 
 def layer(channels: int, pixels: int, maps: int) -> Layer:
-    return Layer(channels, pixels, maps, choose(channels, 2 * pixels))
+    return Layer(channels, pixels, maps, choose(channels))
 
 
 SD15 = (

@@ -20,6 +20,7 @@ SD15 = [
     *[(1280, 8, 12, 2)] * 2,
     *[(1280, 4, 6, 2)] * 4,
 ]
+FOUR = [(c, h, w, 4 * maps) for c, h, w, maps in SD15]  # pictures
 ODD = [(64, 1, 1, 1), (192, 7, 11, 3), (128, 5, 13, 6)]
 Case = tuple[list[Tensor], list[nn.Conv2d], Tensor]
 
@@ -40,7 +41,7 @@ def run(factors: Tensor, xs: list[Tensor], layers: list[nn.Conv2d]) -> list[Tens
     return results
 
 
-@pytest.mark.parametrize(("sizes", "pictures"), [(SD15, 2), (ODD, 6), (SD15[-1:], 2)])
+@pytest.mark.parametrize(("sizes", "pictures"), [(SD15, 2), (FOUR, 8), (ODD, 6), (SD15[-1:], 2)])
 def test_errors(sizes: list[tuple[int, int, int, int]], pictures: int) -> None:
     xs, layers, factors = case(sizes, pictures)
     got, half = run(factors, xs, layers), scaled(layers, xs, factors)

@@ -26,7 +26,7 @@ def zero_convolutions(
     """
     _check(xs, weights, biases, factors, results)
     sizes = ((x.shape[1], x.shape[2] * x.shape[3], x.shape[0]) for x in xs)
-    layers = tuple(Layer(*one, choose(one[0], one[1] * len(factors))) for one in sizes)
+    layers = tuple(Layer(*one, choose(one[0])) for one in sizes)
     run(ZeroConvolutions(layers, len(factors)), xs, weights, biases, factors, results)
 
 
