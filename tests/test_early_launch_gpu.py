@@ -156,7 +156,7 @@ def test_a_kernel_of_inductor_waits(reduction: bool, copy: Copy) -> None:
         return result
 
     got, expected, early = both(function, random(8, 2048), copy)
-    assert early == 1
+    assert early >= 1, "a reduction may be two kernels"
     assert torch.equal(got, expected)
 
 

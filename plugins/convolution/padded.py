@@ -11,9 +11,11 @@ from plugins.convolution.op import convolution
 from plugins.convolution.tiles import STEP, Sizes, fits
 from plugins.split_k_convolution import SplitKConv2d
 
+FEW = 8  # output channels; for fewer cuDNN pads
+
 
 class PaddedConv2d(SplitKConv2d):
-    """A 3x3 convolution with stride 1 to fewer than STEP channels that uses our kernel under torch.compile."""
+    """A 3x3 convolution with stride 1 to fewer than FEW channels that uses our kernel under torch.compile."""
 
     padded: Tensor
     padded_bias: Tensor
@@ -38,4 +40,5 @@ class PaddedConv2d(SplitKConv2d):
         if not (compiles_half(x) and fits(Sizes(n, h, w, channels, STEP))):
             return super()._conv_forward(x, weight, bias)
         maps = x.contiguous(memory_format=torch.channels_last)
-        return convolution(maps, self.padded, self.padded_bias)[:, : self.out_channels]
+        found = convolution(maps, self.padded, self.padded_bias)[:, : self.out_channels]
+        return found.contiguous(memory_format=torch.channels_last)
