@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ldm.attention import KeysValues
 from ldm.config import ControlConfig, UNetConfig
 from ldm.unet import Encoder
-from ldm.zero_convolutions import WithZeroConvolutions
+from ldm.zero_convolutions import Out, WithZeroConvolutions
 
 
 class ControlNet(Encoder, WithZeroConvolutions):
@@ -29,11 +29,20 @@ class ControlNet(Encoder, WithZeroConvolutions):
         return [layer(feature) for layer, feature in zip(self.outputs, [*skips, middle], strict=True)]
 
     def scaled_residuals(
-        self, x: Tensor, hint: Tensor, shifts: Iterable[Tensor], texts: Iterable[KeysValues], factors: Tensor
+        self,
+        x: Tensor,
+        hint: Tensor,
+        shifts: Iterable[Tensor],
+        texts: Iterable[KeysValues],
+        factors: Tensor,
+        out: Out = None,
     ) -> list[Tensor]:
-        """Return residuals times their factors [2n, residuals], for 2n pictures, which may be twice those of x."""
+        """Return residuals times their factors [2n, residuals], for 2n pictures, which may be twice those of x.
+
+        out: as for `ldm.zero_convolutions.scaled`.
+        """
         skips, middle = self.encode(x, shifts, texts, hint)
-        return self.scaled(self.outputs, [*skips, middle], factors)
+        return self.scaled(self.outputs, [*skips, middle], factors, out)
 
     @property
     def outputs(self) -> list[nn.Conv2d]:

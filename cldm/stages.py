@@ -26,7 +26,7 @@ from cldm.tricks.hint_once import Hint
 from cldm.tricks.text_once import Text, WeightedText, kv_widths, unpack
 from cldm.tricks.time_table import shift_widths
 from ldm.unet import Encoder as UNetHalf
-from ldm.zero_convolutions import repeated
+from ldm.zero_convolutions import Out, repeated
 from runtime.spec import EngineSpec, TensorSpec
 
 STAGES = ("text", "hint", "control", "encoder", "decoder", "vae")
@@ -41,13 +41,17 @@ class Stage:
 
 
 class Control(nn.Module):
+    takes_out = True  # as runtime/compiled_code.py explains
+
     def __init__(self, model: ControlLDM, shifts: Columns, texts: Columns) -> None:
         super().__init__()
         self.control, self.shifts, self.texts = model.control, shifts, texts
 
-    def forward(self, x: Tensor, hint: Tensor, shift: Tensor, kv: Tensor, control_scales: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, x: Tensor, hint: Tensor, shift: Tensor, kv: Tensor, control_scales: Tensor, out: Out = None
+    ) -> tuple[Tensor, ...]:
         shifts, texts = self.shifts.split(shift), unpack(kv, self.texts)
-        return tuple(self.control.scaled_residuals(x.to(hint.dtype), hint, shifts, texts, control_scales))
+        return tuple(self.control.scaled_residuals(x.to(hint.dtype), hint, shifts, texts, control_scales, out))
 
 
 class Encoder(nn.Module):

@@ -5,11 +5,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-Scaled = Callable[[Sequence[nn.Conv2d], Sequence[Tensor], Tensor], list[Tensor]]  # as the function `scaled`
+Out = Sequence[Tensor] | None
+Scaled = Callable[[Sequence[nn.Conv2d], Sequence[Tensor], Tensor, Out], list[Tensor]]  # as the function `scaled`
 
 
-def scaled(layers: Sequence[nn.Conv2d], features: Sequence[Tensor], factors: Tensor) -> list[Tensor]:
-    """Return the convolution of each feature [n, c, h, w], repeated for 2n pictures, times its factors [2n, layers]."""
+def scaled(layers: Sequence[nn.Conv2d], features: Sequence[Tensor], factors: Tensor, out: Out = None) -> list[Tensor]:
+    """Return the convolution of each feature [n, c, h, w], repeated for 2n pictures, times its factors [2n, layers].
+
+    out: buffers for the results. A function in place of this one may write them there and return the buffers.
+    """
     each = zip(layers, features, factors.unbind(dim=1), strict=True)
     return [factor[:, None, None, None] * repeated(layer(x), len(factors)) for layer, x, factor in each]
 

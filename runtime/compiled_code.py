@@ -40,6 +40,7 @@ class Tuning:
 class CompiledCode:
     """Runs a module and copies its results into buffers. The first run compiles it, unless `artifact` is given.
 
+    A module with `takes_out` also gets the buffers, as `out`. It returns those that it has written its results into.
     artifact: as `load_code` returns it. Weights are inputs of the code: after new values are written into the module's
     parameters, it computes with them.
     """
@@ -70,9 +71,12 @@ class CompiledCode:
 
         def run(*arguments: Tensor) -> tuple[()]:
             weights, rest = dict(zip(names, arguments, strict=False)), arguments[len(names) :]
-            results = torch.func.functional_call(self.module, weights, rest[:inputs])
-            # One kernel copies what no kernel of Inductor's computes: 13 results of ControlNet, 9 of the encoder.
-            torch._foreach_copy_(list(rest[inputs:]), list(results))
+            buffers = rest[inputs:]
+            out = {"out": buffers} if getattr(self.module, "takes_out", False) else {}
+            results = torch.func.functional_call(self.module, weights, rest[:inputs], out)
+            copied = [pair for pair in zip(buffers, results, strict=True) if pair[0] is not pair[1]]
+            if copied:  # in one kernel, if none of Inductor's computes them: 9 results of the encoder
+                torch._foreach_copy_([buffer for buffer, _ in copied], [result for _, result in copied])
             return ()
 
         traced = make_fx(run, tracing_mode="fake")(*arguments)

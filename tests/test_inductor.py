@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,32 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         return (nn.functional.silu(x * self.factor),)
+
+
+WRITTEN: list[list[int]] = []  # addresses, by call
+
+
+@torch.library.custom_op("canny2image_tests::double_into", mutates_args=("results",))
+def double_into(xs: list[Tensor], results: list[Tensor]) -> None:
+    WRITTEN.append([result.data_ptr() for result in results])
+    for x, result in zip(xs, results, strict=True):
+        torch.mul(x, 2, out=result)
+
+
+@double_into.register_fake
+def _(xs: list[Tensor], results: list[Tensor]) -> None:
+    pass
+
+
+class Doubled(nn.Module):
+    """Writes the first two of its results into buffers, if it gets some."""
+
+    takes_out = True
+
+    def forward(self, x: Tensor, out: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
+        first, second = out[:2] if out else (torch.empty_like(x), torch.empty_like(x))
+        double_into([x.sin(), x.cos()], [first, second])
+        return first, second, x + 1
 
 
 SCALE = EngineSpec("scale", (TensorSpec("x", (6,), torch.float32),), (TensorSpec("y", (6,), torch.float32),))
@@ -112,6 +139,20 @@ def test_new_inputs_and_new_weights_need_no_compilation() -> None:
         with torch.inference_mode():  # as in the pipeline
             assert_equals_eager(engine, buffers, seed=2)
     assert not torch.allclose(buffers["y"], before)
+
+
+@needs_compiler
+def test_results_written_into_buffers() -> None:
+    """An op that writes into a stage's buffers does so in compiled code, without copies. The code can be saved."""
+    x, *results = (TensorSpec(name, X.shape, torch.float32, channels_last=True) for name in ("x", "a", "b", "c"))
+    spec = EngineSpec("doubled", (x,), tuple(results))
+    engine = InductorEngine(spec, Doubled())
+    with torch.inference_mode():  # as in the pipeline
+        buffers = allocate({"doubled": spec}, CPU)
+        engine.bind(buffers)
+        assert_equals_eager(engine, buffers, seed=0)
+    assert WRITTEN[-1] == [buffers[name].data_ptr() for name in "ab"]
+    assert engine.code.save()
 
 
 @needs_compiler

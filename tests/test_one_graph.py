@@ -37,7 +37,7 @@ def test_replay_must_equal_eager_execution_once(
         return latent, torch.zeros(1)
 
     monkeypatch.setattr("cldm.one_graph.outcome", outcome)
-    monkeypatch.setattr("cldm.one_graph.Graph", lambda work, stream: Mock(nodes=9))
+    monkeypatch.setattr("cldm.one_graph.Graph", lambda work, stream, waiting: Mock(nodes=9))
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: None)
     monkeypatch.setattr(pipeline, "streams", Mock(main="a stream"))
     with pytest.raises(CudaError, match=r"differs from eager execution \(9 nodes\)") if raises else nullcontext():

@@ -9,16 +9,21 @@ from torch import Tensor, nn
 
 from ldm.zero_convolutions import scaled
 from plugins.hopper.compile import compile_kernel
-from plugins.zero_convolutions.compile import Layer, Tile, ZeroConvolutions
+from plugins.zero_convolutions.compile import Layer, Tile, ZeroConvolutions, choose
 from plugins.zero_convolutions.op import zero_convolutions
 
+
+def layer(channels: int, pixels: int, maps: int) -> Layer:
+    return Layer(channels, pixels, maps, choose(channels))
+
+
 SD15 = (
-    *(Layer(320, 1536, maps) for maps in (1, 2, 2)),
-    Layer(320, 384, 2),
-    *[Layer(640, 384, 2)] * 2,
-    Layer(640, 96, 2),
-    *[Layer(1280, 96, 2)] * 2,
-    *[Layer(1280, 24, 2)] * 4,
+    *(layer(320, 1536, maps) for maps in (1, 2, 2)),
+    layer(320, 384, 2),
+    *[layer(640, 384, 2)] * 2,
+    layer(640, 96, 2),
+    *[layer(1280, 96, 2)] * 2,
+    *[layer(1280, 24, 2)] * 4,
 )
 
 
@@ -32,14 +37,15 @@ def test_scaled_residuals() -> None:
 
 
 def test_programs() -> None:
-    kernel = ZeroConvolutions((Layer(64, 33, 1), Layer(320, 5, 2), Layer(128, 64, 2)), 2, Tile(64, 128))
-    assert kernel.starts == [0, 2, 2 + 3, 2 + 3 + 2]
+    wide, narrow = Tile(64, 128, 3), Tile(64, 64, 3)
+    layers = Layer(64, 33, 1, wide), Layer(320, 5, 2, wide), Layer(128, 64, 2, narrow)
+    assert ZeroConvolutions(layers, 2).starts == [0, 2, 2 + 3, 2 + 3 + 4]
 
 
-@pytest.mark.parametrize("layers", [SD15, SD15[3:4], (Layer(64, 1, 1), Layer(192, 77, 2))], ids=len)
+@pytest.mark.parametrize("layers", [SD15, SD15[3:4], (layer(64, 1, 1), layer(192, 77, 2))], ids=len)
 def test_the_kernel_compiles(layers: tuple[Layer, ...]) -> None:
     pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
-    assert Tile().shared <= 227 * 1024
+    assert all(one.tile.shared <= 227 * 1024 for one in layers)
     assert compile_kernel(ZeroConvolutions(layers, 2))
 
 
@@ -49,13 +55,16 @@ def arguments(**changes: Any) -> dict[str, Any]:
 
     usual = {"xs": [maps(1, 64, 3, 5), maps(2, 128, 3, 5)], "weights": [maps(64, 64, 1, 1), maps(128, 128, 1, 1)]}
     biases = [torch.zeros(c, dtype=torch.float16) for c in (64, 128)]
-    return {**usual, "biases": biases, "factors": torch.zeros(2, 2, dtype=torch.float16), **changes}
+    results = [maps(2, 64, 3, 5), maps(2, 128, 3, 5)]
+    factors = torch.zeros(2, 2, dtype=torch.float16)
+    return {**usual, "biases": biases, "factors": factors, "results": results, **changes}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"biases": []}, "got 2 maps, 2 weights and 0 biases, expected as many of each, at least one"),
+        ({"biases": []}, "got 2 maps, 2 weights, 0 biases and 2 results, expected as many of each, at least one"),
+        ({"results": [torch.zeros(2, 64, 3, 5).half()] * 2}, "got results[0] as torch.float16 [2, 64, 3, 5]"),
         ({"factors": torch.zeros(2, 2)}, "got factors as torch.float32 [2, 2]"),
         ({"factors": torch.zeros(3, 2).half()}, "got maps [2, 128, 3, 5] for 3 pictures"),
         ({"xs": [torch.zeros(2, 72, 3, 5).half()] * 2}, "got maps [2, 72, 3, 5] for 2 pictures, expected channels"),

@@ -3,32 +3,44 @@
 The first call for each size of maps compiles and loads the kernel. Only later calls can be captured into a CUDA graph.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import launch
-from plugins.zero_convolutions.compile import STEP, Layer, Tile, ZeroConvolutions
+from plugins.zero_convolutions.compile import STEP, Layer, ZeroConvolutions, choose
 
 
-@torch.library.custom_op("canny2image::zero_convolutions", mutates_args=(), device_types="cuda")
-def zero_convolutions(xs: list[Tensor], weights: list[Tensor], biases: list[Tensor], factors: Tensor) -> list[Tensor]:
-    """Return factors[:, i] times the 1x1 convolution of xs[i] with bias, for each i: maps [n, c, h, w], channels-last.
+@torch.library.custom_op("canny2image::zero_convolutions", mutates_args=("results",), device_types="cuda")
+def zero_convolutions(
+    xs: list[Tensor], weights: list[Tensor], biases: list[Tensor], factors: Tensor, results: list[Tensor]
+) -> None:
+    """Write factors[:, i] times the 1x1 convolution of xs[i] with bias into results[i], for each i.
 
-    xs[i] [m, c, h, w], channels-last, is repeated n / m times along the batch; weights[i] [c, c, 1, 1], biases[i] [c],
-    factors [n, number of convolutions]: float16; c a multiple of STEP. Sums are float32, always in the same order.
+    xs[i] [m, c, h, w] is repeated n / m times along the batch; results[i] [n, c, h, w]: both channels-last; weights[i]
+    [c, c, 1, 1], biases[i] [c], factors [n, number of convolutions]; c a multiple of STEP. All are float16. Sums are
+    float32, always in the same order, and rounded once.
     Raises ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or launched.
     """
-    _check(xs, weights, biases, factors)
-    results = _empty(xs, factors)
-    layers = tuple(Layer(x.shape[1], x.shape[2] * x.shape[3], x.shape[0]) for x in xs)
-    run(ZeroConvolutions(layers, len(factors), Tile()), xs, weights, biases, results, factors)
-    return results
+    _check(xs, weights, biases, factors, results)
+    sizes = ((x.shape[1], x.shape[2] * x.shape[3], x.shape[0]) for x in xs)
+    layers = tuple(Layer(*one, choose(one[0])) for one in sizes)
+    run(ZeroConvolutions(layers, len(factors)), xs, weights, biases, factors, results)
 
 
 @zero_convolutions.register_fake
-def _(xs: list[Tensor], weights: list[Tensor], biases: list[Tensor], factors: Tensor) -> list[Tensor]:
-    return _empty(xs, factors)
+def _(xs: list[Tensor], weights: list[Tensor], biases: list[Tensor], factors: Tensor, results: list[Tensor]) -> None:
+    pass
+
+
+def empty(xs: Sequence[Tensor], pictures: int) -> list[Tensor]:
+    """Return uninitialized results for maps xs, channels-last."""
+    return [
+        torch.empty((pictures, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        for x in xs
+    ]
 
 
 def run(
@@ -36,28 +48,21 @@ def run(
     xs: list[Tensor],
     weights: list[Tensor],
     biases: list[Tensor],
-    results: list[Tensor],
     factors: Tensor,
+    results: list[Tensor],
 ) -> None:
     """Write into `results`, with this kernel. The tensors are as `zero_convolutions` checks them."""
     launch(kernel, (), [*xs, *weights, *biases, *results, factors], kernel.starts[-1], factors.device)
 
 
-def _empty(xs: list[Tensor], factors: Tensor) -> list[Tensor]:
-    """Return uninitialized results."""
-    sizes = [(len(factors), *x.shape[1:]) for x in xs]
-    return [
-        torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        for x, size in zip(xs, sizes, strict=True)
-    ]
-
-
-def _check(xs: list[Tensor], weights: list[Tensor], biases: list[Tensor], factors: Tensor) -> None:
+def _check(
+    xs: list[Tensor], weights: list[Tensor], biases: list[Tensor], factors: Tensor, results: list[Tensor]
+) -> None:
     """Raise ValueError for unsupported arguments."""
-    if not len(xs) == len(weights) == len(biases) > 0:
+    if not len(xs) == len(weights) == len(biases) == len(results) > 0:
         raise ValueError(
-            f"zero_convolutions got {len(xs)} maps, {len(weights)} weights and {len(biases)} biases, expected as many "
-            "of each, at least one"
+            f"zero_convolutions got {len(xs)} maps, {len(weights)} weights, {len(biases)} biases and {len(results)} "
+            "results, expected as many of each, at least one"
         )
     n = len(factors)
     expected: list[Expected] = [("factors", factors, (n, len(xs)))]
@@ -72,5 +77,6 @@ def _check(xs: list[Tensor], weights: list[Tensor], biases: list[Tensor], factor
             (f"xs[{i}]", x, tuple(x.shape)),
             (f"weights[{i}]", weight, (channels, channels, 1, 1)),
             (f"biases[{i}]", bias, (channels,)),
+            (f"results[{i}]", results[i], (n, *x.shape[1:])),
         ]
     check_tensors("zero_convolutions", expected, factors.device, torch.float16)
