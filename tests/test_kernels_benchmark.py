@@ -13,6 +13,7 @@ from benchmarks.kernels import OTHERS, Cost, kind, table, work
         ("canny2image_group_norm", "our GroupNorm"),
         ("canny2image_update", OTHERS),
         ("_attention", "attention"),
+        ("canny2image_long_attention", "attention"),
         ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16", "attention"),
         ("sm90_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc", "other convolutions"),
         ("_convolution", "other convolutions"),
