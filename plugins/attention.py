@@ -15,7 +15,8 @@ from ldm.attention import attend
 from plugins.compiling import compiles_half
 from plugins.long_attention.op import is_faster, long_attention
 
-MOST_TOKENS = 512  # keys; at 1536 cuDNN is as fast
+MOST_TOKENS = 512  # keys; at 1536 cuDNN is as fast, except for narrow heads
+NARROW = 16  # width of a head, for which cuDNN takes as long as for 40: at 1536 tokens 32 us on an H200, this kernel 21
 LIBRARIES_WIDTH = 256  # of a head; for wider ones PyTorch has only its slowest kernel: 127 us in the VAE on an H200
 MOST_SCORES = 4096**2  # per picture; they take 64 MiB
 PROGRAMS = 96  # enough to occupy most of an H200's 132 multiprocessors
@@ -29,7 +30,7 @@ def fused_attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     if q.shape[2] > heads * LIBRARIES_WIDTH:
         few = heads == 1 and q.shape[1] * k.shape[1] <= MOST_SCORES
         return products_attention(q, k, v) if few else attend(q, k, v, heads)
-    if k.shape[1] <= MOST_TOKENS:
+    if k.shape[1] <= MOST_TOKENS or q.shape[2] <= heads * NARROW:
         return attention(q, k, v, heads)
     return long_attention(q, k, v, heads) if is_faster(q, k, heads) else attend(q, k, v, heads)
 
@@ -51,6 +52,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False)
     head = width // heads
     padded = max(16, triton.next_power_of_2(head))
     tile = rows_for(n * heads, rows, padded)
+    if tokens > MOST_TOKENS:
+        tile = min(tile, 64)
     part = tokens_for(rows, tokens, padded)
     result = torch.empty((n, rows, width), dtype=q.dtype, device=q.device)
     wrap_triton(_attention)[(triton.cdiv(rows, tile), heads, n)](
@@ -71,8 +74,8 @@ def rows_for(heads: int, rows: int, padded: int) -> int:
 
 def tokens_for(rows: int, tokens: int, padded: int) -> int:
     """Return the keys that a program reads at once."""
-    if tokens != rows and padded * 128 <= 2**15:
-        return 128  # all of a text
+    if tokens > MOST_TOKENS or (tokens != rows and padded * 128 <= 2**15):
+        return 128  # all of a text, or of many
     return 64 if padded <= 128 else 32
 
 
