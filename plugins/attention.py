@@ -2,7 +2,7 @@
 
 The libraries' attention is made for long sequences: for 24 to 384 tokens cuDNN takes 7 to 10 us on an H200, and clears
 memory first. This kernel takes 3 to 7 us. For longer sequences cuDNN is as fast, so PyTorch's attention remains, except
-where `plugins/long_attention` is faster.
+for narrow heads. `plugins/long_attention` is faster, but engines do not use it yet.
 """
 
 import torch
@@ -13,7 +13,6 @@ from torch.library import triton_op, wrap_triton
 
 from ldm.attention import attend
 from plugins.compiling import compiles_half
-from plugins.long_attention.op import is_faster, long_attention
 
 MOST_TOKENS = 512  # keys; at 1536 cuDNN is as fast, except for narrow heads
 NARROW = 16  # width of a head, for which cuDNN takes as long as for 40: at 1536 tokens 32 us on an H200, this kernel 21
@@ -30,9 +29,8 @@ def fused_attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     if q.shape[2] > heads * LIBRARIES_WIDTH:
         few = heads == 1 and q.shape[1] * k.shape[1] <= MOST_SCORES
         return products_attention(q, k, v) if few else attend(q, k, v, heads)
-    if k.shape[1] <= MOST_TOKENS or q.shape[2] <= heads * NARROW:
-        return attention(q, k, v, heads)
-    return long_attention(q, k, v, heads) if is_faster(q, k, heads) else attend(q, k, v, heads)
+    few = k.shape[1] <= MOST_TOKENS or q.shape[2] <= heads * NARROW
+    return attention(q, k, v, heads) if few else attend(q, k, v, heads)
 
 
 def products_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

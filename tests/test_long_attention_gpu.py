@@ -5,12 +5,10 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
 from ldm.attention import attend
-from plugins.attention import fused_attend
 from plugins.long_attention.op import long_attention
 from tests.hopper import check, check_at_the_same_time, check_in_a_graph, needs_hopper
 
@@ -57,10 +55,3 @@ def test_at_the_same_time() -> None:
 def test_in_a_graph() -> None:
     q, k, v = packed(2, 768, 2)
     check_in_a_graph(partial(long_attention, heads=2), q.contiguous(), k, v)
-
-
-@pytest.mark.parametrize(("n", "used"), [(2, True), (1, False)])
-def test_a_trace_uses_it(n: int, used: bool) -> None:
-    graph = make_fx(partial(fused_attend, heads=8))(*packed(n, 1536, 8)).graph
-    op = torch.ops.canny2image.long_attention.default
-    assert any(node.target is op for node in graph.nodes) == used

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from plugins.compiling import compiles_half
 from plugins.convolution.op import convolution
-from plugins.convolution.tiles import STEP, Sizes, fits
+from plugins.convolution.tiles import ONE_PICTURE, STEP, Sizes, fits
 from plugins.split_k_convolution import SplitKConv2d
 
 FEW = 8  # output channels; for fewer cuDNN pads
@@ -37,8 +37,7 @@ class PaddedConv2d(SplitKConv2d):
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         n, channels, h, w = x.shape
-        if not (compiles_half(x) and fits(Sizes(n, h, w, channels, STEP))):
+        if not (compiles_half(x) and n <= ONE_PICTURE and fits(Sizes(n, h, w, channels, STEP))):
             return super()._conv_forward(x, weight, bias)
         maps = x.contiguous(memory_format=torch.channels_last)
-        found = convolution(maps, self.padded, self.padded_bias)[:, : self.out_channels]
-        return found.contiguous(memory_format=torch.channels_last)
+        return convolution(maps, self.padded, self.padded_bias)[:, : self.out_channels]

@@ -11,7 +11,9 @@ PROCESSORS = 132  # multiprocessors of an H100 or H200; each runs one program at
 AT_A_TIME = {1: PROCESSORS, 2: PROCESSORS, 4: 120}
 PARTS = 1, 2, 4
 LEAST_UPSAMPLED, MOST_UPSAMPLED = 2 * 8 * 12, 256 * 384 * 256  # pixels of small maps, and outputs, that were measured
-MOST_WORK = 16 * 32 * 48 * 320  # outputs; for more, cuDNN's convolution and a kernel for bias and residual are as fast
+MOST_WORK = 128 * 192 * 256  # outputs; for more, cuDNN's convolution and a kernel for bias and residual are as fast
+ONE_PICTURE = 2  # maps, with guidance; for more, only convolutions without extras have run in engines
+MOST_OF_SEVERAL = 4 * PROCESSORS * 128 * STEP  # outputs of more maps
 NARROW = 16  # columns of a map; for 16 narrower maps cuDNN is faster
 
 
@@ -119,13 +121,16 @@ PHASE_TILES = (
 
 def fits(sizes: Sizes) -> bool:
     """Return whether our kernel computes a convolution with stride 1, and is known not to be slower than others."""
+    several = sizes.n > ONE_PICTURE
+    if several and (sizes.extra or sizes.taps == 2):
+        return False
     if sizes.taps == 2:
         return _upsamples(sizes)
     if sizes.w < NARROW and sizes.n > 8:
         return False
     outputs = sizes.n * sizes.h * sizes.w * sizes.outs
     whole = not any(channels % STEP for channels in (sizes.channels, sizes.outs, sizes.extra))
-    return whole and outputs <= MOST_WORK
+    return whole and outputs <= (MOST_OF_SEVERAL if several else MOST_WORK)
 
 
 def _upsamples(sizes: Sizes) -> bool:
@@ -137,7 +142,7 @@ def _upsamples(sizes: Sizes) -> bool:
     pixels = sizes.n * sizes.h * sizes.w
     measured = pixels >= LEAST_UPSAMPLED and 4 * pixels * sizes.outs <= MOST_UPSAMPLED
     whole = sizes.channels % STEP == 0 and sizes.outs % STEP == 0
-    return whole and measured and (sizes.w >= NARROW or sizes.n <= 2)
+    return whole and measured
 
 
 @cache

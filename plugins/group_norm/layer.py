@@ -9,6 +9,8 @@ from plugins.group_norm.joined import group_norm_joined
 from plugins.group_norm.launch import can_join
 from plugins.group_norm.op import group_norm
 
+ONE_PICTURE = 2  # maps, with guidance; more have not been joined in engines
+
 
 class FusedGroupNorm(GroupNorm):
     """GroupNorm that uses our kernel if torch.compile compiles it for a GPU in float16, also for its input in parts."""
@@ -21,6 +23,7 @@ class FusedGroupNorm(GroupNorm):
     def join(self, h: Tensor, skip: Tensor, residual: Tensor | float) -> tuple[Tensor, Tensor]:
         if not (
             compiles_half(h)
+            and len(h) <= ONE_PICTURE
             and isinstance(residual, Tensor)
             and residual.shape == skip.shape
             and can_join(self.num_channels, self.num_groups, h.shape[1])
