@@ -20,6 +20,7 @@ from runtime.compiled_code import CompiledCode, Tuning, libraries
 from runtime.eager import EagerEngine
 from runtime.inductor import CompiledEngines, InductorEngine
 from runtime.spec import EngineSpec, TensorSpec, allocate
+from tests.doubling import WRITTEN, double_into
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -53,21 +54,6 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         return (nn.functional.silu(x * self.factor),)
-
-
-WRITTEN: list[list[int]] = []  # addresses, by call
-
-
-@torch.library.custom_op("canny2image_tests::double_into", mutates_args=("results",))
-def double_into(xs: list[Tensor], results: list[Tensor]) -> None:
-    WRITTEN.append([result.data_ptr() for result in results])
-    for x, result in zip(xs, results, strict=True):
-        torch.mul(x, 2, out=result)
-
-
-@double_into.register_fake
-def _(xs: list[Tensor], results: list[Tensor]) -> None:
-    pass
 
 
 class Doubled(nn.Module):
