@@ -25,8 +25,9 @@ from cldm.prompt_syntax import PLAIN, PromptSyntax
 from cldm.tricks.hint_once import Hint
 from cldm.tricks.text_once import Text, WeightedText, kv_widths, unpack
 from cldm.tricks.time_table import shift_widths
+from ldm.repeat import repeated
 from ldm.unet import Encoder as UNetHalf
-from ldm.zero_convolutions import Out, repeated
+from ldm.zero_convolutions import Out
 from runtime.spec import EngineSpec, TensorSpec
 
 STAGES = ("text", "hint", "control", "encoder", "decoder", "vae")

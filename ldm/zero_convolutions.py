@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
+
+from ldm.repeat import repeated
 
 Out = Sequence[Tensor] | None
 Scaled = Callable[[Sequence[nn.Conv2d], Sequence[Tensor], Tensor, Out], list[Tensor]]  # as the function `scaled`
@@ -16,11 +17,6 @@ def scaled(layers: Sequence[nn.Conv2d], features: Sequence[Tensor], factors: Ten
     """
     each = zip(layers, features, factors.unbind(dim=1), strict=True)
     return [factor[:, None, None, None] * repeated(layer(x), len(factors)) for layer, x, factor in each]
-
-
-def repeated(x: Tensor, rows: int) -> Tensor:
-    """Repeat x [n, ...] along the batch until it has `rows` rows, a multiple of n."""
-    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
 
 
 class WithZeroConvolutions(nn.Module):

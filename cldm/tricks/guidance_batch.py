@@ -7,7 +7,7 @@ texts.
 from torch import Tensor, nn
 
 from ldm.attention import KeysValues, SpatialTransformer, TransformerBlock
-from ldm.zero_convolutions import repeated
+from ldm.repeat import repeated
 
 
 def batch_guidance(model: nn.Module) -> None:

@@ -6,9 +6,9 @@ For the UNet's last convolution, from 320 channels to 4, cuDNN also pads, by ker
 import torch
 from torch import Tensor
 
-from plugins.compiling import compiles_half
+from plugins.compiling import ONE_PICTURE, compiles_half
 from plugins.convolution.op import convolution
-from plugins.convolution.tiles import ONE_PICTURE, STEP, Sizes, fits
+from plugins.convolution.tiles import STEP, Sizes, fits
 from plugins.split_k_convolution import SplitKConv2d
 
 FEW = 8  # output channels; for fewer cuDNN pads

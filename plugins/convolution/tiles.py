@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
+from plugins.compiling import ONE_PICTURE
+
 STEP = 64  # channels per step of a sum; in- and output channels must be multiples
 PROCESSORS = 132  # multiprocessors of an H100 or H200; each runs one program at a time
 # Programs that run at a time, by the size of their cluster. Clusters of four do not fill the GPU: their multiprocessors
@@ -12,8 +14,7 @@ AT_A_TIME = {1: PROCESSORS, 2: PROCESSORS, 4: 120}
 PARTS = 1, 2, 4
 LEAST_UPSAMPLED, MOST_UPSAMPLED = 2 * 8 * 12, 256 * 384 * 256  # pixels of small maps, and outputs, that were measured
 MOST_WORK = 128 * 192 * 256  # outputs; for more, cuDNN's convolution and a kernel for bias and residual are as fast
-ONE_PICTURE = 2  # maps, with guidance; for more, only convolutions without extras have run in engines
-MOST_OF_SEVERAL = 4 * PROCESSORS * 128 * STEP  # outputs of more maps
+MOST_OF_SEVERAL = 4 * PROCESSORS * 128 * STEP  # outputs of more maps than those of ONE_PICTURE
 NARROW = 16  # columns of a map; for 16 narrower maps cuDNN is faster
 
 

@@ -4,12 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from ldm.norm import GroupNorm
-from plugins.compiling import compiles_half
+from plugins.compiling import ONE_PICTURE, compiles_half
 from plugins.group_norm.joined import group_norm_joined
 from plugins.group_norm.launch import can_join
 from plugins.group_norm.op import group_norm
-
-ONE_PICTURE = 2  # maps, with guidance; more have not been joined in engines
 
 
 class FusedGroupNorm(GroupNorm):
