@@ -15,8 +15,8 @@ from ldm.attention import attend
 from plugins.compiling import compiles_half
 
 MOST_TOKENS = 512  # keys; at 1536 cuDNN is as fast, except for narrow heads
-# Width of a head up to which it is padded to 16. At 1536 tokens and a width of 8, this kernel takes 21 us on an H200, and
-# cuDNN 32, as long as at 40. Widths of 9 to 16 were not measured.
+# Width of a head up to which it is padded to 16. At 1536 tokens and a width of 8, this kernel takes 21 us on an H200
+# and cuDNN 32, as long as at 40. Widths of 9 to 16 were not measured.
 NARROW = 16
 LIBRARIES_WIDTH = 256  # of a head; for wider ones PyTorch has only its slowest kernel: 127 us in the VAE on an H200
 MOST_SCORES = 4096**2  # per picture; they take 64 MiB
