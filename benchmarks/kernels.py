@@ -23,7 +23,7 @@ from runtime.backends import choose_device
 # The first pattern that a kernel's name contains.
 KINDS = {
     "our 3x3 convolutions": r"canny2image_convolution",
-    "our products": r"canny2image_(?!group_norm|update|convolution|long_attention)",
+    "our products": r"canny2image_(?!group_norm|update|convolution|attention|long_attention)",
     "our GroupNorm": r"canny2image_group_norm",
     "attention": r"attention|sdpa|flash",
     "other convolutions": r"fprop|cudnn|_convolution|nhwcAddPadding",

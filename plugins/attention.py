@@ -13,6 +13,7 @@ from torch.library import triton_op, wrap_triton
 
 from ldm.attention import attend
 from plugins.compiling import compiles_half
+from plugins.hopper.compile import HOPPER
 
 MOST_TOKENS = 512  # keys; at 1536 cuDNN is as fast, except for narrow heads
 # Width of a head up to which it is padded to 16. At 1536 tokens and a width of 8, this kernel takes 21 us on an H200
@@ -56,10 +57,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False)
         tile = min(tile, 64)
     part = tokens_for(rows, tokens, padded)
     result = torch.empty((n, rows, width), dtype=q.dtype, device=q.device)
-    wrap_triton(_attention)[(triton.cdiv(rows, tile), heads, n)](
+    wrap_triton(canny2image_attention)[(triton.cdiv(rows, tile), heads, n)](
         q, k, v, result, rows, q.stride(0), q.stride(1), k.stride(0), k.stride(1), WIDTH=width, HEAD=head,
         PADDED=padded, KEYS=tokens, SCALE=head**-0.5 * LOG2_E, ROWS=tile, TOKENS=part, CAUSAL=causal,
-        num_warps=4, num_stages=2,
+        WAITS=torch.cuda.get_device_capability(q.device) >= HOPPER, num_warps=4, num_stages=2,
     )  # fmt: skip
     return result
 
@@ -80,11 +81,13 @@ def tokens_for(rows: int, tokens: int, padded: int) -> int:
 
 
 @triton.jit
-def _attention(
+def canny2image_attention(
     q, k, v, result, rows, q_text, q_row, k_text, k_token, WIDTH: tl.constexpr, HEAD: tl.constexpr,
     PADDED: tl.constexpr, KEYS: tl.constexpr, SCALE: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    CAUSAL: tl.constexpr,
+    CAUSAL: tl.constexpr, WAITS: tl.constexpr,
 ):  # fmt: skip
+    if WAITS:  # for the previous kernel: see runtime/early_launch.py
+        tl.extra.cuda.gdc_wait()
     # A program computes some rows of one head, with the softmax over one part of the keys after another (Milakov and
     # Gimelshein 2018). SCALE includes log2(e), because exp2 is faster than exp.
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

@@ -64,6 +64,7 @@ class CompiledCode:
             return path.read_bytes()
 
     def _compile(self, arguments: list[Tensor], inputs: int) -> Any:
+        from torch._functorch import config as functorch
         from torch._inductor import standalone_compile
         from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -81,7 +82,10 @@ class CompiledCode:
 
         traced = make_fx(run, tracing_mode="fake")(*arguments)
         options = {"config_patches": self.tuning.options()}
-        with waiting_kernels():
+        # By default Inductor takes the strides of our ops' inputs from metadata that a trace by make_fx lacks, and may
+        # choose others than were traced.
+        as_traced: Any = functorch.patch(custom_op_default_layout_constraint="needs_fixed_stride_order")
+        with as_traced, waiting_kernels():
             return standalone_compile(traced, [*arguments], dynamic_shapes="from_example_inputs", options=options)
 
 

@@ -125,7 +125,7 @@ def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -
     names = [event.name for event in profile.events()]
     products = names.count("_product") + names.count("canny2image_product")
     assert products == 3, "GEGLU, the feed-forward's end and the projection"
-    assert names.count("_attention") == (1 if size == (32, 48) else 2)
+    assert names.count("canny2image_attention") == (1 if size == (32, 48) else 2)
 
 
 @needs_hopper
