@@ -51,7 +51,7 @@ class FoldedText(CLIPText):
 
 
 def fold_text(model: nn.Module, attend: Attend) -> None:
-    """Turn the text encoder of a model into a `FoldedText`, in place. attend: as `plugins.attention.attention`.
+    """Turn the text encoder of a model into a `FoldedText`, in place. attend: `plugins.short_attention.op.attention`.
 
     Weights and names stay the same; results differ only by rounding.
     """

@@ -2,13 +2,13 @@
 
 from torch import nn
 
-from plugins.attention import attention
 from plugins.convolution.layer import fuse_convolutions
 from plugins.folded_norms import fold_norms
 from plugins.folded_text import fold_text
 from plugins.group_norm.layer import fuse_norms
 from plugins.phase_upsampling import upsample_in_phases
 from plugins.product.compile import runs_on
+from plugins.short_attention import op as short
 from plugins.split_k_convolution import split_convolutions
 from plugins.transformer import fuse_attention, fuse_products
 from plugins.zero_convolutions.layer import fuse_zero_convolutions
@@ -26,6 +26,7 @@ def use_kernels(model: nn.Module) -> None:
     fuse_norms(model)
     fuse_attention(model)
     fuse_products(model)
-    if runs_on(next(model.parameters()).device):
+    if runs_on(device := next(model.parameters()).device):
         fold_norms(model)
-        fold_text(model, attention)
+        if short.runs_on(device):
+            fold_text(model, short.attention)

@@ -5,9 +5,11 @@ from torch import Tensor, nn
 
 from ldm.attention import GEGLU, Attention, FeedForward, ProjectOut
 from ldm.vae import AttnBlock
-from plugins.attention import fused_attend
+from plugins.attention import fused_attend, short_attend
 from plugins.compiling import compiles_half
+from plugins.long_attention import op as long
 from plugins.products import STEP, geglu, linear_add
+from plugins.short_attention import op as short
 
 MOST_ROWS = 4096  # the most that were measured: 3072
 SHARED = 232_448  # bytes of shared memory per block on a Hopper, for which the tiles were chosen
@@ -46,15 +48,17 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def fuse_attention(model: nn.Module) -> None:
-    """Let the transformers and the VAE of a model on a GPU use our attention, in place, if its tiles fit the GPU."""
-    if _tiles_fit(model):
+    """Let the transformers and the VAE of a model on a Hopper GPU use our attention, in place, if it compiles."""
+    device = next(model.parameters()).device
+    if short.runs_on(device):
+        attend = fused_attend if long.runs_on(device) else short_attend
         for module in model.modules():
             if isinstance(module, Attention | AttnBlock):
-                module.attend = fused_attend
+                module.attend = attend
 
 
 def fuse_products(model: nn.Module) -> None:
-    """Turn layers of the transformers of a model on a GPU into those of FUSED, in place, as `fuse_attention` does.
+    """Turn layers of the transformers of a model on a GPU into those of FUSED, in place, if their tiles fit the GPU.
 
     Weights and names stay the same; results differ only by rounding.
     """

@@ -9,6 +9,7 @@ import pytest
 
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.product.compile import ProductKernel
+from plugins.short_attention.compile import ShortAttention
 from plugins.waiting import waits_first
 from plugins.zero_convolutions.compile import ZeroConvolutions
 from runtime import early_launch
@@ -115,13 +116,13 @@ def launched(
     return graph, launch_early(graph, waiting)
 
 
-OTHER_KERNELS = ["attention", "group_norm", "group_norm_stats", "group_norm_apply", "long_attention", "update"]
+CUDA_KERNELS = ["group_norm", "group_norm_stats", "group_norm_apply", "long_attention", "update"]
 
 
 def test_all_kernels_with_the_prefix_are_known_to_wait() -> None:
-    """The compilation of those for Hopper looks into their PTX, and tests that compile the other kernels do."""
-    of_hopper = ConvolutionKernel, ProductKernel, ZeroConvolutions
-    checked = [*(one.NAME for one in of_hopper), *(f"{PREFIX}{name}" for name in OTHER_KERNELS)]
+    """The compilation of those for Hopper looks into their PTX, and tests that compile the CUDA kernels do."""
+    of_hopper = ConvolutionKernel, ProductKernel, ShortAttention, ZeroConvolutions
+    checked = [*(one.NAME for one in of_hopper), *(f"{PREFIX}{name}" for name in CUDA_KERNELS)]
     sources = [file.read_text() for ending in ("py", "cu") for file in sorted(PLUGINS.rglob(f"*.{ending}"))]
     found = [name for source in sources for name in re.findall(rf"(?m)(?:^|def |void )({PREFIX}\w+)\(", source)]
     assert sorted(found) == sorted(checked)

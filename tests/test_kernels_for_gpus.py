@@ -23,7 +23,7 @@ from plugins.product.compile import ProductKernel
 from plugins.product.tiles import TILES as PRODUCT_TILES
 from plugins.product.tiles import Sizes as ProductSizes
 from plugins.product.tiles import Tile as ProductTile
-from plugins.waiting import waits_first
+from plugins.short_attention.compile import ShortAttention
 from tests.nvrtc import require_nvrtc
 
 PTXAS = shutil.which("ptxas", path=f"{os.environ.get('PATH')}:{CUDA_HOME}/bin")
@@ -104,42 +104,37 @@ def test_hopper_product(tile: ProductTile, gated: bool) -> None:
     assert compile_kernel(ProductKernel(sizes, tile, eps=1e-5))
 
 
+@pytest.mark.parametrize(
+    ("rows", "tokens", "heads", "head"),
+    [(1536, 77, 8, 40), (1536, 154, 8, 40), (384, 384, 8, 80), (24, 154, 8, 160), (1536, 1536, 2, 16), (9, 5, 1, 256)],
+)
+def test_short_attention(rows: int, tokens: int, heads: int, head: int) -> None:
+    pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
+    width = heads * head
+    kernel = ShortAttention(2, rows, tokens, heads, head, (rows * width, width, 2 * tokens * width, 2 * width), True)
+    assert kernel.tile.shared <= SHARED[90]
+    assert compile_kernel(kernel)
+
+
 @pytest.mark.parametrize("capability", SHARED)
 def test_split_k_convolution(capability: int) -> None:
-    pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
-    from plugins import split_k_convolution as split_k
-
-    sizes = {"STRIDE": 1, "ROWS": split_k.ROWS, "COLUMNS": split_k.COLUMNS, "DEPTH": split_k.DEPTH}
-    pointers = {"x": "*fp16", "weight": "*fp16", "result": "*fp32"}
-    options = {"num_warps": split_k.WARPS, "num_stages": split_k.STAGES}
-    built = compile_triton(split_k._convolution, pointers, sizes, capability, options)
-    assert built.asm["cubin"]
-    assert built.metadata.shared <= SHARED[capability]
-
-
-@pytest.mark.parametrize("waits", [True, False])
-def test_attention_waits_on_hopper(waits: bool) -> None:
-    pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
-    from plugins.attention import canny2image_attention
-
-    sizes = {"WIDTH": 320, "HEAD": 40, "PADDED": 64, "KEYS": 77, "SCALE": 0.2, "ROWS": 64, "TOKENS": 128}
-    switches = {"CAUSAL": False, "WAITS": waits}
-    pointers = dict.fromkeys("qkv", "*fp16") | {"result": "*fp16"}
-    options = {"num_warps": 4, "num_stages": 2}
-    built = compile_triton(canny2image_attention, pointers, sizes | switches, 90 if waits else 80, options)
-    assert waits_first(built.asm["ptx"]) == waits
-
-
-def compile_triton(
-    kernel: Any, pointers: dict[str, str], values: dict[str, Any], capability: int, options: dict[str, int]
-) -> Any:
-    """Compile a kernel for a GPU. values: of its constexpr parameters; those that are not pointers are integers."""
-    import triton
+    triton = pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    signature = {name: "constexpr" if name in values else pointers.get(name, "i32") for name in kernel.arg_names}
-    places = {(kernel.arg_names.index(name),): value for name, value in values.items()}
-    return triton.compile(
-        ASTSource(kernel, signature, places), target=GPUTarget("cuda", capability, 32), options=options
+    from plugins import split_k_convolution as split_k
+
+    kernel = split_k._convolution
+    sizes = {"STRIDE": 1, "ROWS": split_k.ROWS, "COLUMNS": split_k.COLUMNS, "DEPTH": split_k.DEPTH}
+    pointers = {"x": "*fp16", "weight": "*fp16", "result": "*fp32"}
+    signature: dict[str, str] = {
+        name: "constexpr" if name in sizes else pointers.get(name, "i32") for name in kernel.arg_names
+    }
+    places: dict[Any, Any] = {(kernel.arg_names.index(name),): value for name, value in sizes.items()}
+    built = triton.compile(
+        ASTSource(kernel, signature, places),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": split_k.WARPS, "num_stages": split_k.STAGES},
     )
+    assert built.asm["cubin"]
+    assert built.metadata.shared <= SHARED[capability]

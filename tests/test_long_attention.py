@@ -9,6 +9,7 @@ from torch import Tensor
 from plugins.long_attention import op
 from plugins.long_attention.op import ARCHITECTURE, SOURCE, is_faster, long_attention
 from plugins.nvrtc import KernelError, compile_ptx, cubin
+from plugins.short_attention import op as short
 from plugins.waiting import waits_first
 from tests.nvrtc import require_nvrtc
 
@@ -27,33 +28,27 @@ def test_constants_are_equal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "n", "rows", "tokens", "width", "faster"),
+    ("n", "rows", "tokens", "width", "faster"),
     [
-        ((9, 0), 2, 1536, 1536, 320, True),
-        ((9, 0), 8, 1536, 1536, 320, True),
-        ((9, 0), 1, 1536, 1536, 320, False),  # half of the multiprocessors would have no work
-        ((9, 0), 3, 1536, 1536, 320, False),
-        ((9, 0), 2, 1536, 1500, 320, False),
-        ((9, 0), 2, 1536, 77, 320, False),
-        ((9, 0), 2, 1536, 1536, 640, False),
-        ((10, 0), 2, 1536, 1536, 320, False),
-        ((8, 9), 2, 1536, 1536, 320, False),
+        (2, 1536, 1536, 320, True),
+        (8, 1536, 1536, 320, True),
+        (1, 1536, 1536, 320, False),  # half of the multiprocessors would have no work
+        (3, 1536, 1536, 320, False),
+        (2, 1536, 1500, 320, False),
+        (2, 1536, 77, 320, False),
+        (2, 1536, 1536, 640, False),
     ],
 )
-def test_where_it_is_faster(
-    capability: tuple[int, int],
-    n: int,
-    rows: int,
-    tokens: int,
-    width: int,
-    faster: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(op, "cubin", lambda *arguments: b"")
-    op._runs_on.cache_clear()
+def test_where_it_is_faster(n: int, rows: int, tokens: int, width: int, faster: bool) -> None:
     assert is_faster(torch.empty(n, rows, width), torch.empty(n, tokens, width), 8) == faster
-    op._runs_on.cache_clear()
+
+
+@pytest.mark.parametrize(("capability", "runs"), [((9, 0), True), ((10, 0), False), ((8, 9), False)])
+def test_where_it_runs(capability: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    for one in (op, short):
+        monkeypatch.setattr(one, "cubin", lambda *arguments: b"")
+        assert one.runs_on.__wrapped__(torch.device("cuda")) == runs
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -61,13 +56,13 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
         raise KernelError("no NVRTC")
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(op, "cubin", fail)
-    op._runs_on.cache_clear()
-    x = torch.empty(2, 1536, 320)
-    assert not is_faster(x, x, 8)
-    assert not is_faster(x, x, 8)
-    assert caplog.messages == ["attention over many tokens uses cuDNN, which is slower: no NVRTC"]
-    op._runs_on.cache_clear()
+    for one in (op, short):
+        monkeypatch.setattr(one, "cubin", fail)
+        assert not one.runs_on.__wrapped__(torch.device("cuda"))
+    assert caplog.messages == [
+        "attention over many tokens uses cuDNN, which is slower: no NVRTC",
+        "attention over few tokens uses PyTorch's kernels, which are slower: no NVRTC",
+    ]
 
 
 def half(*shape: int) -> Tensor:
@@ -98,3 +93,25 @@ def test_the_result_of_a_trace() -> None:
         q, k, v = torch.empty(2, 192, 240, dtype=torch.float16, device="cuda").chunk(3, dim=-1)
         result = long_attention(q, k, v, 2)
     assert (result.shape, result.dtype, result.is_contiguous()) == (q.shape, q.dtype, True)
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "v", "message"),
+    [
+        (
+            half(2, 9, 81),
+            half(2, 7, 81),
+            half(2, 7, 81),
+            "got 2 heads for a width of 81, expected heads",
+        ),
+        (half(2, 9, 520), half(2, 7, 520), half(2, 7, 520), "got 2 heads for a width of 520"),
+        (half(2, 9, 96), half(2, 7, 80), half(2, 7, 80), r"got k as torch.float16 \[2, 7, 80\] on cpu, expected"),
+        (half(2, 9, 80).float(), half(2, 7, 80), half(2, 7, 80), "got q as torch.float32"),
+        (half(2, 9, 80), half(2, 7, 80), half(2, 7, 160)[..., :80], r"got v with strides \[1120, 160, 1\]"),
+        (half(2, 9, 80), half(2, 80, 7).mT, half(2, 80, 7).mT, r"got k with strides \[560, 1, 7\]"),
+        (half(2, 9, 96)[..., 4:84], half(2, 7, 80), half(2, 7, 80), "got q with strides"),
+    ],
+)
+def test_refused_arguments_of_short_attention(q: Tensor, k: Tensor, v: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^attention {message}"):
+        short._check(q, k, v, 2)

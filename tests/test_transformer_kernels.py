@@ -11,9 +11,10 @@ from torch import Tensor, nn
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
 from ldm.attention import ProjectOut, SpatialTransformer, attend, causal_mask
-from plugins.attention import attention, products_attention
+from plugins.attention import products_attention
 from plugins.folded_norms import fold_norms
 from plugins.products import geglu, linear_add
+from plugins.short_attention.op import attention
 from plugins.transformer import FusedProjectOut, fuse_attention, fuse_products
 from runtime.channels_last import channels_last
 from tests.hopper import check, needs_hopper
@@ -33,6 +34,7 @@ ATTENTIONS = [  # rows, tokens, heads, width
 ]  # fmt: skip
 
 
+@needs_hopper
 @pytest.mark.parametrize("sizes", ATTENTIONS, ids=str)
 @pytest.mark.parametrize("n", [2, 3])
 def test_attention(n: int, sizes: tuple[int, int, int, int]) -> None:
@@ -44,6 +46,7 @@ def test_attention(n: int, sizes: tuple[int, int, int, int]) -> None:
     assert torch.equal(got, attention(q, k, v, heads)), "two runs differ"
 
 
+@needs_hopper
 @pytest.mark.parametrize("sizes", [(77, 12, 768), (150, 2, 96), (1, 1, 64)], ids=str)
 def test_causal_attention(sizes: tuple[int, int, int]) -> None:
     tokens, heads, width = sizes
@@ -53,6 +56,7 @@ def test_causal_attention(sizes: tuple[int, int, int]) -> None:
     check(attention(q, k, v, heads, causal=True), attend(q, k, v, heads, mask), true)
 
 
+@needs_hopper
 def test_attention_to_distant_keys() -> None:
     """The softmax of large scores neither overflows nor depends on which part of the keys has the largest."""
     q, k, v = (random(2, 300, 64, scale=scale) for scale in (8.0, 8.0, 1.0))
@@ -111,6 +115,7 @@ def transformer(
     return half, x, text, half(x, text), true
 
 
+@needs_hopper
 @pytest.mark.parametrize(("width", "heads", "size"), [(640, 8, (16, 24)), (96, 2, (4, 6)), (320, 8, (32, 48))])
 def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -> None:
     half, x, text, expected, true = transformer(width, heads, size)
@@ -125,7 +130,8 @@ def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -
     names = [event.name for event in profile.events()]
     products = names.count("_product") + names.count("canny2image_product")
     assert products == 3, "GEGLU, the feed-forward's end and the projection"
-    assert names.count("canny2image_attention") == (1 if size == (32, 48) else 2)
+    attentions = [names.count(f"canny2image_{name}") for name in ("attention", "long_attention")]
+    assert attentions == ([1, 1] if size == (32, 48) else [2, 0])
 
 
 @needs_hopper
@@ -146,8 +152,9 @@ def test_a_compiled_folded_transformer(width: int, size: tuple[int, int]) -> Non
     assert not any("layer_norm" in name for name in names)
 
 
-def test_a_gpu_with_less_shared_memory_keeps_pytorchs_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_gpu_keeps_pytorchs_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plugins.transformer.SHARED", 2**20)
+    monkeypatch.setattr("plugins.short_attention.op.runs_on", lambda device: False)
     layer = SpatialTransformer(32, 32, 2, 16).cuda()
     fuse_attention(layer)
     fuse_products(layer)

@@ -1,7 +1,6 @@
 """torch.ops.canny2image.long_attention: attention over many tokens as one kernel, for Hopper GPUs.
 
 For 1536 queries and keys of two pictures it takes 21 us on an H200, cuDNN 33 with the memory that it clears first.
-Engines do not use it yet, because it has not run in a whole picture.
 The first call compiles and loads the kernel. Only later calls can be captured into a CUDA graph.
 """
 
@@ -65,17 +64,17 @@ def _(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def is_faster(q: Tensor, k: Tensor, heads: int) -> bool:
-    """Return whether the kernel supports these sizes and GPU, compiles, and is faster than cuDNN's attention."""
+    """Return whether the kernel supports these sizes, and is faster than cuDNN's attention."""
     (n, rows, width), tokens = q.shape, k.shape[1]
     if width != heads * HEAD or tokens % PART or tokens < FEWEST_TOKENS:
         return False
     programs = n * heads * -(-rows // ROWS)
     rounds = -(-programs // MULTIPROCESSORS)
-    return programs >= FILLED * rounds * MULTIPROCESSORS and _runs_on(q.device)
+    return programs >= FILLED * rounds * MULTIPROCESSORS
 
 
 @cache
-def _runs_on(device: torch.device) -> bool:
+def runs_on(device: torch.device) -> bool:
     """Return whether the device is a Hopper GPU and the kernel compiles. Logs why not, once."""
     if torch.cuda.get_device_capability(device) != HOPPER:
         return False
