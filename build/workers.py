@@ -60,7 +60,8 @@ def compiling(target: Target, device: torch.device) -> Iterator[Iterator[Result]
         try:
             with _environment(_settings(cache, count)):  # the processes inherit it
                 futures = [pool.submit(compile_stage, target, stage, device.type) for stage in LATER_FIRST]
-            yield (_with_libraries(future.result(), Path(cache)) for future in as_completed(futures))
+            with _room(device, count * GPU_MEMORY):
+                yield (_with_libraries(future.result(), Path(cache)) for future in as_completed(futures))
         except BrokenProcessPool as error:
             raise BuildError(
                 "a process that compiles engines was killed, probably because memory ran out: free some memory"
@@ -80,6 +81,21 @@ def processes(device: torch.device) -> int:
     if device.type == "cuda":
         bounds.append((torch.cuda.mem_get_info(device)[0] - OF_CHECK) // GPU_MEMORY)
     return max(1, min(bounds))
+
+
+@contextmanager
+def _room(device: torch.device, size: int) -> Iterator[None]:
+    """Leave `size` bytes of GPU memory to other processes: cuDNN's float32 convolutions take all that they can get."""
+    if device.type != "cuda":
+        yield
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    mine = free + torch.cuda.memory_reserved(device) - size
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(mine, OF_CHECK) / total), device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def compile_stage(target: Target, name: str, kind: str) -> Result:

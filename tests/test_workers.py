@@ -17,7 +17,7 @@ import torch
 
 import build.workers
 from build.errors import BuildError
-from build.workers import Result, compile_stage, compiling, processes
+from build.workers import OF_CHECK, Result, compile_stage, compiling, processes
 from cldm.compiled_files import Compiled
 from cldm.engine_files import Target
 from cldm.stages import STAGES
@@ -119,6 +119,34 @@ def test_bounds_of_the_processes(
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": memory, "SC_PAGE_SIZE": 2**30}.__getitem__)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu * 2**30, 0))
     assert processes(torch.device("cuda")) == expected
+
+
+@pytest.mark.gpu
+def test_the_caller_leaves_memory_to_the_processes() -> None:
+    gpu = torch.device("cuda")
+    room = torch.cuda.mem_get_info(gpu)[0] + torch.cuda.memory_reserved(gpu) - OF_CHECK - 2**30
+    if room < 0:
+        pytest.skip("needs a GPU with more free memory")
+    with build.workers._room(gpu, room):
+        torch.empty(OF_CHECK // 2, dtype=torch.uint8, device=gpu)
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(OF_CHECK + 2 * 2**30, dtype=torch.uint8, device=gpu)
+    torch.empty(OF_CHECK + 2 * 2**30, dtype=torch.uint8, device=gpu)
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "fraction"), [(79, 80, 73 / 80), (20, 80, 14 / 80), (8, 24, 0.5), (7, 8, 1.0)]
+)
+def test_memory_that_the_caller_may_take(
+    free: int, total: int, fraction: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fractions: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 2**30, total * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda part, device: fractions.append(part))
+    with build.workers._room(torch.device("cuda"), 6 * 2**30):
+        assert fractions == [fraction]
+    assert fractions == [fraction, 1.0]
 
 
 @needs_compiler
