@@ -3,9 +3,21 @@
 import torch
 from torch import Tensor
 
-from plugins.convolution.tiles import Sizes, Tile
+from plugins.convolution.tiles import Sizes, Tile, up
 
 ODD = [Sizes(1, 5, 7, 128, 64), Sizes(3, 9, 11, 64, 192), Sizes(2, 1, 1, 128, 128), Sizes(1, 17, 40, 64, 64)]
+# Channels with parts of a step, or of a tile.
+UNEVEN = [
+    Sizes(1, 5, 7, 8, 24),
+    Sizes(2, 4, 6, 96, 96),
+    Sizes(3, 9, 11, 24, 104),
+    Sizes(2, 13, 5, 104, 8),
+    Sizes(2, 8, 12, 40, 72),
+    Sizes(1, 17, 21, 72, 40),
+    Sizes(2, 9, 23, 136, 4),
+    Sizes(1, 19, 30, 24, 3),
+    Sizes(2, 3, 5, 64, 130),
+]
 
 
 def emulate(
@@ -23,10 +35,11 @@ def emulate(
     by_row, filters = x.transpose(0, 1), weight.flatten(1)
     size = n, scale * h, scale * w, outs
     result, writes = torch.zeros(size, dtype=x.dtype), torch.zeros(size, dtype=torch.int)
-    across, down, blocks = -(-w // tile.columns), -(-h // tile.rows), c // 64
+    across, down, blocks = up(w, tile.columns), up(h, tile.rows), up(c, 64)
+    out_tiles, extra_blocks = up(outs, tile.outs), up(depth, 64)
     for number in range(tile.programs(sizes) // tile.parts):
-        outs_at, block = number % (outs // tile.outs) * tile.outs, number // (outs // tile.outs) // phases
-        phase = number // (outs // tile.outs) % phases
+        outs_at, block = number % out_tiles * tile.outs, number // out_tiles // phases
+        phase = number // out_tiles % phases
         before_row, before_column = divmod(phase, 2) if phases == 4 else (1, 1)
         left, top = block % across * tile.columns, block // across % down * tile.rows
         first_picture = block // across // down * tile.pictures
@@ -41,7 +54,7 @@ def emulate(
                         filters, (phase * outs + outs_at, (row * taps + column) * c + channel), (tile.outs, 64)
                     )
                     total += of_row @ rows[row : row + tile.rows].flatten(0, 1).T
-            for step in range(part * (depth // 64) // tile.parts, (part + 1) * (depth // 64) // tile.parts):
+            for step in range(part * extra_blocks // tile.parts, (part + 1) * extra_blocks // tile.parts):
                 assert extra is not None
                 assert extra_weight is not None
                 at = top, first_picture, left, step * 64
@@ -53,8 +66,9 @@ def emulate(
         inside = (y < h) & (picture < n) & (left_of < w)
         if phases == 4:
             y, left_of = 2 * y + 1 - before_row, 2 * left_of + 1 - before_column
-        where = picture[inside], y[inside], left_of[inside], slice(outs_at, outs_at + tile.outs)
-        result[where] = total.T[inside]
+        last = min(outs_at + tile.outs, outs)
+        where = picture[inside], y[inside], left_of[inside], slice(outs_at, last)
+        result[where] = total.T[inside][:, : last - outs_at]
         writes[where] += 1
     return result, writes
 

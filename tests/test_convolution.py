@@ -13,7 +13,7 @@ from plugins.convolution.op import _check, convolution, convolution_skip, upsamp
 from plugins.convolution.tiles import PARTS, PHASE_TILES, TILES, Sizes, Tile, choose, fits
 from plugins.nvrtc import KernelError
 from plugins.phase_upsampling import phase_kernels
-from tests.convolutions import ODD, emulate
+from tests.convolutions import ODD, UNEVEN, emulate
 
 # The tiles with the lowest times on an H200 (of several within 3%, one), by pixels and channels, for two maps.
 FASTEST = {
@@ -95,14 +95,19 @@ def test_tiles_suit_the_hardware(tile: Tile) -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "tile"),
-    [(sizes, tile) for sizes in (Sizes(2, 8, 12, 128, 128), *ODD) for tile in TILES if sizes.outs % tile.outs == 0],
+    [
+        (sizes, tile)
+        for sizes in (Sizes(2, 8, 12, 128, 128), *ODD, *UNEVEN)
+        for tile in TILES
+        if sizes.computed % tile.outs == 0
+    ],
     ids=str,
 )
 def test_every_output_is_computed_once(sizes: Sizes, tile: Tile) -> None:
     x = torch.randn(sizes.n, sizes.h, sizes.w, sizes.channels, dtype=torch.float64)
     weight = torch.randn(sizes.outs, 3, 3, sizes.channels, dtype=torch.float64)
-    extra = torch.randn(sizes.n, sizes.h, sizes.w, 192, dtype=torch.float64)
-    extra_weight = torch.randn(sizes.outs, 192, dtype=torch.float64)
+    extra = torch.randn(sizes.n, sizes.h, sizes.w, 200, dtype=torch.float64)
+    extra_weight = torch.randn(sizes.outs, 200, dtype=torch.float64)
     expected = F.conv2d(x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), padding=1).permute(0, 2, 3, 1)
     for parts in (1, 4):
         got, writes = emulate(replace(tile, parts=parts), x, weight)
@@ -115,7 +120,7 @@ def test_every_output_is_computed_once(sizes: Sizes, tile: Tile) -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "tile"),
-    [(sizes, tile) for sizes in ODD for tile in PHASE_TILES if sizes.outs % tile.outs == 0],
+    [(sizes, tile) for sizes in (*ODD, *UNEVEN) for tile in PHASE_TILES if sizes.computed % tile.outs == 0],
     ids=str,
 )
 def test_every_output_of_an_upsampling_is_computed_once(sizes: Sizes, tile: Tile) -> None:
@@ -134,14 +139,19 @@ def test_other_sizes_do_not_fit() -> None:
     assert fits(Sizes(2, 32, 48, 960, 320))
     assert fits(Sizes(2, 64, 64, 320, 320))
     assert not fits(Sizes(2, 32, 48, 4, 320)), "the first convolution"
-    assert not fits(Sizes(2, 32, 48, 320, 4)), "the last convolution"
-    assert not fits(Sizes(2, 4, 6, 96, 96)), "the small model"
+    assert fits(Sizes(2, 32, 48, 320, 4)), "the last convolution"
+    assert fits(Sizes(2, 4, 6, 96, 96)), "the small model"
+    assert fits(Sizes(1, 256, 384, 48, 24)), "the small model's VAE"
+    assert not fits(Sizes(1, 256, 384, 48, 72)), "two tiles of output channels"
+    assert not fits(Sizes(8, 32, 48, 320, 4)), "several pictures"
+    assert not fits(Sizes(8, 4, 6, 96, 96)), "several pictures of the small model"
     assert not fits(Sizes(1, 256, 384, 256, 256)), "cuDNN fills the GPU"
     assert fits(Sizes(8, 8, 12, 1280, 1280))
     assert not fits(Sizes(16, 8, 12, 1280, 1280)), "many narrow maps"
-    assert not fits(Sizes(2, 32, 48, 320, 320, extra=96)), "the map that is skipped"
+    assert fits(Sizes(2, 32, 48, 32, 32, extra=96))
+    assert not fits(Sizes(2, 32, 48, 320, 320, extra=100)), "the map that is skipped"
     assert not fits(Sizes(2, 4, 6, 1280, 1280, taps=2)), "the 3x3 convolution of the large map is faster"
-    assert not fits(Sizes(2, 16, 24, 96, 96, taps=2)), "upsampling in the small model"
+    assert fits(Sizes(2, 16, 24, 96, 96, taps=2)), "upsampling in the small model"
     assert not fits(Sizes(8, 8, 12, 1280, 1280, taps=2)), "many narrow maps to upsample, which were not measured"
 
 
@@ -168,7 +178,7 @@ def test_the_results_of_the_other_ops() -> None:
 @pytest.mark.parametrize(
     ("name", "other", "sentence"),
     [
-        ("weight", torch.empty(64, 96, 3, 3), "expected in- and output channels that are multiples of 64"),
+        ("weight", torch.empty(64, 100, 3, 3), "expected input channels that are multiples of 8"),
         ("x", torch.empty(2, 64, 4, 6), "got x as torch.float32"),
         ("x", torch.empty(2, 64, 4, 6).half(), "expected channels-last"),
         (
@@ -179,7 +189,7 @@ def test_the_results_of_the_other_ops() -> None:
         ("bias", torch.empty(64).half(), r"got bias as torch.float16 \[64\]"),
         ("bias", torch.empty(129).half()[1:], "at an address that is not a multiple of 16 bytes"),
         ("residual", torch.empty(1, 128, 4, 6).half(), "got residual as"),
-        ("extra", torch.empty(2, 32, 4, 6).half(), "and a further map with 32 channels, expected in- and output chann"),
+        ("extra", torch.empty(2, 36, 4, 6).half(), "and a further map with 36 channels, expected input channels that"),
         ("extra", torch.empty(1, 192, 4, 6).half(), "got extra as"),
         ("extra_weight", torch.empty(128, 64, 1, 1).half(), "got extra_weight as"),
         ("extra_bias", torch.empty(64).half(), "got extra_bias as"),

@@ -19,15 +19,14 @@ from ldm.blocks import ResBlock, Upsample
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.layer import FusedConv2d, FusedUpsample, fuse_convolutions
 from plugins.convolution.op import convolution, convolution_skip, run, upsampled_convolution
-from plugins.convolution.padded import PaddedConv2d
-from plugins.convolution.tiles import Sizes, choose
+from plugins.convolution.tiles import Sizes, Tile, candidates, choose
 from plugins.hopper import compile as compilation
 from plugins.hopper import launch
 from plugins.hopper.compile import Kernel
 from plugins.machine_code import KERNELS
 from plugins.phase_upsampling import phase_kernels, upsample_in_phases
 from plugins.split_k_convolution import split_convolutions
-from tests.convolutions import ODD
+from tests.convolutions import ODD, UNEVEN
 from tests.hopper import check, check_at_the_same_time, check_in_a_graph, needs_hopper
 
 NAME = ConvolutionKernel.NAME
@@ -53,7 +52,7 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | Non
     return y if residual is None else residual + y
 
 
-@pytest.mark.parametrize("sizes", [*SHAPES, *ODD], ids=str)
+@pytest.mark.parametrize("sizes", [*SHAPES, *ODD, *UNEVEN], ids=str)
 def test_the_kernel(sizes: Sizes) -> None:
     tensors = inputs(sizes)
     got = convolution(*tensors)
@@ -62,7 +61,7 @@ def test_the_kernel(sizes: Sizes) -> None:
     assert all(torch.equal(got, convolution(*tensors)) for _ in range(20)), "two runs differ"
 
 
-@pytest.mark.parametrize("sizes", [SD15[0], SD15[-1]], ids=str)
+@pytest.mark.parametrize("sizes", [SD15[0], SD15[-1], UNEVEN[0], UNEVEN[2]], ids=str)
 @pytest.mark.parametrize(("bias", "residual"), [(False, False), (True, False), (False, True)])
 def test_without_bias_or_residual(sizes: Sizes, bias: bool, residual: bool) -> None:
     x, weight, *others = inputs(sizes)
@@ -71,18 +70,33 @@ def test_without_bias_or_residual(sizes: Sizes, bias: bool, residual: bool) -> N
     check(convolution(x, weight, *some), plain(x, weight, *some), plain(x.double(), weight.double(), *double))
 
 
-@pytest.mark.parametrize("sizes", [SD15[2], *ODD], ids=str)
-def test_nothing_else_is_written(sizes: Sizes) -> None:
-    """Memory before and after the result stays."""
+# Each tile once, with channels beyond the last, and the chosen one for further sizes.
+EACH_TILE = [
+    (sizes, tile)
+    for sizes in (Sizes(3, 9, 11, 72, 104), Sizes(3, 9, 11, 72, 104, taps=2))
+    for tile in candidates(sizes)
+    if tile.parts != 2
+]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tile"), [*((one, choose(one)) for one in (SD15[2], *ODD, *UNEVEN)), *EACH_TILE], ids=str
+)
+def test_nothing_else_is_written(sizes: Sizes, tile: Tile) -> None:
+    """Memory before and after the result stays, and its own is written whole."""
     x, weight, bias, _ = inputs(sizes)
-    kernel = ConvolutionKernel(sizes, choose(sizes), bias=True, residual=False)
-    size = sizes.n, sizes.h, sizes.w, sizes.outs
-    memory = torch.full((2**20 + math.prod(size),), 7.0, dtype=torch.float16, device="cuda")
+    true = F.conv2d(x.float(), weight.float(), bias.float(), padding=1)
+    scale = 1
+    if sizes.taps == 2:
+        true = F.conv2d(F.interpolate(x.float(), scale_factor=2.0), weight.float(), bias.float(), padding=1)
+        weight, scale = phase_kernels(weight), 2
+    size = sizes.n, scale * sizes.h, scale * sizes.w, sizes.outs
+    memory = torch.full((2**20 + math.prod(size),), math.nan, dtype=torch.float16, device="cuda")
     result = memory[2**19 : -(2**19)].view(size)
-    run(kernel, x, weight, bias, None, result)
-    assert torch.equal(result.permute(0, 3, 1, 2), convolution(x, weight, bias))
-    assert (memory[: 2**19] == 7).all()
-    assert (memory[-(2**19) :] == 7).all()
+    run(ConvolutionKernel(sizes, tile, bias=True, residual=False), x, weight, bias, None, result)
+    torch.testing.assert_close(result.permute(0, 3, 1, 2).float(), true, atol=0.02, rtol=0.02)
+    assert memory[: 2**19].isnan().all()
+    assert memory[-(2**19) :].isnan().all()
 
 
 def with_skip(sizes: Sizes) -> tuple[Tensor, ...]:
@@ -92,7 +106,9 @@ def with_skip(sizes: Sizes) -> tuple[Tensor, ...]:
     return x, weight, bias, extra, random(sizes.outs, sizes.extra, 1, 1, scale=sizes.extra**-0.5), 2 * bias
 
 
-@pytest.mark.parametrize("sizes", [*SKIPS, *(replace(one, extra=320) for one in ODD)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [*SKIPS, *(replace(one, extra=320) for one in ODD), *(replace(one, extra=104) for one in UNEVEN)], ids=str
+)
 def test_with_the_convolution_of_a_skip_connection(sizes: Sizes) -> None:
     tensors = with_skip(sizes)
     got = convolution_skip(*tensors)
@@ -105,7 +121,7 @@ def test_a_skip_connection_in_a_graph() -> None:
     check_in_a_graph(convolution_skip, *with_skip(SKIPS[0]))
 
 
-@pytest.mark.parametrize("sizes", [*UPSAMPLINGS, *ODD], ids=str)
+@pytest.mark.parametrize("sizes", [*UPSAMPLINGS, *ODD, *UNEVEN], ids=str)
 def test_an_upsampling(sizes: Sizes) -> None:
     x, weight, bias, _ = inputs(sizes)
     layer = Upsample(sizes.channels).cuda().half().requires_grad_(False)
@@ -142,11 +158,18 @@ def fused(module: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("channels", "outs", "size"),
-    [(1280, 1280, (4, 6)), (2560, 1280, (4, 6)), (960, 640, (16, 24)), (320, 320, (32, 48))],
+    [
+        (1280, 1280, (4, 6)),
+        (2560, 1280, (4, 6)),
+        (960, 640, (16, 24)),
+        (320, 320, (32, 48)),
+        (96, 96, (4, 6)),
+        (96, 32, (32, 48)),
+    ],
 )
 def test_a_compiled_block(channels: int, outs: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    block = ResBlock(channels, outs, 64, 32).cuda().half().requires_grad_(False)
+    block = ResBlock(channels, outs, 64, 16).cuda().half().requires_grad_(False)
     block = block.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     move_biases(block)
     x, shift = random(2, channels, *size), random(2, outs)
@@ -161,11 +184,12 @@ def test_a_compiled_block(channels: int, outs: int, size: tuple[int, int]) -> No
     assert not any("gemm" in name or "nvjet" in name for name in found), "the skip connection has a kernel of its own"
 
 
-def test_a_compiled_upsampling() -> None:
+@pytest.mark.parametrize("channels", [640, 96])
+def test_a_compiled_upsampling(channels: int) -> None:
     torch.manual_seed(0)
-    plain = Upsample(640).cuda().half().requires_grad_(False)
+    plain = Upsample(channels).cuda().half().requires_grad_(False)
     plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    layer, x = deepcopy(plain), random(2, 640, 16, 24)
+    layer, x = deepcopy(plain), random(2, channels, 16, 24)
     upsample_in_phases(layer)
     fused(layer)
     assert isinstance(layer, FusedUpsample)
@@ -178,18 +202,13 @@ def test_a_compiled_upsampling() -> None:
 def test_few_output_channels(outs: int, bias: bool) -> None:
     torch.manual_seed(0)
     layer = fused(nn.Conv2d(320, outs, 3, padding=1, bias=bias).cuda().half().requires_grad_(False))
-    assert isinstance(layer, PaddedConv2d)
-    compiled = torch.compile(layer, fullgraph=True, dynamic=False)
-    for seed in (0, 1):
-        x = random(2, 320, 32, 48)
-        true, half = deepcopy(layer).double()(x.double()), layer(x)
-        check(compiled(x), half, true)
-        layer.weight.data.normal_(generator=torch.Generator("cuda").manual_seed(seed))
-        layer.derive()
-    assert kernels(lambda: compiled(x)).count(NAME) == 1
+    layer = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    compiled, x = torch.compile(layer, fullgraph=True, dynamic=False), random(2, 320, 32, 48)
+    check(compiled(x), layer(x), deepcopy(layer).double()(x.double()))
+    assert kernels(lambda: compiled(x)) == [NAME]
 
 
-@pytest.mark.parametrize(("channels", "stride"), [(96, 1), (320, 2), (4, 1)])
+@pytest.mark.parametrize(("channels", "stride"), [(100, 1), (320, 2), (4, 1)])
 def test_other_layers_do_not_use_the_kernel(channels: int, stride: int) -> None:
     layer = fused(nn.Conv2d(channels, 320, 3, stride, padding=1).cuda().half().requires_grad_(False))
     x = random(2, channels, 16, 24)

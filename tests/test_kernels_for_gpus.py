@@ -83,6 +83,8 @@ def test_hopper_convolution(tile: Tile) -> None:
     assert tile.shared <= SHARED[90]
     assert compile_kernel(ConvolutionKernel(sizes, replace(tile, parts=2), bias=True, residual=True))
     assert compile_kernel(ConvolutionKernel(replace(sizes, extra=192), tile, bias=True, residual=False))
+    uneven = Sizes(3, 9, 11, 72, 2 * tile.outs - 24, extra=40)
+    assert compile_kernel(ConvolutionKernel(uneven, replace(tile, parts=4), bias=True, residual=True))
 
 
 @pytest.mark.parametrize("tile", PHASE_TILES, ids=str)
@@ -90,7 +92,8 @@ def test_hopper_upsampling(tile: Tile) -> None:
     pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
     sizes = Sizes(3, 9, 11, 128, 2 * tile.outs, taps=2)
     assert tile.shared <= SHARED[90]
-    assert compile_kernel(ConvolutionKernel(sizes, tile, bias=True, residual=False))
+    for one in (sizes, replace(sizes, channels=72, outs=tile.outs - 24)):
+        assert compile_kernel(ConvolutionKernel(one, tile, bias=True, residual=False))
 
 
 @pytest.mark.parametrize("tile", PRODUCT_TILES, ids=str)

@@ -2,7 +2,8 @@
 
 A program computes one part of the sums of OUTS output channels of ROWS x PICTURES x COLUMNS pixels. A step is 64 input
 channels of one column of the 3x3 kernel: ROWS + 2 rows of pixels, loaded once, serve the kernel's three rows as three
-views of ROWS rows each. TMA gives zeros for pixels outside the maps. `plugins/hopper/cluster.py` explains how PARTS
+views of ROWS rows each. TMA gives zeros for pixels outside the maps, and for channels beyond the last. Beyond these, a
+step's weights are those of the next column, which the zeros cancel. `plugins/hopper/cluster.py` explains how PARTS
 programs add their parts.
 
 With EXTRA, further steps add the 1x1 convolution of another map: 64 of its EXTRA channels each.
@@ -34,9 +35,9 @@ def canny2image_convolution(
     OUTS: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr, BIAS: gl.constexpr, RESIDUAL: gl.constexpr,
     num_warps: gl.constexpr,
 ):  # fmt: skip
-    BLOCKS: gl.constexpr = CHANNELS // 64
+    BLOCKS: gl.constexpr = (CHANNELS + 63) // 64
     STEPS: gl.constexpr = TAPS * BLOCKS
-    EXTRA_STEPS: gl.constexpr = EXTRA // 64
+    EXTRA_STEPS: gl.constexpr = (EXTRA + 63) // 64
     PIXELS: gl.constexpr = ROWS * PICTURES * COLUMNS
     STORED: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     PRODUCT: gl.constexpr = gl.NVMMADistributedLayout(
@@ -46,9 +47,10 @@ def canny2image_convolution(
     PHASES: gl.constexpr = 4 if TAPS == 2 else 1
     part = gl.program_id(0) % PARTS
     tile = gl.program_id(0) // PARTS
-    outs_at = (tile % (ALL_OUTS // OUTS)) * OUTS
-    phase_at = tile // (ALL_OUTS // OUTS) % PHASES
-    block = tile // (ALL_OUTS // OUTS * PHASES)
+    OUT_TILES: gl.constexpr = (ALL_OUTS + OUTS - 1) // OUTS
+    outs_at = (tile % OUT_TILES) * OUTS
+    phase_at = tile // OUT_TILES % PHASES
+    block = tile // (OUT_TILES * PHASES)
     weights_at = phase_at * ALL_OUTS + outs_at
     ACROSS: gl.constexpr = (W + COLUMNS - 1) // COLUMNS
     DOWN: gl.constexpr = (H + ROWS - 1) // ROWS
@@ -77,7 +79,7 @@ def canny2image_convolution(
         if i < count:
             if i < taps_count:
                 _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + i, i, weights_at, top, n,
-                      left, BLOCKS, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+                      left, CHANNELS, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
             elif EXTRA:
                 _load_extra(extra_weights_map, extra_map, weights, pixels, loaded, extra_first + i - taps_count, i,
                             weights_at, y, n, x, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
@@ -97,7 +99,7 @@ def canny2image_convolution(
         if later < count:
             if later < taps_count:
                 _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + later, before, weights_at,
-                      top, n, left, BLOCKS, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+                      top, n, left, CHANNELS, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
             elif EXTRA:
                 _load_extra(extra_weights_map, extra_map, weights, pixels, loaded, extra_first + later - taps_count,
                             before, weights_at, y, n, x, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
@@ -164,10 +166,14 @@ def _finish(
         place = (picture * (2 * H) + 2 * row + 1 - before_row) * (2 * W) + 2 * column + 1 - before_column
     at = gl.expand_dims(place, 1) * ALL_OUTS + gl.expand_dims(outs, 0)
     inside = gl.expand_dims((row < H) & (picture < N) & (column < W), 1)
+    real = None  # of the output channels; all of them, without a mask, if the tiles are whole
+    if ALL_OUTS % OUTS:
+        real = outs < ALL_OUTS
+        inside = inside & gl.expand_dims(real, 0)
     if BIAS:
-        total += gl.expand_dims(gl.load(bias + outs).to(gl.float32), 0)
+        total += gl.expand_dims(gl.load(bias + outs, mask=real).to(gl.float32), 0)
     if EXTRA:
-        total += gl.expand_dims(gl.load(extra_bias + outs).to(gl.float32), 0)
+        total += gl.expand_dims(gl.load(extra_bias + outs, mask=real).to(gl.float32), 0)
     if RESIDUAL:
         total += gl.load(residual + at, mask=inside, other=0.0).to(gl.float32)
     gl.store(result + at, total.to(gl.float16), mask=inside)
@@ -176,18 +182,19 @@ def _finish(
 @gluon.jit
 def _load(
     weights_map, pixels_map, below_map, weights, pixels, loaded, step, stage, weights_at, top, n, left,
-    BLOCKS: gl.constexpr, TAPS: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr,
+    CHANNELS: gl.constexpr, TAPS: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr,
     OUTS: gl.constexpr,
 ):  # fmt: skip
     # Starts to load a step into a stage. Two loads for ROWS + TAPS - 1 rows, because Gluon's shapes are powers of two.
     BOX: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
     BELOW: gl.constexpr = TAPS - 1
+    BLOCKS: gl.constexpr = (CHANNELS + 63) // 64
     column = step // BLOCKS  # of the kernel
     channel = (step - column * BLOCKS) * 64
     barrier = loaded.index(stage)
     mbarrier.expect(barrier, 128 * (TAPS * OUTS + (ROWS + BELOW) * PICTURES * COLUMNS))
     for row in gl.static_range(TAPS):
-        at = (row * TAPS + column) * (BLOCKS * 64) + channel
+        at = (row * TAPS + column) * CHANNELS + channel
         tma.async_copy_global_to_shared(weights_map, [weights_at, at], barrier, weights.index(stage * TAPS + row))
     upper = pixels.index(stage * (ROWS + BELOW))._reinterpret(gl.float16, [ROWS, PICTURES, COLUMNS, 64], BOX)
     tma.async_copy_global_to_shared(pixels_map, [top, n, left + column, channel], barrier, upper)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from plugins.compiling import compiles_half
 from plugins.convolution.compile import check_compiler
 from plugins.convolution.op import convolution, convolution_skip, upsampled_convolution
-from plugins.convolution.padded import FEW, PaddedConv2d
-from plugins.convolution.tiles import STEP, Sizes, fits
+from plugins.convolution.tiles import Sizes, fits
 from plugins.hopper.compile import HOPPER
 from plugins.nvrtc import KernelError
 from plugins.phase_upsampling import PhaseUpsample
@@ -68,11 +67,7 @@ def fuse_convolutions(model: nn.Module) -> None:
         return
     for module in model.modules():
         if type(module) is SplitKConv2d and module.stride == (1, 1):
-            if module.out_channels < FEW and module.in_channels % STEP == 0:
-                module.__class__ = PaddedConv2d
-                cast(PaddedConv2d, module).pad()
-            else:
-                module.__class__ = FusedConv2d
+            module.__class__ = FusedConv2d
         elif type(module) is PhaseUpsample:
             module.__class__ = FusedUpsample
 

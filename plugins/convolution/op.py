@@ -1,16 +1,16 @@
 """3x3 convolutions for Hopper GPUs as torch ops, each one kernel, with what is added to their results.
 
 The first call for each size of maps compiles and loads the kernel. Only later calls can be captured into a CUDA graph.
-Maps and weights are float16 and channels-last, with channels that are multiples of STEP; biases are float16 [o]. Maps
-are padded with zeros. Sums are float32, always in the same order. The ops raise ValueError for arguments that the
-kernel does not support, KernelError if it cannot be compiled or launched.
+Maps and weights are float16 and channels-last, with input channels that are multiples of ALIGNED; biases are float16
+[o]. Maps are padded with zeros. Sums are float32, always in the same order. The ops raise ValueError for arguments that
+the kernel does not support, KernelError if it cannot be compiled or launched.
 """
 
 import torch
 from torch import Tensor
 
 from plugins.convolution.compile import ConvolutionKernel
-from plugins.convolution.tiles import STEP, Sizes, choose
+from plugins.convolution.tiles import ALIGNED, Sizes, choose
 from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import Source, launch
 
@@ -115,11 +115,11 @@ def _check(
     """Return the sizes. Raise ValueError for unsupported arguments."""
     sizes = _sizes(x, weight, extra[0].shape[1] if extra else 0, taps)
     n, h, w, outs, channels = sizes.n, sizes.h, sizes.w, sizes.outs, weight.shape[1]
-    if channels % STEP or outs % STEP or sizes.extra % STEP:
+    if channels % ALIGNED or sizes.extra % ALIGNED:
         also = f" and a further map with {sizes.extra} channels" if extra else ""
         raise ValueError(
-            f"convolution got weight {list(weight.shape)}{also}, expected in- and output channels that are multiples "
-            f"of {STEP}: use torch.nn.functional.conv2d"
+            f"convolution got weight {list(weight.shape)}{also}, expected input channels that are multiples of "
+            f"{ALIGNED}: use torch.nn.functional.conv2d"
         )
     tensors: list[Expected] = [
         ("x", x, (n, channels, h, w)),

@@ -6,7 +6,8 @@ from functools import cache
 
 from plugins.compiling import ONE_PICTURE
 
-STEP = 64  # channels per step of a sum; in- and output channels must be multiples
+STEP = 64  # channels per step of a sum
+ALIGNED = 8  # input channels must be a multiple, because TMA reads pixels that begin at multiples of 16 bytes
 PROCESSORS = 132  # multiprocessors of an H100 or H200; each runs one program at a time
 # Programs that run at a time, by the size of their cluster. Clusters of four do not fill the GPU: their multiprocessors
 # are neighbours.
@@ -16,6 +17,11 @@ LEAST_UPSAMPLED, MOST_UPSAMPLED = 2 * 8 * 12, 256 * 384 * 256  # pixels of small
 MOST_WORK = 128 * 192 * 256  # outputs; for more, cuDNN's convolution and a kernel for bias and residual are as fast
 MOST_OF_SEVERAL = 4 * PROCESSORS * 128 * STEP  # outputs of more maps than those of ONE_PICTURE
 NARROW = 16  # columns of a map; for 16 narrower maps cuDNN is faster
+
+
+def up(number: int, unit: int) -> int:
+    """Return how many units hold a number."""
+    return -(-number // unit)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,16 @@ class Sizes:
     @property
     def phases(self) -> int:
         return 4 if self.taps == 2 else 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether all steps and tiles are full."""
+        return not any(channels % STEP for channels in (self.channels, self.outs, self.extra))
+
+    @property
+    def computed(self) -> int:
+        """Output channels that are computed, with those beyond the last."""
+        return STEP * up(self.outs, STEP)
 
 
 @dataclass(frozen=True)
@@ -82,19 +98,18 @@ class Tile:
         return self.stages * (self.step_bytes + 16)
 
     def programs(self, sizes: Sizes) -> int:
-        columns, rows = -(-sizes.w // self.columns), -(-sizes.h // self.rows)
-        blocks = columns * rows * -(-sizes.n // self.pictures)
-        return blocks * sizes.phases * (sizes.outs // self.outs) * self.parts
+        blocks = up(sizes.w, self.columns) * up(sizes.h, self.rows) * up(sizes.n, self.pictures)
+        return blocks * sizes.phases * up(sizes.outs, self.outs) * self.parts
 
     def estimate(self, sizes: Sizes) -> float:
         """Return about how many microseconds an H200 needs: fitted to 174 times of 25 sizes, most within 8%."""
         work = self.pixels * self.outs / 8192
-        steps = -(-self.taps * (sizes.channels // STEP) // self.parts)
-        extra_steps = -(-(sizes.extra // STEP) // self.parts)
+        steps = up(self.taps * up(sizes.channels, STEP), self.parts)
+        extra_steps = up(up(sizes.extra, STEP), self.parts)
         sums = steps * max(self.step_bytes / 85_000, 0.153 * self.taps * work)
         sums += extra_steps * max(self.extra_bytes / 85_000, 0.153 * work)
         exchange = 1.7 if self.parts > 1 else 0.0
-        waves = -(-self.programs(sizes) // AT_A_TIME[self.parts])
+        waves = up(self.programs(sizes), AT_A_TIME[self.parts])
         return 0.9 + waves * (1.0 + sums + work + exchange)
 
 
@@ -123,15 +138,16 @@ PHASE_TILES = (
 def fits(sizes: Sizes) -> bool:
     """Return whether our kernel computes a convolution with stride 1, and is known not to be slower than others."""
     several = sizes.n > ONE_PICTURE
-    if several and (sizes.extra or sizes.taps == 2):
+    if sizes.channels % ALIGNED or sizes.extra % ALIGNED:
+        return False
+    if several and (sizes.extra or sizes.taps == 2 or not sizes.whole):
         return False
     if sizes.taps == 2:
         return _upsamples(sizes)
     if sizes.w < NARROW and sizes.n > 8:
         return False
-    outputs = sizes.n * sizes.h * sizes.w * sizes.outs
-    whole = not any(channels % STEP for channels in (sizes.channels, sizes.outs, sizes.extra))
-    return whole and outputs <= (MOST_OF_SEVERAL if several else MOST_WORK)
+    outputs = sizes.n * sizes.h * sizes.w * sizes.computed
+    return outputs <= (MOST_OF_SEVERAL if several else MOST_WORK)
 
 
 def _upsamples(sizes: Sizes) -> bool:
@@ -141,20 +157,18 @@ def _upsamples(sizes: Sizes) -> bool:
     maps of 4x6, the whole 3x3 convolution takes less time than reading the phases' kernels, 16/9 of the weights.
     """
     pixels = sizes.n * sizes.h * sizes.w
-    measured = pixels >= LEAST_UPSAMPLED and 4 * pixels * sizes.outs <= MOST_UPSAMPLED
-    whole = sizes.channels % STEP == 0 and sizes.outs % STEP == 0
-    return whole and measured
+    return pixels >= LEAST_UPSAMPLED and 4 * pixels * sizes.computed <= MOST_UPSAMPLED
 
 
 @cache
 def choose(sizes: Sizes) -> Tile:
-    """Return the tile with the lowest estimate. Channels must be multiples of STEP. Cached, as each launch asks."""
+    """Return the tile with the lowest estimate. Cached, as each launch asks."""
     return min(candidates(sizes), key=lambda tile: tile.estimate(sizes))
 
 
 def candidates(sizes: Sizes) -> Iterator[Tile]:
-    """Yield the tiles, in one to four parts, that divide the output channels."""
+    """Yield the tiles, in one to four parts, that have the least output channels beyond the last."""
     for tile in TILES if sizes.taps == 3 else PHASE_TILES:
         for parts in PARTS:
-            if sizes.outs % tile.outs == 0:
+            if sizes.computed % tile.outs == 0:
                 yield replace(tile, parts=parts)
