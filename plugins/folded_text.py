@@ -74,6 +74,12 @@ def sources(layer: Layer) -> list[tuple[nn.LayerNorm, list[nn.Linear]]]:
 
 def statistics(rows: Tensor) -> Tensor:
     """Return the statistics of rows [n, width] that `product_stats` returns."""
-    parts = rows.float().unflatten(1, (-1, STEP))
-    variance, mean = torch.var_mean(parts, dim=-1, correction=0)
-    return torch.stack([mean, STEP * variance], dim=-1)
+    whole = rows.shape[1] // STEP * STEP
+    parts = rows[:, :whole].unflatten(1, (-1, STEP)), rows[:, None, whole:]
+    return torch.cat([_of_groups(part.float()) for part in parts if part.numel()], dim=1)
+
+
+def _of_groups(values: Tensor) -> Tensor:
+    """Values [n, groups, columns] -> statistics [n, groups, 2]."""
+    variance, mean = torch.var_mean(values, dim=-1, correction=0)
+    return torch.stack([mean, values.shape[-1] * variance], dim=-1)

@@ -7,18 +7,36 @@ from torch import Tensor
 from plugins.product.tiles import STEP, Sizes, Tile
 from tests.convolutions import box
 
-# The products of Stable Diffusion 1.5's transformers at 256x384 with guidance: square, q with k and v, GEGLU, its end.
-SD15 = [
-    sizes
-    for rows, width in ((3072, 320), (768, 640), (192, 1280), (48, 1280))
-    for sizes in (
+
+def of_transformer(rows: int, width: int) -> list[Sizes]:
+    """Return the products of a transformer: square, q with k and v, GEGLU, its end."""
+    return [
         Sizes(rows, width, width),
         Sizes(rows, width, 3 * width),
         Sizes(rows, width, 4 * width, gated=True),
         Sizes(rows, 4 * width, width),
-    )
+    ]
+
+
+# The products of the transformers of Stable Diffusion 1.5 and of the small model, at 256x384 with guidance.
+SD15 = [
+    sizes for rows, width in ((3072, 320), (768, 640), (192, 1280), (48, 1280)) for sizes in of_transformer(rows, width)
 ]
-ODD = [Sizes(1, 64, 64), Sizes(70, 192, 128), Sizes(300, 448, 192), Sizes(130, 128, 128, gated=True)]
+SMALL = [sizes for rows, width in ((3072, 32), (768, 64), (192, 96), (48, 96)) for sizes in of_transformer(rows, width)]
+ODD = [
+    Sizes(1, 64, 64),
+    Sizes(70, 192, 128),
+    Sizes(300, 448, 192),
+    Sizes(130, 128, 128, gated=True),
+    # no multiples of 64
+    Sizes(1, 8, 8),
+    Sizes(70, 24, 104),
+    Sizes(33, 40, 72),
+    Sizes(129, 104, 24, gated=True),
+    Sizes(65, 72, 40, gated=True),
+    Sizes(45, 1288, 328),
+    Sizes(300, 328, 456, gated=True),
+]
 
 
 def emulate(tile: Tile, sizes: Sizes, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,7 +44,7 @@ def emulate(tile: Tile, sizes: Sizes, x: Tensor, weight: Tensor) -> tuple[Tensor
     columns, deep = tile.width // sizes.halves, STEP * tile.blocks
     result = torch.zeros(sizes.rows, sizes.columns, dtype=x.dtype)
     writes = torch.zeros(sizes.rows, sizes.columns, dtype=torch.int)
-    steps, across = -(-sizes.depth // deep), sizes.columns // columns
+    steps, across = -(-sizes.depth // deep), -(-sizes.columns // columns)
     for number in range(tile.programs(sizes) // tile.parts):
         column, row = number % across * columns, number // across * tile.rows
         total = torch.zeros(tile.rows, tile.width, dtype=x.dtype)
@@ -37,7 +55,7 @@ def emulate(tile: Tile, sizes: Sizes, x: Tensor, weight: Tensor) -> tuple[Tensor
                 total += box(x, (row, step * deep), (tile.rows, deep)) @ weights.T
         value, *gates = total.chunk(sizes.halves, dim=1)
         finished = value * F.gelu(gates[0]) if gates else value
-        inside = min(tile.rows, sizes.rows - row)
-        result[row : row + inside, column : column + columns] = finished[:inside]
+        inside, within = min(tile.rows, sizes.rows - row), min(columns, sizes.columns - column)
+        result[row : row + inside, column : column + columns] = finished[:inside, :within]
         writes[row : row + inside, column : column + columns] += 1
     return result, writes

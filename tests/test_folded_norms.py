@@ -40,27 +40,29 @@ def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folded_norms, "compiles_half", lambda x: True)
 
 
-def transformer() -> SpatialTransformer:
+def transformer(width: int = 64) -> SpatialTransformer:
     torch.manual_seed(0)
-    model = SpatialTransformer(64, 96, 2, 16).double().requires_grad_(False)
+    model = SpatialTransformer(width, 96, 2, 8).double().requires_grad_(False)
     for parameter in model.parameters():
         parameter.normal_(0.1, 0.2)
     return model
 
 
-def inputs(maps: int, texts: int) -> tuple[Tensor, KeysValues]:
-    x, k, v = torch.randn(maps, 64, 4, 6), torch.randn(texts, 77, 64), torch.randn(texts, 77, 64)
+def inputs(maps: int, texts: int, width: int = 64) -> tuple[Tensor, KeysValues]:
+    x, k, v = (torch.randn(shape) for shape in ((maps, width, 4, 6), *[(texts, 77, width)] * 2))
     return x.double(), (k.double(), v.double())
 
 
 @pytest.mark.usefixtures("in_pytorch")
+@pytest.mark.parametrize("width", [64, 24, 96])
 @pytest.mark.parametrize(("maps", "texts"), [(2, 2), (1, 2), (2, 4)])
-def test_the_folded_transformer(maps: int, texts: int) -> None:
-    model = transformer()
+def test_the_folded_transformer(maps: int, texts: int, width: int) -> None:
+    model = transformer(width)
     pack_qkv(model)
     if texts > maps:
         model.__class__, model.block.__class__ = RepeatingTransformer, RepeatingBlock
-    x, text = inputs(maps, texts)
+    x, text = inputs(maps, texts, width)
+    assert folded_norms._fits(x, text)
     expected = model(x, text)
     names = set(model.state_dict())
     fold_norms(model)

@@ -21,8 +21,9 @@ def product_stats(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> 
 
 def norm_product(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float) -> Tensor:
     means, squares = stats.unbind(dim=2)
-    mean = means.mean(dim=1, keepdim=True)
-    variance = (squares / STEP + (means - mean) ** 2).mean(dim=1, keepdim=True)
+    counts = torch.tensor([one.shape[1] for one in x.split(STEP, dim=1)])
+    mean = (counts * means).sum(dim=1, keepdim=True) / x.shape[1]
+    variance = (squares + counts * (means - mean) ** 2).sum(dim=1, keepdim=True) / x.shape[1]
     return (F.linear(x, weight) - mean * sums) / (variance + eps).sqrt() + shifts
 
 
@@ -38,9 +39,9 @@ def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folded_text, "compiles_half", lambda x: True)
 
 
-def encoder() -> CLIPText:
+def encoder(width: int = 128) -> CLIPText:
     torch.manual_seed(0)
-    model = CLIPText(TextConfig(vocabulary=50, positions=9, width=128, layers=2, heads=2, mlp_width=256))
+    model = CLIPText(TextConfig(vocabulary=50, positions=9, width=width, layers=2, heads=2, mlp_width=2 * width))
     for parameter in model.double().requires_grad_(False).parameters():
         parameter.normal_(0.1, 0.2)
     return model
@@ -50,8 +51,9 @@ TOKENS = torch.arange(18, dtype=torch.int32).reshape(2, 9)
 
 
 @pytest.mark.usefixtures("in_pytorch")
-def test_the_folded_text_encoder() -> None:
-    model = encoder()
+@pytest.mark.parametrize("width", [128, 96, 40])
+def test_the_folded_text_encoder(width: int) -> None:
+    model = encoder(width)
     expected, names = model(TOKENS), set(model.state_dict())
     fold_text(model, causal)
     assert isinstance(model, FoldedText)
@@ -83,9 +85,10 @@ def test_what_does_not_fit_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(model(TOKENS), expected)
 
 
-def test_statistics() -> None:
-    rows = torch.randn(3, 2 * STEP) + 1
-    mean, squares = statistics(rows).unbind(dim=2)
-    parts = rows.unflatten(1, (2, STEP))
-    torch.testing.assert_close(mean, parts.mean(dim=2))
-    torch.testing.assert_close(squares, ((parts - mean[..., None]) ** 2).sum(dim=2))
+@pytest.mark.parametrize("width", [2 * STEP, STEP + 32, 24])
+def test_statistics(width: int) -> None:
+    rows = torch.randn(3, width) + 1
+    groups = statistics(rows).unbind(dim=1)
+    for (mean, squares), part in zip([one.T for one in groups], rows.split(STEP, dim=1), strict=True):
+        torch.testing.assert_close(mean, part.mean(dim=1))
+        torch.testing.assert_close(squares, ((part - mean[:, None]) ** 2).sum(dim=1))

@@ -23,8 +23,10 @@ from plugins.product.compile import ProductKernel
 from plugins.product.tiles import TILES as PRODUCT_TILES
 from plugins.product.tiles import Sizes as ProductSizes
 from plugins.product.tiles import Tile as ProductTile
+from plugins.product.tiles import choose as choose_product
 from plugins.short_attention.compile import ShortAttention
 from tests.nvrtc import require_nvrtc
+from tests.products import ODD, SMALL
 
 PTXAS = shutil.which("ptxas", path=f"{os.environ.get('PATH')}:{CUDA_HOME}/bin")
 # Compute capability -> maximum bytes of shared memory per block (CUDA C++ Programming Guide).
@@ -117,6 +119,14 @@ def test_short_attention(rows: int, tokens: int, heads: int, head: int) -> None:
     kernel = ShortAttention(2, rows, tokens, heads, head, (rows * width, width, 2 * tokens * width, 2 * width), True)
     assert kernel.tile.shared <= SHARED[90]
     assert compile_kernel(kernel)
+
+
+@pytest.mark.parametrize("sizes", [one for one in (*SMALL, *ODD) if one.columns % 64 and one.rows < 768], ids=str)
+def test_hopper_product_of_narrow_rows(sizes: ProductSizes) -> None:
+    pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
+    tile, gated = choose_product(sizes), sizes.gated
+    assert compile_kernel(ProductKernel(sizes, tile, bias=True, residual=not gated, stats=not gated))
+    assert compile_kernel(ProductKernel(sizes, tile, eps=1e-5))
 
 
 @pytest.mark.parametrize("capability", SHARED)

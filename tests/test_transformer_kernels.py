@@ -135,9 +135,12 @@ def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -
 
 
 @needs_hopper
-@pytest.mark.parametrize(("width", "size"), [(320, (32, 48)), (640, (16, 24)), (1280, (8, 12)), (1280, (4, 6))])
-def test_a_compiled_folded_transformer(width: int, size: tuple[int, int]) -> None:
-    half, x, text, expected, true = transformer(width, 8, size)
+@pytest.mark.parametrize(
+    ("width", "heads", "size"),
+    [(320, 8, (32, 48)), (640, 8, (16, 24)), (1280, 8, (8, 12)), (1280, 8, (4, 6)), (32, 2, (32, 48)), (96, 2, (4, 6))],
+)
+def test_a_compiled_folded_transformer(width: int, heads: int, size: tuple[int, int]) -> None:
+    half, x, text, expected, true = transformer(width, heads, size)
     fuse_attention(half)
     fuse_products(half)
     fold_norms(half)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ldm.zero_convolutions import scaled
 from plugins.hopper.compile import compile_kernel
 from plugins.zero_convolutions.compile import Layer, Tile, ZeroConvolutions, choose
+from plugins.zero_convolutions.layer import MOST_ROWS, _fit
 from plugins.zero_convolutions.op import zero_convolutions
 
 
@@ -24,6 +25,14 @@ SD15 = (
     layer(640, 96, 2),
     *[layer(1280, 96, 2)] * 2,
     *[layer(1280, 24, 2)] * 4,
+)
+SMALL = (
+    *(layer(32, 1536, maps) for maps in (1, 2, 2)),
+    layer(32, 384, 2),
+    *[layer(64, 384, 2)] * 2,
+    layer(64, 96, 2),
+    *[layer(96, 96, 2)] * 2,
+    *[layer(96, 24, 2)] * 4,
 )
 
 
@@ -42,7 +51,16 @@ def test_programs() -> None:
     assert ZeroConvolutions(layers, 2).starts == [0, 2, 2 + 3, 2 + 3 + 4]
 
 
-@pytest.mark.parametrize("layers", [SD15, SD15[3:4], (layer(64, 1, 1), layer(192, 77, 2))], ids=len)
+@pytest.mark.parametrize(
+    ("channels", "rows", "fits"), [(96, 4, True), (8, 1, True), (100, 4, False), (64, 4096, False)]
+)
+def test_what_fits(channels: int, rows: int, fits: bool) -> None:
+    small, other = torch.empty(1, 32, 2, 3), torch.empty(1, channels, rows, 1)
+    assert MOST_ROWS < 2 * 4096
+    assert _fit([small, other], 2) == fits
+
+
+@pytest.mark.parametrize("layers", [SD15, SMALL, SD15[3:4], (layer(8, 1, 1), layer(104, 77, 2))], ids=len)
 def test_the_kernel_compiles(layers: tuple[Layer, ...]) -> None:
     pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
     assert all(one.tile.shared <= 227 * 1024 for one in layers)
@@ -67,7 +85,7 @@ def arguments(**changes: Any) -> dict[str, Any]:
         ({"results": [torch.zeros(2, 64, 3, 5).half()] * 2}, "got results[0] as torch.float16 [2, 64, 3, 5]"),
         ({"factors": torch.zeros(2, 2)}, "got factors as torch.float32 [2, 2]"),
         ({"factors": torch.zeros(3, 2).half()}, "got maps [2, 128, 3, 5] for 3 pictures"),
-        ({"xs": [torch.zeros(2, 72, 3, 5).half()] * 2}, "got maps [2, 72, 3, 5] for 2 pictures, expected channels"),
+        ({"xs": [torch.zeros(2, 68, 3, 5).half()] * 2}, "got maps [2, 68, 3, 5] for 2 pictures, expected channels"),
         ({"weights": [torch.zeros(64, 64, 1, 1).half()] * 2}, "got weights[1] as torch.float16 [64, 64, 1, 1]"),
     ],
 )

@@ -20,8 +20,10 @@ SD15 = [
     *[(1280, 8, 12, 2)] * 2,
     *[(1280, 4, 6, 2)] * 4,
 ]
+SMALL = [(32 * min(c // 320, 3), *rest) for c, *rest in SD15]
 FOUR = [(c, h, w, 4 * maps) for c, h, w, maps in SD15]  # pictures
 ODD = [(64, 1, 1, 1), (192, 7, 11, 3), (128, 5, 13, 6)]
+NARROW = [(8, 7, 11, 3), (24, 1, 1, 1), (40, 5, 13, 6), (72, 3, 5, 3), (104, 9, 7, 6)]
 Case = tuple[list[Tensor], list[nn.Conv2d], Tensor]
 
 
@@ -41,7 +43,9 @@ def run(factors: Tensor, xs: list[Tensor], layers: list[nn.Conv2d]) -> list[Tens
     return results
 
 
-@pytest.mark.parametrize(("sizes", "pictures"), [(SD15, 2), (FOUR, 8), (ODD, 6), (SD15[-1:], 2)])
+@pytest.mark.parametrize(
+    ("sizes", "pictures"), [(SD15, 2), (FOUR, 8), (ODD, 6), (SMALL, 2), (NARROW, 6), (SD15[-1:], 2)]
+)
 def test_errors(sizes: list[tuple[int, int, int, int]], pictures: int) -> None:
     xs, layers, factors = case(sizes, pictures)
     got, half = run(factors, xs, layers), scaled(layers, xs, factors)

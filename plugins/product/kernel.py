@@ -1,12 +1,13 @@
 """The kernel, in Gluon: both factors go by TMA into shared memory and from there into the tensor cores.
 
 A program computes one part of the sums of ROWS rows and WIDTH columns of x weight^T. A step is BLOCKS times 64 of the
-depth. TMA gives zeros for rows beyond the end. `plugins/hopper/cluster.py` explains how PARTS programs add their parts.
+depth. TMA gives zeros beyond the ends of rows, columns and depth, and what is there is not stored.
+`plugins/hopper/cluster.py` explains how PARTS programs add their parts.
 
 With GATED, half of a program's columns are values and the other half their gates. With STATS, the kernel also writes
-mean and squared deviations of each 64 columns of the result. With NORM, x is to be normalized by such statistics: with
-weights that contain the norm's, the result is (sums - mean * column_sums) / deviation + shifts. Sums begin with what is
-subtracted and added here, so that only the division is left for their end.
+mean and squared deviations of each 64 columns of the result, and of the rest. With NORM, x is to be normalized by such
+statistics: with weights that contain the norm's, the result is (sums - mean * column_sums) / deviation + shifts. Sums
+begin with what is subtracted and added here, so that only the division is left for their end.
 """
 
 from triton.experimental import gluon
@@ -51,8 +52,9 @@ def canny2image_product(
     # Neighbouring programs compute the parts of a tile, then other columns, then other rows.
     part = gl.program_id(0) % PARTS
     tile = gl.program_id(0) // PARTS
-    columns_at = (tile % (ALL_COLUMNS // COLUMNS)) * COLUMNS
-    rows_at = (tile // (ALL_COLUMNS // COLUMNS)) * ROWS
+    ACROSS: gl.constexpr = (ALL_COLUMNS + COLUMNS - 1) // COLUMNS
+    columns_at = (tile % ACROSS) * COLUMNS
+    rows_at = (tile // ACROSS) * ROWS
     first = part * STEPS // PARTS
     count = (part + 1) * STEPS // PARTS - first
 
@@ -75,6 +77,8 @@ def canny2image_product(
     column = gl.arange(0, WIDTH, layout=gl.SliceLayout(0, PRODUCT))
     of_weights = columns_at + column % COLUMNS + (column // COLUMNS) * ALL_COLUMNS
     once = (column >= 0) & (part == 0)
+    if ALL_COLUMNS % COLUMNS != 0:
+        once = once & (columns_at + column % COLUMNS < ALL_COLUMNS)
     if BIAS:
         total += gl.expand_dims(gl.load(bias + of_weights, mask=once, other=0.0).to(gl.float32), 0)
     if NORM:
@@ -146,28 +150,29 @@ def canny2image_product(
     gl.store(result + at, finished, mask=inside)
     if STATS:
         row = rows_at + slice_at + gl.arange(0, SLICE, layout=gl.SliceLayout(1, ROW))
-        _store_statistics(finished.to(gl.float32), stats, row, columns_at, ALL_ROWS, ALL_COLUMNS)
+        _store_statistics(finished.to(gl.float32), stats, row, columns_at, ALL_ROWS, ALL_COLUMNS, ROW)
     if PARTS > 1:
         wait_for_readers(part)
 
 
 @gluon.jit
 def _statistics(stats, row, ALL_ROWS: gl.constexpr, DEPTH: gl.constexpr, EPS: gl.constexpr):
-    # Returns mean and standard deviation of rows from those of 64 columns each. Rows beyond the end repeat the last.
-    GROUPS: gl.constexpr = DEPTH // 64
+    # Returns mean and standard deviation of rows from those of 64 columns each, and of the rest. Rows beyond the end
+    # repeat the last.
+    GROUPS: gl.constexpr = (DEPTH + 63) // 64
     address = stats.to(gl.int64) + gl.minimum(row, ALL_ROWS - 1).to(gl.int64) * (GROUPS * 8)
     if GROUPS % 2 == 0:  # loads of two groups are aligned
         mean, squares, other, others_squares = _load_pairs(address)
-        mean, squares = _merge(mean, squares, other, others_squares, 1)
+        mean, squares = _merge(mean, squares, other, others_squares, 1, DEPTH)
         for i in gl.static_range(2, GROUPS, 2):
             other, others_squares, third, thirds_squares = _load_pairs(address + 8 * i)
-            mean, squares = _merge(mean, squares, other, others_squares, i)
-            mean, squares = _merge(mean, squares, third, thirds_squares, i + 1)
+            mean, squares = _merge(mean, squares, other, others_squares, i, DEPTH)
+            mean, squares = _merge(mean, squares, third, thirds_squares, i + 1, DEPTH)
     else:
         mean, squares = _load_pair(address)
         for i in gl.static_range(1, GROUPS):
             other, others_squares = _load_pair(address + 8 * i)
-            mean, squares = _merge(mean, squares, other, others_squares, i)
+            mean, squares = _merge(mean, squares, other, others_squares, i, DEPTH)
     return mean, gl.sqrt(squares * (1 / DEPTH) + EPS)
 
 
@@ -187,19 +192,30 @@ def _load_pairs(address):
 
 
 @gluon.jit
-def _merge(mean, squares, other, others_squares, COUNT: gl.constexpr):
-    # Adds statistics of a group to those of COUNT groups (Chan, Golub and LeVeque 1979).
+def _merge(mean, squares, other, others_squares, GROUP: gl.constexpr, DEPTH: gl.constexpr):
+    # Adds statistics of a group to those of the groups before it (Chan, Golub and LeVeque 1979).
+    COUNT: gl.constexpr = 64 * GROUP
+    ADDED: gl.constexpr = min(64, DEPTH - COUNT)
     difference = other - mean
-    mean += difference * (1 / (COUNT + 1))
-    squares += others_squares + difference * difference * (64 * COUNT / (COUNT + 1))
+    mean += difference * (ADDED / (COUNT + ADDED))
+    squares += others_squares + difference * difference * (COUNT * ADDED / (COUNT + ADDED))
     return mean, squares
 
 
 @gluon.jit
-def _store_statistics(values, stats, row, columns_at, ALL_ROWS: gl.constexpr, ALL_COLUMNS: gl.constexpr):
-    mean = gl.sum(values, 1) * (1 / 64)
-    centred = values - gl.expand_dims(mean, 1)
-    at = (row * (ALL_COLUMNS // 64) + columns_at // 64) * 2
+def _store_statistics(
+    values, stats, row, columns_at, ALL_ROWS: gl.constexpr, ALL_COLUMNS: gl.constexpr, ROW: gl.constexpr
+):
+    GROUPS: gl.constexpr = (ALL_COLUMNS + 63) // 64
+    if ALL_COLUMNS % 64 == 0:
+        mean = gl.sum(values, 1) * (1 / 64)
+        centred = values - gl.expand_dims(mean, 1)
+    else:  # values beyond the end are zeros
+        mean = gl.sum(values, 1) / gl.minimum(ALL_COLUMNS - columns_at, 64)
+        column = columns_at + gl.arange(0, 64, layout=gl.SliceLayout(0, ROW))
+        inside = gl.expand_dims(column < ALL_COLUMNS, 0)
+        centred = gl.where(inside, values - gl.expand_dims(mean, 1), 0.0)
+    at = (row * GROUPS + columns_at // 64) * 2
     gl.store(stats + at, mean, mask=row < ALL_ROWS)
     gl.store(stats + at + 1, gl.sum(centred * centred, 1), mask=row < ALL_ROWS)
 

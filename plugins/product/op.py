@@ -1,12 +1,12 @@
 """Matrix products for Hopper GPUs as torch ops, each one kernel, with what follows and, in two ops, the norm before.
 
 The first call for each size compiles and loads the kernel. Only later calls can be captured into a CUDA graph. All
-matrices are float16 and contiguous; depth and columns are multiples of STEP. Sums are float32, always in the same
+matrices are float16 and contiguous; depth and columns are multiples of ALIGNED. Sums are float32, always in the same
 order. The ops raise ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or
 launched.
 
-Statistics of rows are float32 [rows, columns / STEP, 2]: mean and sum of the squared deviations from it, of each STEP
-columns. For the two ops with a norm, weights contain the norm's: `plugins/folded_norms.py`.
+Statistics of rows are float32 [rows, groups, 2]: mean and sum of the squared deviations from it, of each STEP columns
+and the rest. For the two ops with a norm, weights contain the norm's: `plugins/folded_norms.py`.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from torch import Tensor
 from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import Source, launch
 from plugins.product.compile import ProductKernel
-from plugins.product.tiles import STEP, Sizes, choose
+from plugins.product.tiles import ALIGNED, Sizes, choose, groups
 
 
 @torch.library.custom_op("canny2image::product", mutates_args=(), device_types="cuda")
@@ -94,7 +94,7 @@ def run(kernel: ProductKernel, x: Tensor, weight: Tensor, others: tuple[Tensor |
 def _normed(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float, gated: bool) -> Tensor:
     sizes, result = _prepare(x, weight, gated)
     of_columns = (("sums", sums, (sizes.width,)), ("shifts", shifts, (sizes.width,)))
-    _check(x, (("stats", stats, (sizes.rows, sizes.depth // STEP, 2)), *of_columns), torch.float32)
+    _check(x, (("stats", stats, (sizes.rows, groups(sizes.depth), 2)), *of_columns), torch.float32)
     run(_kernel(sizes, eps=eps), x, weight, (None, None, result, stats, sums, shifts))
     return result
 
@@ -115,16 +115,16 @@ def _empty(x: Tensor, weight: Tensor, gated: bool) -> Tensor:
 
 def _empty_stats(result: Tensor) -> Tensor:
     rows, columns = result.shape
-    return torch.empty((rows, columns // STEP, 2), dtype=torch.float32, device=result.device)
+    return torch.empty((rows, groups(columns), 2), dtype=torch.float32, device=result.device)
 
 
 def _prepare(x: Tensor, weight: Tensor, gated: bool) -> tuple[Sizes, Tensor]:
     """Check the factors, and return the sizes and an uninitialized result."""
     (rows, depth), width = x.shape, weight.shape[0]
-    if depth % STEP or width % (2 * STEP if gated else STEP):
+    if depth % ALIGNED or width % (2 * ALIGNED if gated else ALIGNED):
         raise ValueError(
             f"a product got weight {list(weight.shape)}{' with gates' * gated}, expected depth and columns that are "
-            f"multiples of {STEP}: use torch.nn.functional.linear"
+            f"multiples of {ALIGNED}: use torch.nn.functional.linear"
         )
     _check(x, (("x", x, (rows, depth)), ("weight", weight, (width, depth))), torch.float16)
     return Sizes(rows, depth, width // (2 if gated else 1), gated), _empty(x, weight, gated)

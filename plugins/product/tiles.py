@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-STEP = 64  # of the depth; the depth and the columns must be multiples
+STEP = 64  # of the depth
+ALIGNED = 8  # depth and columns must be multiples, because TMA needs rows of multiples of 16 bytes
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,12 @@ class Tile:
         return self.barriers + 8 * self.stages
 
     def programs(self, sizes: Sizes) -> int:
-        return -(-sizes.rows // self.rows) * (sizes.width // self.width) * self.parts
+        return -(-sizes.rows // self.rows) * -(-sizes.width // self.width) * self.parts
+
+
+def groups(columns: int) -> int:
+    """Return the number of groups of columns that have statistics of their own: STEP each, the last perhaps fewer."""
+    return -(-columns // STEP)
 
 
 # Within these bounds lie the products that were measured. For more work, as in batches, cuBLAS is faster at some sizes.
@@ -74,16 +80,22 @@ DEEPER = (Tile(128, 64, 9), Tile(64, 128, 4, parts=2), Tile(64, 128, 4, parts=4)
 GATED = (Tile(128, 128, 2, warps=8), Tile(128, 128, 3, warps=8), Tile(64, 128, 4), Tile(64, 128, 6))
 TILES = (*WIDER, *SQUARE, *DEEPER, *GATED)
 
+# Below this depth or number of columns, a product is so small that its tile hardly matters.
+NARROW = 256
+MOST_STAGES = 6
+
 
 def fits(sizes: Sizes) -> bool:
     """Return whether our kernel computes a product, and is known to be faster than others."""
     work = sizes.rows * min(sizes.depth, sizes.columns) ** 2
-    whole = sizes.depth % STEP == 0 and sizes.columns % STEP == 0
-    return whole and sizes.rows <= MOST_ROWS and work <= MOST_WORK
+    aligned = sizes.depth % ALIGNED == 0 and sizes.columns % ALIGNED == 0
+    return aligned and sizes.rows <= MOST_ROWS and work <= MOST_WORK
 
 
 def choose(sizes: Sizes, stats: bool = False) -> Tile:
     """Return the tile for a product. stats: whether it returns statistics, which need programs of STEP columns."""
+    if min(sizes.depth, sizes.columns) < NARROW:
+        return Tile(64, STEP * sizes.halves, min(-(-sizes.depth // STEP), MOST_STAGES))
     if sizes.gated:
         tiles = GATED
     elif sizes.columns > sizes.depth:

@@ -6,7 +6,8 @@ from typing import Any
 
 from plugins.hopper.compile import Kernel
 
-STEP = 64  # channels must be multiples
+STEP = 64  # channels that are summed at once
+ALIGNED = 8  # channels must be multiples, so that 16 bytes are loaded at once
 
 
 @dataclass(frozen=True)

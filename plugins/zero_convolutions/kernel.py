@@ -48,8 +48,13 @@ def _tile(
     x_at = x + (loaded % x_rows)[:, None] * CHANNELS + depth[None, :]
     weight_at = weight + known[None, :] * CHANNELS + depth[:, None]
     sums = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    for _ in tl.range(0, CHANNELS, DEPTH, num_stages=STAGES):
-        sums = tl.dot(tl.load(x_at), tl.load(weight_at), sums)
+    for start in tl.range(0, CHANNELS, DEPTH, num_stages=STAGES):
+        if CHANNELS % DEPTH == 0:
+            sums = tl.dot(tl.load(x_at), tl.load(weight_at), sums)
+        else:
+            inside = depth < CHANNELS - start
+            values = tl.load(x_at, mask=inside[None, :], other=0.0)
+            sums = tl.dot(values, tl.load(weight_at, mask=inside[:, None], other=0.0), sums)
         x_at += DEPTH
         weight_at += DEPTH
     sums += tl.load(bias + known).to(tl.float32)[None, :]

@@ -11,7 +11,7 @@ from ldm.zero_convolutions import Out, WithZeroConvolutions, scaled
 from plugins.compiling import compiles_half
 from plugins.hopper.compile import HOPPER, cubin
 from plugins.nvrtc import KernelError
-from plugins.zero_convolutions.compile import STEP, Layer, ZeroConvolutions, choose
+from plugins.zero_convolutions.compile import ALIGNED, STEP, Layer, ZeroConvolutions, choose
 from plugins.zero_convolutions.op import empty, zero_convolutions
 
 log = logging.getLogger(__name__)
@@ -52,4 +52,4 @@ def fuse_zero_convolutions(model: nn.Module) -> None:
 
 
 def _fit(features: Sequence[Tensor], pictures: int) -> bool:
-    return all(x.shape[1] % STEP == 0 and pictures * x.shape[2] * x.shape[3] <= MOST_ROWS for x in features)
+    return all(x.shape[1] % ALIGNED == 0 and pictures * x.shape[2] * x.shape[3] <= MOST_ROWS for x in features)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import launch
-from plugins.zero_convolutions.compile import STEP, Layer, ZeroConvolutions, choose
+from plugins.zero_convolutions.compile import ALIGNED, Layer, ZeroConvolutions, choose
 
 
 @torch.library.custom_op("canny2image::zero_convolutions", mutates_args=("results",), device_types="cuda")
@@ -20,7 +20,7 @@ def zero_convolutions(
     """Write factors[:, i] times the 1x1 convolution of xs[i] with bias into results[i], for each i.
 
     xs[i] [m, c, h, w] is repeated n / m times along the batch; results[i] [n, c, h, w]: both channels-last; weights[i]
-    [c, c, 1, 1], biases[i] [c], factors [n, number of convolutions]; c a multiple of STEP. All are float16. Sums are
+    [c, c, 1, 1], biases[i] [c], factors [n, number of convolutions]; c a multiple of ALIGNED. All are float16. Sums are
     float32, always in the same order, and rounded once.
     Raises ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or launched.
     """
@@ -68,10 +68,10 @@ def _check(
     expected: list[Expected] = [("factors", factors, (n, len(xs)))]
     for i, (x, weight, bias) in enumerate(zip(xs, weights, biases, strict=True)):
         channels = x.shape[1]
-        if channels % STEP or n % x.shape[0]:
+        if channels % ALIGNED or n % x.shape[0]:
             raise ValueError(
                 f"zero_convolutions got maps {list(x.shape)} for {n} pictures, expected channels that are a multiple "
-                f"of {STEP} and pictures that are a multiple of the maps: use torch.nn.functional.conv2d"
+                f"of {ALIGNED} and pictures that are a multiple of the maps: use torch.nn.functional.conv2d"
             )
         expected += [
             (f"xs[{i}]", x, tuple(x.shape)),
