@@ -18,6 +18,7 @@ from cldm.checkpoint import Checkpoint
 from cldm.compiled_files import Compiled
 from cldm.engine_files import Target, expected_manifest
 from cldm.stages import STAGES
+from plugins.layers import use_kernels
 from plugins.machine_code import KERNELS
 from plugins.update.op import load_kernel
 from runtime.artifacts import save_stages
@@ -64,8 +65,6 @@ def _trial(target: Target, device: torch.device) -> Trial:
     model = Checkpoint(WEIGHTS, target.architecture, "given").load_model(device)
     trial = prepare(model, PRECISIONS[target.precision].dtype, target.size, device)
     if device.type == "cuda":
-        from plugins.layers import use_kernels  # imported lazily: only PyTorch for CUDA includes Triton
-
         use_kernels(model)
         load_kernel(device)  # of no stage
     return trial

@@ -27,6 +27,7 @@ from cldm.model import ControlLDM
 from cldm.stages import STAGES, Stage, make_stages
 from ldm.config import load_architecture
 from ldm.shapes_only import shapes_only
+from plugins.layers import use_kernels
 from plugins.machine_code import KERNELS
 from runtime.backends import PRECISIONS
 from runtime.compiled_code import libraries
@@ -107,7 +108,7 @@ def compile_stage(target: Target, name: str, kind: str) -> Result:
         engine = InductorEngine(stage.spec, stage.module)
         engine.bind(allocate({name: stage.spec}, torch.device(kind)))
         engine.enqueue(None)  # also compiles the kernels of our ops
-        compiled = Compiled({name: engine.code.save()}, dict(KERNELS), {})
+        compiled = Compiled({name: engine.save()}, dict(KERNELS), {})
     except RuntimeError as error:  # base class of all errors of Inductor
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         raise BuildError(f"stage {name} cannot be compiled ({type(error).__name__}: {reason})") from error
@@ -123,8 +124,6 @@ def _stage(target: Target, name: str, device: torch.device) -> Stage:
     for tensor in (*stage.module.parameters(), *stage.module.buffers()):
         tensor.zero_()
     if device.type == "cuda":
-        from plugins.layers import use_kernels  # imported lazily: only PyTorch for CUDA includes Triton
-
         use_kernels(stage.module)
     return stage
 

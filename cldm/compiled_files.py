@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+import plugins.layers  # noqa: F401  (its ops must exist)
 from plugins.machine_code import KERNELS
 from runtime.call_lock import current
 from runtime.compiled_code import install, load_code
@@ -40,8 +41,6 @@ class Compiled:
 
     def load(self, device: torch.device) -> dict[str, Any]:
         """Return the code by stage, ready to run. Raises CodeError if PyTorch cannot load it."""
-        if device.type == "cuda":
-            import plugins.layers  # noqa: F401  (its ops must exist; imported here: Triton comes only with CUDA)
         KERNELS.update(self.kernel)
         try:
             install(self.library)

@@ -12,6 +12,7 @@ from cldm.progress import Progress
 from cldm.request import Request
 from plans.choice import PlanChoice
 from plans.plan import Plan
+from plugins.layers import use_kernels
 from runtime.channels_last import channels_last
 from runtime.tensorrt_calls import TensorRTError
 from runtime.timing import median_ms
@@ -64,6 +65,4 @@ def _compiled_form(model: ControlLDM, device: torch.device) -> None:
     """
     channels_last(model)
     if device.type == "cuda":
-        from plugins.layers import use_kernels  # imported here: Triton comes only with PyTorch for CUDA
-
         use_kernels(model)

@@ -14,15 +14,13 @@ from plugins.product.compile import runs_on
 from plugins.product.op import product
 from plugins.product.tiles import Sizes, fits
 
-STEP = 32  # the depth must be a multiple
-
 
 @triton_op("canny2image::linear_add", mutates_args={})
 def linear_add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
     """Return x weight^T + bias + residual.
 
     x [rows, depth], weight [columns, depth], bias [columns], residual [rows, columns]: float16, contiguous; depth a
-    multiple of STEP. Sums are float32.
+    multiple of 32. Sums are float32.
     """
     (rows, depth), columns = x.shape, weight.shape[0]
     if _suits_hopper(x, Sizes(rows, depth, columns)):
@@ -38,7 +36,7 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Ten
 def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return value * gelu(gate), the halves of x weight^T + bias: [rows, columns].
 
-    x [rows, depth], weight [2 * columns, depth], bias [2 * columns]: float16, contiguous; depth a multiple of STEP.
+    x [rows, depth], weight [2 * columns, depth], bias [2 * columns]: float16, contiguous; depth a multiple of 32.
     Sums are float32.
     """
     (rows, depth), columns = x.shape, weight.shape[0] // 2

@@ -8,10 +8,10 @@ from ldm.vae import AttnBlock
 from plugins.attention import fused_attend, short_attend
 from plugins.compiling import compiles_half
 from plugins.long_attention import op as long
-from plugins.products import STEP, geglu, linear_add
 from plugins.short_attention import op as short
 
 MOST_ROWS = 4096  # the most that were measured: 3072
+DEPTH = 32  # of products, or a multiple
 SHARED = 232_448  # bytes of shared memory per block on a Hopper, for which the tiles were chosen
 
 
@@ -19,6 +19,8 @@ class FusedGEGLU(GEGLU):
     def forward(self, x: Tensor) -> Tensor:
         if not _fits(x, self.proj.in_features):
             return super().forward(x)
+        from plugins.products import geglu  # imported here, because Triton takes seconds to import
+
         return geglu(x.flatten(0, 1), self.proj.weight, self.proj.bias).unflatten(0, x.shape[:2])
 
 
@@ -26,6 +28,8 @@ class FusedFeedForward(FeedForward):
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         if not _fits(x, self.out.in_features):
             return super().forward(x, residual)
+        from plugins.products import linear_add
+
         rows = linear_add(self.net[0](x).flatten(0, 1), self.out.weight, self.out.bias, residual.flatten(0, 1))
         return rows.unflatten(0, x.shape[:2])
 
@@ -34,6 +38,8 @@ class FusedProjectOut(ProjectOut):
     def add_to(self, x: Tensor, tokens: Tensor) -> Tensor:
         if not _fits(tokens, self.in_channels):
             return super().add_to(x, tokens)
+        from plugins.products import linear_add
+
         rows = x.permute(0, 2, 3, 1).flatten(0, 2)
         assert self.bias is not None, "the layer has one"
         result = linear_add(tokens.flatten(0, 1), self.weight.flatten(1), self.bias, rows.contiguous())
@@ -76,4 +82,4 @@ def _tiles_fit(model: nn.Module) -> bool:
 
 
 def _fits(x: Tensor, depth: int) -> bool:
-    return compiles_half(x) and x.shape[0] * x.shape[1] <= MOST_ROWS and depth % STEP == 0
+    return compiles_half(x) and x.shape[0] * x.shape[1] <= MOST_ROWS and depth % DEPTH == 0

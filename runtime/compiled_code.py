@@ -1,22 +1,29 @@
 """Code that Inductor compiles from a module. It can be saved, and loaded without tracing or compiling anything.
 
 torch.compile would trace a module in every process, also if its kernels are cached: for the six stages at the real size
-that takes most of half a minute. Here the module is traced once, by make_fx, with its weights as inputs, and Inductor's
-artifact of the trace is what engine files hold. It lacks the shared libraries that a C++ compiler made; they are files
-in Inductor's cache.
+that takes most of half a minute. Here the module is traced once, by make_fx, with its weights as inputs. Engine files
+hold what Inductor generated from the trace. On a GPU that is a function that runs without Inductor (`record_code.py`);
+otherwise it is Inductor's artifact. That lacks the shared libraries that a C++ compiler made; they are files in
+Inductor's cache.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from runtime import generated_code
+from runtime.record_code import UnknownForm, new_modules, record
 from runtime.waiting_kernels import waiting_kernels
+
+log = logging.getLogger(__name__)
 
 # PyTorch's compiler is imported where it is used: the import takes a second or two, and eager engines do not need it.
 
@@ -48,20 +55,36 @@ class CompiledCode:
     def __init__(self, module: nn.Module, tuning: Tuning, artifact: Any = None) -> None:
         self.module, self.tuning, self.artifact = module, tuning, artifact
         self.weights: list[Tensor] = []
+        self.modules: list[ModuleType] = []  # that Inductor generated
 
     def __call__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        self.weights = self.weights or [*_weights(self.module).values()]
-        arguments = [*self.weights, *inputs, *outputs]
-        if self.artifact is None:
+        arguments = self._arguments(inputs, outputs)
+        if self.artifact is not None:
+            self.artifact(*arguments)
+            return
+        with new_modules() as self.modules:
             self.artifact = self._compile(arguments, len(inputs))
-        self.artifact(*arguments)
+            self.artifact(*arguments)
 
-    def save(self) -> bytes:
-        """Return the code after its first run. Raise RuntimeError if PyTorch cannot save it."""
+    def save(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bytes:
+        """Return the code after its first run. On a GPU it runs once more.
+
+        Raise RuntimeError if PyTorch cannot save it.
+        """
+        arguments = self._arguments(inputs, outputs)
+        if arguments[0].is_cuda:
+            try:
+                return record(self.modules, arguments)
+            except UnknownForm as error:
+                log.warning("the code will be loaded by PyTorch's compiler, which takes seconds: %s", error)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "code"
             self.artifact.save(path=str(path), format="binary")
             return path.read_bytes()
+
+    def _arguments(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
+        self.weights = self.weights or [*_weights(self.module).values()]
+        return [*self.weights, *inputs, *outputs]
 
     def _compile(self, arguments: list[Tensor], inputs: int) -> Any:
         from torch._functorch import config as functorch
@@ -90,7 +113,9 @@ class CompiledCode:
 
 
 def load_code(saved: bytes) -> Any:
-    """Return the artifact that `CompiledCode.save` saved. Unknown bytes can raise any exception."""
+    """Return the code that `CompiledCode.save` saved, for the current device. Unknown bytes can raise any exception."""
+    if generated_code.is_packed(saved):
+        return generated_code.load(saved)
     from torch._inductor.standalone_compile import CompiledArtifact
 
     with tempfile.NamedTemporaryFile() as file:
@@ -106,6 +131,8 @@ def libraries(cache: Path) -> dict[str, bytes]:
 
 def install(libraries: Mapping[str, bytes]) -> None:
     """Write shared libraries into Inductor's cache, which `load_code` uses; those that are there already stay."""
+    if not libraries:
+        return
     from torch._inductor.codecache import write_atomic
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 

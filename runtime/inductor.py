@@ -1,6 +1,7 @@
 """An engine that runs a module compiled by Inductor, in fewer and faster kernels."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from typing import Any, ClassVar
 
@@ -38,9 +39,20 @@ class InductorEngine(Engine):
 
     @torch.inference_mode()
     def enqueue(self, stream: Stream) -> None:
+        with self._settings(stream):
+            self.code(self.inputs, self.outputs)
+
+    @torch.inference_mode()
+    def save(self) -> bytes:
+        """Return the code, which has run. Raise RuntimeError if PyTorch cannot save it."""
+        with self._settings(None):
+            return self.code.save(self.inputs, self.outputs)
+
+    @contextmanager
+    def _settings(self, stream: Stream) -> Iterator[None]:
         # Compiled code is valid for one TF32 setting: compile, load and run under the same one.
         with full_float32(), fused_attention(), torch.cuda.stream(stream):
-            self.code(self.inputs, self.outputs)
+            yield
 
 
 class CompiledEngines:

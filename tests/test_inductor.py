@@ -138,7 +138,7 @@ def test_results_written_into_buffers() -> None:
         engine.bind(buffers)
         assert_equals_eager(engine, buffers, seed=0)
     assert WRITTEN[-1] == [buffers[name].data_ptr() for name in "ab"]
-    assert engine.code.save()
+    assert engine.save()
 
 
 @needs_compiler
@@ -220,7 +220,7 @@ buffers["x"].fill_(0.5)
 engine.bind(buffers)
 if saves:
     engine.enqueue(None)
-    file.write_bytes(pickle.dumps((engine.code.save(), libraries(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])))))
+    file.write_bytes(pickle.dumps((engine.save(), libraries(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])))))
 else:
     with nothing_compiled():
         engine.enqueue(None)

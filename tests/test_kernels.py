@@ -28,7 +28,7 @@ def error(got: Tensor, true: Tensor) -> float:
 @pytest.mark.parametrize(("channels", "out_channels"), [(1280, 1280), (2560, 1280), (640, 640), (64, 128)])
 @pytest.mark.parametrize("size", MAPS)
 def test_convolution(size: tuple[int, int, int], channels: int, out_channels: int, stride: int) -> None:
-    from plugins.split_k_convolution import convolution_parts
+    from plugins.split_k_kernel import convolution_parts
 
     n, h, w = size
     x, weight = random((n, h, w, channels)), random((out_channels, 3, 3, channels), (9 * channels) ** -0.5)
@@ -63,7 +63,7 @@ def test_a_compiled_layer_is_split(stride: int) -> None:
 
 
 def test_a_convolution_that_leaves_the_gpu_idle_is_split() -> None:
-    from plugins.split_k_convolution import parts_for
+    from plugins.split_k_tiles import parts_for
 
     assert parts_for(2 * 4 * 6, 1280, 1280) == 13
     assert parts_for(2 * 8 * 12, 2560, 1280) == 8

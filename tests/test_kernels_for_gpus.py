@@ -135,9 +135,10 @@ def test_split_k_convolution(capability: int) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from plugins import split_k_convolution as split_k
+    from plugins import split_k_tiles as split_k
+    from plugins.split_k_kernel import _convolution
 
-    kernel = split_k._convolution
+    kernel = _convolution
     sizes = {"STRIDE": 1, "ROWS": split_k.ROWS, "COLUMNS": split_k.COLUMNS, "DEPTH": split_k.DEPTH}
     pointers = {"x": "*fp16", "weight": "*fp16", "result": "*fp32"}
     signature: dict[str, str] = {
