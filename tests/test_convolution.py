@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from ldm.blocks import AddedConv2d
 from plugins.convolution.op import _check, convolution, convolution_skip, upsampled_convolution
 from plugins.convolution.tiles import PARTS, PHASE_TILES, STRIDE_TILES, TILES, Sizes, Tile, choose, fits
+from plugins.derived import Derives
 from plugins.nvrtc import KernelError
 from plugins.phase_upsampling import phase_kernels
 from tests.convolutions import ODD, UNEVEN, emulate
@@ -244,7 +246,7 @@ def test_unsupported_phases() -> None:
 
 def layers() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(64, 64, 3, padding=1),
+        nn.Conv2d(3, 64, 3, padding=1),
         AddedConv2d(64),
         nn.Conv2d(64, 64, 3, 2, padding=1),
         nn.Conv2d(64, 64, 3, 4, padding=1),
@@ -257,18 +259,36 @@ def layers() -> nn.Sequential:
 def test_which_layers_are_fused(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], fused: bool) -> None:
     pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
     from plugins.convolution import layer
+    from plugins.convolution.padded import PaddedConv2d
     from plugins.split_k_convolution import SplitKConv2d, split_convolutions
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(layer, "check_compiler", lambda: None)
     model = layers()
-    x = torch.randn(1, 64, 24, 24)
+    x = torch.randn(1, 3, 24, 24)
     expected = model(x)
     split_convolutions(model)
     layer.fuse_convolutions(model)
-    first = layer.FusedConv2d if fused else SplitKConv2d
-    assert [type(one) for one in model] == [first, first, first, SplitKConv2d, nn.Conv2d, nn.Conv2d]
+    few, usual = (PaddedConv2d, layer.FusedConv2d) if fused else (SplitKConv2d, SplitKConv2d)
+    assert [type(one) for one in model] == [few, usual, usual, SplitKConv2d, nn.Conv2d, nn.Conv2d]
     assert torch.equal(model(x), expected), "the eager layers have changed"
+
+
+def test_weights_of_few_channels_are_padded() -> None:
+    pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
+    from plugins.convolution.padded import PaddedConv2d
+
+    model, x = nn.Conv2d(3, 16, 3, padding=1), torch.randn(1, 3, 6, 5)
+    model.__class__ = PaddedConv2d
+    padded = cast(PaddedConv2d, model)
+    padded.pad()
+    with torch.no_grad():
+        model.weight.mul_(2)
+    assert isinstance(model, Derives)
+    padded.derive()
+    assert padded.padded.is_contiguous(memory_format=torch.channels_last)
+    maps = F.pad(x, (0, 0, 0, 0, 0, 5))
+    torch.testing.assert_close(F.conv2d(maps, padded.padded, model.bias, padding=1), model(x))
 
 
 def test_without_a_compiler_the_layers_stay(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,6 +19,7 @@ from ldm.blocks import ResBlock, Upsample
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.layer import FusedConv2d, FusedUpsample, fuse_convolutions
 from plugins.convolution.op import convolution, convolution_skip, run, upsampled_convolution
+from plugins.convolution.padded import PaddedConv2d
 from plugins.convolution.tiles import Sizes, Tile, candidates, choose
 from plugins.hopper import compile as compilation
 from plugins.hopper import launch
@@ -221,7 +222,23 @@ def test_few_output_channels(outs: int, bias: bool) -> None:
     assert kernels(lambda: compiled(x)) == [NAME]
 
 
-@pytest.mark.parametrize(("channels", "stride"), [(100, 1), (320, 4), (4, 1)])
+@pytest.mark.parametrize(("channels", "outs", "bias"), [(4, 320, True), (3, 16, False)])
+def test_few_input_channels(channels: int, outs: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = fused(nn.Conv2d(channels, outs, 3, padding=1, bias=bias).cuda().half().requires_grad_(False))
+    assert isinstance(layer, PaddedConv2d)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=False)
+    for seed in (0, 1):
+        x = random(1, channels, 32, 48)
+        check(compiled(x), layer(x), deepcopy(layer).double()(x.double()))
+        layer.weight.data.normal_(generator=torch.Generator("cuda").manual_seed(seed))
+        layer.derive()
+    found = kernels(lambda: compiled(x))
+    assert len(found) == 2, "one fills up the channels"
+    assert found[1] == NAME
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(100, 1), (320, 4), (4, 2)])
 def test_other_layers_do_not_use_the_kernel(channels: int, stride: int) -> None:
     layer = fused(nn.Conv2d(channels, 320, 3, stride, padding=1).cuda().half().requires_grad_(False))
     x = random(2, channels, 16, 24)
