@@ -1,10 +1,11 @@
 """python -m benchmarks.convolution: times 3x3 convolutions with bias and what is added on a Hopper GPU.
 
 Compares our kernel with torch.compile, which uses cuDNN, and with our split sums where the product uses those on other
-GPUs. Added is a residual or, with further channels, a 1x1 convolution; two taps are the phases of an upsampling. The
-maps are channels-last float16 maps of Stable Diffusion 1.5 at 256x384 with guidance, of one picture and of two and
-eight, at 512x512, and of its VAE. Times are per call: medians over replays of a CUDA graph of 40 calls, divided by 40.
-The calls alternate between weights, which do not stay in the cache within a picture either.
+GPUs. Added is a residual or, with further channels, a 1x1 convolution; two taps are the phases of an upsampling, and
+with a stride nothing is added. The maps are channels-last float16 maps of Stable Diffusion 1.5 at 256x384 with
+guidance, of one picture and of two and eight, at 512x512, and of its VAE. Times are per call: medians over replays of a
+CUDA graph of 40 calls, divided by 40. The calls alternate between weights, which do not stay in the cache within a
+picture either.
 """
 
 import argparse
@@ -50,6 +51,7 @@ UPSAMPLINGS = [
     *(Sizes(2, h, w, c, c, taps=2) for h, w, c in ((8, 12, 1280), (16, 24, 640))),
     *(Sizes(1, h, w, c, c, taps=2) for h, w, c in ((32, 48, 512), (64, 96, 512), (128, 192, 256))),
 ]
+STRIDES = [Sizes(2, h, w, c, c, stride=2) for h, w, c in ((16, 24, 320), (8, 12, 640), (4, 6, 1280))]
 
 Convolution = Callable[..., Tensor]
 
@@ -68,8 +70,10 @@ def split(sizes: Sizes) -> Convolution | None:
     """Return the convolution with split sums, or None if the product does not split them at these sizes."""
     if sizes in SKIPS + UPSAMPLINGS or not parts_for(sizes.n * sizes.h * sizes.w, sizes.channels, sizes.outs):
         return None
-    layer = nn.Conv2d(sizes.channels, sizes.outs, 3, padding=1, device="cuda")
+    layer = nn.Conv2d(sizes.channels, sizes.outs, 3, sizes.stride, padding=1, device="cuda")
     split_convolutions(layer)
+    if sizes.stride == 2:
+        return layer._conv_forward
     return lambda x, weight, bias, residual: residual + layer._conv_forward(x, weight, bias)
 
 
@@ -85,9 +89,9 @@ def main() -> None:
 
 def rows(replays: int) -> list[str]:
     """Return the lines of the table."""
-    title = "| n, h, w, in, out, further, taps | ours us | TFLOP/s | compiled us | split us | tile and parts |"
+    title = "| n, h, w, in, out, further, taps, stride | ours us | TFLOP/s | compiled us | split us | tile and parts |"
     lines = [title, "|---" * 6 + "|"]
-    for sizes in tqdm([*SHAPES, *SKIPS, *UPSAMPLINGS], desc="measuring"):
+    for sizes in tqdm([*SHAPES, *SKIPS, *UPSAMPLINGS, *STRIDES], desc="measuring"):
         torch.compiler.reset()
         op, same = forms(sizes)
         functions = [op, torch.compile(same, dynamic=False)]
@@ -112,6 +116,8 @@ def forms(sizes: Sizes) -> tuple[Convolution, Convolution]:
     """Return our op, and the same in PyTorch."""
     if sizes.taps == 2:
         return upsampled_convolution, upsample
+    if sizes.stride == 2:
+        return partial(convolution, stride=2), partial(F.conv2d, stride=2, padding=1)
     return (convolution_skip, plain_skip) if sizes.extra else (convolution, plain)
 
 
@@ -119,11 +125,14 @@ def time(function: Convolution, sizes: Sizes, replays: int) -> float:
     """Return the microseconds of a call."""
     n, h, w, outs = sizes.n, sizes.h, sizes.w, sizes.outs
     weights = rotating_inputs(sizes.phases * outs, sizes.channels, sizes.taps, sizes.taps)
-    x, bias = rotating_inputs(n, sizes.channels, h, w)[0], torch.randn(outs, device="cuda", dtype=torch.float16)
+    x, bias = (
+        rotating_inputs(n, sizes.channels, sizes.stride * h, sizes.stride * w)[0],
+        torch.randn(outs, device="cuda", dtype=torch.float16),
+    )
     others: list[Tensor] = []
     if sizes.extra:
         others = [rotating_inputs(n, sizes.extra, h, w)[0], rotating_inputs(outs, sizes.extra, 1, 1)[0], bias]
-    elif sizes.taps == 3:
+    elif sizes.taps == 3 and sizes.stride == 1:
         others = [rotating_inputs(n, outs, h, w)[0]]
     return measure([partial(function, x, weight, bias, *others) for weight in weights], replays)
 

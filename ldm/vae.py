@@ -26,8 +26,8 @@ class ResnetBlock(nn.Module):
         self.widens = channels != out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(self.norm1(x))
-        return self.conv2.add_to(self.nin_shortcut(x) if self.widens else x, self.norm2(h))
+        h = self.norm2(self.conv1(self.norm1(x)))
+        return self.conv2.add_to_skip(self.nin_shortcut, x, h) if self.widens else self.conv2.add_to(x, h)
 
 
 class AttnBlock(nn.Module):

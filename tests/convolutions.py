@@ -28,10 +28,11 @@ def emulate(
     extra [n, h, w, d], extra_weight [o, d]: of the 1x1 convolution. A tile with 2 taps takes weight [4 * o, 2, 2, c].
     """
     n, h, w, c = x.shape
-    phases, taps = (4, 2) if tile.taps == 2 else (1, 3)
+    phases, taps, stride = (4, 2, 1) if tile.taps == 2 else (1, 3, tile.stride)
+    h, w = up(h, stride), up(w, stride)
     outs, scale = weight.shape[0] // phases, 2 if phases == 4 else 1
     depth = 0 if extra is None else extra.shape[3]
-    sizes = Sizes(n, h, w, c, outs, depth, taps)
+    sizes = Sizes(n, h, w, c, outs, depth, taps, stride)
     by_row, filters = x.transpose(0, 1), weight.flatten(1)
     size = n, scale * h, scale * w, outs
     result, writes = torch.zeros(size, dtype=x.dtype), torch.zeros(size, dtype=torch.int)
@@ -47,13 +48,14 @@ def emulate(
         for part in range(tile.parts):
             for step in range(part * taps * blocks // tile.parts, (part + 1) * taps * blocks // tile.parts):
                 column, channel = step // blocks, step % blocks * 64
-                at = top - before_row, first_picture, left - before_column + column, channel
-                rows = box(by_row, at, (tile.rows + taps - 1, tile.pictures, tile.columns, 64)).flatten(1, 2)
+                at = stride * top - before_row, first_picture, stride * left - before_column + column, channel
+                lengths = stride * tile.rows + taps - 1, tile.pictures, stride * tile.columns, 64
+                rows = box(by_row, at, lengths)[:, :, ::stride].flatten(1, 2)
                 for row in range(taps):
                     of_row = box(
                         filters, (phase * outs + outs_at, (row * taps + column) * c + channel), (tile.outs, 64)
                     )
-                    total += of_row @ rows[row : row + tile.rows].flatten(0, 1).T
+                    total += of_row @ rows[row : row + stride * tile.rows : stride].flatten(0, 1).T
             for step in range(part * extra_blocks // tile.parts, (part + 1) * extra_blocks // tile.parts):
                 assert extra is not None
                 assert extra_weight is not None

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import nn
 
 from ldm.blocks import AddedConv2d
 from plugins.convolution.op import _check, convolution, convolution_skip, upsampled_convolution
-from plugins.convolution.tiles import PARTS, PHASE_TILES, TILES, Sizes, Tile, choose, fits
+from plugins.convolution.tiles import PARTS, PHASE_TILES, STRIDE_TILES, TILES, Sizes, Tile, choose, fits
+from plugins.derived import Derives
 from plugins.nvrtc import KernelError
 from plugins.phase_upsampling import phase_kernels
 from tests.convolutions import ODD, UNEVEN, emulate
@@ -81,7 +83,7 @@ def test_a_cluster_of_four_does_not_fill_the_gpu() -> None:
 
 
 @pytest.mark.parametrize(
-    "tile", [replace(tile, parts=parts) for tile in (*TILES, *PHASE_TILES) for parts in PARTS], ids=str
+    "tile", [replace(tile, parts=parts) for tile in (*TILES, *PHASE_TILES, *STRIDE_TILES) for parts in PARTS], ids=str
 )
 def test_tiles_suit_the_hardware(tile: Tile) -> None:
     assert tile.shared <= 227 * 1024
@@ -134,6 +136,21 @@ def test_every_output_of_an_upsampling_is_computed_once(sizes: Sizes, tile: Tile
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "tile"),
+    [(sizes, tile) for sizes in (*ODD, *UNEVEN[:3]) for tile in STRIDE_TILES if sizes.computed % tile.outs == 0],
+    ids=str,
+)
+def test_every_output_with_a_stride_is_computed_once(sizes: Sizes, tile: Tile) -> None:
+    x = torch.randn(sizes.n, sizes.channels, sizes.h, sizes.w, dtype=torch.float64)
+    weight = torch.randn(sizes.outs, sizes.channels, 3, 3, dtype=torch.float64)
+    expected = F.conv2d(x, weight, stride=2, padding=1).permute(0, 2, 3, 1)
+    for parts in (1, 4):
+        got, writes = emulate(replace(tile, parts=parts), x.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1))
+        assert (writes == 1).all()
+        torch.testing.assert_close(got, expected)
+
+
 def test_other_sizes_do_not_fit() -> None:
     assert fits(Sizes(2, 4, 6, 1280, 1280))
     assert fits(Sizes(2, 32, 48, 960, 320))
@@ -144,6 +161,8 @@ def test_other_sizes_do_not_fit() -> None:
     assert fits(Sizes(1, 256, 384, 48, 24)), "the small model's VAE"
     assert not fits(Sizes(1, 256, 384, 48, 72)), "two tiles of output channels"
     assert not fits(Sizes(8, 32, 48, 320, 4)), "several pictures"
+    assert fits(Sizes(2, 16, 24, 320, 320, stride=2))
+    assert not fits(Sizes(8, 16, 24, 320, 320, stride=2)), "several pictures"
     assert not fits(Sizes(8, 4, 6, 96, 96)), "several pictures of the small model"
     assert not fits(Sizes(1, 256, 384, 256, 256)), "cuDNN fills the GPU"
     assert fits(Sizes(8, 8, 12, 1280, 1280))
@@ -161,6 +180,8 @@ def test_the_result_of_the_op() -> None:
         result = convolution(x.half(), weight.half(), bias.half(), residual)
         assert (result.shape, result.dtype) == ((2, 128, 4, 6), torch.float16)
         assert result.is_contiguous(memory_format=torch.channels_last)
+    strided = torch.empty(2, 64, 5, 7, device="meta").half()
+    assert convolution(strided, weight.half(), bias.half(), stride=2).shape == (2, 128, 3, 4)
 
 
 def test_the_results_of_the_other_ops() -> None:
@@ -225,9 +246,10 @@ def test_unsupported_phases() -> None:
 
 def layers() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(64, 64, 3, padding=1),
+        nn.Conv2d(3, 64, 3, padding=1),
         AddedConv2d(64),
         nn.Conv2d(64, 64, 3, 2, padding=1),
+        nn.Conv2d(64, 64, 3, 4, padding=1),
         nn.Conv2d(64, 64, 1),
         nn.Conv2d(64, 64, 3),
     )
@@ -237,18 +259,36 @@ def layers() -> nn.Sequential:
 def test_which_layers_are_fused(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], fused: bool) -> None:
     pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
     from plugins.convolution import layer
+    from plugins.convolution.padded import PaddedConv2d
     from plugins.split_k_convolution import SplitKConv2d, split_convolutions
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(layer, "check_compiler", lambda: None)
     model = layers()
-    x = torch.randn(1, 64, 8, 8)
+    x = torch.randn(1, 3, 24, 24)
     expected = model(x)
     split_convolutions(model)
     layer.fuse_convolutions(model)
-    first = layer.FusedConv2d if fused else SplitKConv2d
-    assert [type(one) for one in model] == [first, first, SplitKConv2d, nn.Conv2d, nn.Conv2d]
+    few, usual = (PaddedConv2d, layer.FusedConv2d) if fused else (SplitKConv2d, SplitKConv2d)
+    assert [type(one) for one in model] == [few, usual, usual, SplitKConv2d, nn.Conv2d, nn.Conv2d]
     assert torch.equal(model(x), expected), "the eager layers have changed"
+
+
+def test_weights_of_few_channels_are_padded() -> None:
+    pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
+    from plugins.convolution.padded import PaddedConv2d
+
+    model, x = nn.Conv2d(3, 16, 3, padding=1), torch.randn(1, 3, 6, 5)
+    model.__class__ = PaddedConv2d
+    padded = cast(PaddedConv2d, model)
+    padded.pad()
+    with torch.no_grad():
+        model.weight.mul_(2)
+    assert isinstance(model, Derives)
+    padded.derive()
+    assert padded.padded.is_contiguous(memory_format=torch.channels_last)
+    maps = F.pad(x, (0, 0, 0, 0, 0, 5))
+    torch.testing.assert_close(F.conv2d(maps, padded.padded, model.bias, padding=1), model(x))
 
 
 def test_without_a_compiler_the_layers_stay(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
-from benchmarks.convolution import SD15, SHAPES, SKIPS, UPSAMPLINGS, plain_skip
+from benchmarks.convolution import SD15, SHAPES, SKIPS, STRIDES, UPSAMPLINGS, plain_skip
 from cldm.compiled_files import Compiled
 from cldm.tricks.time_table import move_biases
 from ldm.blocks import ResBlock, Upsample
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.layer import FusedConv2d, FusedUpsample, fuse_convolutions
 from plugins.convolution.op import convolution, convolution_skip, run, upsampled_convolution
+from plugins.convolution.padded import PaddedConv2d
 from plugins.convolution.tiles import Sizes, Tile, candidates, choose
 from plugins.hopper import compile as compilation
 from plugins.hopper import launch
@@ -44,7 +45,8 @@ def inputs(sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return x, weight, bias and residual."""
     n, h, w, channels, outs = sizes.n, sizes.h, sizes.w, sizes.channels, sizes.outs
     weight = random(outs, channels, 3, 3, scale=(9 * channels) ** -0.5)
-    return random(n, channels, h, w), weight, random(outs), random(n, outs, h, w)
+    x = random(n, channels, sizes.stride * h, sizes.stride * w)
+    return x, weight, random(outs), random(n, outs, h, w)
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
@@ -61,6 +63,18 @@ def test_the_kernel(sizes: Sizes) -> None:
     assert all(torch.equal(got, convolution(*tensors)) for _ in range(20)), "two runs differ"
 
 
+@pytest.mark.parametrize("sizes", [*STRIDES, *ODD, *UNEVEN], ids=str)
+def test_a_stride(sizes: Sizes) -> None:
+    """Of maps with an even or odd number of rows and columns."""
+    tensors = inputs(sizes)[:3]
+    got = convolution(*tensors, stride=2)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    x, weight, bias = tensors
+    true = F.conv2d(x.double(), weight.double(), bias.double(), stride=2, padding=1)
+    check(got, F.conv2d(*tensors, stride=2, padding=1), true)
+    assert all(torch.equal(got, convolution(*tensors, stride=2)) for _ in range(20)), "two runs differ"
+
+
 @pytest.mark.parametrize("sizes", [SD15[0], SD15[-1], UNEVEN[0], UNEVEN[2]], ids=str)
 @pytest.mark.parametrize(("bias", "residual"), [(False, False), (True, False), (False, True)])
 def test_without_bias_or_residual(sizes: Sizes, bias: bool, residual: bool) -> None:
@@ -73,7 +87,7 @@ def test_without_bias_or_residual(sizes: Sizes, bias: bool, residual: bool) -> N
 # Each tile once, with channels beyond the last, and the chosen one for further sizes.
 EACH_TILE = [
     (sizes, tile)
-    for sizes in (Sizes(3, 9, 11, 72, 104), Sizes(3, 9, 11, 72, 104, taps=2))
+    for sizes in (Sizes(3, 9, 11, 72, 104), Sizes(3, 9, 11, 72, 104, taps=2), Sizes(3, 9, 11, 72, 104, stride=2))
     for tile in candidates(sizes)
     if tile.parts != 2
 ]
@@ -85,7 +99,7 @@ EACH_TILE = [
 def test_nothing_else_is_written(sizes: Sizes, tile: Tile) -> None:
     """Memory before and after the result stays, and its own is written whole."""
     x, weight, bias, _ = inputs(sizes)
-    true = F.conv2d(x.float(), weight.float(), bias.float(), padding=1)
+    true = F.conv2d(x.float(), weight.float(), bias.float(), sizes.stride, padding=1)
     scale = 1
     if sizes.taps == 2:
         true = F.conv2d(F.interpolate(x.float(), scale_factor=2.0), weight.float(), bias.float(), padding=1)
@@ -208,7 +222,23 @@ def test_few_output_channels(outs: int, bias: bool) -> None:
     assert kernels(lambda: compiled(x)) == [NAME]
 
 
-@pytest.mark.parametrize(("channels", "stride"), [(100, 1), (320, 2), (4, 1)])
+@pytest.mark.parametrize(("channels", "outs", "bias"), [(4, 320, True), (3, 16, False)])
+def test_few_input_channels(channels: int, outs: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = fused(nn.Conv2d(channels, outs, 3, padding=1, bias=bias).cuda().half().requires_grad_(False))
+    assert isinstance(layer, PaddedConv2d)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=False)
+    for seed in (0, 1):
+        x = random(1, channels, 32, 48)
+        check(compiled(x), layer(x), deepcopy(layer).double()(x.double()))
+        layer.weight.data.normal_(generator=torch.Generator("cuda").manual_seed(seed))
+        layer.derive()
+    found = kernels(lambda: compiled(x))
+    assert len(found) == 2, "one fills up the channels"
+    assert found[1] == NAME
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(100, 1), (320, 4), (4, 2)])
 def test_other_layers_do_not_use_the_kernel(channels: int, stride: int) -> None:
     layer = fused(nn.Conv2d(channels, 320, 3, stride, padding=1).cuda().half().requires_grad_(False))
     x = random(2, channels, 16, 24)

@@ -14,7 +14,7 @@ import pytest
 from torch.utils.cpp_extension import CUDA_HOME
 
 from plugins.convolution.compile import ConvolutionKernel
-from plugins.convolution.tiles import PHASE_TILES, TILES, Sizes, Tile
+from plugins.convolution.tiles import PHASE_TILES, STRIDE_TILES, TILES, Sizes, Tile
 from plugins.group_norm.large import large_launches
 from plugins.group_norm.launch import SOURCE, choose_launch
 from plugins.hopper.compile import compile_kernel
@@ -95,6 +95,14 @@ def test_hopper_upsampling(tile: Tile) -> None:
     sizes = Sizes(3, 9, 11, 128, 2 * tile.outs, taps=2)
     assert tile.shared <= SHARED[90]
     for one in (sizes, replace(sizes, channels=72, outs=tile.outs - 24)):
+        assert compile_kernel(ConvolutionKernel(one, tile, bias=True, residual=False))
+
+
+@pytest.mark.parametrize("tile", STRIDE_TILES, ids=str)
+def test_hopper_convolution_with_a_stride(tile: Tile) -> None:
+    pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
+    assert tile.shared <= SHARED[90]
+    for one in (Sizes(3, 9, 11, 128, 2 * tile.outs, stride=2), Sizes(3, 9, 11, 72, tile.outs - 24, stride=2)):
         assert compile_kernel(ConvolutionKernel(one, tile, bias=True, residual=False))
 
 

@@ -21,20 +21,22 @@ class ConvolutionKernel(Kernel):
     def boxes(self) -> list[list[int]]:
         """The shapes of TMA's loads: of weights, of as many rows of pixels as a tile has, and of those below.
 
-        For extra channels also of their weights and pixels.
+        With a stride the kernel's rows share none. For extra channels also of their weights and pixels.
         """
         weights, pixels = [self.tile.outs, STEP], [self.tile.pictures, self.tile.columns, STEP]
         rows = [self.tile.rows, *pixels]
-        return [weights, rows, [self.tile.taps - 1, *pixels], *([weights, rows] if self.sizes.extra else [])]
+        below = [] if self.sizes.stride > 1 else [[self.tile.taps - 1, *pixels]]
+        return [weights, rows, *below, *([weights, rows] if self.sizes.extra else [])]
 
     def constants(self) -> dict[str, int | float | None]:
         sizes, tile = self.sizes, self.tile
         unused = {} if sizes.extra else {"extra_weights_map": None, "extra_map": None}
+        unused |= {} if sizes.stride == 1 else {"below_map": None}
         return unused | {
             "N": sizes.n, "H": sizes.h, "W": sizes.w, "CHANNELS": sizes.channels, "EXTRA": sizes.extra,
             "ALL_OUTS": sizes.outs, "TAPS": tile.taps, "ROWS": tile.rows, "PICTURES": tile.pictures,
-            "COLUMNS": tile.columns, "OUTS": tile.outs, "STAGES": tile.stages, "PARTS": tile.parts,
-            "BIAS": self.bias, "RESIDUAL": self.residual,
+            "COLUMNS": tile.columns, "OUTS": tile.outs, "STRIDE": tile.stride, "STAGES": tile.stages,
+            "PARTS": tile.parts, "BIAS": self.bias, "RESIDUAL": self.residual,
         }  # fmt: skip
 
     def function(self) -> Any:
@@ -45,6 +47,6 @@ class ConvolutionKernel(Kernel):
 
 def check_compiler() -> None:
     """Compile small kernels, unless engine files hold them. Raises KernelError if this Triton cannot compile them."""
-    for extra, taps in ((0, 3), (STEP, 3), (0, 2)):
-        sizes = Sizes(1, 4, 8, 2 * STEP, STEP, extra, taps)
+    for extra, taps, stride in ((0, 3, 1), (STEP, 3, 1), (0, 2, 1), (0, 3, 2)):
+        sizes = Sizes(1, 4, 8, 2 * STEP, STEP, extra, taps, stride)
         cubin(ConvolutionKernel(sizes, choose(sizes), bias=True, residual=not extra and taps == 3))

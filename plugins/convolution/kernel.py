@@ -6,6 +6,8 @@ views of ROWS rows each. TMA gives zeros for pixels outside the maps, and for ch
 step's weights are those of the next column, which the zeros cancel. `plugins/hopper/cluster.py` explains how PARTS
 programs add their parts.
 
+With a STRIDE of 2, TMA skips every other pixel, and the kernel's rows have their own rows of pixels.
+
 With EXTRA, further steps add the 1x1 convolution of another map: 64 of its EXTRA channels each.
 
 With 2 TAPS, there are four 2x2 kernels, those of an upsampling's phases (`plugins/phase_upsampling.py`): of odd output
@@ -32,13 +34,15 @@ def canny2image_convolution(
     weights_map, pixels_map, below_map, extra_weights_map, extra_map, bias, extra_bias, residual, result,
     N: gl.constexpr, H: gl.constexpr, W: gl.constexpr, CHANNELS: gl.constexpr, EXTRA: gl.constexpr,
     ALL_OUTS: gl.constexpr, TAPS: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr,
-    OUTS: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr, BIAS: gl.constexpr, RESIDUAL: gl.constexpr,
-    num_warps: gl.constexpr,
+    OUTS: gl.constexpr, STRIDE: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr, BIAS: gl.constexpr,
+    RESIDUAL: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     BLOCKS: gl.constexpr = (CHANNELS + 63) // 64
     STEPS: gl.constexpr = TAPS * BLOCKS
     EXTRA_STEPS: gl.constexpr = (EXTRA + 63) // 64
     PIXELS: gl.constexpr = ROWS * PICTURES * COLUMNS
+    NEXT: gl.constexpr = 1 if STRIDE == 1 else ROWS  # rows of pixels to the next row of the kernel
+    LOADED: gl.constexpr = ROWS + (TAPS - 1) * NEXT  # rows of pixels of a step
     STORED: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     PRODUCT: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[num_warps, 1], instr_shape=[16, PIXELS, 16]
@@ -60,8 +64,8 @@ def canny2image_convolution(
     # How many pixels before its own an output's first tap is.
     before_row = 1 if TAPS == 3 else phase_at // 2
     before_column = 1 if TAPS == 3 else phase_at % 2
-    top = y - before_row
-    left = x - before_column
+    top = y * STRIDE - before_row
+    left = x * STRIDE - before_column
     first = part * STEPS // PARTS
     taps_count = (part + 1) * STEPS // PARTS - first
     # Each part has its share of the extra steps, which take less time.
@@ -69,7 +73,7 @@ def canny2image_convolution(
     count = taps_count + (part + 1) * EXTRA_STEPS // PARTS - extra_first
 
     weights = gl.allocate_shared_memory(gl.float16, [STAGES * TAPS, OUTS, 64], STORED)
-    pixels = gl.allocate_shared_memory(gl.float16, [STAGES * (ROWS + TAPS - 1), PICTURES * COLUMNS, 64], STORED)
+    pixels = gl.allocate_shared_memory(gl.float16, [STAGES * LOADED, PICTURES * COLUMNS, 64], STORED)
     loaded = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES):
         mbarrier.init(loaded.index(i), count=1)
@@ -79,17 +83,17 @@ def canny2image_convolution(
         if i < count:
             if i < taps_count:
                 _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + i, i, weights_at, top, n,
-                      left, CHANNELS, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+                      left, CHANNELS, TAPS, LOADED, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
             elif EXTRA:
                 _load_extra(extra_weights_map, extra_map, weights, pixels, loaded, extra_first + i - taps_count, i,
-                            weights_at, y, n, x, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+                            weights_at, y, n, x, TAPS, LOADED, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
     sums = gl.zeros([OUTS, PIXELS], gl.float32, layout=PRODUCT)
     stage = 0
     phase = 0
     for i in range(taps_count):
         mbarrier.wait(loaded.index(stage), phase)
         for row in gl.static_range(TAPS):
-            view = pixels.index(stage * (ROWS + TAPS - 1) + row)._reinterpret(gl.float16, [PIXELS, 64], STORED)
+            view = pixels.index(stage * LOADED + row * NEXT)._reinterpret(gl.float16, [PIXELS, 64], STORED)
             sums = warpgroup_mma(weights.index(stage * TAPS + row), view.permute((1, 0)), sums, is_async=True)
         # The step before is finished; its stage takes the step STAGES - 1 from now.
         sums = warpgroup_mma_wait(TAPS, deps=(sums,))
@@ -99,17 +103,17 @@ def canny2image_convolution(
         if later < count:
             if later < taps_count:
                 _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + later, before, weights_at,
-                      top, n, left, CHANNELS, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+                      top, n, left, CHANNELS, TAPS, LOADED, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
             elif EXTRA:
                 _load_extra(extra_weights_map, extra_map, weights, pixels, loaded, extra_first + later - taps_count,
-                            before, weights_at, y, n, x, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+                            before, weights_at, y, n, x, TAPS, LOADED, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
         last = stage == STAGES - 1
         phase = gl.where(last, phase ^ 1, phase)
         stage = gl.where(last, 0, stage + 1)
     if EXTRA:
         for i in range(taps_count, count):
             mbarrier.wait(loaded.index(stage), phase)
-            view = pixels.index(stage * (ROWS + TAPS - 1))._reinterpret(gl.float16, [PIXELS, 64], STORED)
+            view = pixels.index(stage * LOADED)._reinterpret(gl.float16, [PIXELS, 64], STORED)
             sums = warpgroup_mma(weights.index(stage * TAPS), view.permute((1, 0)), sums, is_async=True)
             sums = warpgroup_mma_wait(1, deps=(sums,))
             gl.thread_barrier()
@@ -117,7 +121,7 @@ def canny2image_convolution(
             if later < count:
                 before = gl.where(stage == 0, STAGES - 1, stage - 1)
                 _load_extra(extra_weights_map, extra_map, weights, pixels, loaded, extra_first + later - taps_count,
-                            before, weights_at, y, n, x, TAPS, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+                            before, weights_at, y, n, x, TAPS, LOADED, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
             last = stage == STAGES - 1
             phase = gl.where(last, phase ^ 1, phase)
             stage = gl.where(last, 0, stage + 1)
@@ -182,37 +186,39 @@ def _finish(
 @gluon.jit
 def _load(
     weights_map, pixels_map, below_map, weights, pixels, loaded, step, stage, weights_at, top, n, left,
-    CHANNELS: gl.constexpr, TAPS: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr,
-    OUTS: gl.constexpr,
+    CHANNELS: gl.constexpr, TAPS: gl.constexpr, LOADED: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr,
+    COLUMNS: gl.constexpr, OUTS: gl.constexpr,
 ):  # fmt: skip
-    # Starts to load a step into a stage. Two loads for ROWS + TAPS - 1 rows, because Gluon's shapes are powers of two.
+    # Starts to load a step into a stage. Several loads of pixels, because Gluon's shapes are powers of two.
     BOX: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
     BELOW: gl.constexpr = TAPS - 1
     BLOCKS: gl.constexpr = (CHANNELS + 63) // 64
     column = step // BLOCKS  # of the kernel
     channel = (step - column * BLOCKS) * 64
     barrier = loaded.index(stage)
-    mbarrier.expect(barrier, 128 * (TAPS * OUTS + (ROWS + BELOW) * PICTURES * COLUMNS))
+    mbarrier.expect(barrier, 128 * (TAPS * OUTS + LOADED * PICTURES * COLUMNS))
     for row in gl.static_range(TAPS):
         at = (row * TAPS + column) * CHANNELS + channel
         tma.async_copy_global_to_shared(weights_map, [weights_at, at], barrier, weights.index(stage * TAPS + row))
-    upper = pixels.index(stage * (ROWS + BELOW))._reinterpret(gl.float16, [ROWS, PICTURES, COLUMNS, 64], BOX)
-    tma.async_copy_global_to_shared(pixels_map, [top, n, left + column, channel], barrier, upper)
-    below = pixels.index(stage * (ROWS + BELOW) + ROWS)._reinterpret(gl.float16, [BELOW, PICTURES, COLUMNS, 64], BOX)
-    tma.async_copy_global_to_shared(below_map, [top + ROWS, n, left + column, channel], barrier, below)
+    for row in gl.static_range(LOADED // ROWS):  # with a stride, of the kernel
+        own = pixels.index(stage * LOADED + row * ROWS)._reinterpret(gl.float16, [ROWS, PICTURES, COLUMNS, 64], BOX)
+        tma.async_copy_global_to_shared(pixels_map, [top + row, n, left + column, channel], barrier, own)
+    if LOADED % ROWS:
+        below = pixels.index(stage * LOADED + ROWS)._reinterpret(gl.float16, [BELOW, PICTURES, COLUMNS, 64], BOX)
+        tma.async_copy_global_to_shared(below_map, [top + ROWS, n, left + column, channel], barrier, below)
 
 
 @gluon.jit
 def _load_extra(
     extra_weights_map, extra_map, weights, pixels, loaded, step, stage, weights_at, y, n, x, TAPS: gl.constexpr,
-    ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr, OUTS: gl.constexpr,
+    LOADED: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr, OUTS: gl.constexpr,
 ):  # fmt: skip
     # Starts to load an extra step into a stage.
     BOX: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
     barrier = loaded.index(stage)
     mbarrier.expect(barrier, 128 * (OUTS + ROWS * PICTURES * COLUMNS))
     tma.async_copy_global_to_shared(extra_weights_map, [weights_at, step * 64], barrier, weights.index(stage * TAPS))
-    rows = pixels.index(stage * (ROWS + TAPS - 1))._reinterpret(gl.float16, [ROWS, PICTURES, COLUMNS, 64], BOX)
+    rows = pixels.index(stage * LOADED)._reinterpret(gl.float16, [ROWS, PICTURES, COLUMNS, 64], BOX)
     tma.async_copy_global_to_shared(extra_map, [y, n, x, step * 64], barrier, rows)
 
 

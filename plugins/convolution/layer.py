@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from plugins.compiling import compiles_half
 from plugins.convolution.compile import check_compiler
 from plugins.convolution.op import convolution, convolution_skip, upsampled_convolution
-from plugins.convolution.tiles import Sizes, fits
+from plugins.convolution.padded import PaddedConv2d
+from plugins.convolution.tiles import ALIGNED, Sizes, fits, up
 from plugins.hopper.compile import HOPPER
 from plugins.nvrtc import KernelError
 from plugins.phase_upsampling import PhaseUpsample
@@ -19,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 class FusedConv2d(SplitKConv2d):
-    """A 3x3 convolution with stride 1 that uses our kernel, with the residual, if torch.compile compiles it."""
+    """A 3x3 convolution with stride 1 or 2 that uses our kernel, with the residual, if torch.compile compiles it."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not self._fits(x):
             return super()._conv_forward(x, weight, bias)
-        return convolution(_channels_last(x), _channels_last(weight), bias)
+        return convolution(_channels_last(x), _channels_last(weight), bias, stride=self.stride[0])
 
     def add_to(self, x: Tensor, h: Tensor) -> Tensor:
         if not self._fits(h):
@@ -39,7 +40,9 @@ class FusedConv2d(SplitKConv2d):
 
     def _fits(self, x: Tensor, extra: int = 0) -> bool:
         n, channels, h, w = x.shape
-        return compiles_half(x) and fits(Sizes(n, h, w, channels, self.out_channels, extra))
+        stride = self.stride[0]
+        size = up(h, stride), up(w, stride)
+        return compiles_half(x) and fits(Sizes(n, *size, channels, self.out_channels, extra, stride=stride))
 
 
 class FusedUpsample(PhaseUpsample):
@@ -55,7 +58,7 @@ class FusedUpsample(PhaseUpsample):
 def fuse_convolutions(model: nn.Module) -> None:
     """Turn layers of a model on a Hopper GPU into those of our kernel, in place.
 
-    They are the `SplitKConv2d`s with stride 1, and the `PhaseUpsample`s. Weights and names stay the same; results
+    They are the `SplitKConv2d`s with stride 1 or 2, and the `PhaseUpsample`s. Weights and names stay the same; results
     differ only by rounding. If the kernel cannot be compiled, the layers stay.
     """
     if torch.cuda.get_device_capability(next(model.parameters()).device) != HOPPER:
@@ -66,8 +69,12 @@ def fuse_convolutions(model: nn.Module) -> None:
         log.warning("convolutions use cuDNN and split sums, which are slower: %s", error)
         return
     for module in model.modules():
-        if type(module) is SplitKConv2d and module.stride == (1, 1):
-            module.__class__ = FusedConv2d
+        if type(module) is SplitKConv2d and module.stride in ((1, 1), (2, 2)):
+            if module.in_channels < ALIGNED and module.stride == (1, 1):
+                module.__class__ = PaddedConv2d
+                cast(PaddedConv2d, module).pad()
+            else:
+                module.__class__ = FusedConv2d
         elif type(module) is PhaseUpsample:
             module.__class__ = FusedUpsample
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plugins.convolution.compile import ConvolutionKernel
-from plugins.convolution.tiles import ALIGNED, Sizes, choose
+from plugins.convolution.tiles import ALIGNED, Sizes, choose, up
 from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import Source, launch
 
@@ -18,12 +18,14 @@ Extra = tuple[Tensor, Tensor, Tensor]  # a map, the weight of its 1x1 convolutio
 
 
 @torch.library.custom_op("canny2image::convolution", mutates_args=(), device_types="cuda")
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-    """Return the convolution of x plus bias and residual: [n, o, h, w].
+def convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, stride: int = 1
+) -> Tensor:
+    """Return the convolution of x plus bias and residual: [n, o, h / stride, w / stride], rounded up.
 
-    x [n, c, h, w], weight [o, c, 3, 3], residual [n, o, h, w].
+    x [n, c, h, w], weight [o, c, 3, 3], residual as the result, stride 1 or 2.
     """
-    sizes = _check(x, weight, bias, residual)
+    sizes = _check(x, weight, bias, residual, stride=stride)
     kernel = ConvolutionKernel(sizes, choose(sizes), bias is not None, residual is not None)
     return run(kernel, x, weight, bias, residual)
 
@@ -52,8 +54,8 @@ def upsampled_convolution(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
 
 
 @convolution.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-    return _empty(x, _sizes(x, weight))
+def _(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, stride: int = 1) -> Tensor:
+    return _empty(x, _sizes(x, weight, stride=stride))
 
 
 @convolution_skip.register_fake
@@ -77,7 +79,10 @@ def run(
 ) -> Tensor:
     """Return the convolution by this kernel, in `result` if given. The tensors are as the ops check them."""
     result = _empty(x, kernel.sizes) if result is None else result
-    sources = [Source(weight, (len(weight), weight[0].numel()), (weight[0].numel(), 1)), _pixels(x), _pixels(x)]
+    pixels = _pixels(x, kernel.sizes.stride)
+    sources = [Source(weight, (len(weight), weight[0].numel()), (weight[0].numel(), 1)), pixels]
+    if kernel.sizes.stride == 1:
+        sources.append(pixels)
     if extra:
         depth = extra[1].shape[1]
         sources += [Source(extra[1], (len(weight), depth), (depth, 1)), _pixels(extra[0])]
@@ -86,15 +91,17 @@ def run(
     return result
 
 
-def _pixels(x: Tensor) -> Source:
+def _pixels(x: Tensor, stride: int = 1) -> Source:
     """Return a map for TMA: rows, pictures, columns and channels, so that a tile's rows are contiguous."""
     n, channels, h, w = x.shape
-    return Source(x, (h, n, w, channels), (w * channels, h * w * channels, channels, 1))
+    strides = w * channels, h * w * channels, channels, 1
+    return Source(x, (h, n, w, channels), strides, (stride, 1, stride, 1))
 
 
-def _sizes(x: Tensor, weight: Tensor, extra: int = 0, taps: int = 3) -> Sizes:
+def _sizes(x: Tensor, weight: Tensor, extra: int = 0, taps: int = 3, stride: int = 1) -> Sizes:
     n, channels, h, w = x.shape
-    return Sizes(n, h, w, channels, weight.shape[0] // (4 if taps == 2 else 1), extra, taps)
+    outs = weight.shape[0] // (4 if taps == 2 else 1)
+    return Sizes(n, up(h, stride), up(w, stride), channels, outs, extra, taps, stride)
 
 
 def _empty(x: Tensor, sizes: Sizes) -> Tensor:
@@ -111,9 +118,10 @@ def _check(
     residual: Tensor | None = None,
     extra: Extra | None = None,
     taps: int = 3,
+    stride: int = 1,
 ) -> Sizes:
     """Return the sizes. Raise ValueError for unsupported arguments."""
-    sizes = _sizes(x, weight, extra[0].shape[1] if extra else 0, taps)
+    sizes = _sizes(x, weight, extra[0].shape[1] if extra else 0, taps, stride)
     n, h, w, outs, channels = sizes.n, sizes.h, sizes.w, sizes.outs, weight.shape[1]
     if channels % ALIGNED or sizes.extra % ALIGNED:
         also = f" and a further map with {sizes.extra} channels" if extra else ""
@@ -122,7 +130,7 @@ def _check(
             f"{ALIGNED}: use torch.nn.functional.conv2d"
         )
     tensors: list[Expected] = [
-        ("x", x, (n, channels, h, w)),
+        ("x", x, (n, channels, *x.shape[2:])),
         ("weight", weight, (sizes.phases * outs, channels, taps, taps)),
         ("bias", bias, (outs,)),
         ("residual", residual, (n, outs, h, w)),

@@ -29,7 +29,8 @@ class Sizes:
     """Sizes of a convolution: n maps [h, w, channels] -> n maps [h, w, outs].
 
     extra: channels of a map whose 1x1 convolution is added. taps: rows and columns of the kernel; if they are 2, it has
-    the four phases of an upsampling, and the results are [2 * h, 2 * w, outs].
+    the four phases of an upsampling, and the results are [2 * h, 2 * w, outs]. stride: if it is 2, the maps have 2 * h
+    or 2 * h - 1 rows, and as many columns for w.
     """
 
     n: int
@@ -39,6 +40,7 @@ class Sizes:
     outs: int
     extra: int = 0
     taps: int = 3
+    stride: int = 1
 
     @property
     def phases(self) -> int:
@@ -69,6 +71,7 @@ class Tile:
     stages: int
     parts: int = 1
     taps: int = 3
+    stride: int = 1
 
     @property
     def pixels(self) -> int:
@@ -85,7 +88,8 @@ class Tile:
     @property
     def step_bytes(self) -> int:
         """The inputs of a step: weights of a kernel's column, and the pixels with the rows above and below."""
-        return 2 * STEP * (self.taps * self.outs + (self.rows + self.taps - 1) * self.pictures * self.columns)
+        rows = self.rows + (self.taps - 1) * (1 if self.stride == 1 else self.rows)
+        return 2 * STEP * (self.taps * self.outs + rows * self.pictures * self.columns)
 
     @property
     def extra_bytes(self) -> int:
@@ -134,13 +138,22 @@ PHASE_TILES = (
     Tile(16, 1, 16, 128, stages=3, taps=2),
 )
 
+# For a stride of 2. A step takes three times the pixels of a tile.
+STRIDE_TILES = (
+    Tile(4, 2, 8, 64, stages=4, stride=2),
+    Tile(8, 2, 4, 128, stages=3, stride=2),
+    Tile(8, 2, 8, 64, stages=3, stride=2),
+    Tile(8, 1, 16, 64, stages=3, stride=2),
+    Tile(16, 1, 8, 64, stages=3, stride=2),
+)
+
 
 def fits(sizes: Sizes) -> bool:
-    """Return whether our kernel computes a convolution with stride 1, and is known not to be slower than others."""
+    """Return whether our kernel computes a convolution, and is known not to be slower than others."""
     several = sizes.n > ONE_PICTURE
     if sizes.channels % ALIGNED or sizes.extra % ALIGNED:
         return False
-    if several and (sizes.extra or sizes.taps == 2 or not sizes.whole):
+    if several and (sizes.extra or sizes.taps == 2 or sizes.stride == 2 or not sizes.whole):
         return False
     if sizes.taps == 2:
         return _upsamples(sizes)
@@ -168,7 +181,7 @@ def choose(sizes: Sizes) -> Tile:
 
 def candidates(sizes: Sizes) -> Iterator[Tile]:
     """Yield the tiles, in one to four parts, that have the least output channels beyond the last."""
-    for tile in TILES if sizes.taps == 3 else PHASE_TILES:
+    for tile in PHASE_TILES if sizes.taps == 2 else STRIDE_TILES if sizes.stride == 2 else TILES:
         for parts in PARTS:
             if sizes.computed % tile.outs == 0:
                 yield replace(tile, parts=parts)

@@ -18,11 +18,15 @@ L2_PROMOTION = 2  # CUtensorMapL2promotion: 128 bytes
 
 @dataclass(frozen=True)
 class Source:
-    """A float16 tensor that TMA loads from: a view with this shape and strides."""
+    """A float16 tensor that TMA loads from: a view with this shape and strides.
+
+    every: which elements a load takes along the axes; 2 means every other.
+    """
 
     tensor: Tensor
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    every: tuple[int, ...] | None = None
 
 
 def launch(
@@ -64,11 +68,13 @@ def _load(kernel: Kernel, device: int) -> Any:
 
 def _map_parameters(source: Source, box: Sequence[int]) -> list[Any]:
     """Return the parameters that describe a tensor: the map, and its shape and strides."""
-    encoded = tensor_map(source.tensor.data_ptr(), source.shape, source.strides, box)
+    encoded = tensor_map(source.tensor.data_ptr(), source.shape, source.strides, box, source.every)
     return [encoded, *map(ctypes.c_int32, source.shape), *map(ctypes.c_int64, source.strides)]
 
 
-def tensor_map(address: int, shape: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> Any:
+def tensor_map(
+    address: int, shape: Sequence[int], strides: Sequence[int], box: Sequence[int], every: Sequence[int] | None = None
+) -> Any:
     """Return the CUtensorMap with which TMA loads boxes of a float16 tensor. Raises KernelError if that fails.
 
     By ctypes, because cuda-python puts CUtensorMap at addresses that the driver refuses: not multiples of 64.
@@ -76,6 +82,7 @@ def tensor_map(address: int, shape: Sequence[int], strides: Sequence[int], box: 
     memory = ctypes.create_string_buffer(MAP_BYTES + MAP_ALIGNMENT)
     encoded = (ctypes.c_byte * MAP_BYTES).from_buffer(memory, -ctypes.addressof(memory) % MAP_ALIGNMENT)
     rank = len(box)
+    every = every or [1] * rank
     status = _driver().cuTensorMapEncodeTiled(
         encoded,
         FLOAT16,
@@ -83,8 +90,8 @@ def tensor_map(address: int, shape: Sequence[int], strides: Sequence[int], box: 
         ctypes.c_void_p(address),
         (ctypes.c_uint64 * rank)(*reversed(shape)),  # the driver's order: the innermost axis first
         (ctypes.c_uint64 * (rank - 1))(*(2 * stride for stride in reversed(strides[:-1]))),
-        (ctypes.c_uint32 * rank)(*reversed(box)),
-        (ctypes.c_uint32 * rank)(*[1] * rank),
+        (ctypes.c_uint32 * rank)(*(size * step for size, step in zip(reversed(box), reversed(every), strict=True))),
+        (ctypes.c_uint32 * rank)(*reversed(every)),
         0,
         SWIZZLE_128,
         L2_PROMOTION,
