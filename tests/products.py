@@ -28,8 +28,8 @@ ODD = [
     Sizes(70, 192, 128),
     Sizes(300, 448, 192),
     Sizes(130, 128, 128, gated=True),
-    # no multiples of 64
-    Sizes(1, 8, 8),
+    # No multiples of 64. With fewer outputs, errors relative to PyTorch's would be a matter of chance.
+    Sizes(7, 8, 8),
     Sizes(70, 24, 104),
     Sizes(33, 40, 72),
     Sizes(129, 104, 24, gated=True),

@@ -80,7 +80,7 @@ DEEPER = (Tile(128, 64, 9), Tile(64, 128, 4, parts=2), Tile(64, 128, 4, parts=4)
 GATED = (Tile(128, 128, 2, warps=8), Tile(128, 128, 3, warps=8), Tile(64, 128, 4), Tile(64, 128, 6))
 TILES = (*WIDER, *SQUARE, *DEEPER, *GATED)
 
-# Below this depth or number of columns, a product is so small that its tile hardly matters.
+# With fewer columns or less depth than this, as in the small model, a kernel takes little longer than one without work.
 NARROW = 256
 MOST_STAGES = 6
 
@@ -95,12 +95,16 @@ def fits(sizes: Sizes) -> bool:
 def choose(sizes: Sizes, stats: bool = False) -> Tile:
     """Return the tile for a product. stats: whether it returns statistics, which need programs of STEP columns."""
     if min(sizes.depth, sizes.columns) < NARROW:
-        return Tile(64, STEP * sizes.halves, min(-(-sizes.depth // STEP), MOST_STAGES))
-    if sizes.gated:
-        tiles = GATED
-    elif sizes.columns > sizes.depth:
-        tiles = WIDER
+        tile = Tile(64, 32, min(-(-sizes.depth // STEP), MOST_STAGES))
     else:
-        tiles = SQUARE if sizes.columns == sizes.depth else DEEPER
-    tile = tiles[sum(sizes.rows <= most for most in (1024, 256, 64))]
+        tiles = _measured(sizes)
+        tile = tiles[sum(sizes.rows <= most for most in (1024, 256, 64))]
     return replace(tile, width=STEP) if stats or sizes.width % tile.width else tile
+
+
+def _measured(sizes: Sizes) -> tuple[Tile, ...]:
+    if sizes.gated:
+        return GATED
+    if sizes.columns > sizes.depth:
+        return WIDER
+    return SQUARE if sizes.columns == sizes.depth else DEEPER
