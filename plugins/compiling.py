@@ -4,8 +4,6 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-ONE_PICTURE = 2  # maps, with guidance; kernels that say so have not run in engines for more
-
 
 def compiles_half(x: Tensor) -> bool:
     """Return whether x is float16 on a GPU, and a trace is being made (by make_fx or torch.compile)."""

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
-from plugins.compiling import ONE_PICTURE
-
 STEP = 64  # channels per step of a sum
 ALIGNED = 8  # input channels must be a multiple, because TMA reads pixels that begin at multiples of 16 bytes
 PROCESSORS = 132  # multiprocessors of an H100 or H200; each runs one program at a time
@@ -15,7 +13,8 @@ AT_A_TIME = {1: PROCESSORS, 2: PROCESSORS, 4: 120}
 PARTS = 1, 2, 4
 LEAST_UPSAMPLED, MOST_UPSAMPLED = 2 * 8 * 12, 256 * 384 * 256  # pixels of small maps, and outputs, that were measured
 MOST_WORK = 128 * 192 * 256  # outputs; for more, cuDNN's convolution and a kernel for bias and residual are as fast
-MOST_OF_SEVERAL = 4 * PROCESSORS * 128 * STEP  # outputs of more maps than those of ONE_PICTURE
+ONE_PICTURE = 2  # maps, with guidance
+MOST_OF_SEVERAL = 4 * PROCESSORS * 128 * STEP  # outputs of more maps
 NARROW = 16  # columns of a map; for 16 narrower maps cuDNN is faster
 
 
@@ -150,17 +149,14 @@ STRIDE_TILES = (
 
 def fits(sizes: Sizes) -> bool:
     """Return whether our kernel computes a convolution, and is known not to be slower than others."""
-    several = sizes.n > ONE_PICTURE
     if sizes.channels % ALIGNED or sizes.extra % ALIGNED:
-        return False
-    if several and (sizes.extra or sizes.taps == 2 or sizes.stride == 2 or not sizes.whole):
         return False
     if sizes.taps == 2:
         return _upsamples(sizes)
     if sizes.w < NARROW and sizes.n > 8:
         return False
     outputs = sizes.n * sizes.h * sizes.w * sizes.computed
-    return outputs <= (MOST_OF_SEVERAL if several else MOST_WORK)
+    return outputs <= (MOST_WORK if sizes.n <= ONE_PICTURE else MOST_OF_SEVERAL)
 
 
 def _upsamples(sizes: Sizes) -> bool:

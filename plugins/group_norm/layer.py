@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.norm import GroupNorm
-from plugins.compiling import ONE_PICTURE, compiles_half
+from plugins.compiling import compiles_half
 from plugins.group_norm.joined import group_norm_joined
 from plugins.group_norm.launch import can_join
 from plugins.group_norm.op import group_norm
@@ -21,7 +21,6 @@ class FusedGroupNorm(GroupNorm):
     def join(self, h: Tensor, skip: Tensor, residual: Tensor | float) -> tuple[Tensor, Tensor]:
         if not (
             compiles_half(h)
-            and len(h) <= ONE_PICTURE
             and isinstance(residual, Tensor)
             and residual.shape == skip.shape
             and can_join(self.num_channels, self.num_groups, h.shape[1])
