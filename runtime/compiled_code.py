@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from runtime import generated_code
 from runtime.record_code import UnknownForm, new_modules, record
@@ -87,7 +88,6 @@ class CompiledCode:
         return [*self.weights, *inputs, *outputs]
 
     def _compile(self, arguments: list[Tensor], inputs: int) -> Any:
-        from torch._functorch import config as functorch
         from torch._inductor import standalone_compile
         from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -104,12 +104,23 @@ class CompiledCode:
             return ()
 
         traced = make_fx(run, tracing_mode="fake")(*arguments)
+        call_ops_as_traced(traced)
         options = {"config_patches": self.tuning.options()}
-        # By default Inductor takes the strides of our ops' inputs from metadata that a trace by make_fx lacks, and may
-        # choose others than were traced.
-        as_traced: Any = functorch.patch(custom_op_default_layout_constraint="needs_fixed_stride_order")
-        with as_traced, waiting_kernels():
+        with waiting_kernels():
             return standalone_compile(traced, [*arguments], dynamic_shapes="from_example_inputs", options=options)
+
+
+def call_ops_as_traced(traced: GraphModule) -> None:
+    """Let Inductor call the custom ops of a trace with inputs in the layouts that were traced.
+
+    Inductor registers unknown ops itself, but then takes their layouts from metadata that a trace by make_fx lacks, and
+    may choose others. PyTorch 2.11 also writes a description of the inputs, which doubles with each op in a row.
+    """
+    from torch._inductor.lowering import constrain_to_fx_strides, lowerings, make_fallback
+
+    for op in {node.target for node in traced.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}:
+        if op.namespace == "canny2image" and op not in lowerings:
+            make_fallback(op, constrain_to_fx_strides)
 
 
 def load_code(saved: bytes) -> Any:
