@@ -18,10 +18,10 @@ from torch import Tensor
 
 from runtime.cuda import call
 
-# What the function may use besides its kernels. PyTorch's C++ code, and functions that Inductor calls extern_kernels.
+# What the function may use besides its kernels: PyTorch's C++ code, and functions that Inductor calls extern_kernels.
 GUARDS = {"empty_strided_cuda": "_empty_strided_cuda", "reinterpret_tensor": "_reinterpret_tensor"}
 ASSERTIONS = ("assert_size_stride", "assert_alignment")
-EXTERN = ("addmm", "baddbmm", "bmm", "convolution", "mm")
+EXTERN = {"bmm_dtype": "bmm", **{name: name for name in ("addmm", "baddbmm", "bmm", "convolution", "mm")}}
 # Inductor's letters for the types of parameters.
 TYPES: dict[str, Any] = {"O": c_void_p, "i": c_int32, "l": c_int64, "f": c_float, "d": c_double}
 CODE, KERNELS = "code.py", "kernels.json"
@@ -91,7 +91,7 @@ def names() -> dict[str, Any]:
     guards = torch._C._dynamo.guards
     return {
         "torch": torch,
-        "extern_kernels": SimpleNamespace(**{name: getattr(torch, name) for name in EXTERN}),
+        "extern_kernels": SimpleNamespace(**{name: getattr(torch, its_name) for name, its_name in EXTERN.items()}),
         "get_raw_stream": lambda device: torch.cuda.current_stream(device).cuda_stream,
         **{name: getattr(guards, name) for name in ASSERTIONS},
         **{name: getattr(guards, its_name) for name, its_name in GUARDS.items()},

@@ -75,7 +75,7 @@ def check_extern(function: ast.FunctionDef) -> None:
 
     attributes = [node for node in ast.walk(function) if isinstance(node, ast.Attribute)]
     for name in {one.attr for one in attributes if ast.unparse(one.value) == "extern_kernels"}:
-        if name not in EXTERN or getattr(extern_kernels, name) is not getattr(torch, name):
+        if name not in EXTERN or getattr(extern_kernels, name) is not getattr(torch, EXTERN[name]):
             raise UnknownForm(f"the code calls extern_kernels.{name}")
 
 
