@@ -82,7 +82,6 @@ TILES = (*WIDER, *SQUARE, *DEEPER, *GATED)
 
 # With fewer columns or less depth than this, as in the small model, a kernel takes little longer than one without work.
 NARROW = 256
-MOST_STAGES = 6
 
 
 def fits(sizes: Sizes) -> bool:
@@ -95,7 +94,9 @@ def fits(sizes: Sizes) -> bool:
 def choose(sizes: Sizes, stats: bool = False) -> Tile:
     """Return the tile for a product. stats: whether it returns statistics, which need programs of STEP columns."""
     if min(sizes.depth, sizes.columns) < NARROW:
-        tile = Tile(64, 32, min(-(-sizes.depth // STEP), MOST_STAGES))
+        blocks = 2 if sizes.depth > 2 * STEP else 1
+        steps = -(-sizes.depth // (STEP * blocks))
+        tile = Tile(64, 32, stages=min(steps, 3), blocks=blocks)
     else:
         tiles = _measured(sizes)
         tile = tiles[sum(sizes.rows <= most for most in (1024, 256, 64))]
