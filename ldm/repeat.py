@@ -6,4 +6,8 @@ from torch import Tensor
 
 def repeated(x: Tensor, rows: int) -> Tensor:
     """Repeat x [n, ...] along the batch until it has `rows` rows, a multiple of n."""
-    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
+    if len(x) == rows:
+        return x
+    if x.dim() == 4 and not x.is_contiguous():  # channels-last maps stay so also under torch.compile
+        return torch.cat([x.permute(0, 2, 3, 1)] * (rows // len(x))).permute(0, 3, 1, 2)
+    return torch.cat([x] * (rows // len(x)))

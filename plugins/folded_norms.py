@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.attention import GEGLU, KeysValues, SpatialTransformer
+from ldm.repeat import repeated
 from plugins.compiling import compiles_half
 from plugins.product.op import norm_geglu, norm_product, product, product_stats
 from plugins.product.tiles import Sizes, fits
@@ -69,7 +70,7 @@ class FoldedTransformer(SpatialTransformer):
         attended = block.attn1.attend(q, k, v, block.attn1.heads).flatten(0, 1).contiguous()
         rows, stats = product_stats(attended, *_weights(block.attn1.to_out[0]), rows)
         # From here on there may be several texts for each map.
-        maps, rows, stats = (torch.cat([one] * (texts // n)) if texts > n else one for one in (x, rows, stats))
+        maps, rows, stats = (repeated(one, len(one) // n * texts) for one in (x, rows, stats))
         q = norm_product(rows, stats, *self._folded("q")).unflatten(0, (texts, -1))
         attended = block.attn2.attend(q, *text, block.attn2.heads).flatten(0, 1).contiguous()
         rows, stats = product_stats(attended, *_weights(block.attn2.to_out[0]), rows)
