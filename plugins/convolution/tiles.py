@@ -46,11 +46,6 @@ class Sizes:
         return 4 if self.taps == 2 else 1
 
     @property
-    def whole(self) -> bool:
-        """Whether all steps and tiles are full."""
-        return not any(channels % STEP for channels in (self.channels, self.outs, self.extra))
-
-    @property
     def computed(self) -> int:
         """Output channels that are computed, with those beyond the last."""
         return STEP * up(self.outs, STEP)
