@@ -91,7 +91,7 @@ def _room(device: torch.device, size: int) -> Iterator[None]:
         yield
         return
     free, total = torch.cuda.mem_get_info(device)
-    mine = min(free + torch.cuda.memory_reserved(device) - size, free / 2)  # another build may need the other half
+    mine = min(free + torch.cuda.memory_reserved(device) - size, 3 * OF_CHECK)  # other builds may run too
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(mine, OF_CHECK) / total), device)
     try:
         yield

@@ -135,7 +135,7 @@ def test_the_caller_leaves_memory_to_the_processes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "total", "fraction"), [(79, 80, 73 / 80), (20, 80, 14 / 80), (8, 24, 0.5), (7, 8, 1.0)]
+    ("free", "total", "fraction"), [(79, 80, 36 / 80), (20, 80, 14 / 80), (8, 24, 0.5), (7, 8, 1.0)]
 )
 def test_memory_that_the_caller_may_take(
     free: int, total: int, fraction: float, monkeypatch: pytest.MonkeyPatch

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from plugins.compiling import compiles_half
 from plugins.convolution.compile import check_compiler
 from plugins.convolution.op import convolution, convolution_skip, upsampled_convolution
-from plugins.convolution.padded import PaddedConv2d
-from plugins.convolution.tiles import ALIGNED, Sizes, fits, up
+from plugins.convolution.padded import FEW, PaddedConv2d
+from plugins.convolution.tiles import Sizes, fits, up
 from plugins.hopper.compile import HOPPER
 from plugins.nvrtc import KernelError
 from plugins.phase_upsampling import PhaseUpsample
@@ -70,7 +70,7 @@ def fuse_convolutions(model: nn.Module) -> None:
         return
     for module in model.modules():
         if type(module) is SplitKConv2d and module.stride in ((1, 1), (2, 2)):
-            if module.in_channels < ALIGNED and module.stride == (1, 1):
+            if min(module.in_channels, module.out_channels) < FEW and module.stride == (1, 1):
                 module.__class__ = PaddedConv2d
                 cast(PaddedConv2d, module).pad()
             else:

@@ -46,11 +46,6 @@ class Sizes:
         return 4 if self.taps == 2 else 1
 
     @property
-    def whole(self) -> bool:
-        """Whether all steps and tiles are full."""
-        return not any(channels % STEP for channels in (self.channels, self.outs, self.extra))
-
-    @property
     def computed(self) -> int:
         """Output channels that are computed, with those beyond the last."""
         return STEP * up(self.outs, STEP)
@@ -148,7 +143,10 @@ STRIDE_TILES = (
 
 
 def fits(sizes: Sizes) -> bool:
-    """Return whether our kernel computes a convolution, and is known not to be slower than others."""
+    """Return whether our kernel computes a convolution.
+
+    The bounds on the work were measured with a stride of 1 and channels that are multiples of STEP.
+    """
     if sizes.channels % ALIGNED or sizes.extra % ALIGNED:
         return False
     if sizes.taps == 2:
