@@ -123,7 +123,7 @@ def test_bounds_of_the_processes(
 
 @pytest.mark.gpu
 def test_the_caller_leaves_memory_to_the_processes() -> None:
-    gpu = torch.device("cuda")
+    gpu = torch.device("cuda", 0)
     room = torch.cuda.mem_get_info(gpu)[0] + torch.cuda.memory_reserved(gpu) - OF_CHECK - 2**30
     if room < OF_CHECK:
         pytest.skip("needs a GPU with more free memory")
