@@ -1,5 +1,6 @@
 """Fixtures for several test files. Tests marked `gpu` are skipped without a CUDA device."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 import ldm.config
 from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL
+from tests import exporter_table
 
 # A command that a script starts with & ignores SIGINT, and so would the processes that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -35,9 +37,16 @@ LONGEST = (  # test groups
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):  # pytest-xdist would start the groups with the most tests first
+        config.option.loadscopereorder = False
     if hasattr(config, "workerinput"):  # one of several processes, one per core: more threads would only compete
         os.environ["OMP_NUM_THREADS"] = "1"  # for commands that tests run
         torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    exporter_table.read_once()
+    gc.freeze()  # collections of garbage no longer visit the imported modules, which takes a tenth of an export
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

@@ -20,7 +20,7 @@ from canny2image_TRT import hackathon
 from cldm.checkpoint import SMALL_MODEL, Checkpoint
 from cldm.pipeline_cache import Pipelines
 from ldm.weights import CheckpointError
-from tests.arguments import process
+from tests.arguments import Picture, process
 from tests.inside import pipelines_of
 from tests.test_hackathon_loras import write_lora
 
@@ -33,6 +33,12 @@ def running() -> hackathon:
     made = hackathon(str(SMALL_MODEL), plan="19", device="cpu")
     made.initialize()
     return made
+
+
+@pytest.fixture(scope="module")
+def before(running: hackathon) -> tuple[tuple[Any, ...], Picture]:
+    """Return the state of `running`, which no test changes, and its picture."""
+    return state(running), process(running)[0]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +76,7 @@ STEPS = {
 @pytest.mark.parametrize("error", [CheckpointError("damaged"), torch.OutOfMemoryError("no"), KeyboardInterrupt()])
 def test_a_failure_before_the_change_changes_nothing(
     running: hackathon,
+    before: tuple[tuple[Any, ...], Picture],
     changes: dict[str, Change],
     step: str,
     call: str,
@@ -77,7 +84,6 @@ def test_a_failure_before_the_change_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running._weights.host = None  # so that set_loras() reads the checkpoint again
-    before, picture = state(running), process(running)[0]
 
     def fail(*args: object, **kwargs: object) -> None:
         raise error
@@ -86,8 +92,8 @@ def test_a_failure_before_the_change_changes_nothing(
     with pytest.raises(type(error)):
         changes[call](running)
     monkeypatch.undo()
-    assert same(state(running), before)
-    assert np.array_equal(process(running)[0], picture)
+    assert same(state(running), before[0])
+    assert np.array_equal(process(running)[0], before[1])
 
 
 @pytest.mark.parametrize("call", ["load_weights", "set_loras"])

@@ -61,10 +61,10 @@ def make_pipeline(model: ControlLDM, asked: Request, plan: str | Plan) -> Pipeli
     "changes",
     [
         {"image_resolution": 256, "ddim_steps": 4},
-        {"guess_mode": True},
-        {"strength": 0.5},
+        {"guess_mode": True, "ddim_steps": 4},
+        {"strength": 0.5, "ddim_steps": 4},
         {"eta": 0.7},
-        {"num_samples": 2, "eta": 0.7, "guess_mode": True},
+        {"num_samples": 2, "eta": 0.7, "guess_mode": True, "ddim_steps": 4},
         {"image_resolution": 512, "picture": find_pictures(DRAWN_BIRDS)["bird_1"][:, :256], "ddim_steps": 2},
         {"scale": 1.0, "seed": 0, "ddim_steps": 12},
     ],

@@ -414,17 +414,25 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize(("config", "sentence"), CONFIGS)
-def test_scheduler_of_another_kind(config: Any, sentence: str, whole: Tensors, tmp_path: Path) -> None:
-    root = pipeline(whole, tmp_path / "pipeline")
-    file = root / "scheduler" / "scheduler_config.json"
-    file.parent.mkdir()
-    usual = {"prediction_type": "epsilon", "beta_schedule": "scaled_linear", "beta_end": 0.012, "skip_prk_steps": True}
-    file.write_text(json.dumps(usual))
+USUAL = {"prediction_type": "epsilon", "beta_schedule": "scaled_linear", "beta_end": 0.012, "skip_prk_steps": True}
+
+
+@pytest.fixture(scope="module")
+def scheduled(whole: Tensors, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a pipeline folder with the usual scheduler, which loads."""
+    root = pipeline(whole, tmp_path_factory.mktemp("scheduled") / "pipeline")
+    (root / "scheduler").mkdir()
+    (root / "scheduler" / "scheduler_config.json").write_text(json.dumps(USUAL))
     load(root)
-    file.write_text(json.dumps(usual | config if isinstance(config, dict) else config))
+    return root
+
+
+@pytest.mark.parametrize(("config", "sentence"), CONFIGS)
+def test_scheduler_of_another_kind(config: Any, sentence: str, scheduled: Path) -> None:
+    file = scheduled / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(USUAL | config if isinstance(config, dict) else config))
     with pytest.raises(CheckpointError, match=sentence):
-        load(root)
+        load(scheduled)
 
 
 @pytest.mark.parametrize(
