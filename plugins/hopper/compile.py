@@ -3,6 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -23,6 +24,15 @@ class Shared(Protocol):
     def shared(self) -> int: ...
     @property
     def cluster(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Programs:
+    """That of kernels whose programs work alone."""
+
+    warps: int
+    shared: int
+    cluster: int = 1
 
 
 class Kernel(ABC):

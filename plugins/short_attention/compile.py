@@ -3,20 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from plugins.hopper.compile import Kernel
+from plugins.hopper.compile import Kernel, Programs
 
 MOST_TOKENS = 512  # keys; for more, tiles have been chosen for narrow heads
 PROGRAMS = 96  # enough to occupy most of an H200's 132 multiprocessors
 LOG2_E = 1.4426950408889634
-
-
-@dataclass(frozen=True)
-class Programs:
-    """What `Kernel` needs of the programs."""
-
-    warps: int
-    shared: int
-    cluster: int = 1
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from plugins.hopper.compile import Kernel
+from plugins.hopper.compile import Kernel, Programs
 
 STEP = 64  # channels that are summed at once
 ALIGNED = 8  # channels must be multiples, so that 16 bytes are loaded at once
@@ -43,15 +43,6 @@ class Layer:
 
     def programs(self, pictures: int) -> int:
         return -(-self.pixels * pictures // self.tile.rows) * -(-self.channels // self.tile.columns)
-
-
-@dataclass(frozen=True)
-class Programs:
-    """What `Kernel` needs of the tiles."""
-
-    warps: int
-    shared: int
-    cluster: int = 1
 
 
 @dataclass(frozen=True)
