@@ -25,6 +25,7 @@ EXTERN = {"bmm_dtype": "bmm", **{name: name for name in ("addmm", "baddbmm", "bm
 # Inductor's letters for the types of parameters.
 TYPES: dict[str, Any] = {"O": c_void_p, "i": c_int32, "l": c_int64, "f": c_float, "d": c_double}
 CODE, KERNELS = "code.py", "kernels.json"
+ALIGNMENT = 16  # bytes; Inductor itself would copy other inputs
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,13 @@ class GeneratedCode:
         self.function = compiled(source, kernels)
 
     def __call__(self, *arguments: Tensor) -> None:
+        """Run the function. Raises ValueError for addresses that its kernels were not compiled for."""
+        for i, one in enumerate(arguments):
+            if one.data_ptr() % ALIGNMENT:
+                raise ValueError(
+                    f"generated code got argument {i} at an address that is not a multiple of {ALIGNMENT} bytes, "
+                    "expected an aligned tensor: call .clone() first"
+                )
         self.function([*arguments])
 
 

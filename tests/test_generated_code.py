@@ -47,6 +47,13 @@ def test_the_function_of_a_generated_module() -> None:
     assert (given is out, b.shape, b.data_ptr(), number, stream) == (True, (4,), a.data_ptr(), 4, 5)
 
 
+def test_addresses_that_kernels_were_not_compiled_for() -> None:
+    code = GeneratedCode("def call(args): args.clear()", {})
+    code(torch.zeros(8), torch.zeros(8)[4:])
+    with pytest.raises(ValueError, match="got argument 1 at an address that is not a multiple of 16 bytes"):
+        code(torch.zeros(8), torch.zeros(8)[1:])
+
+
 @pytest.mark.parametrize("name", ["_mm_plus_mm", "conv3d"])
 def test_other_extern_kernels_are_refused(name: str) -> None:
     with pytest.raises(UnknownForm, match=rf"calls extern_kernels\.{name}"):
