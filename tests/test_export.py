@@ -185,4 +185,4 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_fast(ControlLDM(load_architecture("small")), torch.float32)
     monkeypatch.setattr("build.export.spell_out", lambda model, plugins: spell_out(model.half(), plugins))
     with pytest.raises(ExportError, match=r"stage control cannot be exported to ONNX: Input type \(float\)"):
-        list(export(model, TINY, tmp_path))
+        list(export(model, TINY, tmp_path, names=["control"]))
