@@ -55,7 +55,8 @@ install() {
     "$python" build/environment.py --clean
     local requirements
     mapfile -t requirements <<<"$missing"
-    "$python" -m pip install --quiet --disable-pip-version-check --no-user "${requirements[@]}" ||
+    # Python compiles the files that it imports; compiling all of them would take longer than all the rest.
+    "$python" -m pip install --quiet --disable-pip-version-check --no-user --no-compile "${requirements[@]}" ||
         refuse "pip failed (its error is above), and .venv lacks ${missing//$'\n'/, }: check the network and the disk" \
             "space, then run this again; without a network, set PIP_FIND_LINKS to a folder of wheels"
     missing=$(lacking "$@")
