@@ -55,8 +55,7 @@ install() {
     "$python" build/environment.py --clean
     local requirements
     mapfile -t requirements <<<"$missing"
-    # Python compiles the files that it imports; compiling all of them would take longer than all the rest.
-    "$python" -m pip install --quiet --disable-pip-version-check --no-user --no-compile "${requirements[@]}" ||
+    "$python" -m pip install --quiet --disable-pip-version-check --no-user "${requirements[@]}" ||
         refuse "pip failed (its error is above), and .venv lacks ${missing//$'\n'/, }: check the network and the disk" \
             "space, then run this again; without a network, set PIP_FIND_LINKS to a folder of wheels"
     missing=$(lacking "$@")
