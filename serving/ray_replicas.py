@@ -92,6 +92,7 @@ def replicas(options: Options) -> tuple[serve.Deployment, int]:
         ray_actor_options=share,
         health_check_period_s=2,
         graceful_shutdown_timeout_s=options.time_limit,
+        logging_config={"enable_access_log": False},  # the front has a line for each request
     )(RankedReplica)
     return deployment, count
 

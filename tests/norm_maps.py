@@ -7,7 +7,7 @@ from torch import Tensor
 EPS = 1e-5
 FORMATS = [torch.channels_last, torch.contiguous_format]
 # n, c, h, w, groups: sizes that are not powers of two, groups that share a load, one pixel, a group wider than a block,
-# many pixels, and more in whole lines
+# many pixels, more in whole lines, and several groups in each load
 ODD = [
     (2, 320, 5, 7, 32),
     (1, 60, 9, 11, 6),
@@ -17,9 +17,12 @@ ODD = [
     (1, 8, 700, 300, 2),
     (1, 64, 301, 299, 1),
     (2, 192, 150, 151, 6),
+    (2, 32, 32, 48, 16),
+    (3, 64, 5, 7, 16),
+    (1, 16, 1, 3, 16),
 ]
 # n, c of h, c of skip, h, w, groups: the decoder's sizes, a border inside a group, loads of two values, one pixel, a
-# group wider than a warp
+# group wider than a warp, several groups in each load
 JOINED = [
     (2, 1280, 1280, 4, 6, 32),
     (2, 1280, 640, 8, 12, 32),
@@ -30,6 +33,7 @@ JOINED = [
     (1, 8, 24, 1, 1, 2),
     (2, 100, 92, 30, 20, 3),
     (1, 2048, 1024, 3, 3, 1),
+    (2, 32, 32, 32, 48, 16),
 ]
 SHIFTED = [(2, 320, 32, 48, 32), (2, 1280, 4, 6, 32), (1, 640, 16, 24, 32), (3, 96, 5, 7, 16), (1, 8, 300, 200, 2)]
 

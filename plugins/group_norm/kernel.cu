@@ -31,6 +31,9 @@ constexpr int PIECE = CHANNELS_LAST ? gcd(VECTOR, GROUP) : VECTOR;        // val
 constexpr int PIECES = VECTOR / PIECE;
 constexpr int WARPS = THREADS / 32;
 constexpr int PARTS = CLUSTER * WARPS;                                    // parts of a group's statistics
+// Whether a vector has whole groups: then a warp merges the groups of all its lanes at once, each with the lanes that
+// see the same channels, instead of one group after another.
+constexpr bool WHOLE = FIXED && PIECE == GROUP && 32 % WIDTH == 0 && CLUSTER * WIDTH <= 32;
 static_assert(CHANNELS % SPAN == 0 && SPAN % GROUP == 0 && THREADS % 32 == 0,
               "SPAN needs whole groups, THREADS whole warps");
 static_assert(!CHANNELS_LAST || SPAN % VECTOR == 0, "SPAN must be whole vectors");
@@ -85,6 +88,35 @@ template <int N> __device__ Stats merge(const Stats (&parts)[N]) {
     return {count, mean, warp_sum(squares)};
 }
 
+// The statistics of the groups of a vector, which have equal counts.
+struct Groups { float count, mean[PIECES], squares[PIECES]; };
+
+// Adds up the values of all lanes that see the same channels.
+template <int N> __device__ void add_lanes(float (&values)[N]) {
+    for (int lanes = 16; lanes >= WIDTH; lanes /= 2)
+        for (float& value : values) value += __shfl_xor_sync(~0u, value, lanes);
+}
+
+// Merges the statistics of all lanes that see the same channels, each with N parts, always in the same order.
+template <int N> __device__ Groups merge(const Groups (&parts)[N]) {
+    Groups all = {};
+    float count[1] = {};
+    for (const Groups& part : parts) {
+        count[0] += part.count;
+        for (int p = 0; p < PIECES; ++p) all.mean[p] += part.count * part.mean[p];
+    }
+    add_lanes(count), add_lanes(all.mean);
+    all.count = count[0];
+    for (float& mean : all.mean) mean /= fmaxf(all.count, 1);
+    for (const Groups& part : parts)
+        for (int p = 0; p < PIECES; ++p) {
+            const float apart = part.mean[p] - all.mean[p];
+            all.squares[p] += part.squares[p] + part.count * apart * apart;
+        }
+    add_lanes(all.squares);
+    return all;
+}
+
 // What all warps of a cluster send to all of its blocks. A barrier of the cluster in its place would first wait until
 // all earlier writes have reached the GPU's memory.
 __shared__ Stats received[SPAN_GROUPS][PARTS];
@@ -111,14 +143,14 @@ __device__ void begin_receiving() {
 
 __device__ void wait_for_receivers() { if (CLUSTER > 1) asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 
-__device__ void send(const Stats& stats, int group, int rank) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    Stats& to = received[group][rank * WARPS + warp];
-    if (CLUSTER == 1 && lane == 0) to = stats;
-    if (CLUSTER > 1 && lane < CLUSTER)
+// Sends a group's statistics to block `to` of the cluster, if there is one.
+__device__ void send(const Stats& stats, int group, int rank, int to) {
+    Stats& place = received[group][rank * WARPS + threadIdx.x / 32];
+    if (CLUSTER == 1 && to == 0) place = stats;
+    if (CLUSTER > 1 && to < CLUSTER)
         asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %3}, [%4];"
-                     ::"r"(address(&to, lane)), "f"(stats.count), "f"(stats.mean), "f"(stats.squares),
-                       "r"(address(&arrivals, lane)) : "memory");
+                     ::"r"(address(&place, to)), "f"(stats.count), "f"(stats.mean), "f"(stats.squares),
+                       "r"(address(&arrivals, to)) : "memory");
 }
 
 __device__ void wait_for_statistics() {
@@ -256,26 +288,48 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
     }
 
     // Merges the statistics of each warp's threads, then those of all warps of the cluster.
-    const auto group_of = [&](int j) { return FIXED ? (thread % WIDTH * VECTOR + j) / GROUP : 0; };
-    wait_for_receivers();
-#pragma unroll
-    for (int group = 0; group < SPAN_GROUPS; ++group) {
-        Stats parts[PIECES];
-        for (int p = 0; p < PIECES; ++p)
-            parts[p] = group_of(p * PIECE) == group ? Stats{count, mean[p], square[p]} : Stats{};
-        send(merge(parts), group, rank);
-    }
-    wait_for_statistics();
+    const int lane = thread % 32;
     float means[VECTOR], deviations[VECTOR];  // of each value's group; 1 / standard deviation
-#pragma unroll
-    for (int group = 0; group < SPAN_GROUPS; ++group) {
-        Stats parts[(PARTS + 31) / 32] = {};
-        for (int i = 0; i < (PARTS + 31) / 32; ++i)
-            if (const int part = i * 32 + thread % 32; part < PARTS) parts[i] = received[group][part];
-        const Stats all = merge(parts);
-        const float deviation = rsqrtf(all.squares / all.count + float(EPS));
+    wait_for_receivers();
+    if constexpr (WHOLE) {
+        const int column = lane % WIDTH, row = lane / WIDTH;
+        constexpr int LANES = WHOLE ? 32 / WIDTH : 1, EACH = (PARTS + LANES - 1) / LANES;
+        Groups own[1] = {{count}};
+        for (int p = 0; p < PIECES; ++p) own[0].mean[p] = mean[p], own[0].squares[p] = square[p];
+        const Groups warp = merge(own);
+        for (int p = 0; p < PIECES; ++p)
+            send({warp.count, warp.mean[p], warp.squares[p]}, column * PIECES + p, rank, row);
+        wait_for_statistics();
+        Groups parts[EACH] = {};
+        for (int i = 0; i < EACH; ++i)
+            if (const int part = i * LANES + row; part < PARTS)
+                for (int p = 0; p < PIECES; ++p) {
+                    const Stats one = received[column * PIECES + p][part];
+                    parts[i].count = one.count, parts[i].mean[p] = one.mean, parts[i].squares[p] = one.squares;
+                }
+        const Groups all = merge(parts);
         for (int j = 0; j < VECTOR; ++j)
-            if (group_of(j) == group) means[j] = all.mean, deviations[j] = deviation;
+            means[j] = all.mean[j / PIECE], deviations[j] = rsqrtf(all.squares[j / PIECE] / all.count + float(EPS));
+    } else {
+        const auto group_of = [&](int j) { return FIXED ? (thread % WIDTH * VECTOR + j) / GROUP : 0; };
+#pragma unroll
+        for (int group = 0; group < SPAN_GROUPS; ++group) {
+            Stats parts[PIECES];
+            for (int p = 0; p < PIECES; ++p)
+                parts[p] = group_of(p * PIECE) == group ? Stats{count, mean[p], square[p]} : Stats{};
+            send(merge(parts), group, rank, lane);
+        }
+        wait_for_statistics();
+#pragma unroll
+        for (int group = 0; group < SPAN_GROUPS; ++group) {
+            Stats parts[(PARTS + 31) / 32] = {};
+            for (int i = 0; i < (PARTS + 31) / 32; ++i)
+                if (const int part = i * 32 + lane; part < PARTS) parts[i] = received[group][part];
+            const Stats all = merge(parts);
+            const float deviation = rsqrtf(all.squares / all.count + float(EPS));
+            for (int j = 0; j < VECTOR; ++j)
+                if (group_of(j) == group) means[j] = all.mean, deviations[j] = deviation;
+        }
     }
 
     float scale[VECTOR], offsets[VECTOR];
