@@ -15,6 +15,7 @@ from cldm.request import CONTEST, drawn
 from reading import parse_object, shown
 from serving import schemas
 from serving.errors import Refused
+from serving.large_json import LargeJSON
 from serving.parameters import infotext, png
 from serving.service import Asked, Made, Service
 from serving.uploads import decode, decode_base64
@@ -115,7 +116,7 @@ def encoded(made: Made) -> list[str]:
     return [base64.b64encode(file).decode() for file in files]
 
 
-def _response(made: Made) -> JSONResponse:
+def _response(made: Made) -> LargeJSON:
     parameters = {name: getattr(made.asked, name) for name in CONTEST}
     content = {
         "pictures": encoded(made),
@@ -123,7 +124,7 @@ def _response(made: Made) -> JSONResponse:
         "parameters": {**parameters, "settings": made.settings},
         "infotext": infotext(made.asked, made.settings),
     }
-    return JSONResponse(content)
+    return LargeJSON(content)
 
 
 async def _read_form(request: Request) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from cldm.canny import canny, hwc3, resize
 from reading import shown
 from serving import schemas
+from serving.large_json import LargeJSON
 from serving.parameters import WEBUI, chunks, infotext
 from serving.pictures_api import encoded, note, read_json
 from serving.service import Made, Service
@@ -45,7 +46,7 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
 
         async def work() -> JSONResponse:
             values = await read_json(request)
-            return JSONResponse({"images": await asyncio.to_thread(_detect, values), "info": "Success"})
+            return LargeJSON({"images": await asyncio.to_thread(_detect, values), "info": "Success"})
 
         return await service.limited(work)
 
@@ -134,7 +135,7 @@ def _response(values: Mapping[str, Any], made: list[Made]) -> JSONResponse:
     }
     images = [] if values.get("send_images") is False else [file for one in made for file in encoded(one)]
     parameters = {name: value for name, value in values.items() if name != "alwayson_scripts"}
-    return JSONResponse({"images": images, "parameters": parameters, "info": json.dumps(info)})
+    return LargeJSON({"images": images, "parameters": parameters, "info": json.dumps(info)})
 
 
 def _detect(values: Mapping[str, Any]) -> list[str]:

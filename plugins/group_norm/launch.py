@@ -9,14 +9,15 @@ from plugins.nvrtc import Defines
 SOURCE = Path(__file__).with_name("kernel.cu")
 NAME = "canny2image_group_norm"  # the kernel's function in it
 
-# Within 8% of the best of 10 to 50 launches for each of 22 sizes on an H200 (docs/performance.md).
+# Within 8% of the best of 10 to 50 launches for each of 22 sizes on an H200, 25% for narrow groups (docs/performance.md).
 MAX_CLUSTER = 8  # blocks; every GPU with clusters supports 8
 MAX_THREADS = 512
 FEW = {128: 32, 256: 64}  # threads per block, and values per thread up to which they are enough
 MAX_HOLD = 8  # vectors kept in registers per thread
 BLOCKS = 512  # enough to occupy an H200's 132 multiprocessors
-WORTH_A_BLOCK = 240  # minimum vectors per block when a span is split
-SECTOR = 16  # float16 values in 32 bytes, the smallest memory access
+WORTH_A_BLOCK, OF_NARROW = 240, 60  # minimum vectors per block when a span is split; of narrow groups
+MOST_MERGES = 2  # narrow groups in a span, if no load has whole groups
+SECTOR = 16  # float16 values in 32 bytes, the smallest memory access; groups of fewer channels are narrow
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def choose_launch(
     Raises ValueError for sizes that the kernel does not support.
     """
     vector, span = _cut_channels(images, channels, pixels, groups, channels_last, shift, joined)
-    cluster = _count_blocks(images * channels // span, pixels * span // vector) if clusters else 1
+    worth = OF_NARROW if channels // groups < SECTOR else WORTH_A_BLOCK
+    cluster = _count_blocks(images * channels // span, pixels * span // vector, worth) if clusters else 1
     width = span // vector if channels_last else 1  # vectors per pixel
     per_block = -(-(pixels * span // vector) // width // cluster) * width
     enough = (few for few, most in FEW.items() if per_block * max(vector, 4) <= few * most and width <= few)
@@ -101,10 +103,10 @@ def _cut_channels(
     return vector, span
 
 
-def _count_blocks(spans: int, vectors: int) -> int:
+def _count_blocks(spans: int, vectors: int, worth: int) -> int:
     """Return how many blocks share a span of `vectors`: enough to fill the GPU, while each gets enough work."""
     cluster = 1
-    while cluster < MAX_CLUSTER and spans * cluster < BLOCKS and vectors >= 2 * cluster * WORTH_A_BLOCK:
+    while cluster < MAX_CLUSTER and spans * cluster < BLOCKS and vectors >= 2 * cluster * worth:
         cluster *= 2
     return cluster
 
@@ -112,21 +114,25 @@ def _count_blocks(spans: int, vectors: int) -> int:
 def _widest(channels: int, group: int, joined: int) -> tuple[int, int]:
     """Return the values per load and the channels per span: whole groups and whole loads.
 
-    No load has channels of two joined maps, for which wider spans were faster. Of loads of 16 and 8 bytes, those with
-    the smaller spans: more spans mean fewer groups for a block to merge.
+    No load has channels of two joined maps. A warp merges one group after another, which takes long for many, unless
+    loads have whole groups. So of loads of 16 and 8 bytes, those with whole groups, else those with the smaller spans.
+    Spans are widened to whole sectors, to more for joined maps; not those of narrow groups, which would be many.
     """
-    least = 2 * SECTOR if joined else SECTOR
+    narrow = group < SECTOR
     for vectors in ((8, 4), (2,)):
-        spans = {vector: _widened(lcm(group, vector), channels, least) for vector in vectors if not joined % vector}
-        fitting = [
-            (span, -vector)
-            for vector, span in spans.items()
-            if channels % span == 0 and (span == group or span // vector <= MAX_THREADS)
-        ]
+        fitting = []
+        for vector in vectors:
+            span, whole = lcm(group, vector), vector % group == 0
+            if not narrow or whole:
+                span = _widened(span, channels, 2 * SECTOR if joined and not narrow else SECTOR)
+            few = whole or not narrow or span <= MOST_MERGES * group
+            fits = channels % span == 0 and joined % vector == 0 and (span == group or span // vector <= MAX_THREADS)
+            if few and fits:
+                fitting.append((not whole, span, -vector))
         if fitting:
-            span, vector = min(fitting)
+            _, span, vector = min(fitting)
             return -vector, span
-    return 1, _widened(group, channels, least)
+    return 1, _widened(group, channels, SECTOR)
 
 
 def _widened(span: int, channels: int, least: int) -> int:

@@ -1,0 +1,13 @@
+"""Answers with pictures: orjson writes their long texts 5 to 20 times as fast as Python does."""
+
+from typing import Any
+
+import orjson
+from starlette.responses import JSONResponse
+
+
+class LargeJSON(JSONResponse):
+    """A JSON answer whose strings may be long."""
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
