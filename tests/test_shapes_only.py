@@ -13,13 +13,14 @@ from tests.test_inductor import ROOT
 PROCESS = """
 import sys
 import torch
+from cldm.fast import make_fast
 from cldm.model import ControlLDM
 from ldm.config import load_architecture
 from ldm.shapes_only import shapes_only
 
 before = {"torch._dynamo"} & sys.modules.keys()
 with shapes_only():
-    ControlLDM(load_architecture("small"))
+    make_fast(ControlLDM(load_architecture("small")), torch.float16)
 assert {"torch._dynamo"} & sys.modules.keys() == before, "PyTorch's compiler was imported"
 """
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,9 +22,10 @@ def pack(attention: Attention) -> None:
     them again when it moves to another device or precision.
     """
     weights = [layer.weight for layer in (attention.to_q, attention.to_k, attention.to_v)]
-    packed = torch.cat([weight.data for weight in weights])
+    rows, columns = weights[0].shape
+    packed = weights[0].data.new_empty(3 * rows, columns)  # not torch.cat, which for shapes only imports the compiler
     for weight, part in zip(weights, packed.chunk(3), strict=True):
-        weight.data = part
+        weight.data = part.copy_(weight.data)
     attention.__class__ = PackedAttention
     attention.register_buffer("packed", packed, persistent=False)
 
