@@ -16,7 +16,7 @@ def shapes_only() -> Iterator[None]:
 
 
 class _Uninitialized(TorchFunctionMode):
-    """Skips torch.nn.init, which on the meta device imports PyTorch's compiler, for about 2 s."""
+    """Skips torch.nn.init and torch.arange, which on the meta device import PyTorch's compiler and SymPy, for 2 to 3 s."""
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None
@@ -24,4 +24,6 @@ class _Uninitialized(TorchFunctionMode):
         named = named or {}
         if getattr(function, "__module__", "") == "torch.nn.init":
             return named["tensor"] if "tensor" in named else arguments[0]
+        if function is torch.arange:
+            return torch.empty(len(range(*arguments)), dtype=torch.int64)
         return function(*arguments, **named)
