@@ -16,7 +16,7 @@ def shapes_only() -> Iterator[None]:
 
 
 class _Uninitialized(TorchFunctionMode):
-    """Skips torch.nn.init and torch.arange, which on the meta device import PyTorch's compiler and SymPy, for 2 to 3 s."""
+    """Skips torch.nn.init and torch.arange, which on the meta device import PyTorch's compiler or SymPy for seconds."""
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None

@@ -9,8 +9,8 @@ from plugins.nvrtc import Defines
 SOURCE = Path(__file__).with_name("kernel.cu")
 NAME = "canny2image_group_norm"  # the kernel's function in it
 
-# Within 8% of the best of 10 to 50 launches for each of 22 sizes on an H200 (docs/performance.md), about 25% of the best of
-# 100 for narrow groups.
+# Within 8% of the best of 10 to 50 launches for each of 22 sizes on an H200, about 25% of the best of 100 for narrow
+# groups (docs/performance.md).
 MAX_CLUSTER = 8  # blocks; every GPU with clusters supports 8
 MAX_THREADS = 512
 FEW = {128: 32, 256: 64}  # threads per block, and values per thread up to which they are enough
