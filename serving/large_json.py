@@ -10,4 +10,7 @@ class LargeJSON(JSONResponse):
     """A JSON answer whose strings may be long."""
 
     def render(self, content: Any) -> bytes:
-        return orjson.dumps(content)
+        try:
+            return orjson.dumps(content)
+        except orjson.JSONEncodeError:  # such as integers beyond 64 bits, which clients may send and get back
+            return super().render(content)

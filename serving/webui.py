@@ -3,6 +3,7 @@
 What has no effect on the picture here or there is accepted. What has one that cannot be given gets a sentence.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -78,8 +79,19 @@ def check_fields(values: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}: got {shown(value)}, which is not supported here: leave it out")
         if name not in OURS | WITHOUT_EFFECT | NEUTRAL.keys():
             raise ValueError(f"got the field {shown(name)}, which is not supported here: leave it out")
+        if name in WITHOUT_EFFECT and not _is_text(value):
+            raise ValueError(f"{name}: got half of a surrogate pair, expected Unicode text: leave it out")
     _check_choice("sampler_name", values.get("sampler_name") or values.get("sampler_index"), SAMPLERS)
     _check_choice("scheduler", values.get("scheduler"), SCHEDULERS)
+
+
+def _is_text(value: Any) -> bool:
+    """Return whether all text within a JSON value can be sent back in the answer."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_size(size: tuple[int, int], asked: tuple[int, ...]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ pytest.importorskip("ray", reason="./preprocess.sh serve installs the server's p
 from cldm.request import Request
 from serving.dispatch import Batch, Dispatcher, Job, Weights, take
 from serving.errors import one_sentence
+from serving.large_json import LargeJSON
 from serving.options import parse
 from serving.prompt_loras import split_loras
 from serving.ray_replicas import shares
@@ -54,6 +56,15 @@ def test_txt2img_gives_a_request_per_picture() -> None:
     assert asked[0].request.prompts == ("a bird", "")
     assert (asked[0].request.scale, asked[0].request.low_threshold) == (5.0, 100)
     assert asked[0].request.size == (64, 64)
+
+
+def test_what_is_sent_back_can_be_written() -> None:
+    huge = read_txt2img(txt2img(comments={"a": 10**30}), 8)
+    assert len(huge) == 1
+    assert json.loads(LargeJSON({"comments": 10**30, "images": ["a"]}).body) == {"comments": 10**30, "images": ["a"]}
+    for value in ("\ud800", ["\ud800"], {"\ud800": 1}):
+        with pytest.raises(ValueError, match=r"^comments: got half of a surrogate pair"):
+            read_txt2img(txt2img(comments=value), 8)
 
 
 def test_canny_works_at_the_units_resolution() -> None:
