@@ -91,8 +91,8 @@ def trained() -> hackathon:
 
 
 # Height, width and batch of the exported small model. Half precision is slow on the CPU, so its pictures are smaller;
-# their smallest feature maps have 2x3 pixels.
-SIZES = {torch.float32: (256, 384, 1), torch.float16: (128, 192, 1)}
+# their smallest feature maps have 2x1 pixels.
+SIZES = {torch.float32: (256, 384, 1), torch.float16: (128, 64, 1)}
 Exported = Callable[[torch.dtype], tuple[Any, dict[str, Path]]]
 
 
