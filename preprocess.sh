@@ -56,12 +56,14 @@ install() {
     "$python" build/environment.py --clean
     local requirements
     mapfile -t requirements <<<"$missing"
-    "$python" -m pip install --quiet --disable-pip-version-check --no-user "${requirements[@]}" ||
+    "$python" -m pip install --quiet --disable-pip-version-check --no-user --no-compile "${requirements[@]}" ||
         refuse "pip failed (its error is above), and .venv lacks ${missing//$'\n'/, }: check the network and the disk" \
             "space, then run this again; without a network, set PIP_FIND_LINKS to a folder of wheels"
     missing=$(lacking "$@")
     [ -z "$missing" ] || refuse "pip reported no error, but .venv lacks ${missing//$'\n'/, }: check that the settings" \
         "of pip (.venv/bin/python -m pip config list) install into .venv, or delete .venv"
+    # With all cores, unlike pip. Some packages have templates that are no valid Python.
+    "$python" -m compileall -qq -j 0 .venv/lib &>/dev/null || true
 }
 
 exec 9<preprocess.sh
