@@ -12,9 +12,17 @@ from types import TracebackType
 STOPPED = 130  # exit status after Ctrl-C, as in shells; also Python's own
 
 
+# What installs the packages of a command: extras of pyproject.toml by the beginnings of modules' names.
+EXTRAS = {"serving.page": "web", "serving": "serve", "training": "train", "benchmarks": "dev serve"}
+
+
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         print("stopped: nothing was written", file=sys.stderr)
+    elif isinstance(error, ModuleNotFoundError):
+        command = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
+        extra = next((f" {extra}" for start, extra in EXTRAS.items() if command.startswith(start)), "")
+        print(f"error: {error}: run ./preprocess.sh{extra}, which installs what is missing", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -1,5 +1,6 @@
 """Ctrl-C gives one line, also while a command is still importing, and other errors keep their traceback."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,27 @@ def test_the_packages_of_commands(module: str) -> None:
 def test_compute_score_imports_it_first() -> None:
     imports = [line for line in (ROOT / "compute_score.py").read_text().splitlines() if line.startswith("import ")]
     assert imports[0] == "import commands"
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"),
+    [
+        ("serving.server", "orjson", " serve"),
+        ("serving.page", "gradio", " web"),
+        ("training", "pytorch_lightning", " train"),
+        ("benchmarks.serving", "cv2", " dev serve"),
+        ("compute_score", "cv2", ""),
+    ],
+)
+def test_a_missing_package(module: str, missing: str, extra: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{missing!r}] = None")
+    done = subprocess.run(
+        [sys.executable, "-m", module], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    said = f"error: import of {missing} halted; None in sys.modules: run ./preprocess.sh{extra}, which installs what is"
+    assert done.stderr == f"{said} missing\n"
 
 
 def test_other_errors() -> None:
