@@ -30,7 +30,6 @@ def test_compute_score_imports_it_first() -> None:
     [
         ("serving.server", "orjson", " serve"),
         ("serving.page", "gradio", " web"),
-        ("training", "pytorch_lightning", " train"),
         ("benchmarks.serving", "cv2", " dev serve"),
         ("compute_score", "cv2", ""),
     ],
