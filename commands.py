@@ -7,11 +7,10 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import TracebackType
 
 STOPPED = 130  # exit status after Ctrl-C, as in shells; also Python's own
-
-
 # What installs the packages of a command: extras of pyproject.toml by the beginnings of modules' names.
 EXTRAS = {"serving.page": "web", "serving": "serve", "training": "train", "benchmarks": "dev serve"}
 
@@ -19,7 +18,7 @@ EXTRAS = {"serving.page": "web", "serving": "serve", "training": "train", "bench
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         print("stopped: nothing was written", file=sys.stderr)
-    elif isinstance(error, ModuleNotFoundError):
+    elif isinstance(error, ModuleNotFoundError) and not find_spec((error.name or "commands").partition(".")[0]):
         command = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
         extra = next((f" {extra}" for start, extra in EXTRAS.items() if command.startswith(start)), "")
         print(f"error: {error}: run ./preprocess.sh{extra}, which installs what is missing", file=sys.stderr)

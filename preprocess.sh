@@ -2,8 +2,7 @@
 # Sets up the environment and builds the engines for this machine. When all is up to date, it changes nothing and needs
 # no network. After an interruption, run it again.
 #
-#   ./preprocess.sh [extra ...]     extras of pyproject.toml: dev, train, web, serve, tensorrt,
-#                                 tensorrt-rtx
+#   ./preprocess.sh [extra ...]     extras of pyproject.toml: dev, train, web, serve, tensorrt, tensorrt-rtx
 #
 # Creates .venv with $PYTHON (default python3). With CANNY2IMAGE_PYTHON=/usr/bin/python3 it uses that interpreter
 # instead, installs nothing and prints the missing requirements.

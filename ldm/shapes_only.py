@@ -24,6 +24,6 @@ class _Uninitialized(TorchFunctionMode):
         named = named or {}
         if getattr(function, "__module__", "") == "torch.nn.init":
             return named["tensor"] if "tensor" in named else arguments[0]
-        if function is torch.arange:
+        if function is torch.arange and not named:
             return torch.empty(len(range(*arguments)), dtype=torch.int64)
         return function(*arguments, **named)

@@ -1,4 +1,4 @@
-"""Answers with pictures: orjson writes their long texts 5 to 20 times as fast as Python does."""
+"""Answers with pictures: orjson writes their long texts six times as fast as Python does."""
 
 from typing import Any
 

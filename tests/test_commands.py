@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from commands import EXTRAS
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -43,6 +45,19 @@ def test_a_missing_package(module: str, missing: str, extra: str, tmp_path: Path
     assert done.returncode == 1
     said = f"error: import of {missing} halted; None in sys.modules: run ./preprocess.sh{extra}, which installs what is"
     assert done.stderr == f"{said} missing\n"
+
+
+def test_extras_and_commands_exist() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    for start, extras in EXTRAS.items():
+        assert (ROOT / start.replace(".", "/")).is_dir() or (ROOT / f"{start.replace('.', '/')}.py").is_file()
+        assert all(f"\n{extra} = [" in project for extra in extras.split())
+
+
+@pytest.mark.parametrize("name", ["files.missing", "numpy.missing"])
+def test_a_missing_module_of_what_is_there(name: str) -> None:
+    done = run(f"import commands; import {name}")
+    assert done.stderr.startswith("Traceback")
 
 
 def test_other_errors() -> None:

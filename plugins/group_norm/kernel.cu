@@ -293,6 +293,7 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
     wait_for_receivers();
     if constexpr (WHOLE) {
         const int column = lane % WIDTH, row = lane / WIDTH;
+        // The compiler checks this branch also where WIDTH exceeds 32.
         constexpr int LANES = WHOLE ? 32 / WIDTH : 1, EACH = (PARTS + LANES - 1) / LANES;
         Groups own[1] = {{count}};
         for (int p = 0; p < PIECES; ++p) own[0].mean[p] = mean[p], own[0].squares[p] = square[p];
