@@ -26,8 +26,8 @@ def encode_chunks(tokenizer: Tokenizer, prompts: Sequence[str], chunks: int) -> 
     a prompt that needs more chunks, which is dropped. Raises ValueError for a weight that is too large.
     """
     rows = [row for prompt in prompts for row in _chunks(tokenizer, prompt, chunks)]
-    start, end = (tokenizer.tokenizer.bos_token_id, 1.0), (tokenizer.tokenizer.eos_token_id, 1.0)
-    padding = (tokenizer.tokenizer.pad_token_id, 1.0)
+    start, end = (tokenizer.start, 1.0), (tokenizer.end, 1.0)
+    padding = (tokenizer.padding, 1.0)
     padded = [[start, *row, end, *[padding] * (tokenizer.positions - 2 - len(row))] for row in rows]
     tokens, weights = ([[pair[i] for pair in row] for row in padded] for i in (0, 1))
     return torch.tensor(tokens, dtype=torch.int32), torch.tensor(weights, dtype=torch.float32)

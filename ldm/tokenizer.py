@@ -1,22 +1,26 @@
-"""Tokenizes prompts with transformers' CLIP tokenizers, which are loaded from local files only."""
+"""Tokenizes prompts as CLIP does, with the library tokenizers and local files only.
+
+The rules are those of transformers' CLIPTokenizer, whose import would take longer than everything else here.
+"""
 
 import logging
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
+import tokenizers
 import torch
-from huggingface_hub import try_to_load_from_cache
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
 from torch import Tensor
 
-from ldm.tokenizer_files import FILES, ONE_FILE, check_files, has_files
+from ldm.tokenizer_files import END, FILES, ONE_FILE, SPECIAL, START, WORD_END, has_files, read_vocabulary
 
 log = logging.getLogger(__name__)
-IMPORTING = threading.Lock()
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
+# What becomes tokens of its own: start and end of text, English endings, words, single digits, other signs.
+WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class TokenizerError(ValueError):
@@ -26,17 +30,17 @@ class TokenizerError(ValueError):
 class Tokenizer:
     """Converts n prompts to tokens, int32 [n, positions]. Pads short prompts; truncates long ones and warns."""
 
-    def __init__(self, tokenizer: Any, positions: int) -> None:
-        self.tokenizer = tokenizer
-        self.backend: Any = getattr(tokenizer, "backend_tokenizer", None)  # transformers' older ones have none
-        self.positions = positions
+    def __init__(self, encoder: tokenizers.Tokenizer, padding: str, positions: int) -> None:
+        self.encoder, self.positions = encoder, positions
+        tokens = encoder.get_vocab()
+        self.start, self.end, self.padding = tokens[START], tokens[END], tokens[padding]
         self.words: dict[str, list[int]] = {}
         self.pattern: re.Pattern[str] | None = None
 
     @property
     def vocabulary(self) -> int:
         """The number of tokens in the vocabulary."""
-        return len(self.tokenizer)
+        return self.encoder.get_vocab_size()
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         rows = [self._row(prompt) for prompt in prompts]
@@ -59,20 +63,15 @@ class Tokenizer:
         return ids
 
     def _own_ids(self, text: str) -> list[int]:
-        if self.backend and not (self.backend.truncation or self.backend.padding):
-            # The same without transformers' options, whose code takes 0.8 ms for two prompts between two pictures.
-            return list(self.backend.encode(text, add_special_tokens=False).ids)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        return ids
+        return self.encoder.encode(text, add_special_tokens=False).ids
 
     def _row(self, prompt: str) -> list[int]:
-        start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        ids = [start, *self.ids(prompt), end]
+        ids = [self.start, *self.ids(prompt), self.end]
         if len(ids) > self.positions:
             kept, cut = ids[: self.positions - 1], ids[self.positions - 1 : -1]
             log.warning("prompt of %d tokens truncated to %d; dropped: %r", len(ids), self.positions, self.text(cut))
-            ids = [*kept, end]
-        return ids + [self.tokenizer.pad_token_id] * (self.positions - len(ids))
+            ids = [*kept, self.end]
+        return ids + [self.padding] * (self.positions - len(ids))
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of tokens; an added word stands for the first of its tokens."""
@@ -81,8 +80,12 @@ class Tokenizer:
         pieces: list[str] = []
         for is_added, group in groupby(ids, key=added.__contains__):
             some = [*group]
-            pieces += [words[one] for one in some if one in words] if is_added else [self.tokenizer.decode(some)]
+            pieces += [words[one] for one in some if one in words] if is_added else [self._own_text(some)]
         return " ".join(pieces)
+
+    def _own_text(self, ids: Sequence[int]) -> str:
+        text = self.encoder.decode(ids, skip_special_tokens=False)
+        return text.replace(WORD_END, " ").strip()
 
 
 def load_tokenizer(folders: Sequence[Path], positions: int, on_hub: str | None = None) -> Tokenizer:
@@ -92,28 +95,38 @@ def load_tokenizer(folders: Sequence[Path], positions: int, on_hub: str | None =
     on_hub: the repository to look up in the Hugging Face cache; None: only `folders` are searched.
     Raises TokenizerError if the files are missing or damaged.
     """
-    found = [try_to_load_from_cache(on_hub, file) for file in (FILES[0], ONE_FILE)] if on_hub else []
-    cached = [Path(file).parent for file in found if isinstance(file, str)]
-    for folder in [*folders, *cached]:
+    for folder in [*folders, *(_cached(on_hub) if on_hub else [])]:
         if has_files(folder):
-            return Tokenizer(_read(folder), positions)
+            return _read(folder, positions)
     looked = ", ".join([*map(str, folders), *([f"the Hugging Face cache of {on_hub}"] if on_hub else [])])
     raise TokenizerError(f"no tokenizer: looked for {' and '.join(FILES)}, or {ONE_FILE}, in {looked}; put them there")
 
 
-def _read(folder: Path) -> Any:
-    with IMPORTING:  # transformers imports its modules lazily, which is not thread-safe
-        from transformers import CLIPTokenizer, CLIPTokenizerFast  # imported here because the import is slow
+def _cached(repository: str) -> list[Path]:
+    """Return the folders of the Hugging Face cache that have one of the files of the repository."""
+    from huggingface_hub import try_to_load_from_cache  # slow to import
 
-    kind = CLIPTokenizer if all((folder / file).is_file() for file in FILES) else CLIPTokenizerFast
+    found = [try_to_load_from_cache(repository, file) for file in (FILES[0], ONE_FILE)]
+    return [Path(file).parent for file in found if isinstance(file, str)]
+
+
+def _read(folder: Path, positions: int) -> Tokenizer:
     try:
-        check_files(folder)
-        tokenizer = kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the library raises bare Exceptions for files that it cannot parse
+        found = read_vocabulary(folder)
+        model = BPE(found.tokens, found.merges, end_of_word_suffix=WORD_END, unk_token=END)
+    except Exception as error:  # the library raises bare Exceptions
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TokenizerError(f"the tokenizer in {folder} cannot be read ({detail}): fetch the files again") from error
-    for name in ("bos_token", "eos_token", "pad_token"):
-        number = getattr(tokenizer, f"{name}_id")
-        if number is None or not 0 <= number < len(tokenizer):
-            raise TokenizerError(f"the tokenizer in {folder} has no {name}: fetch the files again")
-    return tokenizer
+    encoder = tokenizers.Tokenizer(model)
+    encoder.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    encoder.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    encoder.decoder = decoders.ByteLevel()
+    encoder.add_special_tokens([AddedToken(token, normalized=True) for token in SPECIAL])  # in any case, like words
+    return Tokenizer(encoder, found.padding, positions)

@@ -22,10 +22,10 @@ def texts(tokenizer: Tokenizer, prompt: str, chunks: int) -> list[str]:
     assert tokens.shape == weights.shape == (chunks, 77)
     found = []
     for row in tokens.tolist():
-        end = row.index(tokenizer.tokenizer.eos_token_id)
-        assert row[0] == tokenizer.tokenizer.bos_token_id
-        assert row[end:] == [tokenizer.tokenizer.eos_token_id] * (77 - end)
-        found.append(tokenizer.tokenizer.decode(row[1:end]).strip())
+        end = row.index(tokenizer.end)
+        assert row[0] == tokenizer.start
+        assert row[end:] == [tokenizer.end] * (77 - end)
+        found.append(tokenizer.text(row[1:end]))
     return found
 
 
@@ -67,15 +67,15 @@ def test_a_chunk_ends_after_a_comma_near_its_end(
     tokenizer: Tokenizer, count: int, comma_after: int | None, first: int
 ) -> None:
     tokens, _ = encode_chunks(tokenizer, [words(count, comma_after)], 2)
-    padding = (tokens == tokenizer.tokenizer.eos_token_id).sum(dim=1)
+    padding = (tokens == tokenizer.end).sum(dim=1)
     assert (76 - padding).tolist() == [first, count - first]
 
 
 def test_the_last_comma_counts_unless_another_follows(tokenizer: Tokenizer) -> None:
     tokens, _ = encode_chunks(tokenizer, [f"{words(60)}, {words(5)}, {words(20)}"], 2)
-    assert tokens[0].tolist().index(tokenizer.tokenizer.eos_token_id) == 1 + 67
+    assert tokens[0].tolist().index(tokenizer.end) == 1 + 67
     tokens, _ = encode_chunks(tokenizer, [f"{words(60)}, {words(14)}, fish"], 2)
-    assert tokens[0].tolist().index(tokenizer.tokenizer.eos_token_id) == 1 + 75
+    assert tokens[0].tolist().index(tokenizer.end) == 1 + 75
     assert texts(tokenizer, f"{words(60)}, {words(14)}, fish", 2)[1] == ", fish"
 
 

@@ -63,7 +63,7 @@ def test_a_word_reads_its_vectors(tmp_path: Path) -> None:
     checkpoint = find_checkpoint(SMALL_MODEL)
     tokenizer, model = checkpoint.load_tokenizer(), checkpoint.load_model()
     ids = tokenizer(["red bird"])[0]
-    ids = ids[1 : ids.tolist().index(tokenizer.tokenizer.eos_token_id)]
+    ids = ids[1 : ids.tolist().index(tokenizer.end)]
     vectors = model.text.embeddings.token_embedding.weight[ids.long()]
     files = [write(tmp_path / "it.safetensors", {"emb_params": vectors.contiguous()})]
     for word in ("it", "IT", "It"):

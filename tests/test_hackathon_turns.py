@@ -35,7 +35,7 @@ def test_threads_take_turns(runtime: hackathon) -> None:
 
 
 def test_concurrent_initialization() -> None:
-    """Several objects initialize concurrently, in a new process that has not imported transformers yet."""
+    """Several objects initialize concurrently, in a new process that has imported nothing lazily yet."""
     code = """
 from concurrent.futures import ThreadPoolExecutor
 from canny2image_TRT import hackathon

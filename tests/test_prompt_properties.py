@@ -41,8 +41,8 @@ def test_tokens(tokenizer: Tokenizer, prompt: str, negative: str) -> None:
     assert (tokens.dtype, weights.dtype) == (torch.int32, torch.float32)
     assert 0 <= int(tokens.min()) <= int(tokens.max()) < tokenizer.vocabulary
     assert bool(weights.isfinite().all())
-    assert (tokens[:, 0] == tokenizer.tokenizer.bos_token_id).all()
-    assert (tokens[:, -1] == tokenizer.tokenizer.eos_token_id).all()
+    assert (tokens[:, 0] == tokenizer.start).all()
+    assert (tokens[:, -1] == tokenizer.end).all()
 
 
 @given(PROMPTS)

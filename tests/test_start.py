@@ -22,7 +22,7 @@ def test_one_evaluation_on_a_cpu() -> None:
 
 @pytest.fixture
 def no_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ldm.tokenizer.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(cldm.checkpoint, "MODELS", tmp_path / "models")
 
 

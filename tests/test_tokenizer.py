@@ -1,3 +1,4 @@
+import copy
 import json
 import logging
 import re
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import CLIPTokenizer
 
 from ldm.config import MODELS, load_architecture
 from ldm.tokenizer import Tokenizer, TokenizerError, load_tokenizer
@@ -27,15 +29,20 @@ def tokenizer() -> Tokenizer:
     return load_tokenizer([FOLDER], 77)
 
 
+@pytest.fixture(scope="module")
+def theirs() -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(FOLDER, local_files_only=True)
+
+
 def ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Return the tokens between start and end."""
     row: list[int] = tokenizer([prompt])[0].tolist()
-    return row[1 : row.index(tokenizer.tokenizer.eos_token_id)]
+    return row[1 : row.index(tokenizer.end)]
 
 
 def test_rows_are_padded_with_the_end_token(tokenizer: Tokenizer) -> None:
     tokens = tokenizer(["", "bird", "a bird"])
-    start, end = tokenizer.tokenizer.bos_token_id, tokenizer.tokenizer.eos_token_id
+    start, end = tokenizer.start, tokenizer.end
     assert start != end
     assert (tokens.dtype, tokens.shape) == (torch.int32, (3, 77))
     assert tokens[0].tolist() == [start] + [end] * 76
@@ -44,33 +51,74 @@ def test_rows_are_padded_with_the_end_token(tokenizer: Tokenizer) -> None:
 
 
 def test_vocabulary_fits_the_architecture(tokenizer: Tokenizer) -> None:
-    assert len(tokenizer.tokenizer) == load_architecture("small").text.vocabulary
-    assert tokenizer.tokenizer.eos_token_id == len(tokenizer.tokenizer) - 1
+    assert tokenizer.vocabulary == load_architecture("small").text.vocabulary
+    assert tokenizer.end == tokenizer.vocabulary - 1
 
 
 @pytest.mark.parametrize("word", " ".join(PROMPTS).replace(",", " ,").split())
 def test_each_word_of_the_contest_prompts_is_one_token(tokenizer: Tokenizer, word: str) -> None:
     (token,) = ids(tokenizer, word)
-    assert tokenizer.tokenizer.decode([token]).strip() == word
+    assert tokenizer.text([token]) == word
 
 
 @pytest.mark.parametrize("prompt", [*PROMPTS, "vögelchen, 鸟 🐦 don't 42%"])
 def test_no_letter_is_lost(tokenizer: Tokenizer, prompt: str) -> None:
-    back = tokenizer.tokenizer.decode(ids(tokenizer, prompt))
+    back = tokenizer.text(ids(tokenizer, prompt))
     assert "".join(back.split()) == "".join(prompt.split())
 
 
 @given(text=st.text(max_size=60) | st.lists(st.sampled_from([*PROMPTS, "<|endoftext|>", " ", "\n"])).map(" ".join))
-def test_tokens_are_those_of_transformers(tokenizer: Tokenizer, text: str) -> None:
-    assert tokenizer.ids(text) == tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]
+def test_tokens_are_those_of_transformers(tokenizer: Tokenizer, theirs: CLIPTokenizer, text: str) -> None:
+    tokens = theirs(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.ids(text) == tokens
+    assert tokenizer.text(tokens) == theirs.decode(tokens).strip()
 
 
-def test_settings_of_a_file_that_would_change_prompts_are_ignored(tmp_path: Path) -> None:
+def test_start_and_end_of_text_are_tokens_in_any_case(tokenizer: Tokenizer) -> None:
+    """As in CLIP's own tokenizer, which the contest used."""
+    assert tokenizer.ids("<|StartOfText|> <|EndOfText|>") == [tokenizer.start, tokenizer.end]
+
+
+def test_settings_of_a_file_that_would_change_prompts_are_ignored(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    encoder = copy.deepcopy(tokenizer.encoder)
+    encoder.enable_truncation(4)
+    encoder.enable_padding(length=9)
+    encoder.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer([tmp_path], 77)(PROMPTS).tolist() == tokenizer(PROMPTS).tolist()
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("named", ["bird</w>", {"content": "bird</w>", "lstrip": False}])
+def test_settings_may_name_another_token_for_padding(
+    tokenizer: Tokenizer, tmp_path: Path, file: str, named: object
+) -> None:
     shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
-    fast = load_tokenizer([tmp_path], 77)
-    fast.backend.enable_truncation(4)
-    fast.backend.enable_padding(length=9)
-    assert fast(PROMPTS).tolist() == load_tokenizer([FOLDER], 77)(PROMPTS).tolist()
+    (tmp_path / file).write_text(json.dumps({"pad_token": named}))
+    (row,) = load_tokenizer([tmp_path], 77)(["a"]).tolist()
+    assert row == [tokenizer.start, *tokenizer.ids("a"), tokenizer.end, *tokenizer.ids("bird") * 74]
+    (tmp_path / file).write_text(json.dumps({"pad_token": "xyzzy"}))
+    with pytest.raises(TokenizerError, match=f"{file} has the pad_token 'xyzzy', which is not in the vocabulary"):
+        load_tokenizer([tmp_path], 77)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("added_tokens.json", {"<cat-toy>": 799}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"799": {"content": "<cat-toy>"}}}),
+        ("tokenizer.json", {"added_tokens": [{"id": 799, "content": "<cat-toy>"}]}),
+    ],
+)
+def test_a_token_beyond_the_vocabulary_is_refused(
+    tokenizer: Tokenizer, tmp_path: Path, file: str, content: dict[str, Any]
+) -> None:
+    tokenizer.encoder.save(str(tmp_path / "tokenizer.json"))
+    load_tokenizer([tmp_path], 77)
+    path = tmp_path / file
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | content))
+    with pytest.raises(TokenizerError, match=f"{file} adds the token '<cat-toy>': delete it there"):
+        load_tokenizer([tmp_path], 77)
 
 
 def test_words_differ(tokenizer: Tokenizer) -> None:
@@ -86,7 +134,7 @@ def test_long_prompt_is_truncated_with_one_warning(
     with caplog.at_level(logging.WARNING):
         row = tokenizer([prompt])[0]
     (bird,) = ids(tokenizer, "bird")
-    start, end = tokenizer.tokenizer.bos_token_id, tokenizer.tokenizer.eos_token_id
+    start, end = tokenizer.start, tokenizer.end
     assert row.tolist() == [start, *[bird] * 75, end]
     messages = [record.getMessage() for record in caplog.records]
     assert messages == ([f"prompt of {words + 2} tokens truncated to 77; dropped: {cut!r}"] if cut else [])
@@ -95,12 +143,12 @@ def test_long_prompt_is_truncated_with_one_warning(
 def test_first_folder_with_both_files_is_used(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "vocab.json").write_text("{}")
-    assert len(load_tokenizer([tmp_path / "absent", tmp_path / "half", FOLDER], 77).tokenizer) > 256
+    assert load_tokenizer([tmp_path / "absent", tmp_path / "half", FOLDER], 77).vocabulary == len(TOKENS)
 
 
 def test_tokenizer_json_alone_gives_the_same_tokens(tmp_path: Path) -> None:
     both = load_tokenizer([FOLDER], 77)
-    both.tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    both.encoder.save(str(tmp_path / "tokenizer.json"))
     assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
     assert torch.equal(load_tokenizer([tmp_path], 77)(PROMPTS), both(PROMPTS))
 
@@ -137,7 +185,7 @@ def write(folder: Path, one_file: bool, change: Change) -> None:
     tokens, merges = dict(TOKENS), [*MERGES]
     change(tokens, merges)
     if one_file:
-        load_tokenizer([FOLDER], 77).tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+        load_tokenizer([FOLDER], 77).encoder.save(str(folder / "tokenizer.json"))
         content = json.loads((folder / "tokenizer.json").read_text())
         content["model"] |= {"vocab": tokens, "merges": merges}
         (folder / "tokenizer.json").write_text(json.dumps(content))
