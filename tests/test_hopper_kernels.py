@@ -14,7 +14,7 @@ from plugins.convolution.compile import ConvolutionKernel, check_compiler
 from plugins.convolution.op import run
 from plugins.convolution.tiles import Sizes, Tile
 from plugins.hopper import compile as compilation
-from plugins.hopper import launch
+from plugins.hopper import launch, parameters
 from plugins.hopper.compile import Kernel, cubin, with_cluster
 from plugins.machine_code import KERNELS
 from plugins.nvrtc import KernelError
@@ -24,7 +24,7 @@ NAME = SMALL.NAME
 
 
 class Driver:
-    """Stands in for the CUDA driver: writes the rank into a tensor map."""
+    """Stands in for the CUDA driver: writes the rank into a tensor map, and the address into its first bytes."""
 
     status = 0
 
@@ -32,6 +32,10 @@ class Driver:
         assert ctypes.addressof(encoded) % 64 == 0, "the driver refuses other addresses"
         self.arrays = [list(one) for one in arrays[:4]]
         ctypes.memset(encoded, rank, 128)
+        return self.cuTensorMapReplaceAddress(encoded, address)
+
+    def cuTensorMapReplaceAddress(self, encoded: Any, address: ctypes.c_void_p) -> int:
+        ctypes.memmove(encoded, ctypes.addressof(address), 8)
         return self.status
 
 
@@ -41,7 +45,8 @@ def maps(*shape: int) -> torch.Tensor:
 
 def test_parameters_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel gets the values of its PTX's parameters, in order."""
-    monkeypatch.setattr(launch, "_driver", driver := Driver)
+    monkeypatch.setattr(launch, "PARAMETERS", {})
+    monkeypatch.setattr(parameters, "_driver", driver := Driver)
     monkeypatch.setattr(launch, "_load", lambda kernel, device: (kernel, device))
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
@@ -52,28 +57,35 @@ def test_parameters_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
         assert loaded == (SMALL, 3)
         assert numbers[:8] == (1 * 1 * 1 * 1 * 2, 1, 1, 128, 1, 1, SMALL.tile.shared, 77)
         addresses = (ctypes.c_void_p * len(SMALL.parameters)).from_address(numbers[8])
-        for kind, address in zip(SMALL.parameters, addresses, strict=True):
+        for kind, place in zip(SMALL.parameters, addresses, strict=True):
             size = {"align 64 .b8": 128, "u32": 4}.get(kind, 8)
-            data = ctypes.string_at(address, size)
-            read.append(set(data) if size == 128 else int.from_bytes(data, "little"))
+            data = ctypes.string_at(place, size)
+            address, rank = int.from_bytes(data[:8], "little"), set(data[8:])
+            read.append((address, *rank) if size == 128 else address)
 
     monkeypatch.setattr(launch, "call", call)
-    x, weight = maps(2, 128, 4, 6), maps(64, 128, 3, 3)
-    bias, result = torch.zeros(64), maps(2, 64, 4, 6)
-    run(SMALL, x, weight, bias, None, result)
-    pixels = [{4}, 4, 2, 6, 128, 768, 3072, 128, 1]
-    assert read[:5] == [{2}, 64, 1152, 1152, 1]
-    assert read[5:23] == pixels * 2
-    assert read[23:] == [bias.data_ptr(), 0, 0, result.data_ptr(), 0, 0]
+    for _ in range(2):  # the second launch takes the parameters of the first, with its own addresses
+        x, weight = maps(2, 128, 4, 6), maps(64, 128, 3, 3)
+        bias, result = torch.zeros(64), maps(2, 64, 4, 6)
+        run(SMALL, x, weight, bias, None, result)
+        pixels = [(x.data_ptr(), 4), 4, 2, 6, 128, 768, 3072, 128, 1]
+        assert read[:5] == [(weight.data_ptr(), 2), 64, 1152, 1152, 1]
+        assert read[5:23] == pixels * 2
+        assert read[23:] == [bias.data_ptr(), 0, 0, result.data_ptr(), 0, 0]
+        read.clear()
+    assert len(launch.PARAMETERS) == 1
     monkeypatch.setattr(driver, "status", 1)
+    with pytest.raises(KernelError, match=r"cuTensorMapReplaceAddress failed with status 1 for \[64, 128, 3, 3\]"):
+        run(SMALL, x, weight, bias, None, result)
+    launch.PARAMETERS.clear()
     with pytest.raises(KernelError, match=r"cuTensorMapEncodeTiled failed with status 1 for shape \[64, 1152\]"):
         run(SMALL, x, weight, bias, None, result)
 
 
 def test_the_drivers_order_of_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
-    monkeypatch.setattr(launch, "_driver", lambda: driver)
-    launch.tensor_map(1024, (4, 2, 6, 128), (768, 3072, 128, 1), [4, 2, 8, 64])
+    monkeypatch.setattr(parameters, "_driver", lambda: driver)
+    parameters.tensor_map(1024, (4, 2, 6, 128), (768, 3072, 128, 1), [4, 2, 8, 64])
     assert driver.arrays == [[128, 6, 2, 4], [256, 6144, 1536], [64, 8, 2, 4], [1, 1, 1, 1]]
 
 

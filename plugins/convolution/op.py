@@ -12,7 +12,8 @@ from torch import Tensor
 from plugins.convolution.compile import ConvolutionKernel
 from plugins.convolution.tiles import ALIGNED, Sizes, choose, up
 from plugins.hopper.arguments import Expected, check_tensors
-from plugins.hopper.launch import Source, launch
+from plugins.hopper.launch import launch
+from plugins.hopper.parameters import Source
 
 Extra = tuple[Tensor, Tensor, Tensor]  # a map, the weight of its 1x1 convolution, and the bias
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from plugins.hopper.compile import HOPPER
-from plugins.hopper.launch import tensor_map
+from plugins.hopper.parameters import tensor_map
 from plugins.nvrtc import KernelError, call, cubin
 
 log = logging.getLogger(__name__)

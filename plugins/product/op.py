@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from plugins.hopper.arguments import Expected, check_tensors
-from plugins.hopper.launch import Source, launch
+from plugins.hopper.launch import launch
+from plugins.hopper.parameters import Source
 from plugins.product.compile import ProductKernel
 from plugins.product.tiles import ALIGNED, Sizes, choose, groups
 
