@@ -39,17 +39,17 @@ def launch_early(graph: Any, waiting: Sequence[str] = ()) -> int:
     names = _kernels(runtime, graph)
     known = {node for node, name in names.items() if name.startswith((PREFIX, *waiting))}
     unknown = {int(later) for _, later, data in edges if data.type} - known
-    sole = Counter(int(later) for _, later, _ in edges)
+    before, sole = names.keys() - unknown, Counter(int(later) for _, later, _ in edges)
     found = [
         (earlier, later, data)
         for earlier, later, data in edges
-        if int(later) in known and sole[int(later)] == 1 and not data.type and int(earlier) in names.keys() - unknown
+        if int(later) in known and sole[int(later)] == 1 and not data.type and int(earlier) in before
     ]
     if found:
-        before, after, ordinary = map(list, zip(*found, strict=True))
-        call(runtime.cudaGraphRemoveDependencies, graph, before, after, ordinary, len(found))
+        earlier, later, ordinary = map(list, zip(*found, strict=True))
+        call(runtime.cudaGraphRemoveDependencies, graph, earlier, later, ordinary, len(found))
         early = [_programmatic(runtime)] * len(found)
-        call(runtime.cudaGraphAddDependencies, graph, before, after, early, len(found))
+        call(runtime.cudaGraphAddDependencies, graph, earlier, later, early, len(found))
     return len(found)
 
 

@@ -20,8 +20,8 @@ from dataclasses import replace
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent to anyone; before Ray is imported
 os.environ["RAY_DEDUP_LOGS"] = "0"  # each request has its line
 os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")  # to replicas: some ms faster, as pictures are large
-for part in ("ROUTER_IN_SEPARATE_LOOP", "USER_CODE_IN_SEPARATE_THREAD"):  # each thread would take 0.5 ms of each request
-    os.environ.setdefault(f"RAY_SERVE_RUN_{part}", "0")
+os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")  # each of the two threads would take 0.5 ms
+os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")  # of each request
 if __name__ == "__main__":  # not on a cluster, whose machines must reach each other
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's own ports listen on 127.0.0.1 only, on Linux too
 

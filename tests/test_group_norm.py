@@ -40,8 +40,8 @@ def test_the_op_on_the_cpu(memory: torch.memory_format) -> None:
     assert got.dtype == torch.float16
     fake = group_norm(x.to("meta"), weight.to("meta"), bias.to("meta"), *options)
     assert (fake.shape, fake.stride(), fake.dtype) == (got.shape, got.stride(), got.dtype)
-    torch.library.opcheck(group_norm, (x, weight, bias, *options))
-    torch.library.opcheck(group_norm, (x, weight, bias, *options, bias[None]))
+    torch.library.opcheck(group_norm.overload, (x, weight, bias, *options))
+    torch.library.opcheck(group_norm.overload, (x, weight, bias, *options, bias[None]))
 
 
 def test_two_maps_on_the_cpu() -> None:
@@ -54,7 +54,7 @@ def test_two_maps_on_the_cpu() -> None:
     for got, fake in zip((x, y), fakes, strict=True):
         assert got.is_contiguous(memory_format=torch.channels_last)
         assert (fake.shape, fake.stride(), fake.dtype) == (got.shape, got.stride(), got.dtype)
-    torch.library.opcheck(joined.group_norm_joined, (*tensors, *options))
+    torch.library.opcheck(joined.group_norm_joined.overload, (*tensors, *options))
 
 
 def test_the_constants_of_a_launch() -> None:

@@ -50,7 +50,7 @@ def test_parameters_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_load", lambda kernel, device: (kernel, device))
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=77))
     read: list[object] = []
 
     def call(function: object, loaded: object, *numbers: int) -> None:

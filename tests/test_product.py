@@ -119,19 +119,19 @@ def cpu(*shape: int) -> Tensor:
 )
 def test_unsupported_arguments(change: dict[str, Any], sentence: str, launches: list[object]) -> None:
     usual = {"x": cpu(6, 64), "weight": cpu(256, 64), "bias": cpu(256), "residual": cpu(6, 256), "gated": False}
-    product._init_fn(**usual)
+    product.function(**usual)
     with pytest.raises(ValueError, match=f"a product .*{sentence}"):
-        product._init_fn(**{**usual, **change})
+        product.function(**{**usual, **change})
     assert len(launches) == 1
 
 
 def test_a_width_that_is_no_multiple_of_64(launches: list[Any]) -> None:
     """The kernel gets one more group of statistics, and one more program."""
     x, bias = cpu(6, 96), cpu(104)
-    result, stats = product_stats._init_fn(x, cpu(104, 96), bias)
+    result, stats = product_stats.function(x, cpu(104, 96), bias)
     assert (result.shape, stats.shape) == ((6, 104), (6, 2, 2))
     columns = torch.zeros(48), torch.zeros(48)
-    assert norm_geglu._init_fn(result, stats, cpu(48, 104), *columns, 1e-5).shape == (6, 24)
+    assert norm_geglu.function(result, stats, cpu(48, 104), *columns, 1e-5).shape == (6, 24)
     assert [programs for *_, programs, _ in launches] == [2, 1]
 
 
@@ -139,9 +139,9 @@ def test_a_width_that_is_no_multiple_of_64(launches: list[Any]) -> None:
 def test_unsupported_norms(name: str, other: Tensor, launches: list[object]) -> None:
     columns = {"sums": torch.zeros(256), "shifts": torch.zeros(256)}
     usual = {"x": cpu(6, 64), "stats": torch.zeros(6, 1, 2), "weight": cpu(256, 64), **columns, "eps": 1e-5}
-    norm_product._init_fn(**usual)
+    norm_product.function(**usual)
     with pytest.raises(ValueError, match=f"a product got {name} as .*, expected contiguous torch.float32"):
-        norm_product._init_fn(**{**usual, name: other})
+        norm_product.function(**{**usual, name: other})
     assert len(launches) == 1
 
 

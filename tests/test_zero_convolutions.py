@@ -90,4 +90,4 @@ def arguments(**changes: Any) -> dict[str, Any]:
 )
 def test_unsupported_arguments(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"zero_convolutions {message}")):
-        zero_convolutions._init_fn(**arguments(**changes))
+        zero_convolutions.function(**arguments(**changes))

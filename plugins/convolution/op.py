@@ -14,11 +14,12 @@ from plugins.convolution.tiles import ALIGNED, Sizes, choose, up
 from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import launch
 from plugins.hopper.parameters import Source
+from plugins.ops import torch_op
 
 Extra = tuple[Tensor, Tensor, Tensor]  # a map, the weight of its 1x1 convolution, and the bias
 
 
-@torch.library.custom_op("canny2image::convolution", mutates_args=(), device_types="cuda")
+@torch_op()
 def convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, stride: int = 1
 ) -> Tensor:
@@ -31,7 +32,7 @@ def convolution(
     return run(kernel, x, weight, bias, residual)
 
 
-@torch.library.custom_op("canny2image::convolution_skip", mutates_args=(), device_types="cuda")
+@torch_op()
 def convolution_skip(
     x: Tensor, weight: Tensor, bias: Tensor, extra: Tensor, extra_weight: Tensor, extra_bias: Tensor
 ) -> Tensor:
@@ -44,7 +45,7 @@ def convolution_skip(
     return run(kernel, x, weight, bias, extra=(extra, extra_weight, extra_bias))
 
 
-@torch.library.custom_op("canny2image::upsampled_convolution", mutates_args=(), device_types="cuda")
+@torch_op()
 def upsampled_convolution(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
     """Return the 3x3 convolution, with bias, of x repeated twice along both axes: [n, o, 2h, 2w].
 
@@ -54,17 +55,17 @@ def upsampled_convolution(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
     return run(ConvolutionKernel(sizes, choose(sizes), bias=True, residual=False), x, kernels, bias)
 
 
-@convolution.register_fake
+@convolution.without_values
 def _(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, stride: int = 1) -> Tensor:
     return _empty(x, _sizes(x, weight, stride=stride))
 
 
-@convolution_skip.register_fake
+@convolution_skip.without_values
 def _(x: Tensor, weight: Tensor, bias: Tensor, extra: Tensor, extra_weight: Tensor, extra_bias: Tensor) -> Tensor:
     return _empty(x, _sizes(x, weight))
 
 
-@upsampled_convolution.register_fake
+@upsampled_convolution.without_values
 def _(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
     return _empty(x, _sizes(x, kernels, taps=2))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from plugins.group_norm import op
 from plugins.group_norm.launch import choose_launch
 from plugins.hopper.arguments import check_tensors
+from plugins.ops import torch_op
 
 
 def reference(
@@ -20,7 +21,7 @@ def reference(
     return x, op.reference(x, weight, bias, groups, eps, silu)
 
 
-@torch.library.custom_op("canny2image::group_norm_joined", mutates_args=(), device_types="cuda")
+@torch_op()
 def group_norm_joined(
     h: Tensor, skip: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
 ) -> tuple[Tensor, Tensor]:
@@ -46,10 +47,10 @@ def group_norm_joined(
     return x, y
 
 
-group_norm_joined.register_kernel("cpu")(reference)
+group_norm_joined.on_cpu(reference)
 
 
-@group_norm_joined.register_fake
+@group_norm_joined.without_values
 def _(
     h: Tensor, skip: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
 ) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plugins.device import device_and_stream, on_device
 from plugins.group_norm.large import is_large, large_launches
 from plugins.group_norm.launch import Launch, choose_launch
 from plugins.nvrtc import call, cubin
+from plugins.ops import torch_op
 
 
 def reference(
@@ -31,7 +33,7 @@ def reference(
     return torch.empty_like(x).copy_(F.silu(y) if silu else y)
 
 
-@torch.library.custom_op("canny2image::group_norm", mutates_args=(), device_types="cuda")
+@torch_op()
 def group_norm(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None = None
 ) -> Tensor:
@@ -58,10 +60,10 @@ def group_norm(
     return y
 
 
-group_norm.register_kernel("cpu")(reference)
+group_norm.on_cpu(reference)
 
 
-@group_norm.register_fake
+@group_norm.without_values
 def _(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None = None
 ) -> Tensor:
@@ -103,12 +105,12 @@ def run(launch: Launch, inputs: Sequence[Tensor], pixels: int, outputs: Sequence
     """Launch the kernel, whose parameters are these, on the current stream of the tensors' device."""
     from cuda.bindings import driver
 
-    with torch.cuda.device(outputs[0].device):
-        major, minor = torch.cuda.get_device_capability()
-        kernel = _load(launch, 10 * major + minor, torch.cuda.current_device())
+    with on_device(outputs[0].device):
+        index, stream = device_and_stream()
+        major, minor = torch.cuda.get_device_capability(index)
+        kernel = _load(launch, 10 * major + minor, index)
         values = *(one.data_ptr() for one in inputs), pixels, *(one.data_ptr() for one in outputs)
         types = *(ctypes.c_void_p for _ in inputs), ctypes.c_int, *(ctypes.c_void_p for _ in outputs)
-        stream = torch.cuda.current_stream().cuda_stream
         call(driver.cuLaunchKernel, kernel, *launch.grid, launch.threads, 1, 1, 0, stream, (values, types), 0)
 
 

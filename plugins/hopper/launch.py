@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugins.device import device_and_stream, on_device
 from plugins.hopper.compile import Kernel, cubin
 from plugins.hopper.parameters import Parameters, Source
 from plugins.nvrtc import call
@@ -26,9 +27,9 @@ def launch(
     """
     from cuda.bindings import driver
 
-    with torch.cuda.device(device):
-        function = _load(kernel, torch.cuda.current_device())
-        stream = torch.cuda.current_stream().cuda_stream
+    with on_device(device):
+        index, stream = device_and_stream()
+        function = _load(kernel, index)
         with FILLING:
             parameters = _parameters(kernel, sources, len(others))
             addresses = parameters.fill([one.tensor for one in sources], others)

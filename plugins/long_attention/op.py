@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugins.device import device_and_stream, on_device
 from plugins.hopper.compile import HOPPER
 from plugins.hopper.parameters import tensor_map
 from plugins.nvrtc import KernelError, call, cubin
+from plugins.ops import torch_op
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ MULTIPROCESSORS = 132  # of an H200; each has one program at a time
 FILLED = 0.9  # part of them that has work, on average; one picture, with 64 programs, takes as long as two
 
 
-@torch.library.custom_op("canny2image::long_attention", mutates_args=(), device_types="cuda")
+@torch_op()
 def long_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Return the attention of q [n, rows, width] to k and v [n, tokens, width], with the heads side by side.
 
@@ -50,15 +52,15 @@ def long_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         *(ctypes.c_void_p(result.data_ptr()), ctypes.c_int(rows), ctypes.c_int(tokens)),
     ]
     addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-    with torch.cuda.device(q.device):
-        kernel = _load(torch.cuda.current_device())
-        stream = torch.cuda.current_stream().cuda_stream
+    with on_device(q.device):
+        index, stream = device_and_stream()
+        kernel = _load(index)
         grid = -(-rows // ROWS), heads, n
         call(driver.cuLaunchKernel, kernel, *grid, THREADS, 1, 1, SHARED, stream, ctypes.addressof(addresses), 0)
     return result
 
 
-@long_attention.register_fake
+@long_attention.without_values
 def _(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return _empty(q)
 

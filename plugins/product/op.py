@@ -17,11 +17,12 @@ from torch import Tensor
 from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import launch
 from plugins.hopper.parameters import Source
+from plugins.ops import torch_op
 from plugins.product.compile import ProductKernel
 from plugins.product.tiles import ALIGNED, Sizes, choose, groups
 
 
-@torch.library.custom_op("canny2image::product", mutates_args=(), device_types="cuda")
+@torch_op()
 def product(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, gated: bool = False
 ) -> Tensor:
@@ -38,7 +39,7 @@ def product(
     return result
 
 
-@torch.library.custom_op("canny2image::product_stats", mutates_args=(), device_types="cuda")
+@torch_op()
 def product_stats(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return x weight^T + bias + residual, and its statistics."""
     sizes, result = _prepare(x, weight, gated=False)
@@ -48,7 +49,7 @@ def product_stats(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | No
     return result, stats
 
 
-@torch.library.custom_op("canny2image::norm_product", mutates_args=(), device_types="cuda")
+@torch_op()
 def norm_product(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float) -> Tensor:
     """Return (x weight^T - mean * sums) / sqrt(variance + eps) + shifts, with mean and variance of the rows of x.
 
@@ -57,31 +58,31 @@ def norm_product(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts:
     return _normed(x, stats, weight, sums, shifts, eps, gated=False)
 
 
-@torch.library.custom_op("canny2image::norm_geglu", mutates_args=(), device_types="cuda")
+@torch_op()
 def norm_geglu(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float) -> Tensor:
     """Return value * gelu(gate), the halves of what `norm_product` returns."""
     return _normed(x, stats, weight, sums, shifts, eps, gated=True)
 
 
-@product.register_fake
+@product.without_values
 def _(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, gated: bool = False
 ) -> Tensor:
     return _empty(x, weight, gated)
 
 
-@product_stats.register_fake
+@product_stats.without_values
 def _(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
     result = _empty(x, weight, gated=False)
     return result, _empty_stats(result)
 
 
-@norm_product.register_fake
+@norm_product.without_values
 def _(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float) -> Tensor:
     return _empty(x, weight, gated=False)
 
 
-@norm_geglu.register_fake
+@norm_geglu.without_values
 def _(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float) -> Tensor:
     return _empty(x, weight, gated=True)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from plugins.hopper.compile import HOPPER, cubin
 from plugins.hopper.launch import launch
 from plugins.nvrtc import KernelError
+from plugins.ops import torch_op
 from plugins.short_attention.compile import ShortAttention
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 WIDEST = 256  # head
 
 
-@torch.library.custom_op("canny2image::attention", mutates_args=(), device_types="cuda")
+@torch_op()
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
     """Return the attention of q [n, rows, width] to k and v [n, tokens, width], with the heads side by side.
 
@@ -36,7 +37,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False)
     return result
 
 
-@attention.register_fake
+@attention.without_values
 def _(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
     return _empty(q)
 

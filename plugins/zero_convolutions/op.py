@@ -10,10 +10,11 @@ from torch import Tensor
 
 from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import launch
+from plugins.ops import torch_op
 from plugins.zero_convolutions.compile import ALIGNED, Layer, ZeroConvolutions, choose
 
 
-@torch.library.custom_op("canny2image::zero_convolutions", mutates_args=("results",), device_types="cuda")
+@torch_op("results")
 def zero_convolutions(
     xs: list[Tensor], weights: list[Tensor], biases: list[Tensor], factors: Tensor, results: list[Tensor]
 ) -> None:
@@ -30,7 +31,7 @@ def zero_convolutions(
     run(ZeroConvolutions(layers, len(factors)), xs, weights, biases, factors, results)
 
 
-@zero_convolutions.register_fake
+@zero_convolutions.without_values
 def _(xs: list[Tensor], weights: list[Tensor], biases: list[Tensor], factors: Tensor, results: list[Tensor]) -> None:
     pass
 
