@@ -31,6 +31,7 @@ from plugins.layers import use_kernels
 from plugins.machine_code import KERNELS
 from runtime.backends import PRECISIONS
 from runtime.compiled_code import libraries
+from runtime.generated_code import is_packed
 from runtime.inductor import InductorEngine
 from runtime.spec import allocate
 
@@ -130,6 +131,8 @@ def _stage(target: Target, name: str, device: torch.device) -> Stage:
 
 def _with_libraries(result: Result, cache: Path) -> Result:
     compiled = result.compiled
+    if all(map(is_packed, compiled.code.values())):
+        return result  # such code needs none, and writing them into the cache would import PyTorch's compiler
     return Result(result.stage, Compiled(compiled.code, compiled.kernel, libraries(cache)), result.seconds)
 
 

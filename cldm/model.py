@@ -41,7 +41,7 @@ class ControlLDM(nn.Module):
             tensors[name].copy_(value)
 
     def reset_buffers(self) -> None:
-        """Compute the buffers, which `to_empty` leaves without values: the noise schedule and the positions."""
+        """Compute the buffers of a model without values: the noise schedule and the positions."""
         for name, values in schedule_buffers(self.architecture.schedule).items():
             self.get_buffer(name).copy_(values)
         positions = self.text.embeddings.position_ids

@@ -15,7 +15,9 @@ from weights.sources import Source
 def random_model(architecture: Architecture, seed: int) -> ControlLDM:
     """Return a model with random weights in host memory, float32; the same seed gives the same weights."""
     model = _without_memory(architecture)
-    model.to_empty(device="cpu").reset_buffers()
+    empty = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in model.state_dict().items()}
+    model.load_state_dict(empty, assign=True)  # to_empty() would import SymPy
+    model.reset_buffers()
     randomize(model, seed)
     return model
 

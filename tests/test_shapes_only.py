@@ -15,6 +15,7 @@ import sys
 import torch
 from cldm.fast import make_fast
 from cldm.model import ControlLDM
+from cldm.new_model import random_model
 from ldm.config import load_architecture
 from ldm.shapes_only import shapes_only
 
@@ -22,6 +23,7 @@ SLOW = {"torch._dynamo", "sympy"}
 before = SLOW & sys.modules.keys()
 with shapes_only():
     make_fast(ControlLDM(load_architecture("small")), torch.float16)
+random_model(load_architecture("small"), 0)
 assert SLOW & sys.modules.keys() == before, "PyTorch's compiler was imported, or SymPy"
 """
 

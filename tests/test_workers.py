@@ -21,6 +21,7 @@ from build.workers import OF_CHECK, Result, compile_stage, compiling, processes
 from cldm.compiled_files import Compiled
 from cldm.engine_files import Target
 from cldm.stages import STAGES
+from runtime.generated_code import pack
 from tests.test_inductor import ROOT, needs_compiler
 
 CPU = torch.device("cpu")
@@ -147,6 +148,15 @@ def test_memory_that_the_caller_may_take(
     with build.workers._room(torch.device("cuda"), 6 * 2**30):
         assert fractions == [fraction]
     assert fractions == [fraction, 1.0]
+
+
+@pytest.mark.parametrize(("code", "expected"), [(b"Inductor's", {"a.so": b"library"}), (pack("", {}, {}), {})])
+def test_code_that_runs_without_inductor_needs_no_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: bytes, expected: dict[str, bytes]
+) -> None:
+    monkeypatch.setattr(build.workers, "libraries", lambda cache: {"a.so": b"library"})
+    result = build.workers._with_libraries(Result("hint", Compiled({"hint": code}, {}, {}), 1.0), tmp_path)
+    assert result == Result("hint", Compiled({"hint": code}, {}, expected), 1.0)
 
 
 @needs_compiler
