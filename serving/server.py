@@ -89,7 +89,8 @@ def announce(options: Options) -> None:
     while True:
         try:
             with urllib.request.urlopen(address, timeout=30):
-                print(f"serving on http://{options.host}:{options.port}", flush=True)
+                # In one write, or a log line could come before the end of this one.
+                print(f"serving on http://{options.host}:{options.port}\n", end="", flush=True)
                 return
         except OSError:  # HTTPError too: status 503
             time.sleep(0.2)
