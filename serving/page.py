@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
             run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False,
             footer_links=["api"], quiet=True, prevent_thread_lock=True,
         )  # fmt: skip
-        print(f"page: {page.local_url}", flush=True)
+        print(f"page: {page.local_url}\n", end="", flush=True)  # in one write, as logs are written too
         page.block_thread()
 
 
