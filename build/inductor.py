@@ -42,7 +42,7 @@ def build(target: Target, device: torch.device) -> list[Measurement]:
         )
     manifest = expected_manifest(target, device)  # before compiling, because the sources may change meanwhile
     with current(device):
-        with compiling(target, device) as results:
+        with compiling(target, device) as (choices, results):
             trial = _trial(target, device)
             found = {result.stage: result for result in _shown(results)}
         measurements = [_measure(found[stage], trial) for stage in STAGES]  # when nothing else runs on the GPU
@@ -50,7 +50,7 @@ def build(target: Target, device: torch.device) -> list[Measurement]:
     parts = Compiled({}, KERNELS, {}).parts
     for result in found.values():
         parts |= result.compiled.parts
-    save_stages(target.folder, parts, manifest)
+    save_stages(target.folder, parts, replace(manifest, notes={**manifest.notes, "choices": choices}))
     return measurements
 
 

@@ -1,7 +1,6 @@
 """Compiles the stages side by side, each in one of several processes, while the caller prepares their check.
 
 The processes share a temporary cache, so that engine files get all shared libraries that were compiled, and no others.
-They need no weights: the code depends only on shapes, types and layouts.
 """
 
 import os
@@ -19,17 +18,14 @@ from pathlib import Path
 
 import torch
 
+from build.choices import choose, has_choices
+from build.empty_stage import empty_stage
 from build.errors import BuildError
 from cldm.compiled_files import Compiled
 from cldm.engine_files import Target
-from cldm.fast import make_fast
-from cldm.model import ControlLDM
-from cldm.stages import STAGES, Stage, make_stages
-from ldm.config import load_architecture
-from ldm.shapes_only import shapes_only
-from plugins.layers import use_kernels
+from cldm.stages import STAGES
+from plugins.choices import CHOICES, Choices
 from plugins.machine_code import KERNELS
-from runtime.backends import PRECISIONS
 from runtime.compiled_code import libraries
 from runtime.generated_code import is_packed
 from runtime.inductor import InductorEngine
@@ -51,8 +47,8 @@ class Result:
 
 
 @contextmanager
-def compiling(target: Target, device: torch.device) -> Iterator[Iterator[Result]]:
-    """Start to compile all stages, and yield an iterator over the results, as they become ready.
+def compiling(target: Target, device: torch.device) -> Iterator[tuple[Choices, Iterator[Result]]]:
+    """Start to compile all stages. Yield the choices, and an iterator over the results, as they become ready.
 
     It raises BuildError if a stage cannot be compiled. At the end of the block, unfinished work is stopped.
     """
@@ -61,9 +57,10 @@ def compiling(target: Target, device: torch.device) -> Iterator[Iterator[Result]
         pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_depend_on_parent)
         try:
             with _environment(_settings(cache, count)):  # the processes inherit it
-                futures = [pool.submit(compile_stage, target, stage, device.type) for stage in LATER_FIRST]
+                choices = pool.submit(choose, target).result() if has_choices(device) else {}
+                futures = [pool.submit(compile_stage, target, one, device.type, choices) for one in LATER_FIRST]
             with _room(device, count * GPU_MEMORY):
-                yield (_with_libraries(future.result(), Path(cache)) for future in as_completed(futures))
+                yield choices, (_with_libraries(future.result(), Path(cache)) for future in as_completed(futures))
         except BrokenProcessPool as error:
             raise BuildError(
                 "a process that compiles engines was killed, probably because memory ran out: free some memory"
@@ -100,12 +97,13 @@ def _room(device: torch.device, size: int) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
-def compile_stage(target: Target, name: str, kind: str) -> Result:
+def compile_stage(target: Target, name: str, kind: str, choices: Choices) -> Result:
     """Compile a stage for a device of this kind. Raise BuildError if that fails."""
     start = time.perf_counter()
     KERNELS.clear()  # those of other stages
+    CHOICES.update(choices)
     try:
-        stage = _stage(target, name, torch.device(kind))
+        stage = empty_stage(target, name, torch.device(kind))
         engine = InductorEngine(stage.spec, stage.module)
         engine.bind(allocate({name: stage.spec}, torch.device(kind)))
         engine.enqueue(None)  # also compiles the kernels of our ops
@@ -114,19 +112,6 @@ def compile_stage(target: Target, name: str, kind: str) -> Result:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         raise BuildError(f"stage {name} cannot be compiled ({type(error).__name__}: {reason})") from error
     return Result(name, compiled, time.perf_counter() - start)
-
-
-def _stage(target: Target, name: str, device: torch.device) -> Stage:
-    """Return a stage whose weights are 0, in the form that is compiled."""
-    with shapes_only():
-        model = ControlLDM(load_architecture(target.architecture)).eval().requires_grad_(False)
-        stage = make_stages(make_fast(model, PRECISIONS[target.precision].dtype), *target.size)[name]
-    stage.module.to_empty(device=device)
-    for tensor in (*stage.module.parameters(), *stage.module.buffers()):
-        tensor.zero_()
-    if device.type == "cuda":
-        use_kernels(stage.module)
-    return stage
 
 
 def _with_libraries(result: Result, cache: Path) -> Result:

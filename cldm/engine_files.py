@@ -110,6 +110,7 @@ def expected_manifest(
     with shapes_only():  # the specs need shapes only
         model = make_fast(ControlLDM(architecture), PRECISIONS[target.precision].dtype)
     specs = [stage.spec for stage in make_stages(model, *target.size).values()]
+    notes: dict[str, Any] = {"checkpoint": target.checkpoint}
     if target.backend == "tensorrt":
         library = library or library_that_runs_on(device, _title(target.folder))
         if library.portable and not target.targets:
@@ -118,6 +119,7 @@ def expected_manifest(
         options = {"refit": target.refit, **({"plugins": target.plugins} if target.precision == "fp16" else {})}
     else:
         here, options = machine(device), {**(tuning or Tuning()).options()}
+        notes["choices"] = {}  # between kernels, by the build
     facts = {
         "backend": target.backend,
         "architecture": target.architecture,
@@ -132,7 +134,7 @@ def expected_manifest(
         **here,
         **{f"tuning.{name}": value for name, value in options.items()},
     }
-    return Manifest(facts, target.command(device), {"checkpoint": target.checkpoint})
+    return Manifest(facts, target.command(device), notes)
 
 
 def find_engines(target: Target, device: torch.device, weights: Mapping[str, Tensor] | None = None) -> Backend:

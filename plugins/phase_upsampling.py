@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.blocks import Upsample
+from plugins.choices import Choice, chosen
 
 # Pixels of all small maps together from which saved operations outweigh larger kernels. On an H100, as four separate
 # convolutions, the phases of 768 and more pixels are faster (256 to 1280 channels), and those of 192 are slower.
@@ -26,10 +27,15 @@ class PhaseUpsample(Upsample):
     sums: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        n, _, h, w = x.shape
-        if not pays(n * h * w):
+        if not chosen(self.choice(x)):
             return super().forward(x)
         return upsample(x, self.sums, cast(Tensor, self.conv.bias))
+
+    def choice(self, x: Tensor) -> Choice:
+        """Return the choice between the 3x3 convolution, 0, and the phases, 1."""
+        n, channels, h, w = x.shape
+        question = f"upsampling in phases of {n * h * w} pixels, {channels} to {self.conv.out_channels} channels"
+        return Choice(question, (0, 1), int(pays(n * h * w)))
 
     def derive(self) -> None:
         self.sums.copy_(phase_kernels(self.conv.weight))

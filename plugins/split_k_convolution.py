@@ -12,25 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from ldm.blocks import AddedConv2d
+from plugins.choices import Choice, chosen
 from plugins.compiling import compiles_half
-from plugins.split_k_tiles import parts_for
+from plugins.split_k_tiles import parts_choice
 
 
 class SplitKConv2d(AddedConv2d):
     """Any 3x3 convolution. Under torch.compile, on a GPU in float16, its sums are split if that is faster."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        stride = self.stride[0]
-        n, channels, h, w = x.shape
-        parts = parts_for(n * -(-h // stride) * -(-w // stride), channels, self.out_channels)
-        if not (parts and compiles_half(x)):
+        parts = chosen(self.choice(x)) if compiles_half(x) else 0
+        if not parts:
             return super()._conv_forward(x, weight, bias)
         from plugins.split_k_kernel import convolution_parts  # imported here, because Triton takes seconds to import
 
         weight = weight.permute(0, 2, 3, 1).contiguous()
-        split = convolution_parts(x.permute(0, 2, 3, 1).contiguous(), weight, stride, parts)
+        split = convolution_parts(x.permute(0, 2, 3, 1).contiguous(), weight, self.stride[0], parts)
         total = reduce(torch.add, split.unbind(0))
         return (total if bias is None else total + bias).to(x.dtype).permute(0, 3, 1, 2)
+
+    def choice(self, x: Tensor) -> Choice:
+        """Return the choice of the number of parts for a map on a GPU."""
+        stride, (n, channels, h, w) = self.stride[0], x.shape
+        pixels = n * -(-h // stride) * -(-w // stride)
+        processors = torch.cuda.get_device_properties(x.device).multi_processor_count
+        return parts_choice(pixels, channels, self.out_channels, processors)
 
 
 def split_convolutions(model: nn.Module) -> None:

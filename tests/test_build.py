@@ -22,13 +22,15 @@ from cldm.engine_files import Target, expected_manifest, find_engines
 from cldm.prompt_syntax import PromptSyntax
 from cldm.stages import STAGES
 from files import locked
-from runtime.artifacts import FILE, EngineFileError, pack, read
+from plugins.choices import Choices
+from runtime.artifacts import FILE, EngineFileError, pack, read, read_manifest
 from runtime.eager import EagerEngine
 from runtime.engine import Stream
 from runtime.spec import EngineSpec
 
 CPU = torch.device("cpu")
 TARGET = Target("small", 64, 64, 1, "fp32")
+CHOSEN = {"parts": 4}
 COMMAND = "--backend inductor --architecture small --height 64 --width 64 --device cpu".split()
 
 
@@ -45,8 +47,8 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Use an empty folder for engine files, and compile nothing."""
 
     @contextmanager
-    def compiling(target: Target, device: torch.device) -> Iterator[Iterator[Result]]:
-        yield (Result(stage, Compiled({stage: b"code"}, {}, {}), 0.5) for stage in reversed(STAGES))
+    def compiling(target: Target, device: torch.device) -> Iterator[tuple[Choices, Iterator[Result]]]:
+        yield CHOSEN, (Result(stage, Compiled({stage: b"code"}, {}, {}), 0.5) for stage in reversed(STAGES))
 
     monkeypatch.setattr(cldm.engine_files, "ENGINES", tmp_path / "engines")
     monkeypatch.setattr(build.inductor, "compiling", compiling)
@@ -94,6 +96,7 @@ def test_from_nothing_to_up_to_date(engines: Path, capsys: pytest.CaptureFixture
     assert last == f"engines: saved in {TARGET.folder}"
     assert TARGET.folder == engines / "inductor_small_64x64x1_fp32"
     assert read(TARGET.folder, expected_manifest(TARGET, CPU)) == pack(dict.fromkeys(STAGES, b"code"))
+    assert read_manifest(TARGET.folder)["choices"] == CHOSEN
 
     before = (TARGET.folder / FILE).stat().st_ino
     assert main(COMMAND) == 0

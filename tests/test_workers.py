@@ -21,6 +21,7 @@ from build.workers import OF_CHECK, Result, compile_stage, compiling, processes
 from cldm.compiled_files import Compiled
 from cldm.engine_files import Target
 from cldm.stages import STAGES
+from plugins.choices import Choices
 from runtime.generated_code import pack
 from tests.test_inductor import ROOT, needs_compiler
 
@@ -28,22 +29,22 @@ CPU = torch.device("cpu")
 TARGET = Target("small", 64, 64, 1, "fp32")
 
 
-def settings(target: Target, stage: str, kind: str) -> Result:
+def settings(target: Target, stage: str, kind: str, choices: Choices) -> Result:
     """Stands in for `compile_stage`: returns what the process was told."""
     told = {name: os.environ[name] for name in os.environ if name.startswith(("TORCHINDUCTOR", "CUDA"))}
     return Result(stage, Compiled({stage: repr(told).encode()}, {}, {}), 0.5)
 
 
-def failing(target: Target, stage: str, kind: str) -> Result:
+def failing(target: Target, stage: str, kind: str, choices: Choices) -> Result:
     raise BuildError(f"stage {stage} cannot be compiled")
 
 
-def killed(target: Target, stage: str, kind: str) -> Result:
+def killed(target: Target, stage: str, kind: str, choices: Choices) -> Result:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-def endless(target: Target, stage: str, kind: str) -> Result:
+def endless(target: Target, stage: str, kind: str, choices: Choices) -> Result:
     print(os.getpid(), flush=True)
     time.sleep(600)
     raise AssertionError
@@ -56,7 +57,7 @@ from tests.test_workers import CPU, TARGET
 build.workers.processes = lambda device: 1
 build.workers.compile_stage = tests.test_workers.endless
 if __name__ == "__main__":
-    with build.workers.compiling(TARGET, CPU) as results:
+    with build.workers.compiling(TARGET, CPU) as (_, results):
         list(results)
 """
 
@@ -70,7 +71,7 @@ def test_the_processes_share_a_cache_of_their_own(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(build.workers, "compile_stage", settings)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/home/cache")
     before = dict(os.environ)
-    with compiling(TARGET, CPU) as results:
+    with compiling(TARGET, CPU) as (_, results):
         assert dict(os.environ) == before
         told = {result.stage: eval(result.compiled.code[result.stage]) for result in results}
     assert told.keys() == {*STAGES}
@@ -85,10 +86,10 @@ def test_the_processes_share_a_cache_of_their_own(monkeypatch: pytest.MonkeyPatc
     [(failing, "stage [a-z]+ cannot be compiled"), (killed, "was killed, probably because memory ran out: free some")],
 )
 def test_a_failure_stops_all(
-    work: Callable[[Target, str, str], Result], sentence: str, monkeypatch: pytest.MonkeyPatch
+    work: Callable[[Target, str, str, Choices], Result], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build.workers, "compile_stage", work)
-    with pytest.raises(BuildError, match=sentence), compiling(TARGET, CPU) as results:
+    with pytest.raises(BuildError, match=sentence), compiling(TARGET, CPU) as (_, results):
         list(results)
     assert not active_children()
 
@@ -161,7 +162,7 @@ def test_code_that_runs_without_inductor_needs_no_libraries(
 
 @needs_compiler
 def test_a_compiled_stage() -> None:
-    result = compile_stage(TARGET, "hint", "cpu")
+    result = compile_stage(TARGET, "hint", "cpu", {})
     assert result.stage == "hint"
     assert result.compiled.code["hint"]
 
@@ -173,4 +174,4 @@ def test_a_stage_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> Non
     engine = SimpleNamespace(bind=lambda buffers: None, enqueue=enqueue)
     monkeypatch.setattr(build.workers, "InductorEngine", lambda spec, module: engine)
     with pytest.raises(BuildError, match=r"stage text cannot be compiled \(RuntimeError: Failed to find a compiler\)$"):
-        compile_stage(TARGET, "text", "cpu")
+        compile_stage(TARGET, "text", "cpu", {})

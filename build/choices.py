@@ -1,0 +1,117 @@
+"""Chooses by timing between our kernels and PyTorch's, where they were not tuned: on GPUs other than Hopper.
+
+Before the stages are compiled, each runs once, to find the sizes of the layers that have a choice. Then each layer is
+compiled by itself with each answer, and timed in a CUDA graph while nothing else runs.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from build.empty_stage import empty_stage
+from cldm.engine_files import Target
+from cldm.stages import STAGES
+from plugins.choices import CHOICES, Choice, Choices
+from plugins.group_norm.layer import FusedGroupNorm
+from plugins.hopper.compile import HOPPER
+from plugins.phase_upsampling import PhaseUpsample
+from plugins.split_k_convolution import SplitKConv2d
+from runtime.compiled_code import CompiledCode, Tuning
+from runtime.eager import EagerEngine
+from runtime.graph import Graph
+from runtime.spec import allocate
+from runtime.timing import median_ms
+
+log = logging.getLogger(__name__)
+
+ASKING = (SplitKConv2d, FusedGroupNorm, PhaseUpsample)
+CALLS, RUNS = 20, 7  # calls in a graph, and launches of it
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A layer with a choice, and what it gets and returns."""
+
+    choice: Choice
+    layer: nn.Module
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+    @torch.inference_mode()
+    def times_ms(self) -> dict[int, float]:
+        """Return the milliseconds of CALLS calls by answer."""
+        return {answer: self._time_ms(answer) for answer in self.choice.answers}
+
+    def _time_ms(self, answer: int) -> float:
+        stream, code = torch.cuda.Stream(self.output.device), CompiledCode(_Alone(self.layer), Tuning())
+
+        def calls(count: int = CALLS) -> None:
+            for _ in range(count):
+                code(self.inputs, [self.output])
+
+        def launch() -> None:
+            graph.launch()
+            stream.synchronize()
+
+        CHOICES[self.choice.question] = answer
+        try:
+            with torch.cuda.stream(stream):
+                calls(1)  # compiles
+            stream.synchronize()
+            graph = Graph(calls, stream)
+            return median_ms(launch, RUNS, warmups=1)
+        finally:
+            del CHOICES[self.choice.question]
+
+
+class _Alone(nn.Module):
+    """A layer as a stage, which returns a tuple."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor]:
+        return (self.layer(*inputs),)
+
+
+def has_choices(device: torch.device) -> bool:
+    """Return whether the device is a GPU that our kernels have not been tuned for."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) != HOPPER
+
+
+def choose(target: Target) -> Choices:
+    """Return the fastest answers by question, for the layers of this target on the first GPU."""
+    found: dict[str, int] = {}
+    asking = {one.choice.question: one for name in STAGES for one in _asking(target, name)}
+    for question, one in tqdm(asking.items(), "choosing kernels"):
+        times = one.times_ms()
+        found[question] = min(times, key=times.__getitem__)
+        log.debug("%s: %d of %s", question, found[question], times)
+    del asking
+    torch.cuda.empty_cache()
+    return found
+
+
+@torch.inference_mode()
+def _asking(target: Target, name: str) -> list[Asking]:
+    """Return the layers of a stage that have a choice."""
+    device = torch.device("cuda")
+    stage, found = empty_stage(target, name, device), list[Asking]()
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(layer, ASKING)
+        if len((choice := layer.choice(inputs[0])).answers) > 1:
+            found.append(Asking(choice, layer, inputs, output))
+
+    layers = [layer for layer in stage.module.modules() if type(layer) in ASKING]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    engine = EagerEngine(stage.spec, stage.module)
+    engine.bind(allocate({name: stage.spec}, device))
+    engine.enqueue(None)
+    for hook in hooks:
+        hook.remove()
+    return found
