@@ -18,13 +18,12 @@ from benchmarks.group_norm import SHAPES
 from build.choices import Asking, _asking, choose
 from cldm.engine_files import Target
 from plugins.choices import CHOICES
-from plugins.convolution.layer import FusedConv2d
 from plugins.group_norm.layer import FusedGroupNorm
 from plugins.group_norm.op import group_norm
 from plugins.layers import use_kernels
 from plugins.nvrtc import call, compile_ptx
 from plugins.phase_upsampling import PhaseUpsample
-from plugins.split_k_convolution import SplitKConv2d, split_convolutions
+from plugins.split_k_convolution import SplitKConv2d
 from plugins.update.op import load_kernel, plain_update, update
 from tests.hopper import check
 from tests.norm_maps import EPS, FORMATS, ODD, error, tensors, torchs
@@ -37,14 +36,14 @@ CACHED = (
     *(plugins.short_attention.op.runs_on, plugins.long_attention.op.runs_on, plugins.product.compile.runs_on),
     load_kernel,
 )
+FOR_HOPPER = (
+    *("convolution.layer", "zero_convolutions.layer"),
+    *("short_attention.op", "long_attention.op", "product.compile"),
+)
 
 
 @pytest.fixture(autouse=True)
-def older(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make the GPU look like one of CAPABILITY, and let the driver compile our PTX for it."""
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: CAPABILITY)
-    for module in (plugins.group_norm.op, plugins.update.op):
-        monkeypatch.setattr(module, "cubin", compile_ptx)
+def nothing_cached() -> Iterator[None]:
     for function in CACHED:
         function.cache_clear()
     yield
@@ -52,6 +51,24 @@ def older(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         function.cache_clear()
 
 
+@pytest.fixture
+def ptx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the GPU look like one of CAPABILITY, and let the driver compile our PTX for it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: CAPABILITY)
+    for module in (plugins.group_norm.op, plugins.update.op):
+        monkeypatch.setattr(module, "cubin", compile_ptx)
+
+
+@pytest.fixture
+def no_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let layers and the build ignore the features of a Hopper GPU. Inductor compiles for the GPU that is there."""
+    for module in FOR_HOPPER:
+        monkeypatch.setattr(f"plugins.{module}.HOPPER", None)
+    for module in ("op", "layer"):
+        monkeypatch.setattr(f"plugins.group_norm.{module}.has_clusters", lambda device: False)
+
+
+@pytest.mark.usefixtures("ptx")
 @pytest.mark.parametrize("memory", FORMATS)
 @pytest.mark.parametrize("shape", [*SHAPES, *ODD], ids=str)
 def test_group_norm(shape: tuple[int, int, int, int, int], memory: torch.memory_format) -> None:
@@ -61,6 +78,7 @@ def test_group_norm(shape: tuple[int, int, int, int, int], memory: torch.memory_
     assert error(group_norm(x, weight, bias, *options), true) <= 2 * error(torchs(x, weight, bias, *options), true)
 
 
+@pytest.mark.usefixtures("ptx")
 @pytest.mark.parametrize("taps", [1, 3])
 def test_the_update(taps: int) -> None:
     ours, plain = (arguments(3, taps, 5, "cuda") for _ in range(2))
@@ -123,6 +141,7 @@ def run_parts(x: Tensor, weight: Tensor, stride: int, parts: int) -> Tensor:
     return result
 
 
+@pytest.mark.usefixtures("no_features")
 def test_layers_that_ask() -> None:
     """Each is compiled with each answer, and computes the same."""
     asking = {type(one.layer): one for one in _asking(TARGET, "decoder")}
@@ -152,16 +171,10 @@ def convolution() -> Asking:
     return asked
 
 
+@pytest.mark.usefixtures("no_features")
 def test_the_fastest_answer_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("build.choices.STAGES", ("hint",))
     asked = convolution()
     monkeypatch.setattr("build.choices._asking", lambda target, name: [asked])
     monkeypatch.setattr(Asking, "times_ms", lambda one: {0: 2.0, one.choice.answers[-1]: 1.0})
     assert choose(TARGET) == {asked.choice.question: asked.choice.answers[-1]}
-
-
-def test_hoppers_kernels_are_not_used() -> None:
-    layer = nn.Conv2d(128, 128, 3, padding=1).cuda().half()
-    use_kernels(layer)
-    assert not isinstance(layer, FusedConv2d)
-    split_convolutions(layer)
