@@ -102,10 +102,11 @@ def _asking(target: Target, name: str) -> list[Asking]:
     device = torch.device("cuda")
     stage, found = empty_stage(target, name, device), list[Asking]()
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def note(layer: nn.Module, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
         assert isinstance(layer, ASKING)
+        assert inputs[0] is not None
         if len((choice := layer.choice(inputs[0])).answers) > 1:
-            found.append(Asking(choice, layer, inputs, output))
+            found.append(Asking(choice, layer, tuple(one for one in inputs if one is not None), output))
 
     layers = [layer for layer in stage.module.modules() if type(layer) in ASKING]
     hooks = [layer.register_forward_hook(note) for layer in layers]

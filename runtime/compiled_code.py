@@ -26,6 +26,10 @@ from runtime.waiting_kernels import waiting_kernels
 
 log = logging.getLogger(__name__)
 
+# Older GPUs have no norms of ours. PyTorch 2.11 refuses its own if they read what one kernel copies (AssertionError in
+# reorder_loops_by_dep_pair).
+TOGETHER = (9, 0)
+
 # PyTorch's compiler is imported where it is used: the import takes a second or two, and eager engines do not need it.
 
 
@@ -98,9 +102,7 @@ class CompiledCode:
             buffers = rest[inputs:]
             out = {"out": buffers} if getattr(self.module, "takes_out", False) else {}
             results = torch.func.functional_call(self.module, weights, rest[:inputs], out)
-            copied = [pair for pair in zip(buffers, results, strict=True) if pair[0] is not pair[1]]
-            if copied:  # in one kernel, if none of Inductor's computes them: 9 results of the encoder
-                torch._foreach_copy_([buffer for buffer, _ in copied], [result for _, result in copied])
+            copy_all([pair for pair in zip(buffers, results, strict=True) if pair[0] is not pair[1]])
             return ()
 
         traced = make_fx(run, tracing_mode="fake")(*arguments)
@@ -108,6 +110,18 @@ class CompiledCode:
         options = {"config_patches": self.tuning.options()}
         with waiting_kernels():
             return standalone_compile(traced, [*arguments], dynamic_shapes="from_example_inputs", options=options)
+
+
+def copy_all(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Copy the second of each pair into the first: in one kernel, if none of Inductor's computes it, unless on an older
+    GPU. The encoder has 9 such results.
+    """
+    buffers, results = [buffer for buffer, _ in pairs], [result for _, result in pairs]
+    if pairs and not (buffers[0].is_cuda and torch.cuda.get_device_capability(buffers[0].device) < TOGETHER):
+        torch._foreach_copy_(buffers, results)
+        return
+    for buffer, result in pairs:
+        buffer.copy_(result)
 
 
 def call_ops_as_traced(traced: GraphModule) -> None:

@@ -64,6 +64,7 @@ def no_features(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let layers and the build ignore the features of a Hopper GPU. Inductor compiles for the GPU that is there."""
     for module in FOR_HOPPER:
         monkeypatch.setattr(f"plugins.{module}.HOPPER", None)
+    monkeypatch.setattr("runtime.compiled_code.TOGETHER", (99, 0))
     for module in ("op", "layer"):
         monkeypatch.setattr(f"plugins.group_norm.{module}.has_clusters", lambda device: False)
 
