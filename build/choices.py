@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from build.empty_stage import empty_stage
+from build.errors import BuildError, first_line
 from cldm.engine_files import Target
 from cldm.stages import STAGES
 from plugins.choices import CHOICES, Choice, Choices
@@ -42,8 +43,14 @@ class Asking:
 
     @torch.inference_mode()
     def times_ms(self) -> dict[int, float]:
-        """Return the milliseconds of CALLS calls by answer."""
-        return {answer: self._time_ms(answer) for answer in self.choice.answers}
+        """Return the milliseconds of CALLS calls by answer, without answers that do not run on this GPU."""
+        times = {}
+        for answer in self.choice.answers:
+            try:
+                times[answer] = self._time_ms(answer)
+            except RuntimeError as error:  # base class of all errors of Inductor, our kernels and the device
+                log.warning("%s: %d does not run here: %s", self.choice.question, answer, first_line(error))
+        return times
 
     def _time_ms(self, answer: int) -> float:
         stream, code = torch.cuda.Stream(self.output.device), CompiledCode(_Alone(self.layer), Tuning())
@@ -78,19 +85,26 @@ class _Alone(nn.Module):
         return (self.layer(*inputs),)
 
 
-def has_choices(device: torch.device) -> bool:
-    """Return whether the device is a GPU that our kernels have not been tuned for."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) != HOPPER
+def has_choices(target: Target, device: torch.device) -> bool:
+    """Return whether the device is a GPU that our kernels have not been tuned for, and the target may use them."""
+    on_gpu = device.type == "cuda" and target.precision == "fp16"
+    return on_gpu and torch.cuda.get_device_capability(device) != HOPPER
 
 
 def choose(target: Target) -> Choices:
-    """Return the fastest answers by question, for the layers of this target on the first GPU."""
+    """Return the fastest answers by question, for the layers of this target on the first GPU.
+
+    Raises BuildError if the stages do not run.
+    """
     found: dict[str, int] = {}
-    asking = {one.choice.question: one for name in STAGES for one in _asking(target, name)}
+    try:
+        asking = {one.choice.question: one for name in STAGES for one in _asking(target, name)}
+    except RuntimeError as error:
+        raise BuildError(f"kernels cannot be chosen ({type(error).__name__}: {first_line(error)})") from error
     for question, one in tqdm(asking.items(), "choosing kernels"):
-        times = one.times_ms()
-        found[question] = min(times, key=times.__getitem__)
-        log.debug("%s: %d of %s", question, found[question], times)
+        if times := one.times_ms():
+            found[question] = min(times, key=times.__getitem__)
+            log.debug("%s: %d of %s", question, found[question], times)
     del asking
     torch.cuda.empty_cache()
     return found

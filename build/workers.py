@@ -20,7 +20,7 @@ import torch
 
 from build.choices import choose, has_choices
 from build.empty_stage import empty_stage
-from build.errors import BuildError
+from build.errors import BuildError, first_line
 from cldm.compiled_files import Compiled
 from cldm.engine_files import Target
 from cldm.stages import STAGES
@@ -57,7 +57,7 @@ def compiling(target: Target, device: torch.device) -> Iterator[tuple[Choices, I
         pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_depend_on_parent)
         try:
             with _environment(_settings(cache, count)):  # the processes inherit it
-                choices = pool.submit(choose, target).result() if has_choices(device) else {}
+                choices = pool.submit(choose, target).result() if has_choices(target, device) else {}
                 futures = [pool.submit(compile_stage, target, one, device.type, choices) for one in LATER_FIRST]
             with _room(device, count * GPU_MEMORY):
                 yield choices, (_with_libraries(future.result(), Path(cache)) for future in as_completed(futures))
@@ -109,8 +109,7 @@ def compile_stage(target: Target, name: str, kind: str, choices: Choices) -> Res
         engine.enqueue(None)  # also compiles the kernels of our ops
         compiled = Compiled({name: engine.save()}, dict(KERNELS), {})
     except RuntimeError as error:  # base class of all errors of Inductor
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise BuildError(f"stage {name} cannot be compiled ({type(error).__name__}: {reason})") from error
+        raise BuildError(f"stage {name} cannot be compiled ({type(error).__name__}: {first_line(error)})") from error
     return Result(name, compiled, time.perf_counter() - start)
 
 

@@ -1,17 +1,21 @@
 """Choices between kernels, without a GPU."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
-from build.choices import has_choices
+from build.choices import Asking, choose, has_choices
+from build.errors import BuildError
+from cldm.engine_files import Target
 from ldm.norm import GroupNorm
 from plugins.choices import CHOICES, Choice, chosen
 from plugins.group_norm.layer import FusedGroupNorm
 from plugins.split_k_tiles import parts_choice
 
 CPU = torch.device("cpu")
+HALF = Target("small", 64, 64, 1, "fp16")
 
 
 @pytest.fixture(autouse=True)
@@ -54,5 +58,32 @@ def test_only_other_gpus_than_hopper_choose(
     capability: tuple[int, int], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert has_choices(torch.device("cuda")) == expected
-    assert not has_choices(CPU)
+    assert has_choices(HALF, torch.device("cuda")) == expected
+    assert not has_choices(replace(HALF, precision="fp32"), torch.device("cuda"))
+    assert not has_choices(HALF, CPU)
+
+
+def asking(question: str, answers: tuple[int, ...]) -> Asking:
+    return Asking(Choice(question, answers, 0), torch.nn.Identity(), (), torch.zeros(1))
+
+
+def test_the_fastest_of_those_that_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def time_ms(one: Asking, answer: int) -> float:
+        if answer == 9:
+            raise RuntimeError("out of resources\nand much more")
+        return 5.0 - answer
+
+    layers = [asking("which?", (0, 4, 9)), asking("what?", (9,)), asking("which?", (0, 3, 9))]
+    monkeypatch.setattr(Asking, "_time_ms", time_ms)
+    monkeypatch.setattr("build.choices._asking", lambda target, name: layers if name == "hint" else [])
+    assert choose(HALF) == {"which?": 3}
+    assert "which?: 9 does not run here: out of resources" in caplog.messages
+
+
+def test_stages_that_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(target: Target, name: str) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore")
+
+    monkeypatch.setattr("build.choices._asking", out_of_memory)
+    with pytest.raises(BuildError, match=r"^kernels cannot be chosen \(OutOfMemoryError: CUDA out of memory.\)$"):
+        choose(HALF)
