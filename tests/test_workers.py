@@ -151,7 +151,11 @@ def test_memory_that_the_caller_may_take(
     assert fractions == [fraction, 1.0]
 
 
-@pytest.mark.parametrize(("code", "expected"), [(b"Inductor's", {"a.so": b"library"}), (pack("", {}, {}), {})])
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(b"Inductor's", {"a.so": b"library"}), (pack("", {}, {}), {})],
+    ids=["Inductor's", "generated"],  # pack() includes the time
+)
 def test_code_that_runs_without_inductor_needs_no_libraries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: bytes, expected: dict[str, bytes]
 ) -> None:
