@@ -78,7 +78,7 @@ def _contents(entries: Any) -> list[Any]:
 def _refuse_added(file: str, added: Sequence[Any], tokens: Mapping[str, int]) -> None:
     """Raise ValueError for a token beyond the vocabulary, for which the text encoder has no vector."""
     if more := [token for token in added if not isinstance(token, str) or token not in tokens]:
-        raise ValueError(f"{file} adds the token {shown(more[0])}: delete it there, and give its vector as embeddings")
+        raise ValueError(f"{file} adds the token {shown(more[0])}, for which CLIP's text encoder has no vector")
 
 
 def _has_two(folder: Path) -> bool:
