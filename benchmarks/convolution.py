@@ -25,7 +25,7 @@ from plugins.convolution.tiles import Sizes, choose
 from plugins.hopper.compile import HOPPER
 from plugins.phase_upsampling import upsample
 from plugins.split_k_convolution import split_convolutions
-from plugins.split_k_tiles import parts_for
+from plugins.split_k_tiles import parts_choice
 
 LEVELS = {  # rows and columns of maps, and the in- and output channels of their convolutions
     (4, 6): [(1280, 1280), (2560, 1280)],
@@ -68,7 +68,10 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
 
 def split(sizes: Sizes) -> Convolution | None:
     """Return the convolution with split sums, or None if the product does not split them at these sizes."""
-    if sizes in SKIPS + UPSAMPLINGS or not parts_for(sizes.n * sizes.h * sizes.w, sizes.channels, sizes.outs):
+    if (
+        sizes in SKIPS + UPSAMPLINGS
+        or not parts_choice(sizes.n * sizes.h * sizes.w, sizes.channels, sizes.outs).otherwise
+    ):
         return None
     layer = nn.Conv2d(sizes.channels, sizes.outs, 3, sizes.stride, padding=1, device="cuda")
     split_convolutions(layer)

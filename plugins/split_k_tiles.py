@@ -1,6 +1,6 @@
 """Into how many parts the sums of a split-K convolution are split, and the tiles of its kernel."""
 
-from plugins.choices import Choice, chosen
+from plugins.choices import Choice
 
 # The best of a dozen settings tried on an H200.
 ROWS, COLUMNS, DEPTH = 64, 128, 64  # output tile: pixels, channels; input channels per step
@@ -21,8 +21,3 @@ def parts_choice(pixels: int, channels: int, out_channels: int, processors: int 
     parts = min(PROGRAMS * processors // tiles, 13)
     faster = parts >= 8 or (parts >= 4 and 640 <= channels <= 1280)
     return Choice(question, (0, parts) if parts > 1 else (0,), parts if faster else 0)
-
-
-def parts_for(pixels: int, channels: int, out_channels: int, processors: int = PROCESSORS) -> int:
-    """Return the number of parts to split a convolution's sums into; 0 if cuDNN is faster or the sizes do not fit."""
-    return chosen(parts_choice(pixels, channels, out_channels, processors))

@@ -63,13 +63,13 @@ def test_a_compiled_layer_is_split(stride: int) -> None:
 
 
 def test_a_convolution_that_leaves_the_gpu_idle_is_split() -> None:
-    from plugins.split_k_tiles import parts_for
+    from plugins.split_k_tiles import parts_choice
 
-    assert parts_for(2 * 4 * 6, 1280, 1280) == 13
-    assert parts_for(2 * 8 * 12, 2560, 1280) == 8
-    assert parts_for(2 * 16 * 24, 640, 640) == 4
-    assert parts_for(2 * 16 * 24, 1280, 640) == 4
-    assert parts_for(2 * 16 * 24, 320, 640) == 0, "adding the parts would cost what splitting gains"
-    assert parts_for(2 * 16 * 24, 1920, 640) == 0, "cuDNN is faster"
-    assert parts_for(2 * 32 * 48, 320, 320) == 0, "the convolution already fills the GPU"
-    assert parts_for(2 * 4 * 6, 96, 128) == 0, "the sizes are not whole tiles"
+    assert parts_choice(2 * 4 * 6, 1280, 1280).otherwise == 13
+    assert parts_choice(2 * 8 * 12, 2560, 1280).otherwise == 8
+    assert parts_choice(2 * 16 * 24, 640, 640).otherwise == 4
+    assert parts_choice(2 * 16 * 24, 1280, 640).otherwise == 4
+    assert parts_choice(2 * 16 * 24, 320, 640).otherwise == 0, "adding the parts would cost what splitting gains"
+    assert parts_choice(2 * 16 * 24, 1920, 640).otherwise == 0, "cuDNN is faster"
+    assert parts_choice(2 * 32 * 48, 320, 320).otherwise == 0, "the convolution already fills the GPU"
+    assert parts_choice(2 * 4 * 6, 96, 128).otherwise == 0, "the sizes are not whole tiles"
