@@ -68,10 +68,8 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
 
 def split(sizes: Sizes) -> Convolution | None:
     """Return the convolution with split sums, or None if the product does not split them at these sizes."""
-    if (
-        sizes in SKIPS + UPSAMPLINGS
-        or not parts_choice(sizes.n * sizes.h * sizes.w, sizes.channels, sizes.outs).otherwise
-    ):
+    choice = parts_choice(sizes.n * sizes.h * sizes.w, sizes.channels, sizes.outs)
+    if sizes in SKIPS + UPSAMPLINGS or not choice.otherwise:
         return None
     layer = nn.Conv2d(sizes.channels, sizes.outs, 3, sizes.stride, padding=1, device="cuda")
     split_convolutions(layer)
