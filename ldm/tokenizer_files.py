@@ -38,7 +38,8 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     if _has_two(folder):
         tokens = _object(folder / FILES[0])
         found.append((tokens, _check(FILES[0], tokens, _lines(folder / FILES[1]))))
-    if one_file := _optional(folder / ONE_FILE):
+    one_file = _optional(folder / ONE_FILE)
+    if (folder / ONE_FILE).is_file():
         model = one_file.get("model")
         if (
             not isinstance(model, dict)
@@ -47,8 +48,6 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         ):
             raise ValueError(f"{ONE_FILE} is of another kind, expected CLIP's BPE with {WORD_END} after words")
         found.append((model.get("vocab"), _check(ONE_FILE, model.get("vocab"), model.get("merges"))))
-    if not found:
-        raise ValueError(f"{ONE_FILE} is empty")
     tokens, merges = found[0]
     settings = _optional(folder / SETTINGS[0])
     _refuse_added(ADDED, [*_optional(folder / ADDED)], tokens)

@@ -113,8 +113,9 @@ class CompiledCode:
 
 
 def copy_all(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Copy the second of each pair into the first: in one kernel, if none of Inductor's computes it, unless on an older
-    GPU. The encoder has 9 such results.
+    """Copy the second of each pair into the first; on newer GPUs and CPUs by one op.
+
+    It becomes one kernel for all that none of Inductor's kernels computes: 9 results of the encoder.
     """
     buffers, results = [buffer for buffer, _ in pairs], [result for _, result in pairs]
     if pairs and not (buffers[0].is_cuda and torch.cuda.get_device_capability(buffers[0].device) < TOGETHER):

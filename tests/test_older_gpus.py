@@ -144,7 +144,7 @@ def run_parts(x: Tensor, weight: Tensor, stride: int, parts: int) -> Tensor:
 
 @pytest.mark.usefixtures("no_features")
 def test_layers_that_ask() -> None:
-    """Each is compiled with each answer, and computes the same."""
+    """Each is compiled and timed with each answer."""
     asking = {type(one.layer): one for one in _asking(TARGET, "decoder")}
     assert {FusedGroupNorm, PhaseUpsample} <= asking.keys()
     for one in (asking[FusedGroupNorm], asking[PhaseUpsample], convolution()):

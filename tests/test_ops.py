@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from plugins.product.op import product
 from plugins.zero_convolutions.op import zero_convolutions
 from tests.test_inductor import ROOT
 
@@ -33,3 +34,5 @@ def test_tensors_without_values() -> None:
     """Tracing calls another function; a GPU is not needed."""
     ones = [torch.ones(2, 64, 3, 5, device="meta")]
     zero_convolutions(ones, ones, ones, ones[0], ones)
+    result = product(torch.ones(3, 64, device="meta"), torch.ones(8, 64, device="meta"))
+    assert (result.device.type, result.shape) == ("meta", (3, 8))

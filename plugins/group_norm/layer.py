@@ -34,7 +34,7 @@ class FusedGroupNorm(GroupNorm):
     def choice(self, x: Tensor) -> Choice:
         """Return the choice between PyTorch's norm, 0, and ours, 1, for a map on a GPU.
 
-        With thread block clusters ours is always faster. Without, it uses few blocks, and has not been measured.
+        With thread block clusters there is only ours. Without, it uses few blocks, and has not been measured.
         """
         clusters = has_clusters(x.device)
         question = f"GroupNorm of maps {list(x.shape)} in {self.num_groups} groups by our kernel"
