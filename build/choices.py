@@ -20,6 +20,7 @@ from plugins.group_norm.layer import FusedGroupNorm
 from plugins.hopper.compile import HOPPER
 from plugins.phase_upsampling import PhaseUpsample
 from plugins.split_k_convolution import SplitKConv2d
+from runtime.channels_last import channels_last
 from runtime.compiled_code import CompiledCode, Tuning
 from runtime.eager import EagerEngine
 from runtime.graph import Graph
@@ -48,7 +49,7 @@ class Asking:
         for answer in self.choice.answers:
             try:
                 times[answer] = self._time_ms(answer)
-            except RuntimeError as error:  # base class of all errors of Inductor, our kernels and the device
+            except (RuntimeError, ValueError) as error:  # of Inductor, kernels and the device; ops refuse sizes
                 log.warning("%s: %d does not run here: %s", self.choice.question, answer, first_line(error))
         return times
 
@@ -120,13 +121,19 @@ def _asking(target: Target, name: str) -> list[Asking]:
         assert isinstance(layer, ASKING)
         assert inputs[0] is not None
         if len((choice := layer.choice(inputs[0])).answers) > 1:
-            found.append(Asking(choice, layer, tuple(one for one in inputs if one is not None), output))
+            maps = [_channels_last(one) for one in (*inputs, output) if one is not None]
+            found.append(Asking(choice, layer, tuple(maps[:-1]), maps[-1]))
 
     layers = [layer for layer in stage.module.modules() if type(layer) in ASKING]
     hooks = [layer.register_forward_hook(note) for layer in layers]
-    engine = EagerEngine(stage.spec, stage.module)
+    engine = EagerEngine(stage.spec, channels_last(stage.module))
     engine.bind(allocate({name: stage.spec}, device))
     engine.enqueue(None)
     for hook in hooks:
         hook.remove()
     return found
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Return a map in the layout that it has in compiled stages; eager norms return other layouts."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

@@ -144,10 +144,10 @@ def run_parts(x: Tensor, weight: Tensor, stride: int, parts: int) -> Tensor:
 
 @pytest.mark.usefixtures("no_features")
 def test_layers_that_ask() -> None:
-    """Each is compiled and timed with each answer."""
-    asking = {type(one.layer): one for one in _asking(TARGET, "decoder")}
-    assert {FusedGroupNorm, PhaseUpsample} <= asking.keys()
-    for one in (asking[FusedGroupNorm], asking[PhaseUpsample], convolution()):
+    """Each is compiled and timed with each answer, also norms that add a shift."""
+    asking = {(type(one.layer), len(one.inputs)): one for one in _asking(TARGET, "decoder")}
+    layers = [asking[FusedGroupNorm, 1], asking[FusedGroupNorm, 2], asking[PhaseUpsample, 1]]
+    for one in (*layers, convolution()):
         times = one.times_ms()
         assert times.keys() == {*one.choice.answers}
         assert min(times.values()) > 0
