@@ -39,7 +39,8 @@ class hackathon:
     architecture: the name of a file in models/*.yaml, "sd15" or "small"; by default the one that fits the checkpoint.
     backend: "auto", "eager", "inductor" or "tensorrt"; the last two need engine files, built by `python -m build`.
         On a GPU, "auto" uses tensorrt if its engine files exist, else inductor if its engine files exist, else eager.
-    precision: "auto" (fp16 on a GPU, fp32 on the CPU), "fp32" or "fp16".
+    precision: "auto" (fp16 on a GPU, fp32 on the CPU), "fp32", "fp16" or "fp8": 3x3 convolutions with numbers of 8
+        bits, faster on an H100 or H200, but pictures change (docs/performance.md). A CPU rounds to the same numbers.
     device: "auto" (the GPU if there is one), "cpu", "cuda" or "cuda:N".
     plan: "ten", "all", the indices of the steps that call the network, such as "19,14,9,4", a plan file (see
         plans/files.py), a Plan, or "auto": the plan file with the best leaderboard score at this machine's speed or,
@@ -81,6 +82,8 @@ class hackathon:
         self._backends, self._strict = choose_backends(backend, self.device), check_switch("strict", strict)
         if embeddings:
             self._backends = leave_out_tensorrt(self._backends, "embeddings add tokens, which its engines do not have")
+        if self.precision.fp8:
+            self._backends = leave_out_tensorrt(self._backends, "its engines have no precision fp8")
         self._weights = LoadedWeights(found, self.precision, self.device)
         self._plan = PlanChoice(plan, found.architecture, max_pd, found.name)
         self.syntax = PromptSyntax(prompt_syntax, prompt_chunks)

@@ -16,7 +16,8 @@ def empty_stage(target: Target, name: str, device: torch.device) -> Stage:
     """Return a stage whose weights are 0, in the form that is compiled."""
     with shapes_only():
         model = ControlLDM(load_architecture(target.architecture)).eval().requires_grad_(False)
-        stage = make_stages(make_fast(model, PRECISIONS[target.precision].dtype), *target.size)[name]
+        precision = PRECISIONS[target.precision]
+        stage = make_stages(make_fast(model, precision.dtype, precision.fp8), *target.size)[name]
     stage.module.to_empty(device=device)
     for tensor in (*stage.module.parameters(), *stage.module.buffers()):
         tensor.zero_()

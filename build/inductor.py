@@ -63,7 +63,8 @@ def _shown(results: Iterator[Result]) -> Iterator[Result]:
 
 def _trial(target: Target, device: torch.device) -> Trial:
     model = Checkpoint(WEIGHTS, target.architecture, "given").load_model(device)
-    trial = prepare(model, PRECISIONS[target.precision].dtype, target.size, device)
+    precision = PRECISIONS[target.precision]
+    trial = prepare(model, precision.dtype, target.size, device, fp8=precision.fp8)
     if device.type == "cuda":
         use_kernels(model)
         load_kernel(device)  # of no stage

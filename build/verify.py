@@ -93,13 +93,16 @@ class Trial:
         return relative_error(outputs, self.truths[engine.spec.name].outputs)
 
 
-def prepare(model: ControlLDM, dtype: torch.dtype, size: Size, device: torch.device, eager: bool = True) -> Trial:
+def prepare(
+    model: ControlLDM, dtype: torch.dtype, size: Size, device: torch.device, eager: bool = True, fp8: bool = False
+) -> Trial:
     """Return a trial of the model, which must be float32 and on `device`; it is converted to `dtype` in place.
 
-    eager: also run the modules in `dtype` (takes minutes in half precision on the CPU).
+    eager: also run the modules in `dtype` (takes minutes in half precision on the CPU). fp8: as for `make_fast`; the
+    expected results are not rounded.
     """
     higher = make_fast(deepcopy(model), HIGHER[dtype])
-    stages = make_stages(make_fast(model, dtype), *size)
+    stages = make_stages(make_fast(model, dtype, fp8), *size)
     buffers = allocate({name: stage.spec for name, stage in stages.items()}, device)
     _randomize(buffers, stages, model.architecture.text.vocabulary)
     exact = make_stages(higher, *size)

@@ -37,7 +37,7 @@ class LoadedWeights:
     def load(self, engines: Engines) -> ControlLDM:
         """Load the model onto the device and apply the tricks."""
         self.patches, self.stamps = self.checkpoint.patches(), self.checkpoint.stamps()
-        model = make_fast(self.checkpoint.load_model(self.device), self.precision.dtype)
+        model = make_fast(self.checkpoint.load_model(self.device), self.precision.dtype, self.precision.fp8)
         engines.weights = None if self.checkpoint == self.built else model.state_dict()
         self.host, self.mixed = None, False
         return model

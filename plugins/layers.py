@@ -5,6 +5,7 @@ from torch import nn
 from plugins.convolution.layer import fuse_convolutions
 from plugins.folded_norms import fold_norms
 from plugins.folded_text import fold_text
+from plugins.fp8 import fuse_rounded
 from plugins.group_norm.layer import fuse_norms
 from plugins.phase_upsampling import upsample_in_phases
 from plugins.product.compile import runs_on
@@ -24,6 +25,7 @@ def use_kernels(model: nn.Module) -> None:
     fuse_convolutions(model)  # those that were split, and the phases
     fuse_zero_convolutions(model)
     fuse_norms(model)
+    fuse_rounded(model)  # with precision fp8
     fuse_attention(model)
     fuse_products(model)
     if runs_on(device := next(model.parameters()).device):

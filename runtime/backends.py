@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -28,15 +28,26 @@ class Backend:
 
 @dataclass(frozen=True)
 class Precision:
-    """The dtype of the networks' weights and activations; latents and time stay float32."""
+    """The dtype of the networks' weights and activations; latents and time stay float32.
+
+    fp8: whether convolutions after norms compute with numbers of 8 bits (see plugins/fp8.py).
+    """
 
     name: str
     dtype: torch.dtype
+    fp8: bool = False
 
 
 BACKENDS = {b.name: b for b in (Backend("eager", EagerEngine), Backend("inductor", InductorEngine))}
 NAMES = (*BACKENDS, "tensorrt")  # tensorrt loads engines only from files: see cldm.engine_files.find_engines
-PRECISIONS = {p.name: p for p in (Precision("fp32", torch.float32), Precision("fp16", torch.float16))}
+PRECISIONS = {
+    p.name: p
+    for p in (
+        *(Precision("fp32", torch.float32), Precision("fp16", torch.float16)),
+        Precision("fp8", torch.float16, fp8=True),
+    )
+}
+FP8_GPU = (9, 0)  # compute capability of the GPUs that our kernels for fp8 are for
 
 
 def check_name(argument: str, name: object) -> None:
@@ -76,18 +87,27 @@ def choose_device(name: str | torch.device) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """Return the precision; "auto" is fp16 on a GPU and fp32 on the CPU, which supports only fp32.
+    """Return the precision; "auto" is fp16 on a GPU and fp32 on the CPU.
 
+    On the CPU, fp8 rounds to the same numbers as on a GPU, and everything else is float32.
     Raise TypeError if the name is no string, and ValueError for an unknown or unsupported precision.
     """
     check_name("precision", name)
     if name == "auto":
         name = "fp16" if device.type == "cuda" else "fp32"
     if name not in PRECISIONS:
-        raise ValueError(f"precision {shown(name)}: expected auto, {' or '.join(PRECISIONS)}")
-    if name == "fp16" and device.type == "cpu":
-        raise ValueError("precision 'fp16' needs a CUDA device, and the device is cpu: use fp32")
-    return PRECISIONS[name]
+        raise ValueError(f"precision {shown(name)}: expected auto, {', '.join(PRECISIONS)}")
+    precision = PRECISIONS[name]
+    if device.type == "cpu":
+        if name == "fp16":
+            raise ValueError("precision 'fp16' needs a CUDA device, and the device is cpu: use fp32")
+        return replace(precision, dtype=torch.float32)
+    if precision.fp8 and (found := torch.cuda.get_device_capability(device)) != FP8_GPU:
+        raise ValueError(
+            f"precision 'fp8' needs an H100 or H200, and {device} has compute capability {found[0]}.{found[1]}: use "
+            "fp16"
+        )
+    return precision
 
 
 def choose_backends(name: str, device: torch.device) -> tuple[str, ...]:

@@ -107,6 +107,7 @@ class CompiledCode:
 
         traced = make_fx(run, tracing_mode="fake")(*arguments)
         call_ops_as_traced(traced)
+        allow_other_layouts(traced)
         options = {"config_patches": self.tuning.options()}
         with waiting_kernels():
             return standalone_compile(traced, [*arguments], dynamic_shapes="from_example_inputs", options=options)
@@ -136,6 +137,14 @@ def call_ops_as_traced(traced: GraphModule) -> None:
     for op in {node.target for node in traced.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}:
         if op.namespace == "canny2image" and op not in lowerings:
             make_fallback(op, constrain_to_fx_strides)
+
+
+def allow_other_layouts(traced: GraphModule) -> None:
+    """Let views copy where they must: Inductor computes PyTorch's norms itself, and their results in other layouts."""
+    for node in traced.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    traced.recompile()
 
 
 def load_code(saved: bytes) -> Any:

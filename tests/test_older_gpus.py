@@ -16,6 +16,7 @@ import plugins.short_attention.op
 import plugins.update.op
 from benchmarks.group_norm import SHAPES
 from build.choices import Asking, _asking, choose
+from build.workers import compile_stage
 from cldm.engine_files import Target
 from plugins.choices import CHOICES
 from plugins.group_norm.layer import FusedGroupNorm
@@ -152,6 +153,13 @@ def test_layers_that_ask() -> None:
         assert times.keys() == {*one.choice.answers}
         assert min(times.values()) > 0
         assert not CHOICES
+
+
+@pytest.mark.usefixtures("no_features")
+@pytest.mark.parametrize("name", ["encoder", "vae"])
+def test_a_stage_without_the_features(name: str) -> None:
+    """Inductor compiles it, with PyTorch's norms, whose results may have another layout than in the trace."""
+    assert compile_stage(TARGET, name, "cuda", {}).compiled.code
 
 
 def convolution() -> Asking:

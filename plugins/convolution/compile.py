@@ -15,7 +15,7 @@ class ConvolutionKernel(Kernel):
     residual: bool
 
     NAME = "canny2image_convolution"
-    POINTERS = ("*fp16",) * 4  # bias, bias of the 1x1 convolution, residual and result
+    POINTERS = ("*fp16",) * 4  # bias, bias of the 1x1 convolution, residual and result; with fp8 also scales
 
     @property
     def boxes(self) -> list[list[int]]:
@@ -23,20 +23,36 @@ class ConvolutionKernel(Kernel):
 
         With a stride the kernel's rows share none. For extra channels also of their weights and pixels.
         """
-        weights, pixels = [self.tile.outs, STEP], [self.tile.pictures, self.tile.columns, STEP]
-        rows = [self.tile.rows, *pixels]
-        below = [] if self.sizes.stride > 1 else [[self.tile.taps - 1, *pixels]]
-        return [weights, rows, *below, *([weights, rows] if self.sizes.extra else [])]
+        tile, channels = self.tile, self.tile.step
+        pixels = [tile.pictures, tile.columns, channels]
+        below = [] if self.sizes.stride > 1 else [[tile.taps - 1, *pixels]]
+        boxes = [[tile.outs, channels], [tile.rows, *pixels], *below]
+        if self.sizes.extra:
+            boxes += [[tile.outs, STEP], [tile.rows, tile.pictures, tile.columns, STEP]]
+        return boxes
+
+    @property
+    def types(self) -> list[str]:
+        count = len(self.boxes)
+        if not self.tile.fp8:
+            return ["fp16"] * count
+        halves = 2 if self.sizes.extra else 0
+        return ["fp8e4nv"] * (count - halves) + ["fp16"] * halves
+
+    @property
+    def pointers(self) -> tuple[str, ...]:
+        return (*self.POINTERS, "*fp32") if self.tile.fp8 else self.POINTERS
 
     def constants(self) -> dict[str, int | float | None]:
         sizes, tile = self.sizes, self.tile
         unused = {} if sizes.extra else {"extra_weights_map": None, "extra_map": None}
         unused |= {} if sizes.stride == 1 else {"below_map": None}
+        unused |= {} if tile.fp8 else {"scales": None}
         return unused | {
             "N": sizes.n, "H": sizes.h, "W": sizes.w, "CHANNELS": sizes.channels, "EXTRA": sizes.extra,
             "ALL_OUTS": sizes.outs, "TAPS": tile.taps, "ROWS": tile.rows, "PICTURES": tile.pictures,
-            "COLUMNS": tile.columns, "OUTS": tile.outs, "STRIDE": tile.stride, "STAGES": tile.stages,
-            "PARTS": tile.parts, "BIAS": self.bias, "RESIDUAL": self.residual,
+            "COLUMNS": tile.columns, "OUTS": tile.outs, "STRIDE": tile.stride,
+            "STAGES": tile.stages, "PARTS": tile.parts, "FP8": tile.fp8, "BIAS": self.bias, "RESIDUAL": self.residual,
         }  # fmt: skip
 
     def function(self) -> Any:
@@ -50,3 +66,10 @@ def check_compiler() -> None:
     for extra, taps, stride in ((0, 3, 1), (STEP, 3, 1), (0, 2, 1), (0, 3, 2)):
         sizes = Sizes(1, 4, 8, 2 * STEP, STEP, extra, taps, stride)
         cubin(ConvolutionKernel(sizes, choose(sizes), bias=True, residual=not extra and taps == 3))
+
+
+def check_fp8_compiler() -> None:
+    """As `check_compiler`, for e4m3."""
+    for extra in (0, STEP):
+        sizes = Sizes(1, 4, 8, 2 * STEP, STEP, extra, fp8=True)
+        cubin(ConvolutionKernel(sizes, choose(sizes), bias=True, residual=not extra))

@@ -10,6 +10,9 @@ With a STRIDE of 2, TMA skips every other pixel, and the kernel's rows have thei
 
 With EXTRA, further steps add the 1x1 convolution of another map: 64 of its EXTRA channels each.
 
+With FP8, maps and weights are e4m3, a step is 128 input channels, and sums are multiplied by a scale for each output
+channel. The other map and its weights are float16 and their steps 64 channels, the same number of bytes.
+
 With 2 TAPS, there are four 2x2 kernels, those of an upsampling's phases (`plugins/phase_upsampling.py`): of odd output
 rows and columns, odd and even, even and odd, even and even. For odd rows a kernel begins at the pixel itself, for even
 rows at the pixel above, and likewise for columns.
@@ -31,21 +34,27 @@ from plugins.hopper.pipeline import wait_for_previous
 
 @gluon.jit
 def canny2image_convolution(
-    weights_map, pixels_map, below_map, extra_weights_map, extra_map, bias, extra_bias, residual, result,
+    weights_map, pixels_map, below_map, extra_weights_map, extra_map, bias, extra_bias, residual, result, scales,
     N: gl.constexpr, H: gl.constexpr, W: gl.constexpr, CHANNELS: gl.constexpr, EXTRA: gl.constexpr,
     ALL_OUTS: gl.constexpr, TAPS: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr, COLUMNS: gl.constexpr,
-    OUTS: gl.constexpr, STRIDE: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr, BIAS: gl.constexpr,
-    RESIDUAL: gl.constexpr, num_warps: gl.constexpr,
+    OUTS: gl.constexpr, STRIDE: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr, FP8: gl.constexpr,
+    BIAS: gl.constexpr, RESIDUAL: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    BLOCKS: gl.constexpr = (CHANNELS + 63) // 64
-    STEPS: gl.constexpr = TAPS * BLOCKS
+    STEP: gl.constexpr = 128 if FP8 else 64
+    STEPS: gl.constexpr = TAPS * ((CHANNELS + STEP - 1) // STEP)
     EXTRA_STEPS: gl.constexpr = (EXTRA + 63) // 64
     PIXELS: gl.constexpr = ROWS * PICTURES * COLUMNS
     NEXT: gl.constexpr = 1 if STRIDE == 1 else ROWS  # rows of pixels to the next row of the kernel
     LOADED: gl.constexpr = ROWS + (TAPS - 1) * NEXT  # rows of pixels of a step
-    STORED: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    HALVES: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     PRODUCT: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[num_warps, 1], instr_shape=[16, PIXELS, 16]
+    )
+    # The layouts for the steps of the 3x3 kernel, those of float16 without FP8.
+    TYPE: gl.constexpr = gl.float8e4nv if FP8 else gl.float16
+    STORED: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8 if FP8 else 16, rank=2)
+    OF_STEPS: gl.constexpr = gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[num_warps, 1], instr_shape=[16, PIXELS, 32 if FP8 else 16]
     )
     # Neighbouring programs compute the parts of a tile, then other output channels and phases, then other pixels.
     PHASES: gl.constexpr = 4 if TAPS == 2 else 1
@@ -72,8 +81,8 @@ def canny2image_convolution(
     extra_first = part * EXTRA_STEPS // PARTS
     count = taps_count + (part + 1) * EXTRA_STEPS // PARTS - extra_first
 
-    weights = gl.allocate_shared_memory(gl.float16, [STAGES * TAPS, OUTS, 64], STORED)
-    pixels = gl.allocate_shared_memory(gl.float16, [STAGES * LOADED, PICTURES * COLUMNS, 64], STORED)
+    weights = gl.allocate_shared_memory(TYPE, [STAGES * TAPS, OUTS, STEP], STORED)
+    pixels = gl.allocate_shared_memory(TYPE, [STAGES * LOADED, PICTURES * COLUMNS, STEP], STORED)
     loaded = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES):
         mbarrier.init(loaded.index(i), count=1)
@@ -83,17 +92,20 @@ def canny2image_convolution(
         if i < count:
             if i < taps_count:
                 _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + i, i, weights_at, top, n,
-                      left, CHANNELS, TAPS, LOADED, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+                      left, CHANNELS, TAPS, LOADED, ROWS, PICTURES, COLUMNS, OUTS, FP8)  # fmt: skip
             elif EXTRA:
                 _load_extra(extra_weights_map, extra_map, weights, pixels, loaded, extra_first + i - taps_count, i,
                             weights_at, y, n, x, TAPS, LOADED, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
-    sums = gl.zeros([OUTS, PIXELS], gl.float32, layout=PRODUCT)
+    if FP8:
+        out = outs_at + gl.arange(0, OUTS, layout=gl.SliceLayout(1, OF_STEPS))
+        scale = gl.load(scales + gl.minimum(out, ALL_OUTS - 1))
+    sums = gl.zeros([OUTS, PIXELS], gl.float32, layout=OF_STEPS)
     stage = 0
     phase = 0
     for i in range(taps_count):
         mbarrier.wait(loaded.index(stage), phase)
         for row in gl.static_range(TAPS):
-            view = pixels.index(stage * LOADED + row * NEXT)._reinterpret(gl.float16, [PIXELS, 64], STORED)
+            view = pixels.index(stage * LOADED + row * NEXT)._reinterpret(TYPE, [PIXELS, STEP], STORED)
             sums = warpgroup_mma(weights.index(stage * TAPS + row), view.permute((1, 0)), sums, is_async=True)
         # The step before is finished; its stage takes the step STAGES - 1 from now.
         sums = warpgroup_mma_wait(TAPS, deps=(sums,))
@@ -103,18 +115,22 @@ def canny2image_convolution(
         if later < count:
             if later < taps_count:
                 _load(weights_map, pixels_map, below_map, weights, pixels, loaded, first + later, before, weights_at,
-                      top, n, left, CHANNELS, TAPS, LOADED, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
+                      top, n, left, CHANNELS, TAPS, LOADED, ROWS, PICTURES, COLUMNS, OUTS, FP8)  # fmt: skip
             elif EXTRA:
                 _load_extra(extra_weights_map, extra_map, weights, pixels, loaded, extra_first + later - taps_count,
                             before, weights_at, y, n, x, TAPS, LOADED, ROWS, PICTURES, COLUMNS, OUTS)  # fmt: skip
         last = stage == STAGES - 1
         phase = gl.where(last, phase ^ 1, phase)
         stage = gl.where(last, 0, stage + 1)
+    if FP8:
+        sums = warpgroup_mma_wait(0, deps=(sums,)) * gl.expand_dims(scale, 1)
+        sums = gl.convert_layout(sums, PRODUCT, assert_trivial=True)
     if EXTRA:
         for i in range(taps_count, count):
             mbarrier.wait(loaded.index(stage), phase)
-            view = pixels.index(stage * LOADED)._reinterpret(gl.float16, [PIXELS, 64], STORED)
-            sums = warpgroup_mma(weights.index(stage * TAPS), view.permute((1, 0)), sums, is_async=True)
+            view = pixels.index(stage * LOADED)._reinterpret(gl.float16, [PIXELS, 64], HALVES)
+            other = weights.index(stage * TAPS)._reinterpret(gl.float16, [OUTS, 64], HALVES)
+            sums = warpgroup_mma(other, view.permute((1, 0)), sums, is_async=True)
             sums = warpgroup_mma_wait(1, deps=(sums,))
             gl.thread_barrier()
             later = i + STAGES - 1
@@ -187,24 +203,26 @@ def _finish(
 def _load(
     weights_map, pixels_map, below_map, weights, pixels, loaded, step, stage, weights_at, top, n, left,
     CHANNELS: gl.constexpr, TAPS: gl.constexpr, LOADED: gl.constexpr, ROWS: gl.constexpr, PICTURES: gl.constexpr,
-    COLUMNS: gl.constexpr, OUTS: gl.constexpr,
+    COLUMNS: gl.constexpr, OUTS: gl.constexpr, FP8: gl.constexpr,
 ):  # fmt: skip
     # Starts to load a step into a stage. Several loads of pixels, because Gluon's shapes are powers of two.
-    BOX: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
+    TYPE: gl.constexpr = gl.float8e4nv if FP8 else gl.float16
+    STEP: gl.constexpr = 128 if FP8 else 64
+    BOX: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8 if FP8 else 16, rank=4)
     BELOW: gl.constexpr = TAPS - 1
-    BLOCKS: gl.constexpr = (CHANNELS + 63) // 64
+    BLOCKS: gl.constexpr = (CHANNELS + STEP - 1) // STEP
     column = step // BLOCKS  # of the kernel
-    channel = (step - column * BLOCKS) * 64
+    channel = (step - column * BLOCKS) * STEP
     barrier = loaded.index(stage)
     mbarrier.expect(barrier, 128 * (TAPS * OUTS + LOADED * PICTURES * COLUMNS))
     for row in gl.static_range(TAPS):
         at = (row * TAPS + column) * CHANNELS + channel
         tma.async_copy_global_to_shared(weights_map, [weights_at, at], barrier, weights.index(stage * TAPS + row))
     for row in gl.static_range(LOADED // ROWS):  # with a stride, of the kernel
-        own = pixels.index(stage * LOADED + row * ROWS)._reinterpret(gl.float16, [ROWS, PICTURES, COLUMNS, 64], BOX)
+        own = pixels.index(stage * LOADED + row * ROWS)._reinterpret(TYPE, [ROWS, PICTURES, COLUMNS, STEP], BOX)
         tma.async_copy_global_to_shared(pixels_map, [top + row, n, left + column, channel], barrier, own)
     if LOADED % ROWS:
-        below = pixels.index(stage * LOADED + ROWS)._reinterpret(gl.float16, [BELOW, PICTURES, COLUMNS, 64], BOX)
+        below = pixels.index(stage * LOADED + ROWS)._reinterpret(TYPE, [BELOW, PICTURES, COLUMNS, STEP], BOX)
         tma.async_copy_global_to_shared(below_map, [top + ROWS, n, left + column, channel], barrier, below)
 
 
@@ -215,9 +233,11 @@ def _load_extra(
 ):  # fmt: skip
     # Starts to load an extra step into a stage.
     BOX: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
+    FLAT: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     barrier = loaded.index(stage)
     mbarrier.expect(barrier, 128 * (OUTS + ROWS * PICTURES * COLUMNS))
-    tma.async_copy_global_to_shared(extra_weights_map, [weights_at, step * 64], barrier, weights.index(stage * TAPS))
+    others = weights.index(stage * TAPS)._reinterpret(gl.float16, [OUTS, 64], FLAT)
+    tma.async_copy_global_to_shared(extra_weights_map, [weights_at, step * 64], barrier, others)
     rows = pixels.index(stage * LOADED)._reinterpret(gl.float16, [ROWS, PICTURES, COLUMNS, 64], BOX)
     tma.async_copy_global_to_shared(extra_map, [y, n, x, step * 64], barrier, rows)
 

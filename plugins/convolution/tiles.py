@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
-STEP = 64  # channels per step of a sum
-ALIGNED = 8  # input channels must be a multiple, because TMA reads pixels that begin at multiples of 16 bytes
+STEP = 64  # channels per step of a sum, twice as many if they are e4m3: 128 bytes
+ALIGNED, ALIGNED_FP8 = 8, 16  # input channels must be multiples, because TMA reads pixels from multiples of 16 bytes on
 PROCESSORS = 132  # multiprocessors of an H100 or H200; each runs one program at a time
 # Programs that run at a time, by the size of their cluster. Clusters of four do not fill the GPU: their multiprocessors
 # are neighbours.
@@ -40,6 +40,12 @@ class Sizes:
     extra: int = 0
     taps: int = 3
     stride: int = 1
+    fp8: bool = False
+
+    @property
+    def aligned(self) -> int:
+        """What the input channels must be multiples of."""
+        return ALIGNED_FP8 if self.fp8 else ALIGNED
 
     @property
     def phases(self) -> int:
@@ -55,7 +61,8 @@ class Sizes:
 class Tile:
     """The outputs of one program, rows x pictures x columns x outs, and the number of parts into which sums are split.
 
-    The programs that compute the parts of a tile form a cluster. stages: steps whose inputs are in shared memory.
+    The programs that compute the parts of a tile form a cluster. stages: steps whose inputs are in shared memory. fp8:
+    whether these are e4m3.
     """
 
     rows: int
@@ -66,6 +73,12 @@ class Tile:
     parts: int = 1
     taps: int = 3
     stride: int = 1
+    fp8: bool = False
+
+    @property
+    def step(self) -> int:
+        """Channels per step of a sum."""
+        return 2 * STEP if self.fp8 else STEP
 
     @property
     def pixels(self) -> int:
@@ -102,7 +115,7 @@ class Tile:
     def estimate(self, sizes: Sizes) -> float:
         """Return about how many microseconds an H200 needs: fitted to 174 times of 25 sizes, most within 8%."""
         work = self.pixels * self.outs / 8192
-        steps = up(self.taps * up(sizes.channels, STEP), self.parts)
+        steps = up(self.taps * up(sizes.channels, self.step), self.parts)
         extra_steps = up(up(sizes.extra, STEP), self.parts)
         sums = steps * max(self.step_bytes / 85_000, 0.153 * self.taps * work)
         sums += extra_steps * max(self.extra_bytes / 85_000, 0.153 * work)
@@ -141,14 +154,19 @@ STRIDE_TILES = (
     Tile(16, 1, 8, 64, stages=3, stride=2),
 )
 
+# For e4m3; the last for many narrow maps.
+FP8_TILES = *(replace(tile, fp8=True) for tile in TILES), Tile(4, 4, 8, 64, stages=4, fp8=True)
+
 
 def fits(sizes: Sizes) -> bool:
     """Return whether our kernel computes a convolution.
 
     The bounds on the work were measured with a stride of 1 and channels that are multiples of STEP.
     """
-    if sizes.channels % ALIGNED or sizes.extra % ALIGNED:
+    if sizes.channels % sizes.aligned or sizes.extra % ALIGNED:
         return False
+    if sizes.fp8:  # there is no other kernel
+        return True
     if sizes.taps == 2:
         return _upsamples(sizes)
     if sizes.w < NARROW and sizes.n > 8:
@@ -175,7 +193,8 @@ def choose(sizes: Sizes) -> Tile:
 
 def candidates(sizes: Sizes) -> Iterator[Tile]:
     """Yield the tiles, in one to four parts, that have the least output channels beyond the last."""
-    for tile in PHASE_TILES if sizes.taps == 2 else STRIDE_TILES if sizes.stride == 2 else TILES:
+    tiles = FP8_TILES if sizes.fp8 else TILES
+    for tile in PHASE_TILES if sizes.taps == 2 else STRIDE_TILES if sizes.stride == 2 else tiles:
         for parts in PARTS:
             if sizes.computed % tile.outs == 0:
                 yield replace(tile, parts=parts)

@@ -1,4 +1,5 @@
-// GroupNorm (Wu and He 2018) of x + shift, optionally followed by SiLU: float16 input and output, float32 arithmetic.
+// GroupNorm (Wu and He 2018) of x + shift, optionally followed by SiLU: float16 input, float32 arithmetic, and float16
+// output or, with FP8, e4m3 values of FP8 times the result.
 //
 // A group spans all pixels of an image, so its statistics need either a second kernel or communication between blocks.
 // Here up to eight blocks form a cluster: they divide the pixels of one span of channels (one or several whole groups)
@@ -11,6 +12,7 @@
 //
 // Grid: (CLUSTER, CHANNELS / SPAN, images), blocks of THREADS. launch.py sets these constants with -D:
 //   CHANNELS, GROUPS; CHANNELS_LAST: 1 for [n, pixels, c], 0 for [n, c, pixels]; SHIFT, SILU: 1 or 0; EPS
+//   FP8: the factor of e4m3 output, 0 for float16 output
 //   JOINED: the channels of x if there are two maps, otherwise 0
 //   VECTOR: values per load; SPAN: channels per cluster; CLUSTER: blocks per cluster; THREADS: threads per block
 //   HOLD: vectors kept in registers per thread
@@ -55,6 +57,33 @@ __device__ Half to_half(float value) {
     Half bits;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
     return bits;
+}
+
+#if FP8
+using Out = unsigned char;  // e4m3 bits
+
+__device__ unsigned short to_pair(float low, float high) {  // values beyond the largest become the largest
+    unsigned short bits;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+#else
+using Out = Half;
+#endif
+struct alignas(sizeof(Out) * VECTOR) Result { Out at[VECTOR]; };
+
+__device__ Result rounded(const float (&values)[VECTOR]) {
+    Result result;
+#if FP8
+    for (int j = 0; j < VECTOR; j += 2) {
+        const unsigned short pair = to_pair(FP8 * values[j], j + 1 < VECTOR ? FP8 * values[j + 1] : 0);
+        result.at[j] = pair & 255;
+        if (j + 1 < VECTOR) result.at[j + 1] = pair >> 8;
+    }
+#else
+    for (int j = 0; j < VECTOR; ++j) result.at[j] = to_half(values[j]);
+#endif
+    return result;
 }
 
 __device__ Vector load(const Half* from) { return *reinterpret_cast<const Vector*>(from); }
@@ -178,7 +207,7 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
 #if JOINED
            const Half* skip, const Half* residual,  // the channels after those of x are those of skip + residual
 #endif
-           int pixels, Half* __restrict__ y
+           int pixels, Out* __restrict__ y
 #if JOINED
            , Half* __restrict__ joined
 #endif
@@ -351,14 +380,13 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
             const int i = index(chunk, k);
             if (i >= end || thread >= ACTIVE) continue;
             if constexpr (!FIXED) load_affine(i), prepare();
-            Vector result;
+            float results[VECTOR];
 #pragma unroll
             for (int j = 0; j < VECTOR; ++j) {
-                float normal = value(k, j) * scale[j] + offsets[j];
-                if (SILU) normal = __fdividef(normal, 1 + __expf(-normal));
-                result.at[j] = to_half(normal);
+                const float normal = value(k, j) * scale[j] + offsets[j];
+                results[j] = SILU ? __fdividef(normal, 1 + __expf(-normal)) : normal;
             }
-            *reinterpret_cast<Vector*>(y + offset(i)) = result;
+            *reinterpret_cast<Result*>(y + offset(i)) = rounded(results);
         }
     }
 }

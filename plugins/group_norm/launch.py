@@ -18,6 +18,7 @@ MAX_HOLD = 8  # vectors kept in registers per thread
 BLOCKS = 512  # enough to occupy an H200's 132 multiprocessors
 WORTH_A_BLOCK, OF_NARROW = 240, 60  # minimum vectors per block when a span is split; of narrow groups
 MOST_MERGES = 2  # narrow groups in a span, if no load has whole groups
+FP8_FACTOR = 8  # of e4m3 results: those from 0.002 to 56 then keep three bits, and larger ones become 56
 SECTOR = 16  # float16 values in 32 bytes, the smallest memory access; groups of fewer channels are narrow
 
 
@@ -43,11 +44,13 @@ def choose_launch(
     clusters: bool,
     shift: bool = False,
     joined: int = 0,
+    fp8: bool = False,
 ) -> Launch:
     """Return the launch parameters for maps of this size.
 
     clusters: whether the GPU has thread block clusters (compute capability 9.0 or higher). joined: the channels of the
-    first map if the kernel joins two, otherwise 0.
+    first map if the kernel joins two, otherwise 0. fp8: write FP8_FACTOR times the result as e4m3 (compute capability
+    8.9 or higher).
     Raises ValueError for sizes that the kernel does not support.
     """
     vector, span = _cut_channels(images, channels, pixels, groups, channels_last, shift, joined)
@@ -61,8 +64,8 @@ def choose_launch(
     chunks = -(-per_thread // MAX_HOLD)
     constants = {
         "CHANNELS": channels, "GROUPS": groups, "CHANNELS_LAST": int(channels_last), "SHIFT": int(shift),
-        "JOINED": joined, "SILU": int(silu), "EPS": eps, "VECTOR": vector, "SPAN": span, "CLUSTER": cluster,
-        "THREADS": threads, "HOLD": -(-per_thread // chunks),
+        "JOINED": joined, "SILU": int(silu), "FP8": FP8_FACTOR * fp8, "EPS": eps, "VECTOR": vector,
+        "SPAN": span, "CLUSTER": cluster, "THREADS": threads, "HOLD": -(-per_thread // chunks),
     }  # fmt: skip
     defines = tuple((name, str(value)) for name, value in constants.items())
     return Launch(defines, (cluster, channels // span, images), threads)

@@ -15,29 +15,60 @@ from torch import Tensor
 
 from plugins.device import device_and_stream, on_device
 from plugins.group_norm.large import is_large, large_launches
-from plugins.group_norm.launch import Launch, choose_launch
+from plugins.group_norm.launch import FP8_FACTOR, Launch, choose_launch
 from plugins.nvrtc import call, cubin
 from plugins.ops import torch_op
 
+FP8 = torch.float8_e4m3fn
+
 
 def reference(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    silu: bool,
+    shift: Tensor | None = None,
+    fp8: bool = False,
 ) -> Tensor:
-    """Compute the op in float32 (float64 if x is float64); the result has the type and layout of x."""
+    """Compute the op in float32 (float64 if x is float64); the result has the type and layout of x.
+
+    fp8: as for `group_norm`.
+    """
     n, channels, h, w = x.shape
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     values = (exact if shift is None else exact + shift[..., None, None]).reshape(n, groups, -1)
     variance, mean = torch.var_mean(values, dim=-1, correction=0, keepdim=True)
     normal = ((values - mean) * torch.rsqrt(variance + eps)).reshape(n, channels, h, w)
     y = normal * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
-    return torch.empty_like(x).copy_(F.silu(y) if silu else y)
+    y = F.silu(y) if silu else y
+    return _empty(x, fp8).copy_(to_fp8(y) if fp8 else y)
+
+
+def to_fp8(y: Tensor) -> Tensor:
+    """Return FP8_FACTOR times y as e4m3; values beyond its largest become the largest."""
+    return (FP8_FACTOR * y).clamp(torch.finfo(FP8).min, torch.finfo(FP8).max).to(FP8)
+
+
+def _empty(x: Tensor, fp8: bool) -> Tensor:
+    return torch.empty_like(x, dtype=FP8 if fp8 else x.dtype)
 
 
 @torch_op()
 def group_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    silu: bool,
+    shift: Tensor | None = None,
+    fp8: bool = False,
 ) -> Tensor:
     """Compute GroupNorm of x + shift over the channels of a group and all pixels, then SiLU if `silu`.
+
+    fp8: return FP8_FACTOR times that as float8_e4m3fn, saturated.
 
     x: [n, c, h, w], channels-last or contiguous, and the result has the same layout; weight, bias: [c]; shift: [1, c],
     only with channels-last x. On a GPU all must be float16, and one kernel, or two for large maps, computes in float32;
@@ -48,14 +79,14 @@ def group_norm(
     channels_last = _check(x, weight, bias, shift)
     n, channels, h, w = x.shape
     sizes = n, channels, h * w, groups, eps, silu, channels_last
-    y = torch.empty_like(x)
-    if shift is None and is_large(n, channels, h * w, groups, channels_last):
+    y = _empty(x, fp8)
+    if shift is None and not fp8 and is_large(n, channels, h * w, groups, channels_last):
         ranges, stats, normalize = large_launches(n, channels, h * w, groups, eps, silu)
         parts = torch.empty(n, groups, ranges, 4, device=x.device)
         run(stats, [x], h * w, [parts])
         run(normalize, [x, weight, bias, parts], h * w, [y])
         return y
-    launch = choose_launch(*sizes, clusters=has_clusters(x.device), shift=shift is not None)
+    launch = choose_launch(*sizes, clusters=has_clusters(x.device), shift=shift is not None, fp8=fp8)
     run(launch, [tensor for tensor in (x, weight, bias, shift) if tensor is not None], h * w, [y])
     return y
 
@@ -65,9 +96,16 @@ group_norm.on_cpu(reference)
 
 @group_norm.without_values
 def _(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    silu: bool,
+    shift: Tensor | None = None,
+    fp8: bool = False,
 ) -> Tensor:
-    return torch.empty_like(x)
+    return _empty(x, fp8)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> bool:

@@ -12,7 +12,9 @@ from plugins.nvrtc import KernelError
 from plugins.waiting import waits_first
 
 HOPPER = (9, 0)  # the kernels' instructions exist on no other GPU
-SWIZZLE_128, FLOAT16 = 3, 6  # CUtensorMapSwizzle and CUtensorMapDataType of the CUDA driver
+SWIZZLES = {64: 2, 128: 3}  # CUtensorMapSwizzle of the CUDA driver, by bytes of a load's innermost axis
+TYPES = {1: 0, 2: 6}  # CUtensorMapDataType by bytes: uint8, also for e4m3, and float16
+BYTES = {"fp8e4nv": 1, "fp16": 2}  # of Triton's types
 
 
 class Shared(Protocol):
@@ -61,6 +63,11 @@ class Kernel(ABC):
     @abstractmethod
     def boxes(self) -> list[list[int]]:
         """The shapes of TMA's loads, one for each tensor map."""
+
+    @property
+    def types(self) -> list[str]:
+        """Triton's types of what TMA loads, one for each tensor map."""
+        return ["fp16"] * len(self.boxes)
 
     @abstractmethod
     def constants(self) -> dict[str, Any]:
@@ -114,9 +121,10 @@ def _build(kernel: Kernel) -> Any:
     maps, pointers = len(kernel.boxes), kernel.pointers
     signature: dict[str, Any] = dict.fromkeys(names, "constexpr")
     signature |= dict(zip(given[maps:], pointers, strict=True))
-    for name, box in zip(given[:maps], kernel.boxes, strict=True):
-        layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=len(box))
-        signature[name] = f"tensordesc<fp16{box},{layout!r}>"
+    for name, box, kind in zip(given[:maps], kernel.boxes, kernel.types, strict=True):
+        size = BYTES[kind]
+        layout = NVMMASharedLayout(swizzle_byte_width=size * box[-1], element_bitwidth=8 * size, rank=len(box))
+        signature[name] = f"tensordesc<{kind}{box},{layout!r}>"
     values = {(names.index(name),): value for name, value in constants.items()}
     aligned = {
         (names.index(given[maps + first]), *rest): [["tt.divisibility", 16]] for first, *rest in _paths(pointers)
@@ -163,7 +171,10 @@ def _differences(kernel: Kernel, ptx: str, metadata: Mapping[str, Any]) -> list[
         "threads": f".reqntid {threads}" in ptx,
         "shared memory": metadata["shared"] <= kernel.tile.shared,
         "tensor maps": maps
-        == [{"swizzle": SWIZZLE_128, "elem_type": FLOAT16, "block_size": box} for box in kernel.boxes],
+        == [
+            {"swizzle": SWIZZLES[BYTES[kind] * box[-1]], "elem_type": TYPES[BYTES[kind]], "block_size": box}
+            for box, kind in zip(kernel.boxes, kernel.types, strict=True)
+        ],
         "the wait for the previous kernel": waits_first(ptx),
         "scratch memory": not (metadata["global_scratch_size"] or metadata["profile_scratch_size"]),
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from plugins.hopper.compile import FLOAT16, SWIZZLE_128
+from plugins.hopper.compile import SWIZZLES, TYPES
 from plugins.nvrtc import KernelError
 
 MAP_BYTES, MAP_ALIGNMENT = 128, 64  # of a CUtensorMap
@@ -21,7 +21,7 @@ SCRATCH = 2  # pointers at the end, to scratch memory, which our kernels do not 
 
 @dataclass(frozen=True)
 class Source:
-    """A float16 tensor that TMA loads from: a view with this shape and strides.
+    """A tensor that TMA loads from, float16 or float8: a view with this shape and strides.
 
     every: which elements a load takes along the axes; 2 means every other.
     """
@@ -42,7 +42,8 @@ class Parameters:
         self.maps: list[Any] = []
         values: list[Any] = []
         for one, box in zip(sources, boxes, strict=True):
-            self.maps.append(tensor_map(one.tensor.data_ptr(), one.shape, one.strides, box, one.every))
+            address, size = one.tensor.data_ptr(), one.tensor.element_size()
+            self.maps.append(tensor_map(address, one.shape, one.strides, box, one.every, size))
             values += [self.maps[-1], *map(ctypes.c_int32, one.shape), *map(ctypes.c_int64, one.strides)]
         self.pointers = [ctypes.c_void_p() for _ in range(pointers)]
         self.values = [*values, *self.pointers, *(ctypes.c_void_p() for _ in range(SCRATCH))]
@@ -60,24 +61,32 @@ class Parameters:
 
 
 def tensor_map(
-    address: int, shape: Sequence[int], strides: Sequence[int], box: Sequence[int], every: Sequence[int] | None = None
+    address: int,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    box: Sequence[int],
+    every: Sequence[int] | None = None,
+    size: int = 2,
 ) -> Any:
-    """Return the CUtensorMap with which TMA loads boxes of a float16 tensor. Raises KernelError if that fails."""
+    """Return the CUtensorMap with which TMA loads boxes of a tensor. Raises KernelError if that fails.
+
+    size: bytes of an element, 2 for float16 and 1 for float8.
+    """
     memory = ctypes.create_string_buffer(MAP_BYTES + MAP_ALIGNMENT)
     encoded = (ctypes.c_byte * MAP_BYTES).from_buffer(memory, -ctypes.addressof(memory) % MAP_ALIGNMENT)
     rank = len(box)
     every = every or [1] * rank
     status = _driver().cuTensorMapEncodeTiled(
         encoded,
-        FLOAT16,
+        TYPES[size],
         rank,
         ctypes.c_void_p(address),
         (ctypes.c_uint64 * rank)(*reversed(shape)),  # the driver's order: the innermost axis first
-        (ctypes.c_uint64 * (rank - 1))(*(2 * stride for stride in reversed(strides[:-1]))),
+        (ctypes.c_uint64 * (rank - 1))(*(size * stride for stride in reversed(strides[:-1]))),
         (ctypes.c_uint32 * rank)(*(size * step for size, step in zip(reversed(box), reversed(every), strict=True))),
         (ctypes.c_uint32 * rank)(*reversed(every)),
         0,
-        SWIZZLE_128,
+        SWIZZLES[size * box[-1]],
         L2_PROMOTION,
         0,
     )
