@@ -4,8 +4,8 @@ Tricks change the model or the pipeline from outside, so they can be left out fr
 while the pipeline is created and run, or by a pipeline that does the work that the trick avoids.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from cldm.tricks.guidance_batch import batch_guidance
 from cldm.tricks.text_once import Text, pack
 from ldm.tokenizer import Tokenizer
 from ldm.unet import UNet
+from plugins.attention import short_attend
 from plugins.update.op import plain_update
 from runtime.compiled_code import Tuning
 from runtime.spec import EngineSpec, TensorSpec, allocate
@@ -100,6 +101,14 @@ def _without(name: str, replacement: Any, compiled: bool = True) -> LeftOut:
     return LeftOut(patch=lambda: patch(name, replacement), compiled=compiled)
 
 
+@contextmanager
+def _without_products() -> Iterator[None]:
+    with ExitStack() as patches:
+        for module in ("layers", "products"):
+            patches.enter_context(patch(f"plugins.{module}.runs_on", lambda device: False))
+        yield
+
+
 def _nothing(model: nn.Module) -> None:
     """Do nothing, in place of a function that changes the model."""
 
@@ -122,9 +131,13 @@ LEFT_OUT = {
     "fused_attention": _without("runtime.inductor.fused_attention", nullcontext),
     "1x1 convolutions as products": _without("runtime.inductor.Tuning", partial(Tuning, conv_1x1_as_mm=False)),
     "group_norm": _without("plugins.layers.fuse_norms", _nothing),
-    "attention kernel": _without("plugins.layers.fuse_attention", _nothing),
+    "attention kernels": _without("plugins.layers.fuse_attention", _nothing),
+    "attention over many keys": _without("plugins.transformer.fused_attend", short_attend),
+    "products for Hopper": LeftOut(patch=_without_products, compiled=True),  # nor folded norms, which need them
     "products with what follows": _without("plugins.layers.fuse_products", _nothing),
     "folded norms": _without("plugins.layers.fold_norms", _nothing),
+    "folded norms of the text": _without("plugins.layers.fold_text", lambda model, attend: None),
+    "zero convolutions": _without("plugins.layers.fuse_zero_convolutions", _nothing),
     "convolution kernel": _without("plugins.layers.fuse_convolutions", _nothing),
     "split_k_convolution": _without("plugins.layers.split_convolutions", _nothing),  # nor the kernel, a subclass
     "phase_upsampling": _without("plugins.layers.upsample_in_phases", _nothing),

@@ -172,12 +172,12 @@ def _target(options: argparse.Namespace, backend: str, device: torch.device, arc
     from cldm.prompt_syntax import PromptSyntax
 
     syntax = PromptSyntax(options.prompt_syntax, options.prompt_chunks)
-    precision = choose_precision(options.precision, torch.device("cuda") if options.target else device).name
-    if precision == "fp8" and (backend != "inductor" or device.type != "cuda"):
+    if options.precision == "fp8" and (backend != "inductor" or device.type != "cuda"):
         raise ValueError(
             f"precision 'fp8': got backend {backend} and device {device}, expected inductor and an H100 or H200: use "
             "another precision"
         )
+    precision = choose_precision(options.precision, torch.device("cuda") if options.target else device).name
     size = options.height, options.width, options.samples
     target = Target(architecture, *size, precision, backend, targets=tuple(options.target), syntax=syntax)
     return replace(target, plugins=options.plugins, refit=options.refit)

@@ -19,7 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--samples", type=_positive, default=1, help="pictures per call")
     add("--prompt-syntax", default="plain", help="plain or webui")
     add("--prompt-chunks", type=int, default=1, help="webui: chunks of 75 tokens per prompt, 1 to 8")
-    add("--precision", default="auto", help="auto, fp32, fp16, or fp8 on an H100 or H200")
+    add("--precision", default="auto", help="auto, fp32, fp16, or fp8 (for H100 and H200)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--force", action="store_true", help="build even if the engines are up to date")
     add("--debug", action="store_true", help="show the traceback of an error")

@@ -32,7 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "plan": {"default": "ten",
         "help": "ten, all, step indices, a plan file or its name, or auto (best on this machine)"},
     "max_pd": {"type": float, "help": "with --plan auto: use the fastest plan file whose mean PD is at most this"},
-    "precision": {"default": "auto", "help": "auto (fp16 on a GPU), fp32 or fp16"},
+    "precision": {"default": "auto", "help": "auto (fp16 on a GPU), fp32, fp16, or fp8 (for H100 and H200)"},
     "device": {"default": "auto", "help": "auto (a GPU if there is one), cpu, cuda or cuda:N"},
     "strict": {"action": "store_true", "help": "fail instead of warning and falling back"},
     "prompt_syntax": {"default": "plain", "help": "plain or webui"},

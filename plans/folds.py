@@ -45,6 +45,8 @@ class Folds:
         self.checkpoint = find_checkpoint(options.checkpoint, options.architecture)
         self.device = choose_device(options.device)
         self.precision = choose_precision(options.precision, self.device)
+        if self.precision.fp8:
+            raise ValueError("precision 'fp8': expected fp32 or fp16; plans found with these also work with fp8")
         self.inception = load_inception(device=self.device)
         self.tokenizer = self.checkpoint.load_tokenizer()
         self.drawn = options.drawn

@@ -96,7 +96,8 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     if name == "auto":
         name = "fp16" if device.type == "cuda" else "fp32"
     if name not in PRECISIONS:
-        raise ValueError(f"precision {shown(name)}: expected auto, {', '.join(PRECISIONS)}")
+        *others, last = PRECISIONS
+        raise ValueError(f"precision {shown(name)}: expected auto, {', '.join(others)} or {last}")
     precision = PRECISIONS[name]
     if device.type == "cpu":
         if name == "fp16":

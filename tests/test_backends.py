@@ -31,7 +31,7 @@ class Scaler(nn.Module):
         (lambda: choose_device("mps"), "device 'mps': expected auto, cpu, cuda or cuda:N"),
         (lambda: choose_device(""), "device '': expected auto, cpu, cuda or cuda:N"),
         (lambda: choose_device("cuda:99"), "device 'cuda:99': PyTorch .* sees .* CUDA devices here; use device cpu"),
-        (lambda: choose_precision("fp64", CPU), "precision 'fp64': expected auto, fp32 or fp16"),
+        (lambda: choose_precision("fp64", CPU), "precision 'fp64': expected auto, fp32, fp16 or fp8"),
         (
             lambda: choose_precision("fp16", CPU),
             "precision 'fp16' needs a CUDA device, and the device is cpu: use fp32",

@@ -31,7 +31,7 @@ def test_bad_options(option: str, value: str, message: str, capsys: pytest.Captu
     ("option", "value", "message"),
     [
         ("--architecture", "huge", "unknown architecture 'huge'"),
-        ("--precision", "fp64", "precision 'fp64': expected auto, fp32 or fp16"),
+        ("--precision", "fp64", "precision 'fp64': expected auto, fp32, fp16 or fp8"),
         ("--precision", "fp16", "precision 'fp16' needs a CUDA device"),
         ("--device", "tpu", "device 'tpu'"),
         ("--prompt-syntax", "compel", "prompt_syntax 'compel': expected plain or webui"),

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("engines")
             ["--target", "sm75", "sm89", "--precision", "fp32"],
             "TensorRT for RTX cannot multiply float32 matrices on sm75: choose --precision fp16",
         ),
-        (["--target", "sm89", "--precision", "int8"], "precision 'int8': expected auto, fp32 or fp16"),
+        (["--target", "sm89", "--precision", "int8"], "precision 'int8': expected auto, fp32, fp16 or fp8"),
     ],
 )
 def test_what_cannot_be_built_here(options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

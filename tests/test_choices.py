@@ -67,10 +67,13 @@ def asking(question: str, answers: tuple[int, ...]) -> Asking:
     return Asking(Choice(question, answers, 0), torch.nn.Identity(), (), torch.zeros(1))
 
 
-def test_the_fastest_of_those_that_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("refusal", [RuntimeError("out of resources\nand much more"), ValueError("out of resources")])
+def test_the_fastest_of_those_that_run(
+    refusal: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def time_ms(one: Asking, answer: int) -> float:
         if answer == 9:
-            raise RuntimeError("out of resources\nand much more")
+            raise refusal
         return 5.0 - answer
 
     layers = [asking("which?", (0, 4, 9)), asking("what?", (9,)), asking("which?", (0, 3, 9))]

@@ -165,6 +165,16 @@ def test_engines_need_a_hopper_gpu(backend: str, capsys: pytest.CaptureFixture[s
     assert "expected inductor and an H100 or H200" in capsys.readouterr().err
 
 
+def test_engines_for_cards_that_are_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert build(["--target", "sm89", "--precision", "fp8", "--architecture", "small", "--weights", "random:0"]) == 1
+    assert "got backend tensorrt and device" in capsys.readouterr().err
+
+
+def test_plans_are_not_searched_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert build(["plans", "--precision", "fp8", "--device", "cpu"]) == 1
+    assert "expected fp32 or fp16" in capsys.readouterr().err
+
+
 def test_a_picture() -> None:
     """It is nearer to that of fp32 than one of ten evaluations, and the same after weights were written again."""
     latents = {}

@@ -51,7 +51,7 @@ def exact(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor) -> Tensor:
 def torchs(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor) -> Tensor:
     """Return the convolution by cuBLAS's e4m3 product, which adds like the kernel: in tensor cores."""
     n, _, h, w = x.shape
-    rows = F.unfold(x.float(), 3, padding=1).transpose(1, 2).flatten(0, 1).to(FP8)
+    rows = F.unfold(x.float(), 3, padding=1).transpose(1, 2).flatten(0, 1).contiguous().to(FP8)
     one = torch.ones((), device="cuda")
     sums = torch._scaled_mm(rows, weight.float().flatten(1).to(FP8).t(), one, one, None, None, torch.float32, True)
     return (sums * scales + bias).half().view(n, h, w, -1).permute(0, 3, 1, 2)

@@ -40,7 +40,7 @@ class Driver:
 
 
 def maps(*shape: int) -> torch.Tensor:
-    return torch.zeros(*shape).contiguous(memory_format=torch.channels_last)
+    return torch.zeros(*shape, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
 
 
 def test_parameters_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:

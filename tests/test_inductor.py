@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.channels_last import channels_last
-from runtime.compiled_code import CompiledCode, Tuning, libraries
+from runtime.compiled_code import CompiledCode, Tuning, allow_other_layouts, libraries
 from runtime.eager import EagerEngine
 from runtime.inductor import CompiledEngines, InductorEngine
 from runtime.spec import EngineSpec, TensorSpec, allocate
@@ -200,6 +200,17 @@ def test_channels_last_leaves_the_cpu_alone() -> None:
     assert channels_last(module) is module
     assert module.conv.weight is weight
     assert weight.is_contiguous()
+
+
+def test_views_copy_where_a_layout_differs() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    traced = make_fx(lambda x: x.view(6))(torch.zeros(2, 3))
+    other = torch.arange(6).reshape(3, 2).T
+    with pytest.raises(RuntimeError, match="view size is not compatible"):
+        traced(other)
+    allow_other_layouts(traced)
+    assert torch.equal(traced(other), other.flatten())
 
 
 PROCESS = """
