@@ -141,7 +141,7 @@ LEFT_OUT = {
     "convolution kernel": _without("plugins.layers.fuse_convolutions", _nothing),
     "split_k_convolution": _without("plugins.layers.split_convolutions", _nothing),  # nor the kernel, a subclass
     "phase_upsampling": _without("plugins.layers.upsample_in_phases", _nothing),
-    "early launch": _without("runtime.graph.launch_early", lambda graph: 0),
+    "early launch": _without("runtime.graph.launch_early", lambda graph, waiting: 0),
     "update kernel": _without("cldm.pipeline.update", plain_update),
 }
 
