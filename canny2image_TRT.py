@@ -20,7 +20,15 @@ from cldm.start import start
 from plans.choice import PlanChoice
 from plans.plan import Plan
 from reading import path_text
-from runtime.backends import Backend, check_switch, choose_backends, choose_device, choose_precision, leave_out_tensorrt
+from runtime.backends import (
+    Backend,
+    check_switch,
+    choose_backends,
+    choose_device,
+    choose_precision,
+    leave_out_tensorrt,
+    with_precision,
+)
 from runtime.call_lock import Turns
 from runtime.cuda import CaptureError
 from runtime.device_errors import in_one_sentence
@@ -79,11 +87,10 @@ class hackathon:
         found = find_checkpoint(checkpoint, architecture, vae, loras, embeddings)
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        self._backends, self._strict = choose_backends(backend, self.device), check_switch("strict", strict)
+        self._backends = with_precision(choose_backends(backend, self.device), self.precision, self.device)
+        self._strict = check_switch("strict", strict)
         if embeddings:
             self._backends = leave_out_tensorrt(self._backends, "embeddings add tokens, which its engines do not have")
-        if self.precision.fp8:
-            self._backends = leave_out_tensorrt(self._backends, "its engines have no precision fp8")
         self._weights = LoadedWeights(found, self.precision, self.device)
         self._plan = PlanChoice(plan, found.architecture, max_pd, found.name)
         self.syntax = PromptSyntax(prompt_syntax, prompt_chunks)

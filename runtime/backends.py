@@ -132,6 +132,15 @@ def choose_backends(name: str, device: torch.device) -> tuple[str, ...]:
     return (name,)
 
 
+def with_precision(names: tuple[str, ...], precision: Precision, device: torch.device) -> tuple[str, ...]:
+    """Return the backends of these that have engines of this precision. Raise ValueError if none is left."""
+    if not precision.fp8:
+        return names
+    if names == ("inductor",) and device.type == "cpu":
+        raise ValueError("backend inductor has precision fp8 on an H100 or H200 only, and the device is cpu: use eager")
+    return leave_out_tensorrt(names, "its engines have no precision fp8")
+
+
 def leave_out_tensorrt(names: tuple[str, ...], reason: str) -> tuple[str, ...]:
     """Return the names without tensorrt, which cannot run here for that reason. Raise ValueError if none is left."""
     if names == ("tensorrt",):

@@ -36,7 +36,7 @@ def emulate(
     by_row, filters = x.transpose(0, 1), weight.flatten(1)
     size = n, scale * h, scale * w, outs
     result, writes = torch.zeros(size, dtype=x.dtype), torch.zeros(size, dtype=torch.int)
-    across, down, blocks = up(w, tile.columns), up(h, tile.rows), up(c, 64)
+    across, down, blocks = up(w, tile.columns), up(h, tile.rows), up(c, tile.step)
     out_tiles, extra_blocks = up(outs, tile.outs), up(depth, 64)
     for number in range(tile.programs(sizes) // tile.parts):
         outs_at, block = number % out_tiles * tile.outs, number // out_tiles // phases
@@ -47,14 +47,13 @@ def emulate(
         total = torch.zeros(tile.outs, tile.pixels, dtype=x.dtype)
         for part in range(tile.parts):
             for step in range(part * taps * blocks // tile.parts, (part + 1) * taps * blocks // tile.parts):
-                column, channel = step // blocks, step % blocks * 64
+                column, channel = step // blocks, step % blocks * tile.step
                 at = stride * top - before_row, first_picture, stride * left - before_column + column, channel
-                lengths = stride * tile.rows + taps - 1, tile.pictures, stride * tile.columns, 64
+                lengths = stride * tile.rows + taps - 1, tile.pictures, stride * tile.columns, tile.step
                 rows = box(by_row, at, lengths)[:, :, ::stride].flatten(1, 2)
                 for row in range(taps):
-                    of_row = box(
-                        filters, (phase * outs + outs_at, (row * taps + column) * c + channel), (tile.outs, 64)
-                    )
+                    filter_at = phase * outs + outs_at, (row * taps + column) * c + channel
+                    of_row = box(filters, filter_at, (tile.outs, tile.step))
                     total += of_row @ rows[row : row + stride * tile.rows : stride].flatten(0, 1).T
             for step in range(part * extra_blocks // tile.parts, (part + 1) * extra_blocks // tile.parts):
                 assert extra is not None

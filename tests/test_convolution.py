@@ -11,7 +11,7 @@ from torch import nn
 
 from ldm.blocks import AddedConv2d
 from plugins.convolution.op import _check, convolution, convolution_skip, upsampled_convolution
-from plugins.convolution.tiles import PARTS, PHASE_TILES, STRIDE_TILES, TILES, Sizes, Tile, choose, fits
+from plugins.convolution.tiles import FP8_TILES, PARTS, PHASE_TILES, STRIDE_TILES, TILES, Sizes, Tile, choose, fits
 from plugins.derived import Derives
 from plugins.nvrtc import KernelError
 from plugins.phase_upsampling import phase_kernels
@@ -62,6 +62,30 @@ def test_the_fastest_tile_with_a_skip_connection_is_chosen(key: tuple[tuple[int,
     assert choose(Sizes(2, *size, channels, channels, extra)) == FASTEST_WITH_SKIP[key]
 
 
+# Those of e4m3, by pictures, pixels, channels and the further map's.
+FASTEST_FP8 = {
+    (2, 4, 6, 1280, 1280): Tile(4, 2, 8, 64, 6, 4),
+    (2, 4, 6, 1280, 1280, 2560): Tile(4, 2, 8, 64, 6, 4),
+    (2, 8, 12, 640, 1280): Tile(8, 2, 4, 128, 3, 4),
+    (2, 8, 12, 2560, 1280): Tile(8, 2, 4, 128, 3, 4),
+    (2, 8, 12, 1280, 1280, 1920): Tile(8, 2, 4, 128, 3, 4),
+    (2, 16, 24, 320, 640): Tile(4, 2, 8, 64, 6, 1),
+    (2, 16, 24, 1280, 640): Tile(16, 1, 8, 64, 4, 2),
+    (2, 32, 48, 960, 320): Tile(16, 1, 8, 64, 4, 1),
+    (16, 4, 6, 1280, 1280): Tile(4, 4, 8, 64, 4, 1),
+    (16, 8, 12, 1280, 1280): Tile(8, 2, 4, 128, 3, 1),
+    (16, 16, 24, 1280, 640): Tile(16, 2, 8, 64, 3, 1),
+    (16, 32, 48, 640, 320): Tile(16, 1, 16, 64, 3, 1),
+}
+
+
+@pytest.mark.parametrize("key", FASTEST_FP8, ids=str)
+def test_the_fastest_tile_of_e4m3_is_chosen(key: tuple[int, ...]) -> None:
+    sizes = Sizes(*key, fp8=True)
+    assert choose(sizes) == replace(FASTEST_FP8[key], fp8=True)
+    assert fits(sizes)
+
+
 @pytest.mark.parametrize(
     ("sizes", "tile"),
     [
@@ -83,7 +107,9 @@ def test_a_cluster_of_four_does_not_fill_the_gpu() -> None:
 
 
 @pytest.mark.parametrize(
-    "tile", [replace(tile, parts=parts) for tile in (*TILES, *PHASE_TILES, *STRIDE_TILES) for parts in PARTS], ids=str
+    "tile",
+    [replace(tile, parts=parts) for tile in (*TILES, *PHASE_TILES, *STRIDE_TILES, *FP8_TILES) for parts in PARTS],
+    ids=str,
 )
 def test_tiles_suit_the_hardware(tile: Tile) -> None:
     assert tile.shared <= 227 * 1024
@@ -100,7 +126,7 @@ def test_tiles_suit_the_hardware(tile: Tile) -> None:
     [
         (sizes, tile)
         for sizes in (Sizes(2, 8, 12, 128, 128), *ODD, *UNEVEN)
-        for tile in TILES
+        for tile in (*TILES, *FP8_TILES)
         if sizes.computed % tile.outs == 0
     ],
     ids=str,

@@ -21,7 +21,7 @@ from plugins.derived import derive_weights
 from plugins.fp8 import RoundedConv2d, RoundedGroupNorm, round_block, rounded
 from plugins.group_norm.joined import group_norm_joined
 from plugins.group_norm.op import FP8, group_norm
-from runtime.backends import PRECISIONS, choose_precision
+from runtime.backends import PRECISIONS, choose_precision, with_precision
 from tests.norm_maps import EPS, tensors
 
 CPU = torch.device("cpu")
@@ -163,6 +163,18 @@ def test_engines_need_a_hopper_gpu(backend: str, capsys: pytest.CaptureFixture[s
     arguments = ["--backend", backend, "--precision", "fp8", "--device", "cpu", "--architecture", "small"]
     assert build([*arguments, "--weights", "random:0"]) == 1
     assert "expected inductor and an H100 or H200" in capsys.readouterr().err
+
+
+def test_backends_that_have_it() -> None:
+    fp8, gpu = PRECISIONS["fp8"], torch.device("cuda")
+    names = "tensorrt", "inductor", "eager"
+    assert with_precision(names, fp8, gpu) == names[1:]
+    assert with_precision(names, PRECISIONS["fp16"], gpu) == names
+    assert with_precision(("eager",), fp8, CPU) == ("eager",)
+    with pytest.raises(ValueError, match="tensorrt: its engines have no precision fp8: use backend inductor or eager"):
+        with_precision(("tensorrt",), fp8, gpu)
+    with pytest.raises(ValueError, match="an H100 or H200 only, and the device is cpu: use eager"):
+        hackathon(str(SMALL_MODEL), precision="fp8", backend="inductor", device="cpu")
 
 
 def test_engines_for_cards_that_are_not_here(capsys: pytest.CaptureFixture[str]) -> None:

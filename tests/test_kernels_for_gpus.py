@@ -14,7 +14,7 @@ import pytest
 from torch.utils.cpp_extension import CUDA_HOME
 
 from plugins.convolution.compile import ConvolutionKernel
-from plugins.convolution.tiles import PHASE_TILES, STRIDE_TILES, TILES, Sizes, Tile
+from plugins.convolution.tiles import FP8_TILES, PHASE_TILES, STRIDE_TILES, TILES, Sizes, Tile
 from plugins.group_norm.large import large_launches
 from plugins.group_norm.launch import SOURCE, choose_launch
 from plugins.hopper.compile import compile_kernel
@@ -54,6 +54,18 @@ def test_group_norm_compiles(capability: int, shape: tuple[int, int, int, int], 
 
 
 @pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("joined", [0, 640])
+@pytest.mark.parametrize("shape", MAPS)
+@pytest.mark.parametrize("capability", [89, 90, 120])
+def test_group_norm_to_e4m3_compiles(capability: int, shape: tuple[int, int, int, int], joined: int) -> None:
+    joined = joined if joined < shape[1] else 64
+    launch = choose_launch(
+        *shape, 1e-5, silu=True, channels_last=True, clusters=capability >= 90, joined=joined, fp8=True
+    )
+    assert b"cvt.rn.satfinite.e4m3x2.f32" in compile_ptx(SOURCE, launch.defines, capability)
+
+
+@pytest.mark.usefixtures("nvrtc")
 @pytest.mark.parametrize("capability", SHARED)
 def test_group_norm_of_large_maps_compiles(capability: int) -> None:
     _, launch, _ = large_launches(1, 128, 256 * 384, 32, 1e-5, silu=True)
@@ -87,6 +99,16 @@ def test_hopper_convolution(tile: Tile) -> None:
     assert compile_kernel(ConvolutionKernel(replace(sizes, extra=192), tile, bias=True, residual=False))
     uneven = Sizes(3, 9, 11, 72, 2 * tile.outs - 24, extra=40)
     assert compile_kernel(ConvolutionKernel(uneven, replace(tile, parts=4), bias=True, residual=True))
+
+
+@pytest.mark.parametrize("tile", FP8_TILES, ids=str)
+def test_hopper_convolution_of_e4m3(tile: Tile) -> None:
+    pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for CUDA")
+    sizes = Sizes(3, 9, 11, 128, 2 * tile.outs, fp8=True)
+    assert tile.shared <= SHARED[90]
+    assert compile_kernel(ConvolutionKernel(sizes, replace(tile, parts=2), bias=True, residual=True))
+    uneven = Sizes(3, 9, 11, 80, 2 * tile.outs - 24, extra=40, fp8=True)
+    assert compile_kernel(ConvolutionKernel(uneven, tile, bias=True, residual=False))
 
 
 @pytest.mark.parametrize("tile", PHASE_TILES, ids=str)

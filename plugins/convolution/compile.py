@@ -23,21 +23,16 @@ class ConvolutionKernel(Kernel):
 
         With a stride the kernel's rows share none. For extra channels also of their weights and pixels.
         """
-        tile, channels = self.tile, self.tile.step
-        pixels = [tile.pictures, tile.columns, channels]
-        below = [] if self.sizes.stride > 1 else [[tile.taps - 1, *pixels]]
-        boxes = [[tile.outs, channels], [tile.rows, *pixels], *below]
-        if self.sizes.extra:
-            boxes += [[tile.outs, STEP], [tile.rows, tile.pictures, tile.columns, STEP]]
-        return boxes
+        tile = self.tile
+        pixels = [tile.pictures, tile.columns]
+        below = [] if self.sizes.stride > 1 else [[tile.taps - 1, *pixels, tile.step]]
+        extra = [[tile.outs, STEP], [tile.rows, *pixels, STEP]] if self.sizes.extra else []
+        return [[tile.outs, tile.step], [tile.rows, *pixels, tile.step], *below, *extra]
 
     @property
     def types(self) -> list[str]:
-        count = len(self.boxes)
-        if not self.tile.fp8:
-            return ["fp16"] * count
-        halves = 2 if self.sizes.extra else 0
-        return ["fp8e4nv"] * (count - halves) + ["fp16"] * halves
+        extra = 2 if self.sizes.extra else 0
+        return ["fp8e4nv" if self.tile.fp8 else "fp16"] * (len(self.boxes) - extra) + ["fp16"] * extra
 
     @property
     def pointers(self) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ The first call for each size of maps compiles and loads the kernel. Only later c
 Maps and weights are float16 and channels-last, with input channels that are multiples of ALIGNED; biases are float16
 [o]. Maps are padded with zeros. Sums are float32, always in the same order. With `scales`, float32 [o], x and weight
 are float8_e4m3fn, input channels multiples of ALIGNED_FP8, and sums are multiplied by the scales; tensor cores add e4m3
-products with 14 bits. The ops raise ValueError for arguments that the kernel does not support, KernelError if it cannot
-be compiled or launched.
+products with fewer bits than float32 has. The ops raise ValueError for arguments that the kernel does not support,
+KernelError if it cannot be compiled or launched.
 """
 
 from dataclasses import replace
