@@ -3,14 +3,15 @@
 Compares our kernel with torch.compile, which uses cuDNN, and with our split sums where the product uses those on other
 GPUs. Added is a residual or, with further channels, a 1x1 convolution; two taps are the phases of an upsampling, and
 with a stride nothing is added. The maps are channels-last float16 maps of Stable Diffusion 1.5 at 256x384 with
-guidance, of one picture and of two and eight, at 512x512, and of its VAE. Times are per call: medians over replays of a
+guidance, of one picture and of two and eight, at 512x512, and of its VAE. At the end are convolutions of e4m3 maps,
+beside those of float16 in PyTorch; this part has not been run. Times are per call: medians over replays of a
 CUDA graph of 40 calls, divided by 40. The calls alternate between weights, which do not stay in the cache within a
 picture either.
 """
 
 import argparse
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import partial
 
 import torch
@@ -22,6 +23,7 @@ from benchmarks.group_norm import measure, rotating_inputs
 from commands import one_line
 from plugins.convolution.op import convolution, convolution_skip, upsampled_convolution
 from plugins.convolution.tiles import Sizes, choose
+from plugins.group_norm.op import FP8 as E4M3
 from plugins.hopper.compile import HOPPER
 from plugins.phase_upsampling import upsample
 from plugins.split_k_convolution import split_convolutions
@@ -51,6 +53,10 @@ UPSAMPLINGS = [
     *(Sizes(2, h, w, c, c, taps=2) for h, w, c in ((8, 12, 1280), (16, 24, 640))),
     *(Sizes(1, h, w, c, c, taps=2) for h, w, c in ((32, 48, 512), (64, 96, 512), (128, 192, 256))),
 ]
+FP8 = [
+    *(replace(sizes, n=n, fp8=True) for n in (2, 16) for sizes in SD15 if sizes.outs == 1280),
+    *(replace(sizes, fp8=True) for sizes in SKIPS if sizes.outs == 1280),
+]
 STRIDES = [Sizes(2, h, w, c, c, stride=2) for h, w, c in ((16, 24, 320), (8, 12, 640), (4, 6, 1280))]
 
 Convolution = Callable[..., Tensor]
@@ -69,7 +75,7 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
 def split(sizes: Sizes) -> Convolution | None:
     """Return the convolution with split sums, or None if the product does not split them at these sizes."""
     choice = parts_choice(sizes.n * sizes.h * sizes.w, sizes.channels, sizes.outs)
-    if sizes in SKIPS + UPSAMPLINGS or not choice.otherwise:
+    if sizes.extra or sizes.taps == 2 or sizes.fp8 or not choice.otherwise:
         return None
     layer = nn.Conv2d(sizes.channels, sizes.outs, 3, sizes.stride, padding=1, device="cuda")
     split_convolutions(layer)
@@ -90,15 +96,23 @@ def main() -> None:
 
 def rows(replays: int) -> list[str]:
     """Return the lines of the table."""
-    title = "| n, h, w, in, out, further, taps, stride | ours us | TFLOP/s | compiled us | split us | tile and parts |"
-    lines = [title, "|---" * 6 + "|"]
-    for sizes in tqdm([*SHAPES, *SKIPS, *UPSAMPLINGS, *STRIDES], desc="measuring"):
+    heads = [
+        "n, h, w, in, out, further, taps, stride, e4m3",
+        "ours us",
+        "TFLOP/s",
+        "compiled us",
+        "split us",
+        "tile, parts",
+    ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for sizes in tqdm([*SHAPES, *SKIPS, *UPSAMPLINGS, *STRIDES, *FP8], desc="measuring"):
         torch.compiler.reset()
         op, same = forms(sizes)
-        functions = [op, torch.compile(same, dynamic=False)]
+        functions = [torch.compile(same, dynamic=False)]
         if one := split(sizes):
             functions.append(torch.compile(one, dynamic=False))
-        ours, compiled, *splits = (time(function, sizes, replays) for function in functions)
+        ours = time(op, sizes, replays)
+        compiled, *splits = (time(function, replace(sizes, fp8=False), replays) for function in functions)
         products = sizes.phases * sizes.taps**2 * sizes.channels + sizes.extra
         operations = 2 * sizes.n * sizes.h * sizes.w * products * sizes.outs
         cells = [
@@ -130,6 +144,9 @@ def time(function: Convolution, sizes: Sizes, replays: int) -> float:
         rotating_inputs(n, sizes.channels, sizes.stride * h, sizes.stride * w)[0],
         torch.randn(outs, device="cuda", dtype=torch.float16),
     )
+    if sizes.fp8:
+        x, weights = x.to(E4M3), [weight.to(E4M3) for weight in weights]
+        function = partial(function, scales=torch.ones(outs, device="cuda"))
     others: list[Tensor] = []
     if sizes.extra:
         others = [rotating_inputs(n, sizes.extra, h, w)[0], rotating_inputs(outs, sizes.extra, 1, 1)[0], bias]
