@@ -43,7 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--replicas", type=int, help="number of workers; default: one for each GPU, or one without GPUs")
     add_options(parser, "weights", "vae", "loras", "plan")
     add("--backend", default="auto", choices=("auto", "eager", "inductor", "tensorrt"))
-    add("--precision", default="auto", choices=("auto", "fp32", "fp16"), help="auto: fp16 on a GPU")
+    add("--precision", default="auto", choices=("auto", "fp32", "fp16", "fp8"), help="auto: fp16 on a GPU")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: GPUs if there are any")
     add("--debug", action="store_true", help="show the traceback of an error")
     for name, value in CONTEST.items():

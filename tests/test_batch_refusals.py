@@ -9,6 +9,7 @@ from PIL import Image
 
 from cldm.checkpoint import SMALL_MODEL
 from files import locked
+from runtime.backends import PRECISIONS
 from serving import batch
 from serving.batch_ray import cluster
 from tests.arguments import waves
@@ -22,6 +23,11 @@ def arguments(tmp_path: Path) -> list[str]:
     (tmp_path / "list.jsonl").write_text(json.dumps({"input_image": "in/one.png"}))
     options = ("--image-resolution", "64", "--plan", "19,4", "--device", "cpu", "--weights", str(SMALL_MODEL))
     return [str(tmp_path / "list.jsonl"), str(tmp_path / "out"), *options]
+
+
+def test_all_precisions_can_be_chosen() -> None:
+    for name in ("auto", *PRECISIONS):
+        assert batch.parse_arguments(["in", "out", "--precision", name]).precision == name
 
 
 def test_one_run_at_a_time(tmp_path: Path, arguments: list[str]) -> None:
