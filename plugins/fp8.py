@@ -20,7 +20,8 @@ from plugins.convolution.compile import check_fp8_compiler
 from plugins.convolution.op import convolution, convolution_skip
 from plugins.convolution.tiles import ALIGNED_FP8
 from plugins.group_norm.joined import group_norm_joined
-from plugins.group_norm.launch import FP8_FACTOR, can_join
+from plugins.group_norm.launch import FP8_FACTOR
+from plugins.group_norm.layer import maps_to_join
 from plugins.group_norm.op import FP8, group_norm, to_fp8
 from plugins.hopper.compile import HOPPER
 from plugins.nvrtc import KernelError
@@ -46,10 +47,9 @@ class RoundedGroupNorm(GroupNorm):
         return rounded(super().forward(x, shift))
 
     def join(self, h: Tensor, skip: Tensor, residual: Tensor | float) -> tuple[Tensor, Tensor]:
-        whole = isinstance(residual, Tensor) and residual.shape == skip.shape
-        if not (self.fused and compiles_half(h) and whole and can_join(self.num_channels, self.num_groups, h.shape[1])):
+        maps = maps_to_join(self, h, skip, residual) if self.fused else None
+        if maps is None:
             return super().join(h, skip, residual)
-        maps = [_channels_last(one) for one in (h, skip, residual) if isinstance(one, Tensor)]
         return group_norm_joined(*maps, self.weight, self.bias, self.num_groups, self.eps, self.silu, fp8=True)
 
 

@@ -18,9 +18,10 @@ from ldm.shapes_only import shapes_only
 from plans.requests import make_requests
 from plugins.convolution.op import _check, convolution
 from plugins.derived import derive_weights
-from plugins.fp8 import RoundedConv2d, RoundedGroupNorm, round_block, rounded
+from plugins.fp8 import RoundedConv2d, RoundedGroupNorm, fuse_rounded, round_block, rounded
 from plugins.group_norm.joined import group_norm_joined
 from plugins.group_norm.op import FP8, group_norm
+from plugins.nvrtc import KernelError
 from runtime.backends import PRECISIONS, choose_precision, with_precision
 from tests.norm_maps import EPS, tensors
 
@@ -175,6 +176,23 @@ def test_backends_that_have_it() -> None:
         with_precision(("tensorrt",), fp8, gpu)
     with pytest.raises(ValueError, match="an H100 or H200 only, and the device is cpu: use eager"):
         hackathon(str(SMALL_MODEL), precision="fp8", backend="inductor", device="cpu")
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_the_kernels_are_used_if_they_compile(
+    compiles: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check() -> None:
+        if not compiles:
+            raise KernelError("no Triton")
+
+    monkeypatch.setattr("plugins.fp8.check_fp8_compiler", check)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    _, block = blocks()
+    fuse_rounded(block)
+    norms = [one for one in block.modules() if isinstance(one, RoundedGroupNorm)]
+    assert [norm.fused for norm in norms] == [compiles, compiles]
+    assert ("slower: no Triton" in caplog.text) != compiles
 
 
 def test_engines_for_cards_that_are_not_here(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,11 @@ def test_pictures_without_each_trick(
     assert "| hint_once |" in capsys.readouterr().out
 
 
+def test_no_kernel_starts_early() -> None:
+    with LEFT_OUT["early launch"].patch() as launch_early:
+        assert launch_early(object(), ("a kernel",)) == 0
+
+
 def test_trick_of_compiled_engines_on_the_cpu() -> None:
     with pytest.raises(SystemExit, match="error: trick 'group_norm' on cpu: expected one of nothing, two streams"):
         main([*SMALL, "group_norm"])

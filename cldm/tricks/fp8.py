@@ -1,8 +1,9 @@
 """Precision fp8: rounds the residual blocks whose rounding changes pictures least (see plugins/fp8.py).
 
-These are the blocks at the two coarsest resolutions of Stable Diffusion, which have most of the weights. With 20
-evaluations, rounding them changes pictures of the small model less than leaving out ten evaluations does; rounding the
-decoder's other blocks, or all, changes some pictures more (docs/performance.md).
+These are the blocks at the two coarsest resolutions of Stable Diffusion, with 89 % of the weights of all blocks' 3x3
+convolutions. With 20 evaluations, rounding them changes pictures of the small model less than leaving out ten
+evaluations does; rounding the decoder's next finer blocks too, or all, changes some pictures more
+(docs/performance.md).
 """
 
 from cldm.model import ControlLDM

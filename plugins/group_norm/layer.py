@@ -20,15 +20,9 @@ class FusedGroupNorm(GroupNorm):
         return group_norm(x, self.weight, self.bias, self.num_groups, self.eps, self.silu, shift)
 
     def join(self, h: Tensor, skip: Tensor, residual: Tensor | float) -> tuple[Tensor, Tensor]:
-        if not (
-            compiles_half(h)
-            and has_clusters(h.device)
-            and isinstance(residual, Tensor)
-            and residual.shape == skip.shape
-            and can_join(self.num_channels, self.num_groups, h.shape[1])
-        ):
+        maps = maps_to_join(self, h, skip, residual)
+        if maps is None:
             return super().join(h, skip, residual)
-        maps = [one.contiguous(memory_format=torch.channels_last) for one in (h, skip, residual)]
         return group_norm_joined(*maps, self.weight, self.bias, self.num_groups, self.eps, self.silu)
 
     def choice(self, x: Tensor) -> Choice:
@@ -39,6 +33,19 @@ class FusedGroupNorm(GroupNorm):
         clusters = has_clusters(x.device)
         question = f"GroupNorm of maps {list(x.shape)} in {self.num_groups} groups by our kernel"
         return Choice(question, (1,) if clusters else (0, 1), int(clusters))
+
+
+def maps_to_join(norm: GroupNorm, h: Tensor, skip: Tensor, residual: Tensor | float) -> list[Tensor] | None:
+    """Return the maps in channels-last if our kernel joins them, in code that is being compiled; otherwise None."""
+    if not (
+        compiles_half(h)
+        and has_clusters(h.device)
+        and isinstance(residual, Tensor)
+        and residual.shape == skip.shape
+        and can_join(norm.num_channels, norm.num_groups, h.shape[1])
+    ):
+        return None
+    return [one.contiguous(memory_format=torch.channels_last) for one in (h, skip, residual)]
 
 
 def fuse_norms(model: nn.Module) -> None:

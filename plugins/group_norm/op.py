@@ -68,7 +68,7 @@ def group_norm(
 ) -> Tensor:
     """Compute GroupNorm of x + shift over the channels of a group and all pixels, then SiLU if `silu`.
 
-    fp8: return FP8_FACTOR times that as float8_e4m3fn, saturated.
+    fp8: return FP8_FACTOR times that as float8_e4m3fn, saturated, by one kernel for large maps, too.
 
     x: [n, c, h, w], channels-last or contiguous, and the result has the same layout; weight, bias: [c]; shift: [1, c],
     only with channels-last x. On a GPU all must be float16, and one kernel, or two for large maps, computes in float32;
