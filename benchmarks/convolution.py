@@ -48,9 +48,11 @@ SKIPS = [
     *(Sizes(2, 8, 12, 1280, 1280, extra) for extra in (640, 1920, 2560)),
     *(Sizes(2, 16, 24, 640, 640, extra) for extra in (320, 960, 1280, 1920)),
     *(Sizes(2, 32, 48, 320, 320, extra) for extra in (640, 960)),
+    *(Sizes(16, h, w, c, c, 640) for h, w, c in ((8, 12, 1280), (32, 48, 320))),
 ]
 UPSAMPLINGS = [
     *(Sizes(2, h, w, c, c, taps=2) for h, w, c in ((8, 12, 1280), (16, 24, 640))),
+    *(Sizes(16, h, w, c, c, taps=2) for h, w, c in ((8, 12, 1280), (16, 24, 640))),
     *(Sizes(1, h, w, c, c, taps=2) for h, w, c in ((32, 48, 512), (64, 96, 512), (128, 192, 256))),
 ]
 FP8 = [

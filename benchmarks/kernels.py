@@ -1,5 +1,7 @@
 """python -m benchmarks.kernels: the time of a picture's kernels by kind, and the rates of the costliest products.
 
+With --pictures, of several pictures at once, as in `process_many`.
+
 Profiles each stage of the compiled engines alone, launched kernel by kernel, and multiplies by its calls in a picture.
 So the times are those of kernels that have the GPU for themselves, without gaps; ControlNet and encoder share it in a
 picture. Weights are random.
@@ -79,11 +81,11 @@ def work(op: str, shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
     return flops, 2 * values
 
 
-def costs(architecture: str) -> tuple[list[Cost], list[Cost]]:
-    """Return the costs of a picture with all evaluations, by kind of kernel and by op and shapes, costliest first."""
+def costs(architecture: str, pictures: int = 1) -> tuple[list[Cost], list[Cost]]:
+    """Return the costs of pictures with all evaluations, by kind of kernel and by op and shapes, costliest first."""
     runtime = hackathon("random:0", architecture=architecture, backend="inductor", plan="all")
     runtime.initialize()
-    runtime.draw(contest_request())
+    runtime.process_many([contest_request()] * pictures)
     pipeline = runtime._last("a profile")
     kinds: dict[str, Cost] = {}
     ops: dict[str, Cost] = {}
@@ -115,13 +117,14 @@ def table(heads: Sequence[str], rows: Iterable[Cost]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", help="NAME of a file models/NAME.yaml; default: sd15")
+    parser.add_argument("--pictures", type=int, default=1, help="pictures at once: 1, 2, 4 or 8; default: 1")
     options = parser.parse_args()
     with one_line():
         device = choose_device("auto")
         if device.type != "cuda":
             raise ValueError("PyTorch finds no CUDA device, expected one: run this on a machine with a GPU")
-        by_kind, by_op = costs(settle_architecture(options.architecture, device))
-        heads = ["kernels", "ms per picture", "calls", "us"]
+        by_kind, by_op = costs(settle_architecture(options.architecture, device), options.pictures)
+        heads = ["kernels", "ms", "calls", "us"]
         print(torch.cuda.get_device_name(device), *table(heads, by_kind), sep="\n")
         print("", *table(["op and shapes", *heads[1:], "TFLOP/s", "TB/s"], by_op[:10]), sep="\n")
 

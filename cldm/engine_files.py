@@ -42,7 +42,7 @@ SOURCES = {
 }
 CUDA_SOURCES = (
     *("plugins/group_norm/kernel.cu", "plugins/group_norm/large.cu"),
-    *("plugins/long_attention/kernel.cu", "plugins/update/kernel.cu"),
+    *("plugins/long_attention/kernel.cu", "plugins/product/many_rows.cu", "plugins/update/kernel.cu"),
 )
 
 

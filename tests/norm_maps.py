@@ -22,7 +22,7 @@ ODD = [
     (1, 16, 1, 3, 16),
 ]
 # n, c of h, c of skip, h, w, groups: the decoder's sizes, a border inside a group, loads of two values, one pixel, a
-# group wider than a warp, several groups in each load
+# group wider than a warp, several groups in each load, eight pictures
 JOINED = [
     (2, 1280, 1280, 4, 6, 32),
     (2, 1280, 640, 8, 12, 32),
@@ -34,6 +34,8 @@ JOINED = [
     (2, 100, 92, 30, 20, 3),
     (1, 2048, 1024, 3, 3, 1),
     (2, 32, 32, 32, 48, 16),
+    (16, 320, 320, 32, 48, 32),
+    (16, 1280, 640, 16, 24, 32),
 ]
 SHIFTED = [(2, 320, 32, 48, 32), (2, 1280, 4, 6, 32), (1, 640, 16, 24, 32), (3, 96, 5, 7, 16), (1, 8, 300, 200, 2)]
 

@@ -23,6 +23,14 @@ SD15 = [
     sizes for rows, width in ((3072, 320), (768, 640), (192, 1280), (48, 1280)) for sizes in of_transformer(rows, width)
 ]
 SMALL = [sizes for rows, width in ((3072, 32), (768, 64), (192, 96), (48, 96)) for sizes in of_transformer(rows, width)]
+# Of eight pictures, and others with work for a kernel that keeps its weights; the last have rows and columns beyond.
+MANY_ROWS = [
+    *of_transformer(24576, 320)[:3],
+    *of_transformer(6144, 640)[1:3],
+    Sizes(1000, 640, 5120, gated=True),
+    Sizes(10001, 64, 72),
+    Sizes(20001, 128, 40, gated=True),
+]
 ODD = [
     Sizes(1, 64, 64),
     Sizes(70, 192, 128),

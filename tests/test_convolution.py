@@ -62,6 +62,25 @@ def test_the_fastest_tile_with_a_skip_connection_is_chosen(key: tuple[tuple[int,
     assert choose(Sizes(2, *size, channels, channels, extra)) == FASTEST_WITH_SKIP[key]
 
 
+# Those of eight and four pictures.
+FASTEST_OF_SEVERAL = {
+    Sizes(16, 8, 12, 640, 1280): Tile(8, 4, 4, 64, 4, 1),
+    Sizes(16, 8, 12, 2560, 1280): Tile(8, 4, 4, 64, 4, 1),
+    Sizes(16, 8, 12, 1280, 1280, 640): Tile(8, 4, 4, 64, 4, 1),
+    Sizes(16, 4, 6, 1280, 1280): Tile(4, 4, 8, 64, 4, 1),
+    Sizes(8, 8, 12, 1920, 1280): Tile(8, 4, 4, 64, 4, 1),
+    Sizes(8, 4, 6, 1280, 1280): Tile(4, 4, 8, 64, 4, 2),
+    Sizes(16, 16, 24, 640, 640): Tile(16, 2, 8, 64, 3, 1),
+    Sizes(16, 8, 12, 1280, 1280, taps=2): Tile(8, 4, 4, 128, 3, 1, taps=2),
+}
+
+
+@pytest.mark.parametrize("sizes", FASTEST_OF_SEVERAL, ids=str)
+def test_the_fastest_tile_of_several_pictures_is_chosen(sizes: Sizes) -> None:
+    assert choose(sizes) == FASTEST_OF_SEVERAL[sizes]
+    assert fits(sizes)
+
+
 # Those of e4m3.
 FASTEST_FP8 = {
     Sizes(2, 4, 6, 1280, 1280): Tile(4, 2, 8, 64, 6, 4),
@@ -73,7 +92,7 @@ FASTEST_FP8 = {
     Sizes(2, 16, 24, 1280, 640): Tile(16, 1, 8, 64, 4, 2),
     Sizes(2, 32, 48, 960, 320): Tile(16, 1, 8, 64, 4, 1),
     Sizes(16, 4, 6, 1280, 1280): Tile(4, 4, 8, 64, 4, 1),
-    Sizes(16, 8, 12, 1280, 1280): Tile(8, 2, 4, 128, 3, 1),
+    Sizes(16, 8, 12, 1280, 1280): Tile(8, 4, 4, 64, 4, 1),
     Sizes(16, 16, 24, 1280, 640): Tile(16, 2, 8, 64, 3, 1),
     Sizes(16, 32, 48, 640, 320): Tile(16, 1, 16, 64, 3, 1),
 }
@@ -190,12 +209,19 @@ def test_other_sizes_do_not_fit() -> None:
     assert fits(Sizes(8, 4, 6, 96, 96)), "several pictures of the small model"
     assert not fits(Sizes(1, 256, 384, 256, 256)), "cuDNN fills the GPU"
     assert fits(Sizes(8, 8, 12, 1280, 1280))
-    assert not fits(Sizes(16, 8, 12, 1280, 1280)), "many narrow maps"
+    assert fits(Sizes(16, 8, 12, 2560, 1280)), "eight pictures"
+    assert fits(Sizes(16, 32, 48, 960, 320))
+    assert fits(Sizes(16, 4, 6, 1280, 1280))
+    assert not fits(Sizes(16, 4, 6, 2560, 1280)), "sums that are too long for few programs"
+    assert not fits(Sizes(16, 8, 12, 640, 640, stride=2))
+    assert fits(Sizes(8, 64, 96, 512, 512))
+    assert not fits(Sizes(8, 128, 192, 512, 512)), "cuDNN is as fast"
     assert fits(Sizes(2, 32, 48, 32, 32, extra=96))
     assert not fits(Sizes(2, 32, 48, 320, 320, extra=100)), "the map that is skipped"
     assert not fits(Sizes(2, 4, 6, 1280, 1280, taps=2)), "the 3x3 convolution of the large map is faster"
     assert fits(Sizes(2, 16, 24, 96, 96, taps=2)), "upsampling in the small model"
     assert fits(Sizes(8, 8, 12, 1280, 1280, taps=2)), "several pictures"
+    assert not fits(Sizes(16, 4, 6, 1280, 1280, taps=2)), "tiles are wider than the maps"
 
 
 def test_the_result_of_the_op() -> None:

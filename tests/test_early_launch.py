@@ -116,7 +116,9 @@ def launched(
     return graph, launch_early(graph, waiting)
 
 
-CUDA_KERNELS = ["group_norm", "group_norm_stats", "group_norm_apply", "long_attention", "update"]
+CUDA_KERNELS = [
+    *("group_norm", "group_norm_stats", "group_norm_apply", "long_attention", "product_of_many_rows", "update"),
+]
 
 
 def test_all_kernels_with_the_prefix_are_known_to_wait() -> None:

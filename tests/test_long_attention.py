@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from plugins.hopper import cuda_kernel
+from plugins.hopper.cuda_kernel import ARCHITECTURE
 from plugins.long_attention import op
-from plugins.long_attention.op import ARCHITECTURE, SOURCE, is_faster, long_attention
-from plugins.nvrtc import KernelError, compile_ptx, cubin
+from plugins.long_attention.op import KERNEL, is_faster, long_attention
+from plugins.nvrtc import KernelError, compile_ptx
 from plugins.short_attention import op as short
 from plugins.waiting import waits_first
 from tests.nvrtc import require_nvrtc
@@ -16,12 +18,12 @@ from tests.nvrtc import require_nvrtc
 
 def test_the_kernel_compiles() -> None:
     require_nvrtc()
-    assert waits_first(compile_ptx(SOURCE, (), ARCHITECTURE).decode())
-    assert b".text.canny2image_long_attention" in cubin(SOURCE, (), ARCHITECTURE)
+    assert waits_first(compile_ptx(KERNEL.source, KERNEL.constants, ARCHITECTURE).decode())
+    assert f".text.{KERNEL.name}".encode() in KERNEL.cubin()
 
 
 def test_constants_are_equal() -> None:
-    found = dict(re.findall(r"\b([A-Z]+) = (\d+)\b", SOURCE.read_text()))
+    found = dict(re.findall(r"\b([A-Z]+) = (\d+)\b", KERNEL.source.read_text()))
     groups = int(found["WARPGROUPS"])
     assert tuple(int(found[name]) for name in ("HEAD", "PART", "STAGES")) == (op.HEAD, op.PART, op.STAGES)
     assert (64 * groups, 128 * groups + 32) == (op.ROWS, op.THREADS)
@@ -46,8 +48,8 @@ def test_where_it_is_faster(n: int, rows: int, tokens: int, width: int, faster: 
 @pytest.mark.parametrize(("capability", "runs"), [((9, 0), True), ((10, 0), False), ((8, 9), False)])
 def test_where_it_runs(capability: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    for one in (op, short):
-        monkeypatch.setattr(one, "cubin", lambda *arguments: b"")
+    for one, compiling in ((op, cuda_kernel), (short, short)):
+        monkeypatch.setattr(compiling, "cubin", lambda *arguments: b"")
         assert one.runs_on.__wrapped__(torch.device("cuda")) == runs
 
 
@@ -56,8 +58,8 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
         raise KernelError("no NVRTC")
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    for one in (op, short):
-        monkeypatch.setattr(one, "cubin", fail)
+    for one, compiling in ((op, cuda_kernel), (short, short)):
+        monkeypatch.setattr(compiling, "cubin", fail)
         assert not one.runs_on.__wrapped__(torch.device("cuda"))
     assert caplog.messages == [
         "attention over many tokens uses cuDNN, which is slower: no NVRTC",

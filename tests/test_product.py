@@ -42,6 +42,25 @@ def test_the_tile_suits_the_product(sizes: Sizes) -> None:
         assert sizes.width % tile.width == 0, "no work beyond the end"
 
 
+@pytest.mark.parametrize(
+    ("sizes", "tile"),
+    [
+        (Sizes(24576, 320, 320), (128, 64, 4)),  # no multiple of 128 columns
+        (Sizes(6144, 640, 640), (128, 128, 4)),
+        (Sizes(1536, 640, 640), (64, 128, 8)),
+        (Sizes(384, 1280, 1280), (64, 64, 6)),
+        (Sizes(384, 5120, 1280), (64, 64, 6)),
+        (Sizes(1536, 1280, 5120, gated=True), (128, 128, 3)),
+        (Sizes(24576, 1288, 328), (64, 64, 6)),
+    ],
+    ids=str,
+)
+def test_more_work_has_the_largest_tiles_that_are_enough(sizes: Sizes, tile: tuple[int, int, int]) -> None:
+    chosen = choose(sizes)
+    assert (chosen.rows, chosen.width, chosen.stages) == tile
+    assert fits(sizes)
+
+
 @pytest.mark.parametrize("sizes", [replace(one, gated=False) for one in (*SD15, *SMALL, *ODD)], ids=str)
 def test_statistics_are_of_64_columns(sizes: Sizes) -> None:
     tile = choose(sizes, stats=True)
@@ -72,8 +91,8 @@ def test_groups() -> None:
 
 
 def test_other_sizes_do_not_fit() -> None:
-    assert not fits(Sizes(8 * 3072, 320, 320)), "not measured"
-    assert not any(fits(replace(sizes, rows=8 * sizes.rows)) for sizes in SD15), "cuBLAS is faster for some batches"
+    assert fits(Sizes(2**22, 320, 320))
+    assert not fits(Sizes(2**23, 320, 320)), "offsets have 32 bits"
     assert not fits(Sizes(48, 100, 96)), "TMA needs rows of multiples of 16 bytes"
     assert not fits(Sizes(48, 96, 100))
 

@@ -1,6 +1,7 @@
 """The kernel of matrix products compared with PyTorch, on a Hopper GPU."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
 from plugins.folded_norms import fold
+from plugins.product import many_rows
 from plugins.product.compile import ProductKernel
 from plugins.product.op import norm_geglu, norm_product, product, product_stats, run
 from plugins.product.tiles import Sizes, choose
 from tests.hopper import check, check_at_the_same_time, check_in_a_graph, needs_hopper
-from tests.products import ODD, SD15, SMALL
+from tests.products import MANY_ROWS, ODD, SD15, SMALL
 
 pytestmark = [pytest.mark.gpu, needs_hopper]
 
@@ -80,7 +82,7 @@ def test_statistics_of_rows(sizes: Sizes, residual: bool) -> None:
     torch.testing.assert_close(stats.double(), statistics(got), atol=1e-4, rtol=1e-5)
 
 
-AFTER_A_NORM = [one for one in (*SD15, *SMALL, *ODD) if one.depth <= one.columns or one in ODD]
+AFTER_A_NORM = [one for one in (*SD15, *SMALL, *ODD) if one.depth <= one.columns or one in ODD] + MANY_ROWS
 
 
 @pytest.mark.parametrize("sizes", AFTER_A_NORM, ids=str)
@@ -110,13 +112,45 @@ def test_nothing_else_is_written(sizes: Sizes, parts: int) -> None:
     """Memory before and after the result stays."""
     x, weight, bias, _ = inputs(sizes)
     kernel = ProductKernel(sizes, replace(choose(sizes), parts=parts, warps=4), bias=True)
-    size = sizes.rows, sizes.columns
-    memory = torch.full((2**20 + math.prod(size),), 7.0, dtype=torch.float16, device="cuda")
-    result = memory[2**19 : -(2**19)].view(size)
+    result, stays = inside(sizes)
     run(kernel, x, weight, (bias, None, result, None, None, None))
     torch.testing.assert_close(result, product(x, weight, bias, gated=sizes.gated), atol=0.01, rtol=0.01)
-    assert (memory[: 2**19] == 7).all()
-    assert (memory[-(2**19) :] == 7).all()
+    assert stays()
+
+
+def inside(sizes: Sizes) -> tuple[Tensor, Callable[[], bool]]:
+    """Return memory for a result, and a function that returns whether the memory before and after it is as before."""
+    size = sizes.rows, sizes.columns
+    memory = torch.full((2**20 + math.prod(size),), 7.0, dtype=torch.float16, device="cuda")
+    around = memory[: 2**19], memory[-(2**19) :]
+    return memory[2**19 : -(2**19)].view(size), lambda: all(bool((one == 7).all()) for one in around)
+
+
+@pytest.mark.parametrize("sizes", MANY_ROWS, ids=str)
+def test_many_rows(sizes: Sizes) -> None:
+    """The kernel that keeps its weights computes what the other one does, and writes nothing else."""
+    assert many_rows.fits(sizes)
+    x, weight, shifts, _ = inputs(sizes)
+    x = (3 * x + 1).half()
+    vectors = statistics(x).float(), weight.float().sum(1), shifts.float()
+    result, stays = inside(sizes)
+    many_rows.run(sizes, 1e-5, x, weight, (*vectors, result))
+    other = torch.empty_like(result)
+    stats, *of_columns = vectors
+    kernel = ProductKernel(sizes, choose(sizes), eps=1e-5)
+    run(kernel, x, weight, (None, None, other, stats, *of_columns))
+    torch.testing.assert_close(result, other, atol=0.01, rtol=0.01)
+    assert stays()
+    op = norm_geglu if sizes.gated else norm_product
+    assert torch.equal(result, op(x, stats, weight, *of_columns, 1e-5)), "the op uses the other kernel"
+
+
+def test_many_rows_at_the_same_time() -> None:
+    cases = []
+    for sizes in MANY_ROWS[-3:]:
+        x, weight, shifts, _ = inputs(sizes)
+        cases.append((sizes.gated, x, statistics(x).float(), weight, weight.float().sum(1), shifts.float(), 1e-5))
+    check_at_the_same_time(lambda gated, *rest: (norm_geglu if gated else norm_product)(*rest), cases)
 
 
 def test_many_at_the_same_time() -> None:

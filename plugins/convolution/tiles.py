@@ -11,11 +11,13 @@ PROCESSORS = 132  # multiprocessors of an H100 or H200; each runs one program at
 # are neighbours.
 AT_A_TIME = {1: PROCESSORS, 2: PROCESSORS, 4: 120}
 PARTS = 1, 2, 4
-LEAST_UPSAMPLED, MOST_UPSAMPLED = 2 * 8 * 12, 256 * 384 * 256  # pixels of small maps, and outputs, that were measured
+LEAST_UPSAMPLED, MOST_UPSAMPLED = 2 * 8 * 12, 8 * 128 * 192 * 512  # pixels of small maps, and outputs, as measured
 MOST_WORK = 128 * 192 * 256  # outputs; for more, cuDNN's convolution and a kernel for bias and residual are as fast
 ONE_PICTURE = 2  # maps, with guidance
-MOST_OF_SEVERAL = 4 * PROCESSORS * 128 * STEP  # outputs of more maps
-NARROW = 16  # columns of a map; for 16 narrower maps cuDNN is faster
+MOST_OF_SEVERAL = 8 * 64 * 96 * 512  # outputs of more maps
+FEW_MAPS = 8
+NARROW = 16  # columns of a map; for more narrower maps than FEW_MAPS, and a stride of 2, cuDNN is faster
+NARROWEST, MOST_CHANNELS = 8, 1280  # as it is for more channels than these and maps narrower than this
 
 
 def up(number: int, unit: int) -> int:
@@ -133,6 +135,8 @@ TILES = (
     Tile(16, 1, 8, 64, stages=4),
     Tile(16, 1, 16, 64, stages=3),
     Tile(16, 2, 8, 64, stages=3),
+    Tile(4, 4, 8, 64, stages=4),  # this and the next for narrow maps of several pictures
+    Tile(8, 4, 4, 64, stages=4),
 )
 
 # For the phases of upsamplings, of 8x12 to 128x192 pixels.
@@ -143,6 +147,7 @@ PHASE_TILES = (
     Tile(16, 1, 16, 64, stages=3, taps=2),
     Tile(16, 2, 8, 64, stages=3, taps=2),
     Tile(16, 1, 16, 128, stages=3, taps=2),
+    Tile(8, 4, 4, 128, stages=3, taps=2),  # for narrow maps of several pictures
 )
 
 # For a stride of 2. A step takes three times the pixels of a tile.
@@ -154,8 +159,7 @@ STRIDE_TILES = (
     Tile(16, 1, 8, 64, stages=3, stride=2),
 )
 
-# For e4m3; the last for many narrow maps.
-FP8_TILES = *(replace(tile, fp8=True) for tile in TILES), Tile(4, 4, 8, 64, stages=4, fp8=True)
+FP8_TILES = tuple(replace(tile, fp8=True) for tile in TILES)  # for e4m3
 
 
 def fits(sizes: Sizes) -> bool:
@@ -169,8 +173,10 @@ def fits(sizes: Sizes) -> bool:
         return True
     if sizes.taps == 2:
         return _upsamples(sizes)
-    if sizes.w < NARROW and sizes.n > 8:
-        return False
+    if sizes.n > FEW_MAPS:
+        strided, deep = sizes.stride > 1, sizes.channels > MOST_CHANNELS
+        if (strided and sizes.w < NARROW) or (deep and sizes.w < NARROWEST):
+            return False
     outputs = sizes.n * sizes.h * sizes.w * sizes.computed
     return outputs <= (MOST_WORK if sizes.n <= ONE_PICTURE else MOST_OF_SEVERAL)
 
@@ -179,10 +185,11 @@ def _upsamples(sizes: Sizes) -> bool:
     """Return whether the phases of an upsampling are faster than cuDNN's, and than a 3x3 convolution of the large map.
 
     On an H200 they take 16 to 86 us at the sizes of one picture (cuDNN's phases with rearranging 35 to 116). At two
-    maps of 4x6, the whole 3x3 convolution takes less time than reading the phases' kernels, 16/9 of the weights.
+    maps of 4x6, the whole 3x3 convolution takes less time than reading the phases' kernels, 16/9 of the weights. At 16
+    such maps, too (69 us instead of 108), because tiles are wider than the maps.
     """
     pixels = sizes.n * sizes.h * sizes.w
-    return pixels >= LEAST_UPSAMPLED and 4 * pixels * sizes.computed <= MOST_UPSAMPLED
+    return sizes.w >= NARROWEST and pixels >= LEAST_UPSAMPLED and 4 * pixels * sizes.computed <= MOST_UPSAMPLED
 
 
 @cache

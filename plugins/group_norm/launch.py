@@ -18,6 +18,8 @@ MAX_HOLD = 8  # vectors kept in registers per thread
 BLOCKS = 512  # enough to occupy an H200's 132 multiprocessors
 WORTH_A_BLOCK, OF_NARROW = 240, 60  # minimum vectors per block when a span is split; of narrow groups
 MOST_MERGES = 2  # narrow groups in a span, if no load has whole groups
+WIDEST_LOAD = 8  # values
+MANY_IMAGES = 8  # of several pictures: the widest loads are then faster, though more groups share a span
 FP8_FACTOR = 8  # of e4m3 results: those from 0.002 to 56 then keep three bits, and larger ones become 56
 SECTOR = 16  # float16 values in 32 bytes, the smallest memory access; groups of fewer channels are narrow
 
@@ -90,7 +92,7 @@ def _cut_channels(
         )
     group = channels // groups
     if channels_last:
-        vector, span = _widest(channels, group, joined)
+        vector, span = _widest(channels, group, joined, images >= MANY_IMAGES and group >= WIDEST_LOAD)
     else:
         vector, span = gcd(pixels, 8), group
     if shift and not (channels_last and span // vector <= MAX_THREADS):
@@ -115,27 +117,30 @@ def _count_blocks(spans: int, vectors: int, worth: int) -> int:
     return cluster
 
 
-def _widest(channels: int, group: int, joined: int) -> tuple[int, int]:
+def _widest(channels: int, group: int, joined: int, many: bool = False) -> tuple[int, int]:
     """Return the values per load and the channels per span: whole groups and whole loads.
 
     No load has channels of two joined maps. A warp merges one group after another, which takes long for many, unless
     loads have whole groups. So of loads of 16 and 8 bytes, those with whole groups, else those with the smaller spans.
-    Spans are widened to whole sectors, to more for joined maps; not those of narrow groups, which would be many.
+    Spans are widened to whole sectors, to more for joined maps; not those of narrow groups, which would be many. For
+    many images the widest loads are preferred.
     """
     narrow = group < SECTOR
+    merges, sectors = (2 * MOST_MERGES, 4) if many else (MOST_MERGES, 2)
     for vectors in ((8, 4), (2,)):
         fitting = []
         for vector in vectors:
             span, whole = lcm(group, vector), vector % group == 0
             if not narrow or whole:
-                span = _widened(span, channels, 2 * SECTOR if joined and not narrow else SECTOR)
-            few = whole or not narrow or span <= MOST_MERGES * group
+                span = _widened(span, channels, sectors * SECTOR if joined and not narrow else SECTOR)
+            few = whole or not narrow or span <= merges * group
             fits = channels % span == 0 and joined % vector == 0 and (span == group or span // vector <= MAX_THREADS)
             if few and fits:
-                fitting.append((not whole, span, -vector))
+                order = (-vector, span) if many else (span, -vector)
+                fitting.append((not whole, order, vector, span))
         if fitting:
-            _, span, vector = min(fitting)
-            return -vector, span
+            *_, vector, span = min(fitting)
+            return vector, span
     return 1, _widened(group, channels, SECTOR)
 
 

@@ -5,7 +5,6 @@ The first call compiles and loads the kernel. Only later calls can be captured i
 """
 
 import ctypes
-import logging
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugins.device import device_and_stream, on_device
-from plugins.hopper.compile import HOPPER
+from plugins.hopper.cuda_kernel import CudaKernel, runs
 from plugins.hopper.parameters import tensor_map
-from plugins.nvrtc import KernelError, call, cubin
 from plugins.ops import torch_op
 
-log = logging.getLogger(__name__)
-
-SOURCE = Path(__file__).with_name("kernel.cu")
-NAME = b"canny2image_long_attention"
-ARCHITECTURE = "90a"
 HEAD = 40  # width of a head
 ROWS, PART = 192, 96  # queries of a program, and keys that it loads at once
 STAGES, BOX = 3, 64  # parts in shared memory, and columns of a row there
 THREADS = 416
 SHARED = 1024 + 2 * BOX * (ROWS + 2 * STAGES * PART)  # bytes, with those lost to the alignment
+KERNEL = CudaKernel(Path(__file__).with_name("kernel.cu"), "canny2image_long_attention", THREADS, SHARED)
 FEWEST_TOKENS = 1024  # fewer were not measured
 MULTIPROCESSORS = 132  # of an H200; each has one program at a time
 FILLED = 0.9  # part of them that has work, on average; one picture, with 64 programs, takes as long as two
@@ -42,8 +35,6 @@ def long_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     softmax are float32. Raises ValueError for arguments that the kernel does not support, KernelError if it cannot be
     compiled or launched.
     """
-    from cuda.bindings import driver
-
     _check(q, k, v, heads)
     (n, rows, _), tokens = q.shape, k.shape[1]
     result = _empty(q)
@@ -51,12 +42,7 @@ def long_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         *(_map(one, heads, box) for one, box in ((q, ROWS), (k, PART), (v, PART))),
         *(ctypes.c_void_p(result.data_ptr()), ctypes.c_int(rows), ctypes.c_int(tokens)),
     ]
-    addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-    with on_device(q.device):
-        index, stream = device_and_stream()
-        kernel = _load(index)
-        grid = -(-rows // ROWS), heads, n
-        call(driver.cuLaunchKernel, kernel, *grid, THREADS, 1, 1, SHARED, stream, ctypes.addressof(addresses), 0)
+    KERNEL.launch(q.device, (-(-rows // ROWS), heads, n), values)
     return result
 
 
@@ -78,25 +64,7 @@ def is_faster(q: Tensor, k: Tensor, heads: int) -> bool:
 @cache
 def runs_on(device: torch.device) -> bool:
     """Return whether the device is a Hopper GPU and the kernel compiles. Logs why not, once."""
-    if torch.cuda.get_device_capability(device) != HOPPER:
-        return False
-    try:
-        cubin(SOURCE, (), ARCHITECTURE)
-    except KernelError as error:
-        log.warning("attention over many tokens uses cuDNN, which is slower: %s", error)
-        return False
-    return True
-
-
-@cache
-def _load(device: int) -> Any:
-    """Load the kernel on the current device, permanently. `device` is the current device, as the cache key."""
-    from cuda.bindings import driver
-
-    kernel = call(driver.cuModuleGetFunction, call(driver.cuModuleLoadData, cubin(SOURCE, (), ARCHITECTURE)), NAME)
-    shared = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    call(driver.cuFuncSetAttribute, kernel, shared, SHARED)
-    return kernel
+    return runs(KERNEL, device, "attention over many tokens uses cuDNN, which is slower")
 
 
 def _map(x: Tensor, heads: int, box: int) -> Any:

@@ -18,6 +18,7 @@ from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import launch
 from plugins.hopper.parameters import Source
 from plugins.ops import torch_op
+from plugins.product import many_rows
 from plugins.product.compile import ProductKernel
 from plugins.product.tiles import ALIGNED, Sizes, choose, groups
 
@@ -97,7 +98,10 @@ def _normed(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tens
     sizes, result = _prepare(x, weight, gated)
     of_columns = (("sums", sums, (sizes.width,)), ("shifts", shifts, (sizes.width,)))
     _check(x, (("stats", stats, (sizes.rows, groups(sizes.depth), 2)), *of_columns), torch.float32)
-    run(_kernel(sizes, eps=eps), x, weight, (None, None, result, stats, sums, shifts))
+    if many_rows.fits(sizes) and many_rows.runs_on(x.device):
+        many_rows.run(sizes, eps, x, weight, (stats, sums, shifts, result))
+    else:
+        run(_kernel(sizes, eps=eps), x, weight, (None, None, result, stats, sums, shifts))
     return result
 
 

@@ -68,7 +68,9 @@ def groups(columns: int) -> int:
     return -(-columns // STEP)
 
 
-# Within these bounds lie the products that were measured. For more work, as in batches, cuBLAS is faster at some sizes.
+MOST_OFFSETS = 2**31  # of the kernel's 32-bit offsets into matrices
+
+# Within these bounds lie the products of one picture at 256x384 with guidance.
 MOST_ROWS = 4096
 MOST_WORK = 3072 * 320 * 320  # rows times the square of the transformer's width
 
@@ -78,17 +80,27 @@ WIDER = (Tile(128, 64, 3), Tile(128, 64, 4), Tile(64, 128, 8), Tile(64, 64, 6, b
 SQUARE = (Tile(128, 64, 4), Tile(64, 64, 3, blocks=2), Tile(64, 64, 6, blocks=2), Tile(64, 64, 12, parts=4))
 DEEPER = (Tile(128, 64, 9), Tile(64, 128, 4, parts=2), Tile(64, 128, 4, parts=4), Tile(64, 64, 7, parts=4))
 GATED = (Tile(128, 128, 2, warps=8), Tile(128, 128, 3, warps=8), Tile(64, 128, 4), Tile(64, 128, 6))
-TILES = (*WIDER, *SQUARE, *DEEPER, *GATED)
+
+# For more work, as in batches: the first of which there are enough, of those tried for two, four and eight pictures.
+LARGER = (Tile(128, 128, 4, warps=8), Tile(64, 128, 8), Tile(128, 64, 6), Tile(64, 64, 6, blocks=2))
+LARGER_GATED = Tile(128, 128, 3, warps=8)
+ENOUGH = 80  # programs, of 132 that an H200 runs at a time
+TWO_AT_A_TIME = 4  # stages of 128 x 64 with which a multiprocessor has two programs
+TILES = (*WIDER, *SQUARE, *DEEPER, *GATED, *LARGER, LARGER_GATED)
 
 # With fewer columns or less depth than this, as in the small model, a kernel takes little longer than one without work.
 NARROW = 256
 
 
 def fits(sizes: Sizes) -> bool:
-    """Return whether our kernel computes a product, and is known to be faster than others."""
-    work = sizes.rows * min(sizes.depth, sizes.columns) ** 2
+    """Return whether our kernel computes a product. With what follows and the norm, it is faster than others."""
     aligned = sizes.depth % ALIGNED == 0 and sizes.columns % ALIGNED == 0
-    return aligned and sizes.rows <= MOST_ROWS and work <= MOST_WORK
+    return aligned and sizes.rows * max(sizes.depth, sizes.columns) < MOST_OFFSETS
+
+
+def is_of_one_picture(sizes: Sizes) -> bool:
+    """Return whether a product has no more work than those of one picture."""
+    return sizes.rows <= MOST_ROWS and sizes.rows * min(sizes.depth, sizes.columns) ** 2 <= MOST_WORK
 
 
 def choose(sizes: Sizes, stats: bool = False) -> Tile:
@@ -97,9 +109,10 @@ def choose(sizes: Sizes, stats: bool = False) -> Tile:
         blocks = 2 if sizes.depth > 2 * STEP else 1
         steps = -(-sizes.depth // (STEP * blocks))
         tile = Tile(64, 32, stages=min(steps, 3), blocks=blocks)
+    elif is_of_one_picture(sizes):
+        tile = _measured(sizes)[sum(sizes.rows <= most for most in (1024, 256, 64))]
     else:
-        tiles = _measured(sizes)
-        tile = tiles[sum(sizes.rows <= most for most in (1024, 256, 64))]
+        tile = LARGER_GATED if sizes.gated else _filling(sizes, stats)
     return replace(tile, width=STEP) if stats or sizes.width % tile.width else tile
 
 
@@ -109,3 +122,11 @@ def _measured(sizes: Sizes) -> tuple[Tile, ...]:
     if sizes.columns > sizes.depth:
         return WIDER
     return SQUARE if sizes.columns == sizes.depth else DEEPER
+
+
+def _filling(sizes: Sizes, stats: bool) -> Tile:
+    """Return the first of the LARGER tiles of which there are enough, or the smallest."""
+    suitable = [one for one in LARGER if sizes.width % one.width == 0 and (one.width == STEP or not stats)]
+    tile = next((one for one in suitable if one.programs(sizes) >= ENOUGH), LARGER[-1])
+    crowded = tile.rows == 2 * tile.width and tile.programs(sizes) > 132
+    return replace(tile, stages=TWO_AT_A_TIME) if crowded else tile

@@ -1,0 +1,124 @@
+"""python -m benchmarks.products: times the products of the UNet's transformers on a Hopper GPU.
+
+Ours include the norm before or bias, residual, statistics or GEGLU after the product; beside them is the same by
+torch.compile, with cuBLAS and kernels of its own, but without statistics. Sizes are those of Stable Diffusion 1.5 at
+256x384 with guidance, for one to eight pictures. Times are per call: medians over replays of a CUDA graph of 40 calls,
+divided by 40. The calls alternate between inputs.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.group_norm import CALLS, EPS, ROTATING, measure
+from commands import one_line
+from plugins.hopper.compile import HOPPER
+from plugins.product.op import norm_geglu, norm_product, product, product_stats
+from plugins.product.tiles import STEP
+
+PICTURES = (1, 2, 4, 8)
+LEVELS = ((3072, 320), (768, 640), (192, 1280), (48, 1280))  # rows for one picture, and the transformer's width
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A product of a transformer: depth and columns in units of its width, and the number of such products."""
+
+    name: str
+    depth: int
+    columns: int
+    ours: Callable[..., object]
+    plain: Callable[..., Tensor]
+    count: int = 1
+
+
+def normed(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(F.layer_norm(x, x.shape[1:], eps=EPS), weight)
+
+
+def normed_geglu(x: Tensor, weight: Tensor) -> Tensor:
+    values, gates = normed(x, weight).chunk(2, dim=1)
+    return values * F.gelu(gates)
+
+
+def added(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+    return F.linear(x, weight, bias) + residual
+
+
+LAYERS = (
+    Layer("first, with statistics", 1, 1, product_stats, F.linear),
+    Layer("q, k and v, with norm", 1, 3, norm_product, normed),
+    Layer("after attention, with residual and statistics", 1, 1, product_stats, added, count=2),
+    Layer("q, with norm", 1, 1, norm_product, normed),
+    Layer("GEGLU, with norm", 1, 4, norm_geglu, normed_geglu),
+    Layer("end of feed-forward, with residual", 4, 1, product, added),
+    Layer("last, with residual", 1, 1, product, added),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, nargs="+", default=PICTURES, help="default: 1 2 4 8")
+    parser.add_argument("--replays", type=int, default=21, help="number of graph replays for the median (default 21)")
+    options = parser.parse_args()
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != HOPPER:
+        parser.error("PyTorch finds no Hopper GPU, which the kernels need: run this on a machine with an H100 or H200")
+    with one_line():
+        print(torch.cuda.get_device_name(), *rows(options.pictures, options.replays), sep="\n")
+
+
+def rows(pictures: Sequence[int], replays: int) -> list[str]:
+    """Return the lines of the table."""
+    lines = ["| pictures, rows, width | product | ours us | TFLOP/s | compiled us |", "|---" * 5 + "|"]
+    for count in tqdm(pictures, desc="measuring"):
+        for rows_of_one, width in LEVELS:
+            sums = [0.0, 0.0]
+            size = f"{count}, {count * rows_of_one}, {width}"
+            for layer in LAYERS:
+                torch.compiler.reset()
+                times = time(layer, count * rows_of_one, width, replays)
+                sums = [total + layer.count * one for total, one in zip(sums, times, strict=True)]
+                gated = 2 if layer.ours is norm_geglu else 1
+                operations = 2 * count * rows_of_one * layer.depth * layer.columns * gated * width**2
+                rate = operations / times[0] / 1e6
+                lines.append(f"| {size} | {layer.name} | {times[0]:.1f} | {rate:.0f} | {times[1]:.1f} |")
+            lines.append(f"| {size} | all of a transformer | {sums[0]:.1f} | | {sums[1]:.1f} |")
+    return lines
+
+
+def time(layer: Layer, count: int, width: int, replays: int) -> tuple[float, float]:
+    """Return microseconds per call, ours and torch.compile's, of a product of `count` rows."""
+    depth, columns = layer.depth * width, layer.columns * width
+    weight_rows = 2 * columns if layer.ours is norm_geglu else columns
+    inputs = min(CALLS, max(2, -(-ROTATING // (2 * (count * (depth + columns) + weight_rows * depth)))))
+    ours, plain = [], []
+    compiled = torch.compile(layer.plain, dynamic=False)
+    for _ in range(inputs):
+        x, weight = (torch.randn(size, depth, device="cuda").half() for size in (count, weight_rows))
+        if layer.ours in (norm_product, norm_geglu):
+            columns_of = weight.float().sum(dim=1), torch.zeros(weight_rows, device="cuda")
+            ours.append(partial(layer.ours, x, statistics(x), weight, *columns_of, EPS))
+            plain.append(partial(compiled, x, weight))
+        else:
+            others = [torch.randn(weight_rows, device="cuda").half()]
+            if layer.plain is added:
+                others.append(torch.randn(count, columns, device="cuda").half())
+            ours.append(partial(layer.ours, x, weight, *others))
+            plain.append(partial(compiled, x, weight, *others))
+    return measure(ours, replays), measure(plain, replays)
+
+
+def statistics(x: Tensor) -> Tensor:
+    """Return mean and squared deviations of each STEP columns, as `norm_product` expects them."""
+    groups = x.float().unflatten(1, (-1, STEP))
+    return torch.stack((groups.mean(dim=2), STEP * groups.var(dim=2, correction=0)), dim=2)
+
+
+if __name__ == "__main__":
+    main()
