@@ -12,6 +12,7 @@ from plugins.long_attention import op
 from plugins.long_attention.op import KERNEL, is_faster, long_attention
 from plugins.nvrtc import KernelError, compile_ptx
 from plugins.short_attention import op as short
+from plugins.short_attention.compile import ShortAttention
 from plugins.waiting import waits_first
 from tests.nvrtc import require_nvrtc
 
@@ -43,6 +44,28 @@ def test_constants_are_equal() -> None:
 )
 def test_where_it_is_faster(n: int, rows: int, tokens: int, width: int, faster: bool) -> None:
     assert is_faster(torch.empty(n, rows, width), torch.empty(n, tokens, width), 8) == faster
+
+
+FASTEST = {  # n, rows, tokens, heads and width of a head: rows of a program, keys at once, and stages
+    (2, 1536, 77, 8, 40): (64, 128, 2),
+    (16, 1536, 77, 8, 40): (64, 128, 2),
+    (2, 384, 384, 8, 80): (64, 128, 2),
+    (16, 384, 384, 8, 80): (64, 64, 3),
+    (2, 384, 77, 8, 80): (64, 128, 2),
+    (2, 96, 96, 8, 160): (16, 128, 2),
+    (16, 96, 96, 8, 160): (64, 128, 2),
+    (16, 96, 77, 8, 160): (64, 128, 2),
+    (2, 24, 24, 8, 160): (16, 32, 2),
+    (1, 77, 77, 12, 64): (16, 128, 2),
+    (8, 77, 77, 12, 64): (64, 128, 2),
+    (2, 1536, 1536, 8, 4): (64, 128, 2),
+}
+
+
+@pytest.mark.parametrize("sizes", FASTEST, ids=str)
+def test_the_fastest_tile_over_few_tokens_is_chosen(sizes: tuple[int, int, int, int, int]) -> None:
+    kernel = ShortAttention(*sizes, strides=(1, 1, 1, 1))
+    assert (kernel.tile_rows, kernel.part, kernel.stages) == FASTEST[sizes]
 
 
 @pytest.mark.parametrize(("capability", "runs"), [((9, 0), True), ((10, 0), False), ((8, 9), False)])

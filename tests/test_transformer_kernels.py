@@ -36,7 +36,7 @@ ATTENTIONS = [  # rows, tokens, heads, width
 
 @needs_hopper
 @pytest.mark.parametrize("sizes", ATTENTIONS, ids=str)
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("n", [2, 3, 16])
 def test_attention(n: int, sizes: tuple[int, int, int, int]) -> None:
     rows, tokens, heads, width = sizes
     packed = random(n, tokens, 2 * width)
@@ -104,13 +104,13 @@ def test_geglu(sizes: tuple[int, int, int]) -> None:
 
 
 def transformer(
-    width: int, heads: int, size: tuple[int, int]
+    width: int, heads: int, size: tuple[int, int], n: int = 2
 ) -> tuple[nn.Module, Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
     """Return a transformer, a map, keys and values, and the result in half and in double precision."""
     torch.manual_seed(0)
     half = channels_last(SpatialTransformer(width, 96, heads, 16).cuda().half().requires_grad_(False))
-    x = random(2, width, *size).contiguous(memory_format=torch.channels_last)
-    text = random(2, 77, width), random(2, 77, width)
+    x = random(n, width, *size).contiguous(memory_format=torch.channels_last)
+    text = random(n, 77, width), random(n, 77, width)
     true = deepcopy(half).double()(x.double(), (text[0].double(), text[1].double()))
     return half, x, text, half(x, text), true
 
@@ -136,11 +136,21 @@ def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -
 
 @needs_hopper
 @pytest.mark.parametrize(
-    ("width", "heads", "size"),
-    [(320, 8, (32, 48)), (640, 8, (16, 24)), (1280, 8, (8, 12)), (1280, 8, (4, 6)), (32, 2, (32, 48)), (96, 2, (4, 6))],
+    ("width", "heads", "size", "n", "many"),  # many: products by the kernel for many rows
+    [
+        (320, 8, (32, 48), 2, 0),
+        (640, 8, (16, 24), 2, 0),
+        (1280, 8, (8, 12), 2, 0),
+        (1280, 8, (4, 6), 2, 0),
+        (32, 2, (32, 48), 2, 0),
+        (96, 2, (4, 6), 2, 0),
+        (320, 8, (32, 48), 16, 3),
+        (640, 8, (16, 24), 16, 2),
+        (1280, 8, (8, 12), 16, 0),
+    ],
 )
-def test_a_compiled_folded_transformer(width: int, heads: int, size: tuple[int, int]) -> None:
-    half, x, text, expected, true = transformer(width, heads, size)
+def test_a_compiled_folded_transformer(width: int, heads: int, size: tuple[int, int], n: int, many: int) -> None:
+    half, x, text, expected, true = transformer(width, heads, size, n)
     fuse_attention(half)
     fuse_products(half)
     fold_norms(half)
@@ -151,7 +161,8 @@ def test_a_compiled_folded_transformer(width: int, heads: int, size: tuple[int, 
         compiled(x, text)
         torch.cuda.synchronize()
     names = [event.name for event in profile.events() if event.device_type.name == "CUDA"]
-    assert names.count("canny2image_product") == 8
+    counts = [names.count(f"canny2image_product{kind}") for kind in ("", "_of_many_rows")]
+    assert counts == [8 - many, many]
     assert not any("layer_norm" in name for name in names)
 
 

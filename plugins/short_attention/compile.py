@@ -6,7 +6,9 @@ from typing import Any
 from plugins.hopper.compile import Kernel, Programs
 
 MOST_TOKENS = 512  # keys; for more, tiles have been chosen for narrow heads
-PROGRAMS = 96  # enough to occupy most of an H200's 132 multiprocessors
+MOST_AT_ONCE = 128  # keys
+ROWS = 64  # the most of a program; from as many on, Triton uses wgmma
+PROGRAMS, PROCESSORS = 96, 132  # programs that are enough to occupy most of an H200's multiprocessors, and their number
 LOG2_E = 1.4426950408889634
 
 
@@ -32,39 +34,50 @@ class ShortAttention(Kernel):
     @property
     def padded(self) -> int:
         """The width of a head, as a power of two, at least 16."""
-        return max(16, 1 << (self.head - 1).bit_length())
+        return max(16, _power(self.head))
 
     @property
     def tile_rows(self) -> int:
         """Rows of q per program."""
-        tile = min(128, 8192 // self.padded)
-        while tile > 16 and -(-self.rows // tile) * self.n * self.heads < PROGRAMS:
+        tile = max(16, min(ROWS, _power(self.rows)))
+        while tile > 16 and self._count(tile) < PROGRAMS:
             tile //= 2
-        return min(tile, 64) if self.tokens > MOST_TOKENS else tile
+        return tile
 
     @property
     def part(self) -> int:
-        """Keys that a program reads at once."""
-        if self.tokens > MOST_TOKENS or (self.tokens != self.rows and self.padded * 128 <= 2**15):
-            return 128  # all of a text, or of many
+        """Keys that a program reads at once: all of a text or of a small map, else more if there are few programs."""
+        if self.tokens <= MOST_AT_ONCE:
+            return max(32, _power(self.tokens))
+        if self.padded <= 128 and (self.programs <= PROCESSORS or self.tokens > MOST_TOKENS):
+            return MOST_AT_ONCE
         return 64 if self.padded <= 128 else 32
 
     @property
+    def stages(self) -> int:
+        """Parts that Triton loads ahead, with the one in use."""
+        return 3 if self.part < MOST_AT_ONCE and self.tile_rows == ROWS else 2
+
+    @property
     def programs(self) -> int:
-        return -(-self.rows // self.tile_rows) * self.heads * self.n
+        return self._count(self.tile_rows)
+
+    def _count(self, tile: int) -> int:
+        return -(-self.rows // tile) * self.heads * self.n
 
     @property
     def options(self) -> dict[str, int]:
-        return {**super().options, "num_stages": 2}
+        return {**super().options, "num_stages": self.stages}
 
     @property
     def tile(self) -> Programs:  # type: ignore[override]
         queries, keys, scores = (
             2 * a * b for a, b in ((self.tile_rows, self.padded), (self.part, self.padded), (self.tile_rows, self.part))
         )
-        # Triton loads ahead if there are several parts: with 64 rows, for which it uses wgmma, keys and values.
-        ahead = 1 if self.tokens <= self.part else 4 if self.tile_rows >= 64 else 2
-        return Programs(4, queries + scores + ahead * keys)
+        if self.tokens <= self.part:
+            return Programs(4, keys + (queries if self.tile_rows == ROWS else max(queries, scores)))
+        # Triton loads keys and values ahead, and with wgmma as many of each as there are stages.
+        return Programs(4, queries + (2 * self.stages * keys if self.tile_rows == ROWS else scores + 2 * keys))
 
     @property
     def boxes(self) -> list[list[int]]:
@@ -81,3 +94,8 @@ class ShortAttention(Kernel):
         from plugins.short_attention.kernel import canny2image_attention
 
         return canny2image_attention
+
+
+def _power(number: int) -> int:
+    """Return the smallest power of two that is not smaller."""
+    return 1 << (number - 1).bit_length()
