@@ -1,12 +1,13 @@
 """The inputs of a batch: one row per picture of the requests, all rows with the prompt before all rows without it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cldm.canny import Picture
 from cldm.noise import draw_noise
 from cldm.prompt_syntax import PromptSyntax
 from cldm.request import Request
@@ -30,9 +31,10 @@ def text_rows(tokenizer: Tokenizer, requests: Sequence[Request], syntax: PromptS
     return {name: torch.cat(parts, dim=1).flatten(0, 2) for name, parts in rows.items()}
 
 
-def edge_maps(requests: Sequence[Request]) -> NDArray[np.uint8]:
-    """Return the edges of n pictures, [n, h, w]."""
-    return np.concatenate([np.repeat(one.edge_map()[None], one.num_samples, axis=0) for one in requests])
+def edge_rows(requests: Sequence[Request], maps: Iterable[Picture]) -> NDArray[np.uint8]:
+    """Return the edges of n pictures, [n, h, w]. maps: those of each request."""
+    pairs = zip(requests, maps, strict=True)
+    return np.concatenate([np.repeat(edges[None], request.num_samples, axis=0) for request, edges in pairs])
 
 
 def control_rows(requests: Sequence[Request], residuals: int) -> list[list[float]]:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from cldm.batch import control_rows, draw_noises, edge_maps, pictures_of, text_rows, update_rows
+from cldm.batch import control_rows, draw_noises, edge_rows, pictures_of, text_rows, update_rows
 from cldm.canny import Picture, hint_image
 from cldm.finite import check_finite, largest
 from cldm.model import ControlLDM
@@ -34,8 +33,8 @@ from runtime.spec import EngineSpec, allocate
 from runtime.streams import StreamName, Streams
 from runtime.timing import Span, Timeline
 
-# A thread that finds edges, for GPUs: OpenCV takes longest of all that precedes a graph's launch, 0.2 to 0.6 ms.
-BESIDE = ThreadPoolExecutor(1, "edges")
+# Threads that find edges, for GPUs: OpenCV takes longest of all that precedes a graph's launch, 0.2 to 0.6 ms each.
+BESIDE = ThreadPoolExecutor(4, "edges")
 SIDE = ("hint", "control")  # stages on the side stream; each stream runs one stage at a time
 MakeEngine = Callable[[EngineSpec, nn.Module], Engine]
 Watch = Callable[[str], object]  # called with the name of each stage when it starts; a graph does not call it
@@ -129,14 +128,14 @@ class Pipeline:
         """Write the requests into the inputs and the noise that `run` reads."""
         self.streams.synchronize()  # an interrupted call may still be running
         on_gpu = self.device.type == "cuda"
-        edges = BESIDE.submit(edge_maps, requests).result if on_gpu else partial(edge_maps, requests)
+        edges = (BESIDE.map if on_gpu else map)(Request.edge_map, requests)
         steps = {request.eta: self._evaluations(request.eta) for request in requests}
         pictures = pictures_of(requests)
         with torch.cuda.stream(self.streams.main):
             draw_noises(requests, [steps[request.eta] for request in requests], self.start, self.noise)
         said = {
             **text_rows(tokenizer, requests, self.shape.syntax),
-            "edges": edges(),
+            "edges": edge_rows(requests, edges),
             "control_scales": control_rows(requests, self.residuals),
             "scale": [request.scale for request in pictures],
             "updates": update_rows([steps[request.eta] for request in pictures]),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cldm.batch import control_rows, draw_noises, edge_maps, text_rows
+from cldm.batch import control_rows, draw_noises, edge_rows, text_rows
 from cldm.canny import Picture, hint_image
 from cldm.model import ControlLDM
 from cldm.prompt_syntax import PLAIN
@@ -40,7 +40,8 @@ class Probe:
         with torch.cuda.stream(self.streams.main), full_float32():
             tokens = text_rows(tokenizer, requests, PLAIN)["tokens"].to(self.device)
             (self.kv,) = self.stages["text"].module(tokens)
-            (self.hint,) = self.stages["hint"].module(hint_image(torch.from_numpy(edge_maps(requests)).to(self.device)))
+            edges = edge_rows(requests, (one.edge_map() for one in requests))
+            (self.hint,) = self.stages["hint"].module(hint_image(torch.from_numpy(edges).to(self.device)))
             scales = control_rows(requests, len(model.control.zero_convs) + 1)
             self.control_scales = torch.tensor(scales, dtype=self.kv.dtype, device=self.device)
             self.scale = torch.tensor([one.scale for one in requests], device=self.device)[:, None, None, None]
