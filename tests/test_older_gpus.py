@@ -39,7 +39,7 @@ CACHED = (
 )
 FOR_HOPPER = (
     *("convolution.layer", "zero_convolutions.layer"),
-    *("short_attention.op", "long_attention.op", "product.compile"),
+    *("short_attention.op", "hopper.cuda_kernel", "product.compile"),
 )
 
 

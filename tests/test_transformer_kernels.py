@@ -155,6 +155,7 @@ def test_a_compiled_folded_transformer(width: int, heads: int, size: tuple[int, 
     fuse_products(half)
     fold_norms(half)
     assert torch.equal(half(x, text), expected), "the eager layer has changed"
+    torch.compiler.reset()  # which refuses to compile the same function again and again
     compiled = torch.compile(half, fullgraph=True)
     check(compiled(x, text), expected, true)
     with torch.profiler.profile() as profile:
