@@ -8,6 +8,7 @@ from typing import Any
 from plugins.machine_code import machine_code
 
 Defines = tuple[tuple[str, str], ...]  # compile-time constants: names and values
+HEADERS = (Path(__file__).parent / "hopper" / "hopper.cuh",)  # that files may include by name
 
 
 class KernelError(RuntimeError):
@@ -44,7 +45,9 @@ def _compile(file: Path, defines: Defines, target: str, kind: str) -> bytes:
     # Without the last option, NVRTC treats constexpr functions and lambdas as host code and rejects them.
     options = [f"--gpu-architecture={target}", "--std=c++17", "--device-as-default-execution-space"]
     options += [f"-D{name}={value}" for name, value in defines]
-    program = call(nvrtc.nvrtcCreateProgram, file.read_bytes(), file.name.encode(), 0, [], [])
+    headers, names = [one.read_bytes() for one in HEADERS], [one.name.encode() for one in HEADERS]
+    source, name = file.read_bytes(), file.name.encode()
+    program = call(nvrtc.nvrtcCreateProgram, source, name, len(headers), headers, names)
     try:
         try:
             call(nvrtc.nvrtcCompileProgram, program, len(options), [option.encode() for option in options])

@@ -30,7 +30,8 @@ def test_all_that_python_imports_is_in_the_closure(entries: tuple[str, ...]) -> 
 def test_the_norm_is_a_source_of_everything() -> None:
     for entries in (cldm.base_pictures.SOURCES, *cldm.engine_files.SOURCES.values()):
         assert "ldm/norm.py" in import_closure(entries)
-    assert {*cldm.engine_files.CUDA_SOURCES} == {str(file.relative_to(ROOT)) for file in ROOT.glob("plugins/**/*.cu")}
+    files = {str(file.relative_to(ROOT)) for ending in ("cu", "cuh") for file in ROOT.glob(f"plugins/**/*.{ending}")}
+    assert {*cldm.engine_files.CUDA_SOURCES} == files
 
 
 @pytest.fixture

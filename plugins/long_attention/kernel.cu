@@ -2,10 +2,7 @@
 // Gimelshein 2018). WARPGROUPS warpgroups have 64 queries of one head each, and share the keys and values that another
 // warp loads by TMA. As in FlashAttention-3 (Shah et al. 2024), a warpgroup's tensor cores compute the next scores and
 // the last part of the result during its softmax, and the warpgroups take turns.
-using uint = unsigned int;
-using ullong = unsigned long long;
-
-struct alignas(64) TensorMap { char bytes[128]; };
+#include "hopper.cuh"
 
 // HEAD, PART, ROWS, THREADS and the size of the shared memory are as in op.py.
 constexpr int HEAD = 40;  // width of a head
@@ -17,53 +14,11 @@ constexpr int STEPS = (HEAD + 15) / 16;
 constexpr int THREADS = 128 * WARPGROUPS + 32;
 constexpr float SCALE = 0.15811388300841897f * 1.4426950408889634f;  // HEAD^-0.5 log2(e): exp2 is faster than exp
 
-__device__ inline uint address(const void* pointer) { return static_cast<uint>(__cvta_generic_to_shared(pointer)); }
-
-__device__ inline void init(uint barrier, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count));
-}
-
-__device__ inline void expect(uint barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
-__device__ inline void arrive(uint barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ inline void wait(uint barrier, int parity) {
-    asm volatile(
-        "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}"
-            ::"r"(barrier), "r"(parity) : "memory");
-}
-
 __device__ inline void load(uint to, const TensorMap& map, uint barrier, int head, int row, int picture) {
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, "
         "%6}], [%2];" ::"r"(to), "l"(&map), "r"(barrier), "r"(0), "r"(head), "r"(row), "r"(picture) : "memory");
 }
-
-// Matrix descriptor: swizzle of 128 bytes, groups of eight rows 1024 bytes apart.
-__device__ inline ullong matrix(uint to) { return 1ull << 62 | 64ull << 32 | 64ull << 16 | (to & 0x3ffff) >> 4; }
-
-__device__ inline void fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ inline void commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-
-// Make the compiler compute values here, not later.
-template <int N>
-__device__ inline void pin(float (&values)[N]) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) asm volatile("" : "+f"(values[i])::"memory");
-}
-
-// Wait for products of which `values` are the results: the compiler must not move their use before this.
-template <int PENDING, int N>
-__device__ inline void finish(float (&values)[N]) {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-    pin(values);
-}
-
-#define FOUR(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 
 // Issue d = a b, or d += a b with `add`, for 16 columns of 64 queries and of PART keys in shared memory.
 __device__ inline void product_keys(float (&d)[PART / 2], ullong a, ullong b, int add) {
@@ -89,19 +44,6 @@ __device__ inline void product_values(float (&d)[HEAD / 2], uint a0, uint a1, ui
         "}, {%20, %21, %22, %23}, %24, 1, 1, 1, 1;"
         : FOUR(d, 0), FOUR(d, 4), FOUR(d, 8), FOUR(d, 12), FOUR(d, 16)
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
-}
-#undef FOUR
-
-__device__ inline float power(float x) {
-    float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-}
-
-__device__ inline uint pack(float low, float high) {
-    uint result;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
-    return result;
 }
 
 // The softmax of a thread's two rows of scores, of which a thread has columns 8 i + 2 (lane % 4) and the next.

@@ -2,10 +2,7 @@
 // in kernel.py. A program keeps the weights of COLUMNS columns in shared memory, and rows stream past them. Warpgroups
 // multiply 64 rows each, so that the end of one, with its exponentials and memory accesses, overlaps the products of
 // others. A further warpgroup loads both factors by TMA.
-using uint = unsigned int;
-using ullong = unsigned long long;
-
-struct alignas(64) TensorMap { char bytes[128]; };
+#include "hopper.cuh"
 
 // DEPTH, STAGES, REGISTERS, GATED and EPS are defined by many_rows.py; ROWS, WIDTH and WARPGROUPS are as there.
 constexpr int ROWS = 64, STEP = 64, STEPS = DEPTH / STEP, ROW_BYTES = 2 * STEP;
@@ -14,42 +11,12 @@ constexpr int STAGE_BYTES = ROWS * ROW_BYTES, WEIGHT_BYTES = WIDTH * ROW_BYTES; 
 constexpr int WARPGROUPS = 3, THREADS = 128 * (WARPGROUPS + 1);
 static_assert(DEPTH % STEP == 0);
 
-__device__ inline uint address(const void* pointer) { return static_cast<uint>(__cvta_generic_to_shared(pointer)); }
-
-__device__ inline void init(uint barrier, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count));
-}
-
-__device__ inline void expect(uint barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
-__device__ inline void arrive(uint barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ inline void wait(uint barrier, int parity) {
-    asm volatile(
-        "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}"
-            ::"r"(barrier), "r"(parity) : "memory");
-}
-
 __device__ inline void load(uint to, const TensorMap& map, uint barrier, int column, int row) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
             ::"r"(to), "l"(&map), "r"(barrier), "r"(column), "r"(row) : "memory");
 }
 
-// Matrix descriptor: swizzle of 128 bytes, groups of eight rows 1024 bytes apart.
-__device__ inline ullong matrix(uint to) { return 1ull << 62 | 64ull << 32 | 64ull << 16 | (to & 0x3ffff) >> 4; }
-
-__device__ inline void fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ inline void commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int PENDING>
-__device__ inline void finish() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory"); }
-
-#define FOUR(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define SIXTEEN(d, i) FOUR(d, i), FOUR(d, i + 4), FOUR(d, i + 8), FOUR(d, i + 12)
 // Issue d = a b, or d += a b with `add`, for 16 of the depth of 64 rows and of WIDTH weights in shared memory.
 __device__ inline void multiply(float (&d)[WIDTH / 2], ullong a, ullong b, int add) {
     static_assert(WIDTH == 128);
@@ -63,21 +30,13 @@ __device__ inline void multiply(float (&d)[WIDTH / 2], ullong a, ullong b, int a
         : SIXTEEN(d, 0), SIXTEEN(d, 16), SIXTEEN(d, 32), SIXTEEN(d, 48)
         : "l"(a), "l"(b), "r"(add));
 }
-#undef SIXTEEN
-#undef FOUR
-
-__device__ inline uint pack(float low, float high) {
-    uint result;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
-    return result;
-}
 
 // x times the normal distribution function, with erfc by Abramowitz and Stegun 7.1.26: errors of 1.5e-7.
 __device__ inline float gelu(float x) {
     const float z = fabsf(x) * 0.7071067811865476f;  // 1 / sqrt(2)
-    float t, tail;
+    float t;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(t) : "f"(__fmaf_rn(0.3275911f, z, 1.0f)));
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(tail) : "f"(-1.4426950408889634f * z * z));  // log2(e)
+    float tail = power(-1.4426950408889634f * z * z);  // log2(e)
     float series = __fmaf_rn(t, 1.061405429f, -1.453152027f);
     series = __fmaf_rn(t, series, 1.421413741f);
     series = __fmaf_rn(t, series, -0.284496736f);
@@ -230,10 +189,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void canny2image_product_of_
 #pragma unroll
             for (int half = 0; half < 2; ++half)
                 norms[half] = merged(stats + static_cast<long long>(min(row + 8 * half, rows - 1)) * STEPS);
-            finish<0>();
-            // The compiler must not use the sums before this.
-#pragma unroll
-            for (int i = 0; i < WIDTH / 2; ++i) asm volatile("" : "+f"(product.values[i])::"memory");
+            finish<0>(product.values);
             if (thread == 0) arrive(used + 8 * before);
 #pragma unroll
             for (int half = 0; half < 2; ++half)
