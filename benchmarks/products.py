@@ -94,24 +94,24 @@ def rows(pictures: Sequence[int], replays: int) -> list[str]:
 
 def time(layer: Layer, count: int, width: int, replays: int) -> tuple[float, float]:
     """Return microseconds per call, ours and torch.compile's, of a product of `count` rows."""
-    depth, columns = layer.depth * width, layer.columns * width
-    weight_rows = 2 * columns if layer.ours is norm_geglu else columns
-    inputs = min(CALLS, max(2, -(-ROTATING // (2 * (count * (depth + columns) + weight_rows * depth)))))
-    ours, plain = [], []
+    size = 2 * count * (layer.depth + layer.columns) * width  # bytes, without weights
+    inputs = [arguments(layer, count, width, "cuda") for _ in range(min(CALLS, max(2, -(-ROTATING // size))))]
     compiled = torch.compile(layer.plain, dynamic=False)
-    for _ in range(inputs):
-        x, weight = (torch.randn(size, depth, device="cuda").half() for size in (count, weight_rows))
-        if layer.ours in (norm_product, norm_geglu):
-            columns_of = weight.float().sum(dim=1), torch.zeros(weight_rows, device="cuda")
-            ours.append(partial(layer.ours, x, statistics(x), weight, *columns_of, EPS))
-            plain.append(partial(compiled, x, weight))
-        else:
-            others = [torch.randn(weight_rows, device="cuda").half()]
-            if layer.plain is added:
-                others.append(torch.randn(count, columns, device="cuda").half())
-            ours.append(partial(layer.ours, x, weight, *others))
-            plain.append(partial(compiled, x, weight, *others))
-    return measure(ours, replays), measure(plain, replays)
+    calls = [partial(layer.ours, *ours) for ours, _ in inputs], [partial(compiled, *plain) for _, plain in inputs]
+    return measure(calls[0], replays), measure(calls[1], replays)
+
+
+def arguments(layer: Layer, count: int, width: int, device: str) -> tuple[list[object], list[Tensor]]:
+    """Return arguments of our op and of the function in PyTorch."""
+    depth, columns = layer.depth * width, layer.columns * width
+    outs = 2 * columns if layer.ours is norm_geglu else columns
+    x, weight = (torch.randn(rows, depth, device=device).half() for rows in (count, outs))
+    if layer.ours in (norm_product, norm_geglu):
+        return [x, statistics(x), weight, weight.float().sum(dim=1), torch.zeros(outs, device=device), EPS], [x, weight]
+    both = [x, weight, torch.randn(outs, device=device).half()]
+    if layer.plain is added:
+        both.append(torch.randn(count, columns, device=device).half())
+    return [*both], both
 
 
 def statistics(x: Tensor) -> Tensor:

@@ -1,8 +1,12 @@
-"""The table of kernels: kinds by name, and the work of our ops by the shapes of their arguments."""
+"""The table of kernels: kinds by name, and the work of our ops by the shapes of their arguments; that of products."""
 
 import pytest
+import torch
+import torch.nn.functional as F
 
+from benchmarks.group_norm import EPS
 from benchmarks.kernels import OTHERS, Cost, kind, table, work
+from benchmarks.products import LAYERS, Layer, arguments, statistics
 
 
 @pytest.mark.parametrize(
@@ -47,3 +51,19 @@ def test_table() -> None:
     cost.add(7.0, 20)
     assert cost.cells() == ["product", "0.24", "40", "6.0", "167", "1.67"]
     assert table(["a", "b"], [Cost("x", us=3000.0, calls=1)])[1:] == ["|---|---|", "| x | 3.00 | 1 | 3000.0 |"]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+def test_both_products_have_the_same_result(layer: Layer) -> None:
+    ours, plain = arguments(layer, 6, 64, "meta")
+    result = layer.ours(*ours)
+    (first, *_) = result if isinstance(result, (tuple, list)) else (result,)
+    assert first.shape == layer.plain(*plain).shape == (6, 64 * layer.columns)
+
+
+def test_statistics_are_of_64_columns() -> None:
+    x = (3 * torch.randn(5, 128) + 1).half()
+    mean, squares = statistics(x).mean(dim=1)[:, 0], statistics(x)[:, :, 1].sum(dim=1)
+    squares += 64 * (statistics(x)[:, :, 0] - mean[:, None]).square().sum(dim=1)
+    normed = (x.float() - mean[:, None]) / (squares[:, None] / 128 + EPS).sqrt()
+    torch.testing.assert_close(normed, F.layer_norm(x.float(), (128,), eps=EPS))

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 STEP = 64  # of the depth
 ALIGNED = 8  # depth and columns must be multiples, because TMA needs rows of multiples of 16 bytes
+MOST_VALUES = 2**31  # of a matrix: the kernel's offsets have 32 bits
+PROCESSORS = 132  # multiprocessors of an H100 or H200
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,6 @@ def groups(columns: int) -> int:
     return -(-columns // STEP)
 
 
-MOST_OFFSETS = 2**31  # of the kernel's 32-bit offsets into matrices
-
 # Within these bounds lie the products of one picture at 256x384 with guidance.
 MOST_ROWS = 4096
 MOST_WORK = 3072 * 320 * 320  # rows times the square of the transformer's width
@@ -82,11 +82,11 @@ DEEPER = (Tile(128, 64, 9), Tile(64, 128, 4, parts=2), Tile(64, 128, 4, parts=4)
 GATED = (Tile(128, 128, 2, warps=8), Tile(128, 128, 3, warps=8), Tile(64, 128, 4), Tile(64, 128, 6))
 
 # For more work, as in batches: the first of which there are enough, of those tried for two, four and eight pictures.
-LARGER = (Tile(128, 128, 4, warps=8), Tile(64, 128, 8), Tile(128, 64, 6), Tile(64, 64, 6, blocks=2))
+ALONE, IN_PAIRS = Tile(128, 64, 6), Tile(128, 64, 4)  # a multiprocessor has memory for two programs of the second
+LARGER = (Tile(128, 128, 4, warps=8), Tile(64, 128, 8), ALONE, Tile(64, 64, 6, blocks=2))
 LARGER_GATED = Tile(128, 128, 3, warps=8)
-ENOUGH = 80  # programs, of 132 that an H200 runs at a time
-TWO_AT_A_TIME = 4  # stages of 128 x 64 with which a multiprocessor has two programs
-TILES = (*WIDER, *SQUARE, *DEEPER, *GATED, *LARGER, LARGER_GATED)
+ENOUGH = 80  # programs
+TILES = (*WIDER, *SQUARE, *DEEPER, *GATED, *LARGER, IN_PAIRS, LARGER_GATED)
 
 # With fewer columns or less depth than this, as in the small model, a kernel takes little longer than one without work.
 NARROW = 256
@@ -95,7 +95,7 @@ NARROW = 256
 def fits(sizes: Sizes) -> bool:
     """Return whether our kernel computes a product. With what follows and the norm, it is faster than others."""
     aligned = sizes.depth % ALIGNED == 0 and sizes.columns % ALIGNED == 0
-    return aligned and sizes.rows * max(sizes.depth, sizes.columns) < MOST_OFFSETS
+    return aligned and sizes.rows * max(sizes.depth, sizes.columns) < MOST_VALUES
 
 
 def is_of_one_picture(sizes: Sizes) -> bool:
@@ -128,5 +128,4 @@ def _filling(sizes: Sizes, stats: bool) -> Tile:
     """Return the first of the LARGER tiles of which there are enough, or the smallest."""
     suitable = [one for one in LARGER if sizes.width % one.width == 0 and (one.width == STEP or not stats)]
     tile = next((one for one in suitable if one.programs(sizes) >= ENOUGH), LARGER[-1])
-    crowded = tile.rows == 2 * tile.width and tile.programs(sizes) > 132
-    return replace(tile, stages=TWO_AT_A_TIME) if crowded else tile
+    return IN_PAIRS if tile is ALONE and tile.programs(sizes) > PROCESSORS else tile
