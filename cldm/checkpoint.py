@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cldm.model import ControlLDM
-from cldm.new_model import model_of, random_model
+from cldm.new_model import check_files, model_of, random_model
 from cldm.tricks.extra_tokens import add_tokens
 from files import digest, file_digest
 from ldm.config import MODELS, load_architecture
@@ -76,7 +76,7 @@ class Checkpoint:
     def check(self) -> None:
         """Raise CheckpointError if the files are missing, damaged or do not fit; reads most weights' names only."""
         if self.random_seed is None:
-            model_of(self.sources, self._vae(), self.name, load_architecture(self.architecture), None)
+            check_files(self.sources, self._vae(), self.name, load_architecture(self.architecture))
 
     def checked_tokenizer(self) -> Tokenizer:
         """Check the weights and load the tokenizer. Raises CheckpointError or TokenizerError; one that names both."""

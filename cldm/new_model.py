@@ -1,13 +1,14 @@
 """The model with weights from files or from a seed, without LoRAs and embeddings."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 
 from cldm.model import ControlLDM
 from ldm.config import Architecture
 from ldm.shapes_only import shapes_only
-from ldm.weights import load_strict, randomize
+from ldm.weights import check_shapes, load_strict, randomize
 from weights.join import join
 from weights.sources import Source
 
@@ -22,17 +23,28 @@ def random_model(architecture: Architecture, seed: int) -> ControlLDM:
     return model
 
 
-def model_of(
-    sources: Sequence[Source], vae: Source | None, name: str, architecture: Architecture, device: torch.device | None
-) -> ControlLDM:
-    """Return a model with the weights of files. name: of the checkpoint, for messages.
+def check_files(sources: Sequence[Source], vae: Source | None, name: str, architecture: Architecture) -> None:
+    """Raise CheckpointError if the files do not have a model's weights; reads little more than names and shapes.
 
-    device: see `load_strict`; with None, little more than names and shapes is read. Raises CheckpointError.
+    name: of the checkpoint, for messages.
     """
+    shapes = shapes_of(architecture)
+    check_shapes(shapes, join(sources, vae, shapes, architecture), f"checkpoint {name}")
+
+
+def model_of(
+    sources: Sequence[Source], vae: Source | None, name: str, architecture: Architecture, device: torch.device
+) -> ControlLDM:
+    """Return a model with the weights of files on the device. Raises CheckpointError. name: as for `check_files`."""
     model = _without_memory(architecture)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    load_strict(model, join(sources, vae, shapes, architecture), f"checkpoint {name}", device)
+    load_strict(model, join(sources, vae, shapes_of(architecture), architecture), f"checkpoint {name}", device)
     return model
+
+
+@cache
+def shapes_of(architecture: Architecture) -> dict[str, torch.Size]:
+    """Return the shapes of a model's weights by name."""
+    return {name: tensor.shape for name, tensor in _without_memory(architecture).state_dict().items()}
 
 
 def _without_memory(architecture: Architecture) -> ControlLDM:

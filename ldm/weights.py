@@ -30,11 +30,17 @@ def load_strict(
     device: where copies of the tensors are made, since those of a file change with the file; None assigns the tensors
         themselves, without reading or converting them. The module may be on the meta device.
     """
-    expected = module.state_dict()
+    check_shapes({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, source)
+    own = {name: tensor if device is None else _copy(tensor, device) for name, tensor in tensors.items()}
+    module.load_state_dict(own, assign=True)
+
+
+def check_shapes(expected: Mapping[str, torch.Size], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise CheckpointError if `tensors` have other names than `expected`, or other shapes."""
     missing = [name for name in expected if name not in tensors]
     unexpected = [name for name in tensors if name not in expected]
     shared = expected.keys() & tensors.keys()
-    misshapen = sorted(name for name in shared if tensors[name].shape != expected[name].shape)
+    misshapen = sorted(name for name in shared if tensors[name].shape != expected[name])
     if missing or unexpected or misshapen:
         kinds = {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen}
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
@@ -43,8 +49,6 @@ def load_strict(
             f"{source} does not fit this architecture: got {len(tensors)} tensors, expected {len(expected)}; "
             f"{counts}, first {first}; choose a checkpoint and an architecture that match"
         )
-    own = {name: tensor if device is None else _copy(tensor, device) for name, tensor in tensors.items()}
-    module.load_state_dict(own, assign=True)
 
 
 def check_finite(module: nn.Module, source: str) -> None:
