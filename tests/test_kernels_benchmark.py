@@ -14,6 +14,7 @@ from benchmarks.products import LAYERS, Layer, arguments, statistics
     [
         ("canny2image_convolution", "our 3x3 convolutions"),
         ("canny2image_product", "our products"),
+        ("canny2image_product_of_many_rows", "our products"),
         ("canny2image_group_norm", "our GroupNorm"),
         ("canny2image_update", OTHERS),
         ("_attention", "attention"),
