@@ -53,6 +53,7 @@ SKIPS = [
 UPSAMPLINGS = [
     *(Sizes(2, h, w, c, c, taps=2) for h, w, c in ((8, 12, 1280), (16, 24, 640))),
     *(Sizes(16, h, w, c, c, taps=2) for h, w, c in ((8, 12, 1280), (16, 24, 640))),
+    *(Sizes(8, h, w, 512, 512, taps=2) for h, w in ((32, 48), (64, 96))),
     *(Sizes(1, h, w, c, c, taps=2) for h, w, c in ((32, 48, 512), (64, 96, 512), (128, 192, 256))),
 ]
 FP8 = [

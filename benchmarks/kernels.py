@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.limit import PER_EVALUATION
 from benchmarks.peers import contest_request, settle_architecture
 from canny2image_TRT import hackathon
+from cldm.batch_sizes import BATCHES
 from commands import one_line
 from runtime.backends import choose_device
 
@@ -87,6 +88,11 @@ def costs(architecture: str, pictures: int = 1) -> tuple[list[Cost], list[Cost]]
     runtime.initialize()
     runtime.process_many([contest_request()] * pictures)
     pipeline = runtime._last("a profile")
+    if pipeline.shape.samples != pictures:
+        raise ValueError(
+            f"--pictures: got {pictures}, but there are engine files for {pipeline.shape.samples} only: run python -m "
+            f"build --samples {pictures}"
+        )
     kinds: dict[str, Cost] = {}
     ops: dict[str, Cost] = {}
     for stage, engine in pipeline.engines.items():
@@ -117,7 +123,7 @@ def table(heads: Sequence[str], rows: Iterable[Cost]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", help="NAME of a file models/NAME.yaml; default: sd15")
-    parser.add_argument("--pictures", type=int, default=1, help="pictures at once: 1, 2, 4 or 8; default: 1")
+    parser.add_argument("--pictures", type=int, default=1, choices=BATCHES, help="at once; default: 1")
     options = parser.parse_args()
     with one_line():
         device = choose_device("auto")

@@ -114,7 +114,7 @@ def _sources(transformer: SpatialTransformer) -> dict[str, tuple[nn.LayerNorm, l
 
 def _fits(x: Tensor, text: KeysValues) -> bool:
     width = x.shape[1]
-    return fits(Sizes(max(len(x), len(text[0])) * x.shape[2] * x.shape[3], width, width))
+    return fits(Sizes(max(len(x), len(text[0])) * x.shape[2] * x.shape[3], width, 4 * width))  # the widest product
 
 
 def _weights(layer: nn.Module) -> tuple[Tensor, Tensor]:

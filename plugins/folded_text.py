@@ -27,7 +27,7 @@ class FoldedText(CLIPText):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embeddings(tokens)
         n, positions, width = x.shape
-        if not (compiles_half(x) and fits(Sizes(n * positions, width, width))):
+        if not (compiles_half(x) and fits(Sizes(n * positions, width, 4 * width))):  # the widest product
             return super().forward(tokens)
         rows = x.flatten(0, 1)
         stats = statistics(rows)

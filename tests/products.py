@@ -29,6 +29,7 @@ MANY_ROWS = [
     *of_transformer(6144, 640)[1:3],
     Sizes(1000, 640, 5120, gated=True),
     Sizes(10001, 64, 72),
+    Sizes(8192, 64, 64),  # fewer units than programs
     Sizes(20001, 128, 40, gated=True),
 ]
 ODD = [

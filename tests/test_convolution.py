@@ -221,7 +221,9 @@ def test_other_sizes_do_not_fit() -> None:
     assert not fits(Sizes(2, 4, 6, 1280, 1280, taps=2)), "the 3x3 convolution of the large map is faster"
     assert fits(Sizes(2, 16, 24, 96, 96, taps=2)), "upsampling in the small model"
     assert fits(Sizes(8, 8, 12, 1280, 1280, taps=2)), "several pictures"
-    assert not fits(Sizes(16, 4, 6, 1280, 1280, taps=2)), "tiles are wider than the maps"
+    assert not fits(Sizes(16, 4, 6, 1280, 1280, taps=2)), "half of a tile is outside of the maps"
+    assert fits(Sizes(16, 8, 6, 1280, 1280, taps=2))
+    assert fits(Sizes(16, 8, 6, 2560, 1280))
 
 
 def test_the_result_of_the_op() -> None:

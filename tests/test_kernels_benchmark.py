@@ -55,7 +55,7 @@ def test_table() -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
-def test_both_products_have_the_same_result(layer: Layer) -> None:
+def test_both_products_have_results_of_the_same_shape(layer: Layer) -> None:
     ours, plain = arguments(layer, 6, 64, "meta")
     result = layer.ours(*ours)
     (first, *_) = result if isinstance(result, (tuple, list)) else (result,)

@@ -133,6 +133,7 @@ def cpu(*shape: int) -> Tensor:
         ({"bias": cpu(128)}, r"got bias as torch.float16 \[128\]"),
         ({"bias": cpu(257)[1:]}, "at an address that is not a multiple of 16 bytes"),
         ({"residual": cpu(5, 256)}, "got residual as"),
+        ({"x": half(2**23, 256), "weight": half(8, 256)}, "expected fewer than 2\\^31 values"),
         ({"residual": cpu(6, 128), "gated": True}, "a residual with gates, expected one of the two"),
     ],
 )

@@ -6,11 +6,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ldm.blocks import Upsample
 from plugins.compiling import compiles_half
 from plugins.convolution.compile import check_compiler
 from plugins.convolution.op import convolution, convolution_skip, upsampled_convolution
 from plugins.convolution.padded import FEW, PaddedConv2d
-from plugins.convolution.tiles import Sizes, fits, up
+from plugins.convolution.tiles import Sizes, fits, is_small, up
 from plugins.hopper.compile import HOPPER
 from plugins.nvrtc import KernelError
 from plugins.phase_upsampling import PhaseUpsample
@@ -46,11 +47,17 @@ class FusedConv2d(SplitKConv2d):
 
 
 class FusedUpsample(PhaseUpsample):
-    """An upsampling whose phases are one kernel of ours, if torch.compile compiles it."""
+    """An upsampling whose phases are one kernel of ours, if torch.compile compiles it.
+
+    Small maps are enlarged before the convolution, as without phases.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         n, channels, h, w = x.shape
-        if not (compiles_half(x) and fits(Sizes(n, h, w, channels, self.conv.out_channels, taps=2))):
+        sizes = Sizes(n, h, w, channels, self.conv.out_channels, taps=2)
+        if compiles_half(x) and is_small(sizes):
+            return Upsample.forward(self, x)
+        if not (compiles_half(x) and fits(sizes)):
             return super().forward(x)
         return upsampled_convolution(_channels_last(x), self.sums, cast(Tensor, self.conv.bias))
 

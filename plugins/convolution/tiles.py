@@ -17,7 +17,7 @@ ONE_PICTURE = 2  # maps, with guidance
 MOST_OF_SEVERAL = 8 * 64 * 96 * 512  # outputs of more maps
 FEW_MAPS = 8
 NARROW = 16  # columns of a map; for more narrower maps than FEW_MAPS, and a stride of 2, cuDNN is faster
-NARROWEST, MOST_CHANNELS = 8, 1280  # as it is for more channels than these and maps narrower than this
+SMALL, MOST_CHANNELS = 48, 1280  # as it is for more channels than these and maps of fewer pixels
 
 
 def up(number: int, unit: int) -> int:
@@ -175,7 +175,7 @@ def fits(sizes: Sizes) -> bool:
         return _upsamples(sizes)
     if sizes.n > FEW_MAPS:
         strided, deep = sizes.stride > 1, sizes.channels > MOST_CHANNELS
-        if (strided and sizes.w < NARROW) or (deep and sizes.w < NARROWEST):
+        if (strided and sizes.w < NARROW) or (deep and is_small(sizes)):
             return False
     outputs = sizes.n * sizes.h * sizes.w * sizes.computed
     return outputs <= (MOST_WORK if sizes.n <= ONE_PICTURE else MOST_OF_SEVERAL)
@@ -186,10 +186,15 @@ def _upsamples(sizes: Sizes) -> bool:
 
     On an H200 they take 16 to 86 us at the sizes of one picture (cuDNN's phases with rearranging 35 to 116). At two
     maps of 4x6, the whole 3x3 convolution takes less time than reading the phases' kernels, 16/9 of the weights. At 16
-    such maps, too (69 us instead of 108), because tiles are wider than the maps.
+    such maps, too (69 us instead of 108), because half of a tile is outside of them.
     """
     pixels = sizes.n * sizes.h * sizes.w
-    return sizes.w >= NARROWEST and pixels >= LEAST_UPSAMPLED and 4 * pixels * sizes.computed <= MOST_UPSAMPLED
+    return not is_small(sizes) and pixels >= LEAST_UPSAMPLED and 4 * pixels * sizes.computed <= MOST_UPSAMPLED
+
+
+def is_small(sizes: Sizes) -> bool:
+    """Return whether a map is smaller than the tiles for several of them."""
+    return sizes.h * sizes.w < SMALL
 
 
 @cache

@@ -32,7 +32,7 @@ def stages(depth: int) -> int:
 
 
 def fits(sizes: Sizes) -> bool:
-    """Return whether the kernel supports a product, and is faster than the one for few rows."""
+    """Return whether the kernel supports a product, and was faster than the one for few rows at such sizes."""
     units = -(-sizes.rows // ROWS) * -(-sizes.width // WIDTH)
     supported = sizes.depth % STEP == 0 and stages(sizes.depth) >= FEWEST_STAGES
     return supported and not is_of_one_picture(sizes) and units >= LEAST_UNITS * sizes.depth

@@ -20,7 +20,7 @@ from plugins.hopper.parameters import Source
 from plugins.ops import torch_op
 from plugins.product import many_rows
 from plugins.product.compile import ProductKernel
-from plugins.product.tiles import ALIGNED, Sizes, choose, groups
+from plugins.product.tiles import ALIGNED, Sizes, choose, fits, groups
 
 
 @torch_op()
@@ -133,7 +133,13 @@ def _prepare(x: Tensor, weight: Tensor, gated: bool) -> tuple[Sizes, Tensor]:
             f"multiples of {ALIGNED}: use torch.nn.functional.linear"
         )
     _check(x, (("x", x, (rows, depth)), ("weight", weight, (width, depth))), torch.float16)
-    return Sizes(rows, depth, width // (2 if gated else 1), gated), _empty(x, weight, gated)
+    sizes = Sizes(rows, depth, width // (2 if gated else 1), gated)
+    if not fits(sizes):
+        raise ValueError(
+            f"a product got x {list(x.shape)} and weight {list(weight.shape)}, expected fewer than 2^31 values in x "
+            "and in the result: use torch.nn.functional.linear"
+        )
+    return sizes, _empty(x, weight, gated)
 
 
 def _check(x: Tensor, tensors: Iterable[Expected], dtype: torch.dtype) -> None:

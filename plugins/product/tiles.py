@@ -93,7 +93,10 @@ NARROW = 256
 
 
 def fits(sizes: Sizes) -> bool:
-    """Return whether our kernel computes a product. With what follows and the norm, it is faster than others."""
+    """Return whether our kernel computes a product.
+
+    Those of a transformer together, with norms and what follows, are faster than others at all sizes measured.
+    """
     aligned = sizes.depth % ALIGNED == 0 and sizes.columns % ALIGNED == 0
     return aligned and sizes.rows * max(sizes.depth, sizes.columns) < MOST_VALUES
 
