@@ -20,7 +20,7 @@ from benchmarks.group_norm import CALLS, EPS, ROTATING, measure
 from commands import one_line
 from plugins.hopper.compile import HOPPER
 from plugins.product.op import norm_geglu, norm_product, product, product_stats
-from plugins.product.tiles import STEP
+from plugins.product.tiles import STEP, Sizes
 
 PICTURES = (1, 2, 4, 8)
 LEVELS = ((3072, 320), (768, 640), (192, 1280), (48, 1280))  # rows for one picture, and the transformer's width
@@ -36,6 +36,9 @@ class Layer:
     ours: Callable[..., object]
     plain: Callable[..., Tensor]
     count: int = 1
+
+    def sizes(self, rows: int, width: int) -> Sizes:
+        return Sizes(rows, self.depth * width, self.columns * width, gated=self.ours is norm_geglu)
 
 
 def normed(x: Tensor, weight: Tensor) -> Tensor:
@@ -84,9 +87,8 @@ def rows(pictures: Sequence[int], replays: int) -> list[str]:
                 torch.compiler.reset()
                 times = time(layer, count * rows_of_one, width, replays)
                 sums = [total + layer.count * one for total, one in zip(sums, times, strict=True)]
-                gated = 2 if layer.ours is norm_geglu else 1
-                operations = 2 * count * rows_of_one * layer.depth * layer.columns * gated * width**2
-                rate = operations / times[0] / 1e6
+                sizes = layer.sizes(count * rows_of_one, width)
+                rate = 2 * sizes.rows * sizes.depth * sizes.width / times[0] / 1e6
                 lines.append(f"| {size} | {layer.name} | {times[0]:.1f} | {rate:.0f} | {times[1]:.1f} |")
             lines.append(f"| {size} | all of a transformer | {sums[0]:.1f} | | {sums[1]:.1f} |")
     return lines
@@ -94,7 +96,8 @@ def rows(pictures: Sequence[int], replays: int) -> list[str]:
 
 def time(layer: Layer, count: int, width: int, replays: int) -> tuple[float, float]:
     """Return microseconds per call, ours and torch.compile's, of a product of `count` rows."""
-    size = 2 * count * (layer.depth + layer.columns) * width  # bytes, without weights
+    sizes = layer.sizes(count, width)
+    size = 2 * (sizes.rows * (sizes.depth + sizes.columns) + sizes.width * sizes.depth)  # bytes
     inputs = [arguments(layer, count, width, "cuda") for _ in range(min(CALLS, max(2, -(-ROTATING // size))))]
     compiled = torch.compile(layer.plain, dynamic=False)
     calls = [partial(layer.ours, *ours) for ours, _ in inputs], [partial(compiled, *plain) for _, plain in inputs]
@@ -103,14 +106,14 @@ def time(layer: Layer, count: int, width: int, replays: int) -> tuple[float, flo
 
 def arguments(layer: Layer, count: int, width: int, device: str) -> tuple[list[object], list[Tensor]]:
     """Return arguments of our op and of the function in PyTorch."""
-    depth, columns = layer.depth * width, layer.columns * width
-    outs = 2 * columns if layer.ours is norm_geglu else columns
-    x, weight = (torch.randn(rows, depth, device=device).half() for rows in (count, outs))
+    sizes = layer.sizes(count, width)
+    x, weight = (torch.randn(rows, sizes.depth, device=device).half() for rows in (count, sizes.width))
     if layer.ours in (norm_product, norm_geglu):
-        return [x, statistics(x), weight, weight.float().sum(dim=1), torch.zeros(outs, device=device), EPS], [x, weight]
-    both = [x, weight, torch.randn(outs, device=device).half()]
+        of_columns = weight.float().sum(dim=1), torch.zeros(sizes.width, device=device)
+        return [x, statistics(x), weight, *of_columns, EPS], [x, weight]
+    both = [x, weight, torch.randn(sizes.width, device=device).half()]
     if layer.plain is added:
-        both.append(torch.randn(count, columns, device=device).half())
+        both.append(torch.randn(count, sizes.columns, device=device).half())
     return [*both], both
 
 

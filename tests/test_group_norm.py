@@ -57,10 +57,28 @@ def test_two_maps_on_the_cpu() -> None:
     torch.library.opcheck(joined.group_norm_joined.overload, (*tensors, *options))
 
 
-def test_the_constants_of_a_launch() -> None:
-    def constants(launch: Launch) -> dict[str, int]:
-        return {name: int(value) for name, value in launch.defines if name != "EPS"}
+def constants(launch: Launch) -> dict[str, int]:
+    return {name: int(value) for name, value in launch.defines if name != "EPS"}
 
+
+MEASURED = {  # channels, pixels and joined channels of 16 images: values per load, span, its blocks, threads, loads
+    (320, 1536, 0): (8, 40, 1, 512, 8),
+    (640, 384, 0): (8, 40, 1, 256, 8),
+    (640, 1536, 320): (8, 80, 1, 512, 8),
+    (960, 1536, 640): (8, 120, 1, 512, 8),
+    (1280, 384, 640): (8, 80, 1, 512, 8),
+    (1920, 384, 1280): (8, 120, 1, 512, 6),
+}
+
+
+@pytest.mark.parametrize("size", MEASURED, ids=str)
+def test_the_launch_of_many_images_is_one_that_was_measured(size: tuple[int, int, int]) -> None:
+    channels, pixels, joined = size
+    found = constants(choose_launch(16, channels, pixels, 32, EPS, True, True, clusters=True, joined=joined))
+    assert tuple(found[name] for name in ("VECTOR", "SPAN", "CLUSTER", "THREADS", "HOLD")) == MEASURED[size]
+
+
+def test_the_constants_of_a_launch() -> None:
     launch = choose_launch(2, 320, 1536, 32, EPS, True, channels_last=True, clusters=True)
     expected = {"VECTOR": 4, "SPAN": 20, "CLUSTER": 8, "CHANNELS_LAST": 1, "SILU": 1}
     assert constants(launch).items() >= expected.items(), "two groups of ten channels should be five loads"

@@ -45,13 +45,13 @@ def test_it_suits_the_hardware(depth: int) -> None:
     static = 8 * (1 + steps + 2 * groups * stages(sizes.depth)) + 4 * groups * 2 * many_rows.WIDTH
     assert kernel.shared + static <= 227 * 1024
     entered = 65536 // kernel.threads // 8 * 8  # registers of each thread, before they are divided anew
-    assert groups * many_rows.REGISTERS + int(loading_registers()) <= (groups + 1) * entered
+    assert groups * many_rows.REGISTERS + loading_registers() <= (groups + 1) * entered
 
 
-def loading_registers() -> str:
+def loading_registers() -> int:
     found = re.search(r"setmaxnreg\.dec\.sync\.aligned\.u32 (\d+)", many_rows.SOURCE.read_text())
     assert found
-    return found[1]
+    return int(found[1])
 
 
 @pytest.mark.parametrize(

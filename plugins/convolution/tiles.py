@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
+from plugins.hopper.compile import PROCESSORS
+
 STEP = 64  # channels per step of a sum, twice as many if they are e4m3: 128 bytes
 ALIGNED, ALIGNED_FP8 = 8, 16  # input channels must be multiples, because TMA reads pixels from multiples of 16 bytes on
-PROCESSORS = 132  # multiprocessors of an H100 or H200; each runs one program at a time
-# Programs that run at a time, by the size of their cluster. Clusters of four do not fill the GPU: their multiprocessors
-# are neighbours.
+# Programs that run at a time, one on each multiprocessor, by the size of their cluster. Clusters of four do not fill
+# the GPU: their multiprocessors are neighbours.
 AT_A_TIME = {1: PROCESSORS, 2: PROCESSORS, 4: 120}
 PARTS = 1, 2, 4
 LEAST_UPSAMPLED, MOST_UPSAMPLED = 2 * 8 * 12, 8 * 128 * 192 * 512  # pixels of small maps, and outputs, as measured
@@ -186,7 +187,7 @@ def _upsamples(sizes: Sizes) -> bool:
 
     On an H200 they take 16 to 86 us at the sizes of one picture (cuDNN's phases with rearranging 35 to 116). At two
     maps of 4x6, the whole 3x3 convolution takes less time than reading the phases' kernels, 16/9 of the weights. At 16
-    such maps, too (69 us instead of 108), because half of a tile is outside of them.
+    such maps, too (69 us after enlarging, instead of 108), because half of a tile is outside of them.
     """
     pixels = sizes.n * sizes.h * sizes.w
     return not is_small(sizes) and pixels >= LEAST_UPSAMPLED and 4 * pixels * sizes.computed <= MOST_UPSAMPLED

@@ -19,7 +19,7 @@ BLOCKS = 512  # enough to occupy an H200's 132 multiprocessors
 WORTH_A_BLOCK, OF_NARROW = 240, 60  # minimum vectors per block when a span is split; of narrow groups
 MOST_MERGES = 2  # narrow groups in a span, if no load has whole groups
 WIDEST_LOAD = 8  # values
-MANY_IMAGES = 8  # of several pictures: the widest loads are then faster, though more groups share a span
+MANY_IMAGES, OF_MANY = 16, 128  # those of eight pictures: the widest loads and so many blocks are then faster
 FP8_FACTOR = 8  # of e4m3 results: those from 0.002 to 56 then keep three bits, and larger ones become 56
 SECTOR = 16  # float16 values in 32 bytes, the smallest memory access; groups of fewer channels are narrow
 
@@ -57,7 +57,8 @@ def choose_launch(
     """
     vector, span = _cut_channels(images, channels, pixels, groups, channels_last, shift, joined)
     worth = OF_NARROW if channels // groups < SECTOR else WORTH_A_BLOCK
-    cluster = _count_blocks(images * channels // span, pixels * span // vector, worth) if clusters else 1
+    blocks = OF_MANY if _are_many(images, channels // groups) else BLOCKS
+    cluster = _count_blocks(images * channels // span, pixels * span // vector, worth, blocks) if clusters else 1
     width = span // vector if channels_last else 1  # vectors per pixel
     per_block = -(-(pixels * span // vector) // width // cluster) * width
     enough = (few for few, most in FEW.items() if per_block * max(vector, 4) <= few * most and width <= few)
@@ -92,7 +93,7 @@ def _cut_channels(
         )
     group = channels // groups
     if channels_last:
-        vector, span = _widest(channels, group, joined, images >= MANY_IMAGES and group >= WIDEST_LOAD)
+        vector, span = _widest(channels, group, joined, _are_many(images, group))
     else:
         vector, span = gcd(pixels, 8), group
     if shift and not (channels_last and span // vector <= MAX_THREADS):
@@ -109,10 +110,14 @@ def _cut_channels(
     return vector, span
 
 
-def _count_blocks(spans: int, vectors: int, worth: int) -> int:
-    """Return how many blocks share a span of `vectors`: enough to fill the GPU, while each gets enough work."""
+def _are_many(images: int, group: int) -> bool:
+    return images >= MANY_IMAGES and group >= WIDEST_LOAD
+
+
+def _count_blocks(spans: int, vectors: int, worth: int, blocks: int) -> int:
+    """Return how many blocks share a span of `vectors`: enough for `blocks` in all, while each gets enough work."""
     cluster = 1
-    while cluster < MAX_CLUSTER and spans * cluster < BLOCKS and vectors >= 2 * cluster * worth:
+    while cluster < MAX_CLUSTER and spans * cluster < blocks and vectors >= 2 * cluster * worth:
         cluster *= 2
     return cluster
 

@@ -12,6 +12,7 @@ from plugins.nvrtc import KernelError
 from plugins.waiting import waits_first
 
 HOPPER = (9, 0)  # the kernels' instructions exist on no other GPU
+PROCESSORS = 132  # multiprocessors of an H100 or H200
 SWIZZLES = {64: 2, 128: 3}  # CUtensorMapSwizzle of the CUDA driver, by bytes of a load's innermost axis
 TYPES = {1: 0, 2: 6}  # CUtensorMapDataType by bytes: uint8, also for e4m3, and float16
 BYTES = {"fp8e4nv": 1, "fp16": 2}  # of Triton's types

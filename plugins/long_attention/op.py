@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugins.hopper.compile import PROCESSORS
 from plugins.hopper.cuda_kernel import CudaKernel, runs
 from plugins.hopper.parameters import tensor_map
 from plugins.ops import torch_op
@@ -23,8 +24,9 @@ THREADS = 416
 SHARED = 1024 + 2 * BOX * (ROWS + 2 * STAGES * PART)  # bytes, with those lost to the alignment
 KERNEL = CudaKernel(Path(__file__).with_name("kernel.cu"), "canny2image_long_attention", THREADS, SHARED)
 FEWEST_TOKENS = 1024  # fewer were not measured
-MULTIPROCESSORS = 132  # of an H200; each has one program at a time
-FILLED = 0.9  # part of them that has work, on average; one picture, with 64 programs, takes as long as two
+# Part of the multiprocessors that has work, on average, with one program at a time. One picture, with 64 programs,
+# takes as long as two.
+FILLED = 0.9
 
 
 @torch_op()
@@ -57,8 +59,8 @@ def is_faster(q: Tensor, k: Tensor, heads: int) -> bool:
     if width != heads * HEAD or tokens % PART or tokens < FEWEST_TOKENS:
         return False
     programs = n * heads * -(-rows // ROWS)
-    rounds = -(-programs // MULTIPROCESSORS)
-    return programs >= FILLED * rounds * MULTIPROCESSORS
+    rounds = -(-programs // PROCESSORS)
+    return programs >= FILLED * rounds * PROCESSORS
 
 
 @cache

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 
+from plugins.hopper.compile import PROCESSORS
+
 STEP = 64  # of the depth
 ALIGNED = 8  # depth and columns must be multiples, because TMA needs rows of multiples of 16 bytes
 MOST_VALUES = 2**31  # of a matrix: the kernel's offsets have 32 bits
-PROCESSORS = 132  # multiprocessors of an H100 or H200
 
 
 @dataclass(frozen=True)

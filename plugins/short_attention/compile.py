@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from plugins.hopper.compile import Kernel, Programs
+from plugins.hopper.compile import PROCESSORS, Kernel, Programs
 
 MOST_TOKENS = 512  # keys; for more, tiles have been chosen for narrow heads
 MOST_AT_ONCE = 128  # keys
 ROWS = 64  # the most of a program; from as many on, Triton uses wgmma
-PROGRAMS, PROCESSORS = 96, 132  # programs that are enough to occupy most of an H200's multiprocessors, and their number
+PROGRAMS = 96  # enough to occupy most of an H200's multiprocessors
 LOG2_E = 1.4426950408889634
 
 
