@@ -8,7 +8,8 @@ from typing import Any
 from plugins.machine_code import machine_code
 
 Defines = tuple[tuple[str, str], ...]  # compile-time constants: names and values
-HEADERS = (Path(__file__).parent / "hopper" / "hopper.cuh",)  # that files may include by name
+# That files may include by name.
+HEADERS = tuple(Path(__file__).parent / name for name in ("hopper/hopper.cuh", "product/sums.cuh"))
 
 
 class KernelError(RuntimeError):
@@ -30,7 +31,7 @@ def cubin(file: Path, defines: Defines, architecture: int | str) -> bytes:
     The driver would have to compile PTX again, in every process that loads it.
     """
     compile_kernel = partial(_compile, file, defines, f"sm_{architecture}", "CUBIN")
-    return machine_code(f"{file.parent.name} sm_{architecture} {dict(defines)}", compile_kernel)
+    return machine_code(f"{file.parent.name}/{file.name} sm_{architecture} {dict(defines)}", compile_kernel)
 
 
 def _compile(file: Path, defines: Defines, target: str, kind: str) -> bytes:

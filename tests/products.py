@@ -1,9 +1,12 @@
 """The arithmetic of the product kernel's indices, in PyTorch, and the sizes that tests use."""
 
+import re
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plugins.hopper.cuda_kernel import CudaKernel
 from plugins.product.tiles import STEP, Sizes, Tile
 from tests.convolutions import box
 
@@ -25,12 +28,20 @@ SD15 = [
 SMALL = [sizes for rows, width in ((3072, 32), (768, 64), (192, 96), (48, 96)) for sizes in of_transformer(rows, width)]
 # Of eight pictures, and others with work for a kernel that keeps its weights; the last have rows and columns beyond.
 MANY_ROWS = [
-    *of_transformer(24576, 320)[:3],
-    *of_transformer(6144, 640)[1:3],
-    Sizes(1000, 640, 5120, gated=True),
-    Sizes(10001, 64, 72),
-    Sizes(8192, 64, 64),  # fewer units than programs
+    of_transformer(24576, 320)[2],
+    Sizes(10001, 64, 72, gated=True),
+    Sizes(8192, 64, 32, gated=True),  # fewer units than programs
     Sizes(20001, 128, 40, gated=True),
+]
+# Of eight and two pictures, and others with work for a kernel with large tiles; the last have rows beyond.
+LARGE = [
+    *(sizes for sizes in of_transformer(24576, 320) if not sizes.gated),
+    *of_transformer(6144, 640),
+    of_transformer(1536, 1280)[2],
+    *of_transformer(1536, 640)[1:3],
+    Sizes(18001, 64, 160),
+    Sizes(9000, 192, 320),
+    Sizes(4500, 704, 320, gated=True),
 ]
 ODD = [
     Sizes(1, 64, 64),
@@ -68,3 +79,12 @@ def emulate(tile: Tile, sizes: Sizes, x: Tensor, weight: Tensor) -> tuple[Tensor
         result[row : row + inside, column : column + columns] = finished[:inside, :within]
         writes[row : row + inside, column : column + columns] += 1
     return result, writes
+
+
+def check_registers(kernel: CudaKernel, multiplying: int, registers: int) -> None:
+    """Assert that a kernel's warpgroups, one of which gives registers away, do not ask for more than there are."""
+    found = re.search(r"setmaxnreg\.dec\.sync\.aligned\.u32 (\d+)", kernel.source.read_text())
+    assert found
+    entered = 65536 // kernel.threads // 8 * 8  # registers of each thread, before they are divided anew
+    assert kernel.threads == 128 * (multiplying + 1)
+    assert multiplying * registers + int(found[1]) <= (multiplying + 1) * entered

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import plugins.long_attention.op
 import plugins.product.compile
+import plugins.product.large_tiles
 import plugins.product.many_rows
 import plugins.short_attention.op
 import plugins.update.op
@@ -36,7 +37,7 @@ CAPABILITY = (8, 0)
 TARGET = Target("small", 256, 384, 1, "fp16")
 CACHED = (
     *(plugins.short_attention.op.runs_on, plugins.long_attention.op.runs_on, plugins.product.compile.runs_on),
-    *(plugins.product.many_rows.runs_on, load_kernel),
+    *(plugins.product.large_tiles.runs_on, plugins.product.many_rows.runs_on, load_kernel),
 )
 FOR_HOPPER = (
     *("convolution.layer", "zero_convolutions.layer"),

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA includes")
 
 from plugins.folded_norms import fold
-from plugins.product import many_rows
+from plugins.product import large_tiles, many_rows
 from plugins.product.compile import ProductKernel
 from plugins.product.op import norm_geglu, norm_product, product, product_stats, run
-from plugins.product.tiles import Sizes, choose
+from plugins.product.tiles import STEP, WIDE, Sizes, choose
 from tests.hopper import check, check_at_the_same_time, check_in_a_graph, needs_hopper
-from tests.products import MANY_ROWS, ODD, SD15, SMALL
+from tests.products import LARGE, MANY_ROWS, ODD, SD15, SMALL
 
 pytestmark = [pytest.mark.gpu, needs_hopper]
 
@@ -52,7 +52,7 @@ def double(inputs: Inputs) -> Inputs:
     return x.double(), weight.double(), bias, residual
 
 
-@pytest.mark.parametrize("sizes", [*SD15, *SMALL, *ODD], ids=str)
+@pytest.mark.parametrize("sizes", [*SD15, *SMALL, *ODD, *(one for one in LARGE if not one.gated)], ids=str)
 def test_the_kernel(sizes: Sizes) -> None:
     tensors = inputs(sizes)
     got = product(*tensors, sizes.gated)
@@ -63,8 +63,8 @@ def test_the_kernel(sizes: Sizes) -> None:
     check(product(*others, sizes.gated), plain(others, sizes.gated), plain(double(others), sizes.gated))
 
 
-def statistics(rows: Tensor) -> Tensor:
-    groups = rows.double().split(64, dim=1)
+def statistics(rows: Tensor, width: int = STEP) -> Tensor:
+    groups = rows.double().split(width, dim=1)
     each = [torch.stack((one.mean(1), one.var(1, correction=0) * one.shape[1]), dim=1) for one in groups]
     return torch.stack(each, dim=1)
 
@@ -72,17 +72,19 @@ def statistics(rows: Tensor) -> Tensor:
 WITH_STATISTICS = [one for one in (*SD15, *SMALL, *ODD) if not one.gated and (one.depth == one.columns or one in ODD)]
 
 
-@pytest.mark.parametrize("sizes", WITH_STATISTICS, ids=str)
+@pytest.mark.parametrize("sizes", [*WITH_STATISTICS, *(one for one in LARGE if not one.gated)], ids=str)
 @pytest.mark.parametrize("residual", [True, False])
 def test_statistics_of_rows(sizes: Sizes, residual: bool) -> None:
     x, weight, bias, added = inputs(sizes)
     tensors = x, weight, bias, added if residual else None
     got, stats = product_stats(*tensors)
     check(got, plain(tensors, False), plain(double(tensors), False))
-    torch.testing.assert_close(stats.double(), statistics(got), atol=1e-4, rtol=1e-5)
+    true = statistics(got, WIDE if large_tiles.fits(sizes) else STEP)
+    torch.testing.assert_close(stats.double(), true, atol=1e-4, rtol=1e-5)
+    assert torch.equal(got, product_stats(*tensors)[0]), "two runs differ"
 
 
-AFTER_A_NORM = [one for one in (*SD15, *SMALL, *ODD) if one.depth <= one.columns or one in ODD] + MANY_ROWS
+AFTER_A_NORM = [one for one in (*SD15, *SMALL, *ODD) if one.depth <= one.columns or one in ODD] + MANY_ROWS + LARGE
 
 
 @pytest.mark.parametrize("sizes", AFTER_A_NORM, ids=str)
@@ -126,28 +128,46 @@ def inside(sizes: Sizes) -> tuple[Tensor, Callable[[], bool]]:
     return memory[2**19 : -(2**19)].view(size), lambda: all(bool((one == 7).all()) for one in around)
 
 
-@pytest.mark.parametrize("sizes", MANY_ROWS, ids=str)
-def test_many_rows(sizes: Sizes) -> None:
-    """The kernel that keeps its weights computes what the other one does, and writes nothing else."""
-    assert many_rows.fits(sizes)
+@pytest.mark.parametrize("group", [STEP, WIDE])
+@pytest.mark.parametrize("sizes", [*MANY_ROWS, *LARGE], ids=str)
+def test_many_rows_after_a_norm(sizes: Sizes, group: int) -> None:
+    """The kernels for many rows compute what the one for few does, from either statistics, and write nothing else."""
+    if sizes.depth % group:
+        pytest.skip("no such statistics")
     x, weight, shifts, _ = inputs(sizes)
     x = (3 * x + 1).half()
-    vectors = statistics(x).float(), weight.float().sum(1), shifts.float()
+    vectors = statistics(x, group).float(), weight.float().sum(1), shifts.float()
     result, stays = inside(sizes)
-    many_rows.run(sizes, 1e-5, x, weight, (*vectors, result))
+    if many_rows.fits(sizes):
+        many_rows.run(many_rows.make_kernel(sizes, 1e-5, group), sizes, x, weight, (*vectors, result))
+    else:
+        kernel = large_tiles.make_kernel(sizes, eps=1e-5, group=group)
+        large_tiles.run(kernel, sizes, x, weight, (*vectors, None, result, None))
     other = torch.empty_like(result)
     stats, *of_columns = vectors
-    kernel = ProductKernel(sizes, choose(sizes), eps=1e-5)
-    run(kernel, x, weight, (None, None, other, stats, *of_columns))
+    few = ProductKernel(sizes, choose(sizes), eps=1e-5, group=group)
+    run(few, x, weight, (None, None, other, stats, *of_columns))
     torch.testing.assert_close(result, other, atol=0.01, rtol=0.01)
     assert stays()
     op = norm_geglu if sizes.gated else norm_product
     assert torch.equal(result, op(x, stats, weight, *of_columns, 1e-5)), "the op uses the other kernel"
 
 
+@pytest.mark.parametrize("sizes", [one for one in LARGE if not one.gated], ids=str)
+@pytest.mark.parametrize("residual", [True, False])
+def test_large_tiles_write_nothing_else(sizes: Sizes, residual: bool) -> None:
+    x, weight, bias, added = inputs(sizes)
+    tensors = x, weight, bias, added if residual else None
+    result, stays = inside(sizes)
+    kernel = large_tiles.make_kernel(sizes, residual)
+    large_tiles.run(kernel, sizes, x, weight, (None, None, bias, tensors[3], result, None))
+    assert stays()
+    assert torch.equal(result, product(*tensors)), "the op uses another kernel"
+
+
 def test_many_rows_at_the_same_time() -> None:
     cases = []
-    for sizes in MANY_ROWS[-3:]:
+    for sizes in (*MANY_ROWS[-3:], *LARGE[-3:]):
         x, weight, shifts, _ = inputs(sizes)
         cases.append((sizes.gated, x, statistics(x).float(), weight, weight.float().sum(1), shifts.float(), 1e-5))
     check_at_the_same_time(lambda gated, *rest: (norm_geglu if gated else norm_product)(*rest), cases)

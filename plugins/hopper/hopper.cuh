@@ -63,8 +63,21 @@ __device__ inline float power(float x) {
     return result;
 }
 
+__device__ inline float reciprocal(float x) {
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
 __device__ inline uint pack(float low, float high) {
     uint result;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+    return result;
+}
+
+__device__ inline float2 unpack(uint both) {
+    float2 result;
+    asm("{\n.reg .f16 low, high;\nmov.b32 {low, high}, %2;\ncvt.f32.f16 %0, low;\ncvt.f32.f16 %1, high;\n}"
+        : "=f"(result.x), "=f"(result.y) : "r"(both));
     return result;
 }

@@ -16,7 +16,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ProductKernel(Kernel):
-    """A product. stats: whether it returns statistics of its rows; eps: of the norm of x, None for none."""
+    """A product.
+
+    stats: whether it returns statistics of its rows; eps: of the norm of x, None for none; group: columns per group of
+    the norm's statistics.
+    """
 
     sizes: Sizes
     tile: Tile
@@ -24,6 +28,7 @@ class ProductKernel(Kernel):
     residual: bool = False
     stats: bool = False
     eps: float | None = None
+    group: int = STEP
 
     NAME = "canny2image_product"
     # bias, residual and result; statistics, column sums and shifts
@@ -45,6 +50,7 @@ class ProductKernel(Kernel):
             "WIDTH": tile.width, "BLOCKS": tile.blocks, "STAGES": tile.stages, "PARTS": tile.parts,
             "BARRIERS": tile.barriers, "GATED": sizes.gated, "BIAS": self.bias, "RESIDUAL": self.residual,
             "STATS": self.stats, "NORM": self.eps is not None, "EPS": self.eps or 0.0,
+            "GROUP": self.group,
         }  # fmt: skip
 
     def function(self) -> Any:

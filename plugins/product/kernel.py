@@ -6,8 +6,8 @@ depth. TMA gives zeros beyond the ends of rows, columns and depth, and what is t
 
 With GATED, half of a program's columns are values and the other half their gates. With STATS, the kernel also writes
 mean and squared deviations of each 64 columns of the result, and of the rest. With NORM, x is to be normalized by such
-statistics: with weights that contain the norm's, the result is (sums - mean * column_sums) / deviation + shifts. Sums
-begin with what is subtracted and added here, so that only the division is left for their end.
+statistics, of each GROUP columns: with weights that contain the norm's, the result is (sums - mean * column_sums) /
+deviation + shifts. Sums begin with what is subtracted and added here, so that only the division is left for their end.
 """
 
 from triton.experimental import gluon
@@ -35,7 +35,8 @@ def canny2image_product(
     rows_map, weights_map, bias, residual, result, stats, column_sums, shifts, ALL_ROWS: gl.constexpr,
     DEPTH: gl.constexpr, ALL_COLUMNS: gl.constexpr, ROWS: gl.constexpr, WIDTH: gl.constexpr, BLOCKS: gl.constexpr,
     STAGES: gl.constexpr, PARTS: gl.constexpr, BARRIERS: gl.constexpr, GATED: gl.constexpr, BIAS: gl.constexpr,
-    RESIDUAL: gl.constexpr, STATS: gl.constexpr, NORM: gl.constexpr, EPS: gl.constexpr, num_warps: gl.constexpr,
+    RESIDUAL: gl.constexpr, STATS: gl.constexpr, NORM: gl.constexpr, EPS: gl.constexpr, GROUP: gl.constexpr,
+    num_warps: gl.constexpr,
 ):  # fmt: skip
     HALVES: gl.constexpr = 2 if GATED else 1
     COLUMNS: gl.constexpr = WIDTH // HALVES
@@ -83,7 +84,7 @@ def canny2image_product(
         total += gl.expand_dims(gl.load(bias + of_weights, mask=once, other=0.0).to(gl.float32), 0)
     if NORM:
         row = rows_at + gl.arange(0, ROWS, layout=gl.SliceLayout(1, PRODUCT))
-        mean, deviation = _statistics(stats, row, ALL_ROWS, DEPTH, EPS)
+        mean, deviation = _statistics(stats, row, ALL_ROWS, DEPTH, EPS, GROUP)
         shift = gl.load(shifts + of_weights, mask=once, other=0.0)
         column_sum = gl.load(column_sums + of_weights, mask=once, other=0.0)
         total += gl.expand_dims(deviation, 1) * gl.expand_dims(shift, 0)
@@ -92,7 +93,7 @@ def canny2image_product(
             scale = 1 / deviation
         else:
             row = rows_at + slice_at + gl.arange(0, SLICE, layout=gl.SliceLayout(1, ROW))
-            mean, deviation = _statistics(stats, row, ALL_ROWS, DEPTH, EPS)
+            mean, deviation = _statistics(stats, row, ALL_ROWS, DEPTH, EPS, GROUP)
             scale = 1 / deviation
     if RESIDUAL:
         at, inside = _places(rows_at + slice_at, columns_at, ALL_ROWS, ALL_COLUMNS, SLICE, COLUMNS, ROW)
@@ -156,23 +157,25 @@ def canny2image_product(
 
 
 @gluon.jit
-def _statistics(stats, row, ALL_ROWS: gl.constexpr, DEPTH: gl.constexpr, EPS: gl.constexpr):
-    # Returns mean and standard deviation of rows from those of 64 columns each, and of the rest. Rows beyond the end
+def _statistics(
+    stats, row, ALL_ROWS: gl.constexpr, DEPTH: gl.constexpr, EPS: gl.constexpr, GROUP: gl.constexpr
+):  # fmt: skip
+    # Returns mean and standard deviation of rows from those of GROUP columns each, and of the rest. Rows beyond the end
     # repeat the last.
-    GROUPS: gl.constexpr = (DEPTH + 63) // 64
+    GROUPS: gl.constexpr = (DEPTH + GROUP - 1) // GROUP
     address = stats.to(gl.int64) + gl.minimum(row, ALL_ROWS - 1).to(gl.int64) * (GROUPS * 8)
     if GROUPS % 2 == 0:  # loads of two groups are aligned
         mean, squares, other, others_squares = _load_pairs(address)
-        mean, squares = _merge(mean, squares, other, others_squares, 1, DEPTH)
+        mean, squares = _merge(mean, squares, other, others_squares, 1, DEPTH, GROUP)
         for i in gl.static_range(2, GROUPS, 2):
             other, others_squares, third, thirds_squares = _load_pairs(address + 8 * i)
-            mean, squares = _merge(mean, squares, other, others_squares, i, DEPTH)
-            mean, squares = _merge(mean, squares, third, thirds_squares, i + 1, DEPTH)
+            mean, squares = _merge(mean, squares, other, others_squares, i, DEPTH, GROUP)
+            mean, squares = _merge(mean, squares, third, thirds_squares, i + 1, DEPTH, GROUP)
     else:
         mean, squares = _load_pair(address)
         for i in gl.static_range(1, GROUPS):
             other, others_squares = _load_pair(address + 8 * i)
-            mean, squares = _merge(mean, squares, other, others_squares, i, DEPTH)
+            mean, squares = _merge(mean, squares, other, others_squares, i, DEPTH, GROUP)
     return mean, gl.sqrt(squares * (1 / DEPTH) + EPS)
 
 
@@ -192,10 +195,10 @@ def _load_pairs(address):
 
 
 @gluon.jit
-def _merge(mean, squares, other, others_squares, GROUP: gl.constexpr, DEPTH: gl.constexpr):
+def _merge(mean, squares, other, others_squares, BEFORE: gl.constexpr, DEPTH: gl.constexpr, GROUP: gl.constexpr):
     # Adds statistics of a group to those of the groups before it (Chan, Golub and LeVeque 1979).
-    COUNT: gl.constexpr = 64 * GROUP
-    ADDED: gl.constexpr = min(64, DEPTH - COUNT)
+    COUNT: gl.constexpr = GROUP * BEFORE
+    ADDED: gl.constexpr = min(GROUP, DEPTH - COUNT)
     difference = other - mean
     mean += difference * (ADDED / (COUNT + ADDED))
     squares += others_squares + difference * difference * (COUNT * ADDED / (COUNT + ADDED))
@@ -241,11 +244,12 @@ def _offsets(first, ROWS: gl.constexpr, COLUMNS: gl.constexpr, PITCH: gl.constex
 
 @gluon.jit
 def gelu(x):
-    # x times the normal distribution function, with erfc by Abramowitz and Stegun 7.1.26: errors of 1.5e-7.
-    z = gl.abs(x) * 0.7071067811865476  # 1 / sqrt(2)
-    t = gl.inline_asm_elementwise(
-        "rcp.approx.ftz.f32 $0, $1;", "=f,f", [1 + 0.3275911 * z], dtype=gl.float32, is_pure=True, pack=1
+    # x times the normal distribution function, as the logistic function of a polynomial: errors of at most 4e-6.
+    square = x * x
+    series = -2.3020438 + square * (
+        -0.10522998 + square * (3.6204825e-4 + square * (8.790968e-5 + square * -3.2103725e-6))
     )
-    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    tail = 0.5 * series * gl.exp2(-1.4426950408889634 * z * z)  # log2(e)
-    return x * gl.where(x > 0, 1 - tail, tail)
+    reciprocal = gl.inline_asm_elementwise(
+        "rcp.approx.ftz.f32 $0, $1;", "=f,f", [1 + gl.exp2(x * series)], dtype=gl.float32, is_pure=True, pack=1
+    )
+    return x * reciprocal

@@ -6,10 +6,12 @@ order. The ops raise ValueError for arguments that the kernel does not support, 
 launched.
 
 Statistics of rows are float32 [rows, groups, 2]: mean and sum of the squared deviations from it, of each STEP columns
-and the rest. For the two ops with a norm, weights contain the norm's: `plugins/folded_norms.py`.
+and the rest or, where `large_tiles` fits, of each WIDE columns. For the two ops with a norm, weights contain those of
+the norm: `plugins/folded_norms.py`.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,9 +20,23 @@ from plugins.hopper.arguments import Expected, check_tensors
 from plugins.hopper.launch import launch
 from plugins.hopper.parameters import Source
 from plugins.ops import torch_op
-from plugins.product import many_rows
+from plugins.product import large_tiles, many_rows
 from plugins.product.compile import ProductKernel
-from plugins.product.tiles import ALIGNED, Sizes, choose, fits, groups
+from plugins.product.tiles import ALIGNED, STEP, WIDE, Sizes, choose, fits, group_width, groups
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The norm before a product: statistics of rows, sums of weights, shifts, and what is added to variances."""
+
+    stats: Tensor
+    sums: Tensor
+    shifts: Tensor
+    eps: float
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.stats, self.sums, self.shifts
 
 
 @torch_op()
@@ -36,8 +52,7 @@ def product(
         raise ValueError("a product got a residual with gates, expected one of the two: add the residual afterwards")
     sizes, result = _prepare(x, weight, gated)
     _check(x, (("bias", bias, (sizes.width,)), ("residual", residual, tuple(result.shape))), torch.float16)
-    run(_kernel(sizes, bias, residual), x, weight, (bias, residual, result, None, None, None))
-    return result
+    return _run(sizes, x, weight, result, bias, residual)
 
 
 @torch_op()
@@ -45,8 +60,14 @@ def product_stats(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | No
     """Return x weight^T + bias + residual, and its statistics."""
     sizes, result = _prepare(x, weight, gated=False)
     _check(x, (("bias", bias, (sizes.width,)), ("residual", residual, tuple(result.shape))), torch.float16)
-    stats = _empty_stats(result)
-    run(_kernel(sizes, bias, residual, stats=True), x, weight, (bias, residual, result, stats, None, None))
+    stats = _empty_stats(sizes, result)
+    wide = large_tiles.fits(sizes)
+    if wide and not large_tiles.runs_on(x.device):
+        _run(sizes, x, weight, result, bias, residual)
+        parts = result.float().unflatten(1, (-1, WIDE))
+        torch.stack((parts.mean(2), parts.var(2, correction=0) * WIDE), dim=2, out=stats)
+    else:
+        _run(sizes, x, weight, result, bias, residual, stats)
     return result, stats
 
 
@@ -75,7 +96,7 @@ def _(
 @product_stats.without_values
 def _(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
     result = _empty(x, weight, gated=False)
-    return result, _empty_stats(result)
+    return result, _empty_stats(Sizes(x.shape[0], x.shape[1], len(weight)), result)
 
 
 @norm_product.without_values
@@ -97,31 +118,44 @@ def run(kernel: ProductKernel, x: Tensor, weight: Tensor, others: tuple[Tensor |
 def _normed(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float, gated: bool) -> Tensor:
     sizes, result = _prepare(x, weight, gated)
     of_columns = (("sums", sums, (sizes.width,)), ("shifts", shifts, (sizes.width,)))
-    _check(x, (("stats", stats, (sizes.rows, groups(sizes.depth), 2)), *of_columns), torch.float32)
-    if many_rows.fits(sizes) and many_rows.runs_on(x.device):
-        many_rows.run(sizes, eps, x, weight, (stats, sums, shifts, result))
-    else:
-        run(_kernel(sizes, eps=eps), x, weight, (None, None, result, stats, sums, shifts))
-    return result
+    _check(x, (("stats", stats, (sizes.rows, stats.shape[1], 2)), *of_columns), torch.float32)
+    return _run(sizes, x, weight, result, norm=Norm(stats, sums, shifts, eps))
 
 
-def _kernel(
+def _run(
     sizes: Sizes,
+    x: Tensor,
+    weight: Tensor,
+    result: Tensor,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
-    stats: bool = False,
-    eps: float | None = None,
-) -> ProductKernel:
-    return ProductKernel(sizes, choose(sizes, stats), bias is not None, residual is not None, stats, eps)
+    stats: Tensor | None = None,
+    norm: Norm | None = None,
+) -> Tensor:
+    """Launch the kernel that suits the sizes, and return the result."""
+    eps, group = (norm.eps, group_width(sizes.depth, norm.stats.shape[1])) if norm else (None, STEP)
+    large = large_tiles.fits(sizes) and (norm or (bias is not None and not sizes.gated))
+    if norm and many_rows.fits(sizes) and many_rows.runs_on(x.device):
+        many = many_rows.make_kernel(sizes, norm.eps, group)
+        many_rows.run(many, sizes, x, weight, (*norm.tensors, result))
+    elif large and large_tiles.runs_on(x.device):
+        added = norm.tensors if norm else (None, None, bias)
+        kernel = large_tiles.make_kernel(sizes, residual is not None, stats is not None, eps, group)
+        large_tiles.run(kernel, sizes, x, weight, (*added, residual, result, stats))
+    else:
+        tile = choose(sizes, stats is not None)
+        few = ProductKernel(sizes, tile, bias is not None, residual is not None, stats is not None, eps, group)
+        run(few, x, weight, (bias, residual, result, *(norm.tensors if norm else (stats, None, None))))
+    return result
 
 
 def _empty(x: Tensor, weight: Tensor, gated: bool) -> Tensor:
     return torch.empty((x.shape[0], weight.shape[0] // (2 if gated else 1)), dtype=x.dtype, device=x.device)
 
 
-def _empty_stats(result: Tensor) -> Tensor:
-    rows, columns = result.shape
-    return torch.empty((rows, groups(columns), 2), dtype=torch.float32, device=result.device)
+def _empty_stats(sizes: Sizes, result: Tensor) -> Tensor:
+    count = groups(sizes.columns, WIDE if large_tiles.fits(sizes) else STEP)
+    return torch.empty((sizes.rows, count, 2), dtype=torch.float32, device=result.device)
 
 
 def _prepare(x: Tensor, weight: Tensor, gated: bool) -> tuple[Sizes, Tensor]:

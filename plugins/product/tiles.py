@@ -66,9 +66,25 @@ class Tile:
         return -(-sizes.rows // self.rows) * -(-sizes.width // self.width) * self.parts
 
 
-def groups(columns: int) -> int:
-    """Return the number of groups of columns that have statistics of their own: STEP each, the last perhaps fewer."""
-    return -(-columns // STEP)
+WIDE = 160  # columns of the larger tiles of `large_tiles.py`, each of which has statistics of its own
+
+
+def groups(columns: int, width: int = STEP) -> int:
+    """Return how many groups of columns have statistics of their own: `width` columns each, the last perhaps fewer."""
+    return -(-columns // width)
+
+
+def group_width(columns: int, count: int) -> int:
+    """Return the columns per group of `count` groups. Raises ValueError if no kernel returns so many."""
+    if count == groups(columns):
+        return STEP
+    if count * WIDE == columns:
+        return WIDE
+    some = f" or {columns // WIDE}" if columns % WIDE == 0 else ""
+    raise ValueError(
+        f"a product after a norm got statistics of {count} groups of columns, expected {groups(columns)}{some} for "
+        f"{columns} columns: pass those that product_stats returned"
+    )
 
 
 # Within these bounds lie the products of one picture at 256x384 with guidance.

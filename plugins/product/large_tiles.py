@@ -1,0 +1,76 @@
+"""Products of many rows, as in batches, by a CUDA kernel with larger tiles than those of the kernel for few rows.
+
+Tensor cores multiply 192 rows with 160 columns in about the time in which the cache delivers their factors. With 128
+rows and 64 columns, which the kernel for few rows needs for 320 columns and for statistics, they wait half of the time.
+"""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from plugins.hopper.compile import PROCESSORS
+from plugins.hopper.cuda_kernel import CudaKernel, runs
+from plugins.hopper.parameters import tensor_map
+from plugins.product.tiles import STEP, WIDE, Sizes, is_of_one_picture
+
+SOURCE = Path(__file__).with_name("large_tiles.cu")
+ROWS = 64  # of a warpgroup's sums, and WIDE weights
+WARPGROUPS = 3  # that multiply; another one loads
+THREADS = 128 * (WARPGROUPS + 1)
+REGISTERS = 160  # of a thread that multiplies; those that load leave them
+ALIGNMENT = 1024  # of what TMA loads
+STAGES = 4
+SHARED = ALIGNMENT + STAGES * 2 * STEP * (WARPGROUPS * ROWS + WIDE)  # bytes
+LEAST_BUSY = 0.7  # of the multiprocessors, on average: with fewer, smaller tiles are faster
+
+
+def tiles(sizes: Sizes) -> int:
+    return -(-sizes.rows // (WARPGROUPS * ROWS)) * -(-sizes.width // WIDE)
+
+
+def fits(sizes: Sizes) -> bool:
+    """Return whether the kernel supports a product, and was not slower than the one for few rows at such sizes."""
+    rounds = -(-tiles(sizes) // PROCESSORS)
+    supported = sizes.depth % STEP == 0 and sizes.width % WIDE == 0
+    return supported and not is_of_one_picture(sizes) and tiles(sizes) >= LEAST_BUSY * PROCESSORS * rounds
+
+
+@cache
+def runs_on(device: torch.device) -> bool:
+    """Return whether the device is a Hopper GPU and the kernel compiles. Logs why not, once."""
+    kernel = make_kernel(Sizes(ROWS, STEP, WIDE), residual=True, stats=True)
+    return runs(kernel, device, "products of many rows use another kernel, which is slower")
+
+
+def make_kernel(
+    sizes: Sizes, residual: bool = False, stats: bool = False, eps: float | None = None, group: int = STEP
+) -> CudaKernel:
+    """Return the kernel.
+
+    residual: whether one is added; stats: whether it returns statistics; eps: of the norm before the product, None for
+    none; group: columns per group of the norm's statistics.
+    """
+    numbers = {
+        "DEPTH": sizes.depth, "STAGES": STAGES, "REGISTERS": REGISTERS, "NORM": int(eps is not None), "GROUP": group,
+        "GATED": int(sizes.gated), "RESIDUAL": int(residual), "STATS": int(stats),
+    }  # fmt: skip
+    constants = (*((name, str(number)) for name, number in numbers.items()), ("EPS", f"{eps or 0.0!r}f"))
+    return CudaKernel(SOURCE, "canny2image_product_of_large_tiles", THREADS, SHARED, constants)
+
+
+def run(kernel: CudaKernel, sizes: Sizes, x: Tensor, weight: Tensor, others: tuple[Tensor | None, ...]) -> None:
+    """Launch the kernel.
+
+    others: the norm's statistics, sums, shifts or the bias, residual, result and its statistics, as the ops check them.
+    """
+    boxes = ((x, WARPGROUPS * ROWS), (weight, WIDE // sizes.halves))
+    values = [
+        *(tensor_map(one.data_ptr(), one.shape, (sizes.depth, 1), (rows, STEP)) for one, rows in boxes),
+        *(ctypes.c_void_p(None if one is None else one.data_ptr()) for one in others),
+        *(ctypes.c_int(number) for number in (sizes.rows, sizes.columns)),
+    ]
+    programs = min(tiles(sizes), torch.cuda.get_device_properties(x.device).multi_processor_count)
+    kernel.launch(x.device, (programs, 1, 1), values)

@@ -1,0 +1,122 @@
+"""Products with large tiles: where their kernel is used, and that it compiles; tests/test_product_gpu.py runs it."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from plugins.hopper import cuda_kernel
+from plugins.hopper.cuda_kernel import ARCHITECTURE
+from plugins.nvrtc import KernelError, compile_ptx
+from plugins.product import large_tiles, op
+from plugins.product.large_tiles import fits, make_kernel
+from plugins.product.op import norm_product, product, product_stats
+from plugins.product.tiles import WIDE, Sizes, group_width
+from plugins.waiting import waits_first
+from tests.nvrtc import require_nvrtc
+from tests.products import LARGE, MANY_ROWS, ODD, SD15, SMALL, check_registers
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"residual": True},
+    {"stats": True},
+    {"residual": True, "stats": True},
+    {"eps": 1e-5},
+    {"eps": 1e-5, "group": WIDE},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("sizes", [Sizes(24576, 320, 320), Sizes(6144, 640, 2560, gated=True)], ids=str)
+def test_the_kernel_compiles(sizes: Sizes, options: dict[str, Any]) -> None:
+    if sizes.gated != ("eps" in options):
+        return  # gates have a norm before them
+    require_nvrtc()
+    kernel = make_kernel(sizes, **options)
+    assert waits_first(compile_ptx(kernel.source, kernel.constants, ARCHITECTURE).decode())
+    assert f".text.{kernel.name}".encode() in kernel.cubin()
+
+
+def test_constants_are_equal() -> None:
+    found = dict(re.findall(r"\b([A-Z]+) = (\d+)\b", large_tiles.SOURCE.read_text()))
+    names = ("ROWS", "WIDTH", "WARPGROUPS")
+    assert tuple(int(found[name]) for name in names) == (large_tiles.ROWS, WIDE, large_tiles.WARPGROUPS)
+
+
+def test_it_suits_the_hardware() -> None:
+    kernel, warpgroups = make_kernel(LARGE[0]), large_tiles.WARPGROUPS
+    static = 8 * 2 * large_tiles.STAGES + 4 * warpgroups * (2 * WIDE + 1024)
+    assert kernel.shared + static <= 227 * 1024
+    check_registers(kernel, warpgroups, large_tiles.REGISTERS)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "used"),
+    [
+        *((sizes, False) for sizes in (*SD15, *SMALL, *ODD)),
+        *((sizes, True) for sizes in LARGE),
+        (MANY_ROWS[0], True),
+        (Sizes(12288, 320, 320), True),  # four pictures
+        (Sizes(6144, 320, 320), False),  # tiles for half of the multiprocessors
+        (Sizes(1536, 1280, 1280), False),
+        (Sizes(1536, 5120, 1280), False),
+        (Sizes(30000, 320, 320), True),
+        (Sizes(26000, 320, 320), False),  # a few tiles more than two for each multiprocessor
+        (Sizes(24576, 320, 328), False),
+        (Sizes(24576, 328, 320), False),
+    ],
+    ids=str,
+)
+def test_where_it_is_used(sizes: Sizes, used: bool) -> None:
+    assert fits(sizes) == used
+
+
+def test_groups_of_statistics() -> None:
+    assert [group_width(320, count) for count in (5, 2)] == [64, 160]
+    assert [group_width(columns, 1) for columns in (64, 160)] == [64, 160]
+    with pytest.raises(ValueError, match="of 3 groups of columns, expected 5 or 2 for 320 columns"):
+        group_width(320, 3)
+    with pytest.raises(ValueError, match="of 3 groups of columns, expected 5 for 300 columns"):
+        group_width(300, 3)
+
+
+def test_the_shape_of_statistics() -> None:
+    for sizes, count in ((Sizes(24576, 320, 320), 2), (Sizes(3072, 320, 320), 5)):
+        x, weight, bias = (
+            torch.empty(shape, dtype=torch.half, device="meta") for shape in ((sizes.rows, 320), (320, 320), (320,))
+        )
+        assert product_stats(x, weight, bias)[1].shape == (sizes.rows, count, 2)
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_the_ops_choose_the_kernel(compiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+
+    def compile_kernel(*arguments: Any) -> bytes:
+        if not compiles:
+            raise KernelError("no NVRTC")
+        return b""
+
+    def run_few(kernel: Any, x: Any, weight: Any, others: tuple[Any, ...]) -> None:
+        used.append("few")
+        others[2].copy_(torch.arange(WIDE))
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(cuda_kernel, "cubin", compile_kernel)
+    monkeypatch.setattr(large_tiles, "runs_on", large_tiles.runs_on.__wrapped__)
+    monkeypatch.setattr(large_tiles, "run", lambda *arguments: used.append("large"))
+    monkeypatch.setattr(op, "run", run_few)
+    bias, columns = torch.zeros(WIDE, dtype=torch.half), torch.zeros(WIDE)
+    weight = torch.zeros(WIDE, 64, dtype=torch.half)
+    for rows in (64, 192 * 132):
+        x = torch.zeros(rows, 64, dtype=torch.half)
+        _, stats = product_stats.function(x, weight, bias)
+        product.function(x, weight, bias)
+        product.function(x, weight)  # without a bias
+        norm_product.function(x, torch.zeros(rows, 1, 2), weight, columns, columns, 1e-5)
+    large = "large" if compiles else "few"
+    assert used == ["few"] * 4 + [large, large, "few", large]
+    assert stats.shape == (rows, 1, 2)
+    if not compiles:  # PyTorch computes the statistics
+        torch.testing.assert_close(stats[-1, 0], torch.tensor([79.5, (WIDE**3 - WIDE) / 12]))
