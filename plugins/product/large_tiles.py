@@ -1,4 +1,4 @@
-"""Products of many rows, as in batches, by a CUDA kernel with larger tiles than those of the kernel for few rows.
+"""Products of many rows, and GEGLU of one picture, by a CUDA kernel with larger tiles than the one for few rows has.
 
 Tensor cores multiply 192 rows with 160 columns in about the time in which the cache delivers their factors. With 128
 rows and 64 columns, which the kernel for few rows needs for 320 columns and for statistics, they wait half of the time.
@@ -35,7 +35,8 @@ def fits(sizes: Sizes) -> bool:
     """Return whether the kernel supports a product, and was not slower than the one for few rows at such sizes."""
     rounds = -(-tiles(sizes) // PROCESSORS)
     supported = sizes.depth % STEP == 0 and sizes.width % WIDE == 0
-    return supported and not is_of_one_picture(sizes) and tiles(sizes) >= LEAST_BUSY * PROCESSORS * rounds
+    enough = tiles(sizes) >= LEAST_BUSY * PROCESSORS * rounds
+    return supported and enough and (sizes.gated or not is_of_one_picture(sizes))
 
 
 @cache
