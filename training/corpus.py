@@ -56,7 +56,7 @@ def _make(folder: Path, recipe: Recipe, count: int) -> list[str]:
         open_memmap(folder / f"{name}.npy", "w+", np.uint8, (count, *shape))
     tasks = [(folder, recipe, begin, min(begin + CHUNK, count)) for begin in range(0, count, CHUNK)]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers inherit it: only this process reacts to Ctrl-C
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), _one_thread) as pool:
+    with multiprocessing.get_context("spawn").Pool(min(os.cpu_count() or 1, len(tasks)), _one_thread) as pool:
         signal.signal(signal.SIGINT, before)
         made = list(tqdm(pool.imap(_fill, tasks), total=len(tasks), desc="pictures", unit=f"x {CHUNK}"))
     return [caption for captions in made for caption in captions]
