@@ -26,7 +26,7 @@ from runtime.backends import PRECISIONS, choose_precision, with_precision
 from tests.norm_maps import EPS, tensors
 
 CPU = torch.device("cpu")
-REQUEST = replace(make_requests("report", 1, None)[0], image_resolution=128)
+REQUEST = replace(make_requests("report", 1, None)[0], image_resolution=64)
 ROUNDING = 2**-4  # largest relative error of e4m3
 
 

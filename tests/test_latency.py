@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import benchmarks.latency
 from benchmarks.latency import main
 from benchmarks.limit import PER_EVALUATION, Rates, Work, count_work, limit_ms
+from tests.arguments import small_contest_request
 
 
 def test_counted_work_at_the_real_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +39,8 @@ def test_limit_of_a_stage_is_the_slower_of_compute_and_memory() -> None:
     assert limit_ms(work, Rates(flops_per_s=100, bytes_per_s=100), 3) == 1000 * (3 * 1 + 5)
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmarks.latency, "contest_request", small_contest_request)
     out = tmp_path / "latency.json"
     main(["--architecture", "small", "--plan", "19", "--runs", "1", "--device", "cpu", "--peers", "--out", str(out)])
     report = json.loads(out.read_text())

@@ -70,7 +70,8 @@ runs = ("state", "first"), ("state", "again"), ("other", "begun", "--start", "fi
 for state, out, *more in runs:
     if state == "other":  # the pictures are those of the first run: creating them again would take seconds
         shutil.copytree("state/corpus", "other/corpus")
-    sys.argv = ["training", "--smoke", "--state", state, "--out", out + ".safetensors", *more]
+    few = "--scenes 3 --photographs 1".split()
+    sys.argv = ["training", "--smoke", *few, "--state", state, "--out", out + ".safetensors", *more]
     main()
 """
 
