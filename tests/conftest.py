@@ -31,8 +31,9 @@ with suppress(ImportError):
 
 
 LONGEST = (  # test groups
-    "exported", "test_batch.py", "test_training.py", "test_tensorrt_refit.py", "test_page.py", "test_server_ray.py",
-    "test_tensorrt_backend.py",
+    "exported", "test_batch.py", "test_compute_score.py", "test_hackathon_replaced.py", "test_page.py",
+    "test_page_actions.py", "test_pipeline.py", "test_server_ray.py", "test_tensorrt_backend.py",
+    "test_tensorrt_refit.py", "test_training.py", "test_weight_files.py",
 )  # fmt: skip
 
 
