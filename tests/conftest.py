@@ -38,6 +38,8 @@ LONGEST = (  # test groups
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Inductor would compile a program for each kind of vector instructions, to see whether it runs, in 15 s per cache.
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if hasattr(config.option, "loadscopereorder"):  # pytest-xdist would start the groups with the most tests first
         config.option.loadscopereorder = False
     if hasattr(config, "workerinput"):  # one of several processes, one per core: more threads would only compete
