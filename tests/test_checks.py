@@ -27,6 +27,7 @@ from runtime.sources import ROOT
 from runtime.spec import EngineSpec
 from runtime.tensorrt import layout
 from runtime.tensorrt_library import LIBRARIES
+from tests.conftest import add_tiny
 from tests.standin import tensorrt as standin
 from tests.tensorrt_toys import CPU
 from tests.test_tensorrt_backend import use_standin
@@ -75,13 +76,17 @@ def test_attentions_in_half_precision_have_to_be_fused(
         assert "unfused" in check_attention("encoder", case)
 
 
-def test_an_attention_over_a_single_token_needs_no_fused_kernel() -> None:
+def test_an_attention_over_a_single_token_needs_no_fused_kernel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """With four levels, the lowest maps of a 64x64 picture have one pixel."""
     pytest.importorskip("tensorrt_rtx", reason="./preprocess.sh tensorrt-rtx installs it", exc_type=ImportError)
-    target = Target("small", 64, 64, 1, "fp16", "tensorrt")
-    case = Case(target, find_checkpoint("random:0", "small"), Builder(RTX, CPU, (89,)))
+    add_tiny(monkeypatch, tmp_path_factory.mktemp("deep"), channel_mult=[1, 1, 1, 1])
+    case = Case(
+        Target("tiny", 64, 64, 1, "fp16", "tensorrt"), find_checkpoint("random:0", "tiny"), Builder(RTX, CPU, (89,))
+    )
     check_build("encoder", case)
-    assert check_attention("encoder", case) == "13 fused, 1 unfused, 1 over a single token"
+    assert check_attention("encoder", case) == "3 fused, 1 unfused, 1 over a single token"
 
 
 def test_without_a_list_of_layers_nothing_is_said_of_them() -> None:
