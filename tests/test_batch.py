@@ -194,8 +194,7 @@ def server(cluster: Any) -> Iterator[tuple[str, Any]]:
         serve.run(build({"options": options}), name=NAME)
         yield f"http://127.0.0.1:{port}", other
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        ray.shutdown()  # the cluster ends next, and serve.shutdown() would wait for it politely
 
 
 def test_the_server_answers_every_request(
