@@ -244,6 +244,11 @@ def pipeline(whole: Tensors, root: Path, kind: str = "plain") -> Path:
 def test_folders(kind: str, whole: Tensors, tmp_path: Path) -> None:
     root = pipeline(whole, tmp_path / "pipeline", kind)
     assert_same(load(root), whole)
+
+
+@pytest.mark.parametrize("kind", ["plain", "sharded"])
+def test_control_folder_elsewhere(kind: str, whole: Tensors, tmp_path: Path) -> None:
+    root = pipeline(whole, tmp_path / "pipeline", kind)
     (root / "controlnet").rename(tmp_path / "controlnet")
     assert_same(load(f"{root}:{tmp_path / 'controlnet'}"), whole)
 
