@@ -19,8 +19,10 @@ from tqdm import tqdm
 from benchmarks.group_norm import CALLS, EPS, ROTATING, measure
 from commands import one_line
 from plugins.hopper.compile import HOPPER
+from plugins.product import large_tiles
 from plugins.product.op import norm_geglu, norm_product, product, product_stats
-from plugins.product.tiles import STEP, Sizes
+from plugins.product.statistics import statistics
+from plugins.product.tiles import STEP, WIDE, Sizes
 
 PICTURES = (1, 2, 4, 8)
 LEVELS = ((3072, 320), (768, 640), (192, 1280), (48, 1280))  # rows for one picture, and the transformer's width
@@ -110,17 +112,13 @@ def arguments(layer: Layer, count: int, width: int, device: str) -> tuple[list[o
     x, weight = (torch.randn(rows, sizes.depth, device=device).half() for rows in (count, sizes.width))
     if layer.ours in (norm_product, norm_geglu):
         of_columns = weight.float().sum(dim=1), torch.zeros(sizes.width, device=device)
-        return [x, statistics(x), weight, *of_columns, EPS], [x, weight]
+        before = Sizes(count, sizes.depth, sizes.depth)  # the product that returns the statistics
+        stats = statistics(x, WIDE if large_tiles.fits(before) else STEP)
+        return [x, stats, weight, *of_columns, EPS], [x, weight]
     both = [x, weight, torch.randn(sizes.width, device=device).half()]
     if layer.plain is added:
         both.append(torch.randn(count, sizes.columns, device=device).half())
     return [*both], both
-
-
-def statistics(x: Tensor) -> Tensor:
-    """Return mean and squared deviations of each STEP columns, as `norm_product` expects them."""
-    groups = x.float().unflatten(1, (-1, STEP))
-    return torch.stack((groups.mean(dim=2), STEP * groups.var(dim=2, correction=0)), dim=2)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ A layer is five kernels of ours and one for the activation, instead of ten or el
 from collections.abc import Callable, Iterator
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from ldm.clip import CLIPText, Layer, quick_gelu
 from plugins.compiling import compiles_half
 from plugins.folded_norms import Folded
 from plugins.product.op import norm_product, product_stats
-from plugins.product.tiles import STEP, Sizes, fits
+from plugins.product.statistics import statistics
+from plugins.product.tiles import Sizes, fits
 
 Attend = Callable[[Tensor, Tensor, Tensor, int, bool], Tensor]  # q, k, v, heads, causal
 
@@ -70,16 +70,3 @@ def sources(layer: Layer) -> list[tuple[nn.LayerNorm, list[nn.Linear]]]:
         (layer.layer_norm1, [attention.q_proj, attention.k_proj, attention.v_proj]),
         (layer.layer_norm2, [layer.mlp.fc1]),
     ]
-
-
-def statistics(rows: Tensor) -> Tensor:
-    """Return the statistics of rows [n, width] that `product_stats` returns."""
-    whole = rows.shape[1] // STEP * STEP
-    parts = rows[:, :whole].unflatten(1, (-1, STEP)), rows[:, None, whole:]
-    return torch.cat([_of_groups(part.float()) for part in parts if part.numel()], dim=1)
-
-
-def _of_groups(values: Tensor) -> Tensor:
-    """Values [n, groups, columns] -> statistics [n, groups, 2]."""
-    variance, mean = torch.var_mean(values, dim=-1, correction=0)
-    return torch.stack([mean, values.shape[-1] * variance], dim=-1)

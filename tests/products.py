@@ -1,12 +1,14 @@
 """The arithmetic of the product kernel's indices, in PyTorch, and the sizes that tests use."""
 
 import re
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from plugins.hopper.cuda_kernel import CudaKernel
+from plugins.product.cuda import REGISTERS, WARPGROUPS
 from plugins.product.tiles import STEP, Sizes, Tile
 from tests.convolutions import box
 
@@ -42,6 +44,10 @@ LARGE = [
     Sizes(18001, 64, 160),
     Sizes(9000, 192, 320),
     Sizes(4500, 704, 320, gated=True),
+    # More than one tile for some programs, the last of them with few rows.
+    Sizes(36001, 64, 160),
+    Sizes(18001, 192, 320),
+    Sizes(9001, 704, 320, gated=True),
 ]
 ODD = [
     Sizes(1, 64, 64),
@@ -81,10 +87,16 @@ def emulate(tile: Tile, sizes: Sizes, x: Tensor, weight: Tensor) -> tuple[Tensor
     return result, writes
 
 
-def check_registers(kernel: CudaKernel, multiplying: int, registers: int) -> None:
+def constants(file: Path, *names: str) -> list[int]:
+    """Return the values of constants of a CUDA file."""
+    found = dict(re.findall(r"\b([A-Z]+) = (\d+)\b", file.read_text()))
+    return [int(found[name]) for name in names]
+
+
+def check_registers(kernel: CudaKernel) -> None:
     """Assert that a kernel's warpgroups, one of which gives registers away, do not ask for more than there are."""
     found = re.search(r"setmaxnreg\.dec\.sync\.aligned\.u32 (\d+)", kernel.source.read_text())
     assert found
     entered = 65536 // kernel.threads // 8 * 8  # registers of each thread, before they are divided anew
-    assert kernel.threads == 128 * (multiplying + 1)
-    assert multiplying * registers + int(found[1]) <= (multiplying + 1) * entered
+    assert kernel.threads == 128 * (WARPGROUPS + 1)
+    assert WARPGROUPS * REGISTERS + int(found[1]) <= (WARPGROUPS + 1) * entered

@@ -10,8 +10,9 @@ from ldm.clip import CLIPText
 from ldm.config import TextConfig
 from plugins import folded_text
 from plugins.derived import derive_weights
-from plugins.folded_text import FoldedText, fold_text, statistics
-from plugins.product.tiles import STEP
+from plugins.folded_text import FoldedText, fold_text
+from plugins.product.statistics import statistics
+from plugins.product.tiles import STEP, WIDE
 
 
 def product_stats(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,10 +86,10 @@ def test_what_does_not_fit_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(model(TOKENS), expected)
 
 
-@pytest.mark.parametrize("width", [2 * STEP, STEP + 32, 24])
-def test_statistics(width: int) -> None:
-    rows = torch.randn(3, width) + 1
-    groups = statistics(rows).unbind(dim=1)
-    for (mean, squares), part in zip([one.T for one in groups], rows.split(STEP, dim=1), strict=True):
+@pytest.mark.parametrize(("columns", "width"), [(2 * STEP, STEP), (STEP + 32, STEP), (24, STEP), (2 * WIDE, WIDE)])
+def test_statistics(columns: int, width: int) -> None:
+    rows = torch.randn(3, columns) + 1
+    groups = statistics(rows, width).unbind(dim=1)
+    for (mean, squares), part in zip([one.T for one in groups], rows.split(width, dim=1), strict=True):
         torch.testing.assert_close(mean, part.mean(dim=1))
         torch.testing.assert_close(squares, ((part - mean[:, None]) ** 2).sum(dim=1))

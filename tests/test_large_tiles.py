@@ -1,6 +1,5 @@
 """Products with large tiles: where their kernel is used, and that it compiles; tests/test_product_gpu.py runs it."""
 
-import re
 from typing import Any
 
 import pytest
@@ -9,46 +8,47 @@ import torch
 from plugins.hopper import cuda_kernel
 from plugins.hopper.cuda_kernel import ARCHITECTURE
 from plugins.nvrtc import KernelError, compile_ptx
-from plugins.product import large_tiles, op
+from plugins.product import large_tiles, many_rows, op
+from plugins.product.cuda import WARPGROUPS
 from plugins.product.large_tiles import fits, make_kernel
-from plugins.product.op import norm_product, product, product_stats
+from plugins.product.op import norm_geglu, norm_product, product, product_stats
 from plugins.product.tiles import WIDE, Sizes, group_width
 from plugins.waiting import waits_first
 from tests.nvrtc import require_nvrtc
-from tests.products import LARGE, MANY_ROWS, ODD, SD15, SMALL, check_registers
+from tests.products import LARGE, MANY_ROWS, ODD, SD15, SMALL, check_registers, constants
 
-OPTIONS: list[dict[str, Any]] = [
-    {},
-    {"residual": True},
-    {"stats": True},
-    {"residual": True, "stats": True},
-    {"eps": 1e-5},
-    {"eps": 1e-5, "group": WIDE},
+PLAIN, GATED = Sizes(24576, 320, 320), Sizes(6144, 640, 2560, gated=True)
+NORMS: list[dict[str, Any]] = [{"eps": 1e-5}, {"eps": 1e-5, "group": WIDE}]
+KERNELS = [
+    *((PLAIN, {"residual": residual, "stats": stats}) for residual in (False, True) for stats in (False, True)),
+    *((sizes, norm) for sizes in (PLAIN, GATED) for norm in NORMS),
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("sizes", [Sizes(24576, 320, 320), Sizes(6144, 640, 2560, gated=True)], ids=str)
+@pytest.mark.parametrize(("sizes", "options"), KERNELS, ids=str)
 def test_the_kernel_compiles(sizes: Sizes, options: dict[str, Any]) -> None:
-    if sizes.gated != ("eps" in options):
-        return  # gates have a norm before them
     require_nvrtc()
     kernel = make_kernel(sizes, **options)
     assert waits_first(compile_ptx(kernel.source, kernel.constants, ARCHITECTURE).decode())
     assert f".text.{kernel.name}".encode() in kernel.cubin()
 
 
+@pytest.mark.parametrize("options", [{}, {"eps": 1e-5, "residual": True}, {"eps": 1e-5, "stats": True}], ids=str)
+def test_gates_need_a_norm_alone(options: dict[str, Any]) -> None:
+    require_nvrtc()
+    with pytest.raises(KernelError, match="gates need a norm, and nothing is added to them"):
+        make_kernel(GATED, **options).cubin()
+
+
 def test_constants_are_equal() -> None:
-    found = dict(re.findall(r"\b([A-Z]+) = (\d+)\b", large_tiles.SOURCE.read_text()))
-    names = ("ROWS", "WIDTH", "WARPGROUPS")
-    assert tuple(int(found[name]) for name in names) == (large_tiles.ROWS, WIDE, large_tiles.WARPGROUPS)
+    assert constants(large_tiles.SOURCE, "WIDTH") == [WIDE]
 
 
 def test_it_suits_the_hardware() -> None:
-    kernel, warpgroups = make_kernel(LARGE[0]), large_tiles.WARPGROUPS
-    static = 8 * 2 * large_tiles.STAGES + 4 * warpgroups * (2 * WIDE + 1024)
+    kernel = make_kernel(PLAIN)
+    static = 8 * 2 * large_tiles.STAGES + 4 * WARPGROUPS * (2 * WIDE + 1024)
     assert kernel.shared + static <= 227 * 1024
-    check_registers(kernel, warpgroups, large_tiles.REGISTERS)
+    check_registers(kernel)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_ops_choose_the_kernel(compiles: bool, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cuda_kernel, "cubin", compile_kernel)
     monkeypatch.setattr(large_tiles, "runs_on", large_tiles.runs_on.__wrapped__)
     monkeypatch.setattr(large_tiles, "run", lambda *arguments: used.append("large"))
-    monkeypatch.setattr(op, "run", run_few)
+    monkeypatch.setattr(op, "run_few", run_few)
     bias, columns = torch.zeros(WIDE, dtype=torch.half), torch.zeros(WIDE)
     weight = torch.zeros(WIDE, 64, dtype=torch.half)
     for rows in (64, 192 * 132):
@@ -115,9 +115,30 @@ def test_the_ops_choose_the_kernel(compiles: bool, monkeypatch: pytest.MonkeyPat
         _, stats = product_stats.function(x, weight, bias)
         product.function(x, weight, bias)
         product.function(x, weight)  # without a bias
+        product.function(x, torch.zeros(2 * WIDE, 64).half(), torch.zeros(2 * WIDE).half(), gated=True)
         norm_product.function(x, torch.zeros(rows, 1, 2), weight, columns, columns, 1e-5)
     large = "large" if compiles else "few"
-    assert used == ["few"] * 4 + [large, large, "few", large]
+    assert used == ["few"] * 5 + [large, large, "few", "few", large]
     assert stats.shape == (rows, 1, 2)
     if not compiles:  # PyTorch computes the statistics
         torch.testing.assert_close(stats[-1, 0], torch.tensor([79.5, (WIDE**3 - WIDE) / 12]))
+
+
+@pytest.mark.parametrize(("rows", "kernel"), [(3072, "few"), (24576, "large"), (24576, "many")])
+@pytest.mark.parametrize(("count", "group"), [(5, 64), (2, 160)])
+def test_the_kernels_know_the_groups(
+    rows: int, kernel: str, count: int, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    for module in (large_tiles, many_rows):
+        monkeypatch.setattr(module, "runs_on", lambda device: True)
+        monkeypatch.setattr(module, "run", lambda kernel, *_: found.append(int(dict(kernel.constants)["GROUP"])))
+    monkeypatch.setattr(op, "run_few", lambda kernel, *_: found.append(kernel.group))
+    x, stats = torch.zeros(rows, 320, dtype=torch.half), torch.zeros(rows, count, 2)
+    width = 2 * 1280 if kernel == "many" else 320
+    weight, columns = torch.zeros(width, 320, dtype=torch.half), torch.zeros(width)
+    run = norm_geglu if kernel == "many" else norm_product
+    run.function(x, stats, weight, columns, columns, 1e-5)
+    assert found == [group]
+    with pytest.raises(ValueError, match="of 3 groups of columns, expected 5 or 2"):
+        run.function(x, torch.zeros(rows, 3, 2), weight, columns, columns, 1e-5)

@@ -1,6 +1,5 @@
 """GEGLU of many rows: where its kernel is used, and that it compiles; tests/test_product_gpu.py runs it."""
 
-import re
 from typing import Any
 
 import pytest
@@ -9,13 +8,13 @@ import torch
 from plugins.hopper import cuda_kernel
 from plugins.hopper.cuda_kernel import ARCHITECTURE
 from plugins.nvrtc import KernelError, compile_ptx
-from plugins.product import many_rows, op
+from plugins.product import cuda, many_rows, op
 from plugins.product.many_rows import fits, make_kernel, stages
 from plugins.product.op import norm_geglu
-from plugins.product.tiles import Sizes, group_width, groups
+from plugins.product.tiles import STEP, Sizes, group_width, groups
 from plugins.waiting import waits_first
 from tests.nvrtc import require_nvrtc
-from tests.products import LARGE, MANY_ROWS, SD15, check_registers
+from tests.products import LARGE, MANY_ROWS, SD15, check_registers, constants
 
 
 @pytest.mark.parametrize("sizes", MANY_ROWS, ids=str)
@@ -27,9 +26,8 @@ def test_the_kernel_compiles(sizes: Sizes) -> None:
 
 
 def test_constants_are_equal() -> None:
-    found = dict(re.findall(r"\b([A-Z]+) = (\d+)\b", many_rows.SOURCE.read_text()))
-    names = ("ROWS", "WIDTH", "WARPGROUPS")
-    assert tuple(int(found[name]) for name in names) == (many_rows.ROWS, many_rows.WIDTH, many_rows.WARPGROUPS)
+    assert constants(many_rows.SOURCE, "WIDTH") == [many_rows.WIDTH]
+    assert constants(cuda.SHARED_SOURCE, "STEP", "ROWS", "WARPGROUPS") == [STEP, cuda.ROWS, cuda.WARPGROUPS]
 
 
 DEPTHS = [depth for depth in range(64, 2048, 64) if stages(depth) >= many_rows.FEWEST_STAGES]
@@ -41,10 +39,10 @@ def test_it_suits_the_hardware(depth: int) -> None:
     assert fits(sizes)
     assert 320 in DEPTHS
     kernel = make_kernel(sizes, 1e-5)
-    steps, warpgroups = sizes.depth // 64, many_rows.WARPGROUPS
+    steps, warpgroups = sizes.depth // 64, cuda.WARPGROUPS
     static = 8 * (1 + steps + 2 * warpgroups * stages(sizes.depth)) + 4 * warpgroups * (2 * many_rows.WIDTH + 1024)
     assert kernel.shared + static <= 227 * 1024
-    check_registers(kernel, warpgroups, many_rows.REGISTERS)
+    check_registers(kernel)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +73,7 @@ def test_the_op_chooses_the_kernel(compiles: bool, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cuda_kernel, "cubin", compile_kernel)
     monkeypatch.setattr(many_rows, "runs_on", many_rows.runs_on.__wrapped__)
     monkeypatch.setattr(many_rows, "run", lambda *arguments: used.append("many"))
-    monkeypatch.setattr(op, "run", lambda *arguments: used.append("few"))
+    monkeypatch.setattr(op, "run_few", lambda *arguments: used.append("few"))
     columns = torch.zeros(144)
     for rows in (64, 10001):
         x = torch.zeros(rows, 64, dtype=torch.half)

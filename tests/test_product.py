@@ -155,7 +155,9 @@ def test_a_width_that_is_no_multiple_of_64(launches: list[Any]) -> None:
     assert [programs for *_, programs, _ in launches] == [2, 1]
 
 
-@pytest.mark.parametrize(("name", "other"), [("stats", cpu(6, 1, 2)), ("sums", torch.zeros(128))])
+@pytest.mark.parametrize(
+    ("name", "other"), [("stats", cpu(6, 1, 2)), ("stats", torch.zeros(6)), ("sums", torch.zeros(128))]
+)
 def test_unsupported_norms(name: str, other: Tensor, launches: list[object]) -> None:
     columns = {"sums": torch.zeros(256), "shifts": torch.zeros(256)}
     usual = {"x": cpu(6, 64), "stats": torch.zeros(6, 1, 2), "weight": cpu(256, 64), **columns, "eps": 1e-5}

@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="needs Triton, which only PyTorch for CUDA 
 from plugins.folded_norms import fold
 from plugins.product import large_tiles, many_rows
 from plugins.product.compile import ProductKernel
-from plugins.product.op import norm_geglu, norm_product, product, product_stats, run
+from plugins.product.op import norm_geglu, norm_product, product, product_stats, run_few
 from plugins.product.tiles import STEP, WIDE, Sizes, choose
 from tests.hopper import check, check_at_the_same_time, check_in_a_graph, needs_hopper
 from tests.products import LARGE, MANY_ROWS, ODD, SD15, SMALL
@@ -114,16 +114,15 @@ def test_nothing_else_is_written(sizes: Sizes, parts: int) -> None:
     """Memory before and after the result stays."""
     x, weight, bias, _ = inputs(sizes)
     kernel = ProductKernel(sizes, replace(choose(sizes), parts=parts, warps=4), bias=True)
-    result, stays = inside(sizes)
-    run(kernel, x, weight, (bias, None, result, None, None, None))
+    result, stays = inside(sizes.rows, sizes.columns)
+    run_few(kernel, x, weight, (bias, None, result, None, None, None))
     torch.testing.assert_close(result, product(x, weight, bias, gated=sizes.gated), atol=0.01, rtol=0.01)
     assert stays()
 
 
-def inside(sizes: Sizes) -> tuple[Tensor, Callable[[], bool]]:
+def inside(*size: int, dtype: torch.dtype = torch.float16) -> tuple[Tensor, Callable[[], bool]]:
     """Return memory for a result, and a function that returns whether the memory before and after it is as before."""
-    size = sizes.rows, sizes.columns
-    memory = torch.full((2**20 + math.prod(size),), 7.0, dtype=torch.float16, device="cuda")
+    memory = torch.full((2**20 + math.prod(size),), 7.0, dtype=dtype, device="cuda")
     around = memory[: 2**19], memory[-(2**19) :]
     return memory[2**19 : -(2**19)].view(size), lambda: all(bool((one == 7).all()) for one in around)
 
@@ -137,7 +136,7 @@ def test_many_rows_after_a_norm(sizes: Sizes, group: int) -> None:
     x, weight, shifts, _ = inputs(sizes)
     x = (3 * x + 1).half()
     vectors = statistics(x, group).float(), weight.float().sum(1), shifts.float()
-    result, stays = inside(sizes)
+    result, stays = inside(sizes.rows, sizes.columns)
     if many_rows.fits(sizes):
         many_rows.run(many_rows.make_kernel(sizes, 1e-5, group), sizes, x, weight, (*vectors, result))
     else:
@@ -146,7 +145,7 @@ def test_many_rows_after_a_norm(sizes: Sizes, group: int) -> None:
     other = torch.empty_like(result)
     stats, *of_columns = vectors
     few = ProductKernel(sizes, choose(sizes), eps=1e-5, group=group)
-    run(few, x, weight, (None, None, other, stats, *of_columns))
+    run_few(few, x, weight, (None, None, other, stats, *of_columns))
     torch.testing.assert_close(result, other, atol=0.01, rtol=0.01)
     assert stays()
     op = norm_geglu if sizes.gated else norm_product
@@ -158,11 +157,28 @@ def test_many_rows_after_a_norm(sizes: Sizes, group: int) -> None:
 def test_large_tiles_write_nothing_else(sizes: Sizes, residual: bool) -> None:
     x, weight, bias, added = inputs(sizes)
     tensors = x, weight, bias, added if residual else None
-    result, stays = inside(sizes)
-    kernel = large_tiles.make_kernel(sizes, residual)
-    large_tiles.run(kernel, sizes, x, weight, (None, None, bias, tensors[3], result, None))
+    result, stays = inside(sizes.rows, sizes.columns)
+    stats, too = inside(sizes.rows, sizes.columns // WIDE, 2, dtype=torch.float32)
+    kernel = large_tiles.make_kernel(sizes, residual, stats=True)
+    large_tiles.run(kernel, sizes, x, weight, (None, None, bias, tensors[3], result, stats))
     assert stays()
+    assert too()
     assert torch.equal(result, product(*tensors)), "the op uses another kernel"
+    assert torch.equal(stats, product_stats(*tensors)[1])
+
+
+def test_without_large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch computes the statistics that tracing expects, and the kernel for few rows reads them."""
+    sizes = Sizes(24576, 320, 320)
+    tensors = inputs(sizes)
+    expected = product_stats(*tensors)
+    of_columns = tensors[1].float().sum(1), torch.zeros(sizes.width, device="cuda")
+    after = norm_product(*expected, tensors[1], *of_columns, 1e-5)
+    monkeypatch.setattr(large_tiles, "runs_on", lambda device: False)
+    got = product_stats(*tensors)
+    torch.testing.assert_close(got[0], expected[0], atol=0.01, rtol=0.01)
+    torch.testing.assert_close(got[1], expected[1], atol=0.1, rtol=0.01)
+    torch.testing.assert_close(norm_product(*got, tensors[1], *of_columns, 1e-5), after, atol=0.01, rtol=0.01)
 
 
 def test_many_rows_at_the_same_time() -> None:

@@ -1,17 +1,15 @@
 // Products of many rows: x weight^T with bias, residual and statistics, or with the norm before them and perhaps GEGLU,
 // as in kernel.py. Three warpgroups of a program multiply 64 rows each with the same WIDTH weights, which makes the
-// tiles large enough that the tensor cores seldom wait for the cache. A further thread loads both factors by TMA, also
-// those of the next tile while the warpgroups finish one.
+// tiles large enough that the tensor cores seldom wait for the cache. A further warpgroup loads both factors by TMA,
+// also those of the next tile while the others finish one.
 #include "sums.cuh"
 
 // DEPTH, STAGES, REGISTERS, NORM, GATED, RESIDUAL, STATS, GROUP (columns per group of the norm's statistics) and EPS are
-// defined by large_tiles.py; ROWS, WIDTH and WARPGROUPS are as there.
-constexpr int ROWS = 64, STEPS = DEPTH / STEP;
+// defined by large_tiles.py; WIDTH is WIDE of tiles.py.
 constexpr int WIDTH = 160, HALVES = GATED ? 2 : 1, COLUMNS = WIDTH / HALVES;  // of the weight, and of the result
-constexpr int WARPGROUPS = 3, THREADS = 128 * (WARPGROUPS + 1), GROUPS = DEPTH / GROUP;
 constexpr int ROWS_BYTES = ROWS * ROW_BYTES, STAGE_BYTES = WARPGROUPS * ROWS_BYTES + WIDTH * ROW_BYTES;
 constexpr int EIGHTS = COLUMNS / 8, PARTS = (EIGHTS + 3) / 4;  // a thread has 16 bytes of every fourth eight columns
-static_assert(DEPTH % STEP == 0 && (!NORM || DEPTH % GROUP == 0));
+static_assert(!GATED || (NORM && !RESIDUAL && !STATS), "gates need a norm, and nothing is added to them");
 
 // Issue d = a b, or d += a b with `add`, for 16 of the depth of 64 rows and of WIDTH weights in shared memory.
 __device__ inline void multiply(float (&d)[WIDTH / 2], ullong a, ullong b, int add) {
@@ -43,13 +41,14 @@ __device__ inline float sum_of_row(float value) {
 // Return a column of the result in one of the thread's rows, without what is to be added.
 __device__ inline float finished(const Sums<WIDTH>& sums, int column, int half, int i, const float2& norm,
                                  const float (&vectors)[2][WIDTH]) {
-    if (!NORM) return sums.values[column / 2 + 2 * half + i] + vectors[1][column + 2 * (threadIdx.x % 4) + i];
+    if constexpr (!NORM) return sums.values[column / 2 + 2 * half + i] + vectors[1][column + 2 * (threadIdx.x % 4) + i];
     const float value = sums.normed(column, half, i, norm, vectors);
-    return GATED ? value * gelu(sums.normed(column + COLUMNS % WIDTH, half, i, norm, vectors)) : value;
+    if constexpr (GATED) return value * gelu(sums.normed(column + COLUMNS, half, i, norm, vectors));
+    return value;
 }
 
-// x: [rows, DEPTH]; weights: [HALVES * columns, DEPTH]; norm_stats: of the rows of x, [rows, GROUPS]; sums: [HALVES *
-// columns]; shifts: the same, float32 with NORM, otherwise the bias, float16; residual, result: [rows, columns], as
+// x: [rows, DEPTH]; weights: [HALVES * columns, DEPTH]; norm_stats: of the rows of x, [rows, GROUPS]; sums, shifts:
+// [HALVES * columns], float32, or as shifts, without NORM, the bias, float16; residual, result: [rows, columns], as
 // groups of eight; stats: of the result, [rows, columns / COLUMNS]. Boxes have 64 columns, and WARPGROUPS * ROWS rows of
 // x or COLUMNS weights. `columns` is a multiple of COLUMNS. Neighbouring programs compute neighbouring columns.
 extern "C" __global__ __launch_bounds__(THREADS, 1) void canny2image_product_of_large_tiles(

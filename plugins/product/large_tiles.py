@@ -4,7 +4,6 @@ Tensor cores multiply 192 rows with 160 columns in about the time in which the c
 rows and 64 columns, which the kernel for few rows needs for 320 columns and for statistics, they wait half of the time.
 """
 
-import ctypes
 from functools import cache
 from pathlib import Path
 
@@ -13,15 +12,10 @@ from torch import Tensor
 
 from plugins.hopper.compile import PROCESSORS
 from plugins.hopper.cuda_kernel import CudaKernel, runs
-from plugins.hopper.parameters import tensor_map
+from plugins.product.cuda import ALIGNMENT, REGISTERS, ROWS, THREADS, WARPGROUPS, launch
 from plugins.product.tiles import STEP, WIDE, Sizes, is_of_one_picture
 
 SOURCE = Path(__file__).with_name("large_tiles.cu")
-ROWS = 64  # of a warpgroup's sums, and WIDE weights
-WARPGROUPS = 3  # that multiply; another one loads
-THREADS = 128 * (WARPGROUPS + 1)
-REGISTERS = 160  # of a thread that multiplies; those that load leave them
-ALIGNMENT = 1024  # of what TMA loads
 STAGES = 4
 SHARED = ALIGNMENT + STAGES * 2 * STEP * (WARPGROUPS * ROWS + WIDE)  # bytes
 LEAST_BUSY = 0.7  # of the multiprocessors, on average: with fewer, smaller tiles are faster
@@ -43,7 +37,7 @@ def fits(sizes: Sizes) -> bool:
 def runs_on(device: torch.device) -> bool:
     """Return whether the device is a Hopper GPU and the kernel compiles. Logs why not, once."""
     kernel = make_kernel(Sizes(ROWS, STEP, WIDE), residual=True, stats=True)
-    return runs(kernel, device, "products of many rows use another kernel, which is slower")
+    return runs(kernel, device, "products with large tiles use another kernel, which is slower")
 
 
 def make_kernel(
@@ -52,7 +46,7 @@ def make_kernel(
     """Return the kernel.
 
     residual: whether one is added; stats: whether it returns statistics; eps: of the norm before the product, None for
-    none; group: columns per group of the norm's statistics.
+    none; group: columns per group of the norm's statistics. Gates need a norm, and neither of the first two.
     """
     numbers = {
         "DEPTH": sizes.depth, "STAGES": STAGES, "REGISTERS": REGISTERS, "NORM": int(eps is not None), "GROUP": group,
@@ -67,11 +61,5 @@ def run(kernel: CudaKernel, sizes: Sizes, x: Tensor, weight: Tensor, others: tup
 
     others: the norm's statistics, sums, shifts or the bias, residual, result and its statistics, as the ops check them.
     """
-    boxes = ((x, WARPGROUPS * ROWS), (weight, WIDE // sizes.halves))
-    values = [
-        *(tensor_map(one.data_ptr(), one.shape, (sizes.depth, 1), (rows, STEP)) for one, rows in boxes),
-        *(ctypes.c_void_p(None if one is None else one.data_ptr()) for one in others),
-        *(ctypes.c_int(number) for number in (sizes.rows, sizes.columns)),
-    ]
-    programs = min(tiles(sizes), torch.cuda.get_device_properties(x.device).multi_processor_count)
-    kernel.launch(x.device, (programs, 1, 1), values)
+    boxes = WARPGROUPS * ROWS, WIDE // sizes.halves
+    launch(kernel, sizes, (x, weight), boxes, others, most=tiles(sizes))

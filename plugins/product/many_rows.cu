@@ -4,13 +4,10 @@
 // others. A further warpgroup loads both factors by TMA.
 #include "sums.cuh"
 
-// DEPTH, STAGES, REGISTERS, GROUP (columns per group of statistics) and EPS are defined by many_rows.py; ROWS, WIDTH and
-// WARPGROUPS are as there.
-constexpr int ROWS = 64, STEPS = DEPTH / STEP;
+// DEPTH, STAGES, REGISTERS, GROUP (columns per group of statistics) and EPS are defined by many_rows.py; WIDTH is as
+// there.
 constexpr int WIDTH = 128, COLUMNS = WIDTH / 2;  // of the weight, and of the result
 constexpr int STAGE_BYTES = ROWS * ROW_BYTES, WEIGHT_BYTES = WIDTH * ROW_BYTES;  // of a step
-constexpr int WARPGROUPS = 3, THREADS = 128 * (WARPGROUPS + 1), GROUPS = DEPTH / GROUP;
-static_assert(DEPTH % STEP == 0 && DEPTH % GROUP == 0);
 
 // Issue d = a b, or d += a b with `add`, for 16 of the depth of 64 rows and of WIDTH weights in shared memory.
 __device__ inline void multiply(float (&d)[WIDTH / 2], ullong a, ullong b, int add) {

@@ -4,7 +4,6 @@ For eight pictures, GEGLU from 320 columns takes 86 us on an H200, 94 with the l
 with cuBLAS, without norm and gate.
 """
 
-import ctypes
 from functools import cache
 from pathlib import Path
 
@@ -12,15 +11,11 @@ import torch
 from torch import Tensor
 
 from plugins.hopper.cuda_kernel import CudaKernel, runs
-from plugins.hopper.parameters import tensor_map
+from plugins.product.cuda import ALIGNMENT, REGISTERS, ROWS, THREADS, WARPGROUPS, launch
 from plugins.product.tiles import STEP, Sizes, is_of_one_picture
 
 SOURCE = Path(__file__).with_name("many_rows.cu")
-ROWS, WIDTH = 64, 128  # of a warpgroup's sums: rows, and weights that a program keeps
-WARPGROUPS = 3  # that multiply; another one loads
-THREADS = 128 * (WARPGROUPS + 1)
-REGISTERS = 160  # of a thread that multiplies; those that load leave them
-ALIGNMENT = 1024  # of what TMA loads
+WIDTH = 128  # weights that a program keeps
 SHARED = 227 * 1024 - ALIGNMENT - 16384  # bytes for it; the rest is for barriers, vectors and parts of the result
 FEWEST_STAGES, MOST_STAGES = 5, 8  # with fewer, larger tiles are faster
 LEAST_UNITS = 2  # of work, in all programs, times the depth: with fewer, loading the weights takes too much of the time
@@ -42,7 +37,7 @@ def fits(sizes: Sizes) -> bool:
 def runs_on(device: torch.device) -> bool:
     """Return whether the device is a Hopper GPU and the kernel compiles. Logs why not, once."""
     kernel = make_kernel(Sizes(ROWS, STEP, WIDTH // 2, gated=True), 1e-5)
-    return runs(kernel, device, "products of many rows use another kernel, which is slower")
+    return runs(kernel, device, "GEGLU of many rows uses another kernel, which is slower")
 
 
 def make_kernel(sizes: Sizes, eps: float, group: int = STEP) -> CudaKernel:
@@ -55,11 +50,4 @@ def make_kernel(sizes: Sizes, eps: float, group: int = STEP) -> CudaKernel:
 
 def run(kernel: CudaKernel, sizes: Sizes, x: Tensor, weight: Tensor, others: tuple[Tensor, ...]) -> None:
     """Launch the kernel. others: statistics, sums, shifts and result, as `norm_geglu` checks them."""
-    boxes = ((x, ROWS), (weight, WIDTH // 2))
-    values = [
-        *(tensor_map(one.data_ptr(), one.shape, (sizes.depth, 1), (rows, STEP)) for one, rows in boxes),
-        *(ctypes.c_void_p(one.data_ptr()) for one in others),
-        *(ctypes.c_int(number) for number in (sizes.rows, sizes.columns)),
-    ]
-    programs = torch.cuda.get_device_properties(x.device).multi_processor_count
-    kernel.launch(x.device, (programs, 1, 1), values)
+    launch(kernel, sizes, (x, weight), (ROWS, WIDTH // 2), others)

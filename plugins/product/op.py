@@ -22,6 +22,7 @@ from plugins.hopper.parameters import Source
 from plugins.ops import torch_op
 from plugins.product import large_tiles, many_rows
 from plugins.product.compile import ProductKernel
+from plugins.product.statistics import statistics
 from plugins.product.tiles import ALIGNED, STEP, WIDE, Sizes, choose, fits, group_width, groups
 
 
@@ -52,7 +53,7 @@ def product(
         raise ValueError("a product got a residual with gates, expected one of the two: add the residual afterwards")
     sizes, result = _prepare(x, weight, gated)
     _check(x, (("bias", bias, (sizes.width,)), ("residual", residual, tuple(result.shape))), torch.float16)
-    return _run(sizes, x, weight, result, bias, residual)
+    return _compute(sizes, x, weight, result, bias, residual)
 
 
 @torch_op()
@@ -61,13 +62,11 @@ def product_stats(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | No
     sizes, result = _prepare(x, weight, gated=False)
     _check(x, (("bias", bias, (sizes.width,)), ("residual", residual, tuple(result.shape))), torch.float16)
     stats = _empty_stats(sizes, result)
-    wide = large_tiles.fits(sizes)
-    if wide and not large_tiles.runs_on(x.device):
-        _run(sizes, x, weight, result, bias, residual)
-        parts = result.float().unflatten(1, (-1, WIDE))
-        torch.stack((parts.mean(2), parts.var(2, correction=0) * WIDE), dim=2, out=stats)
+    if large_tiles.fits(sizes) and not large_tiles.runs_on(x.device):
+        _compute(sizes, x, weight, result, bias, residual)
+        stats.copy_(statistics(result, WIDE))  # the other kernel's have another shape, which tracing did not expect
     else:
-        _run(sizes, x, weight, result, bias, residual, stats)
+        _compute(sizes, x, weight, result, bias, residual, stats)
     return result, stats
 
 
@@ -109,8 +108,11 @@ def _(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, ep
     return _empty(x, weight, gated=True)
 
 
-def run(kernel: ProductKernel, x: Tensor, weight: Tensor, others: tuple[Tensor | None, ...]) -> None:
-    """Launch a kernel. others: bias, residual, result, statistics, sums and shifts, as the ops check them."""
+def run_few(kernel: ProductKernel, x: Tensor, weight: Tensor, others: tuple[Tensor | None, ...]) -> None:
+    """Launch the kernel for few rows.
+
+    others: bias, residual, result, statistics, sums and shifts, as the ops check them.
+    """
     sources = [Source(one, tuple(one.shape), (one.shape[1], 1)) for one in (x, weight)]
     launch(kernel, sources, others, kernel.tile.programs(kernel.sizes), x.device)
 
@@ -118,11 +120,12 @@ def run(kernel: ProductKernel, x: Tensor, weight: Tensor, others: tuple[Tensor |
 def _normed(x: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, shifts: Tensor, eps: float, gated: bool) -> Tensor:
     sizes, result = _prepare(x, weight, gated)
     of_columns = (("sums", sums, (sizes.width,)), ("shifts", shifts, (sizes.width,)))
-    _check(x, (("stats", stats, (sizes.rows, stats.shape[1], 2)), *of_columns), torch.float32)
-    return _run(sizes, x, weight, result, norm=Norm(stats, sums, shifts, eps))
+    count = stats.shape[1] if stats.dim() == 3 else groups(sizes.depth)
+    _check(x, (("stats", stats, (sizes.rows, count, 2)), *of_columns), torch.float32)
+    return _compute(sizes, x, weight, result, norm=Norm(stats, sums, shifts, eps))
 
 
-def _run(
+def _compute(
     sizes: Sizes,
     x: Tensor,
     weight: Tensor,
@@ -145,7 +148,7 @@ def _run(
     else:
         tile = choose(sizes, stats is not None)
         few = ProductKernel(sizes, tile, bias is not None, residual is not None, stats is not None, eps, group)
-        run(few, x, weight, (bias, residual, result, *(norm.tensors if norm else (stats, None, None))))
+        run_few(few, x, weight, (bias, residual, result, *(norm.tensors if norm else (stats, None, None))))
     return result
 
 

@@ -3,7 +3,11 @@
 #include "hopper.cuh"
 
 // Columns of a row that lie next to each other in shared memory, and of which a step of the depth consists.
-constexpr int STEP = 64, ROW_BYTES = 2 * STEP;
+constexpr int STEP = 64, ROW_BYTES = 2 * STEP, STEPS = DEPTH / STEP;
+// Rows of a warpgroup's sums; warpgroups that multiply, beside one that loads. As in cuda.py.
+constexpr int ROWS = 64, WARPGROUPS = 3, THREADS = 128 * (WARPGROUPS + 1);
+constexpr int GROUPS = DEPTH / GROUP;  // of columns with statistics of their own, in the norm before the product
+static_assert(DEPTH % STEP == 0 && DEPTH % GROUP == 0);
 
 __device__ inline void load(uint to, const TensorMap& map, uint barrier, int column, int row) {
     asm volatile(

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 from plugins.hopper.compile import PROCESSORS
 
-STEP = 64  # of the depth
+STEP = 64  # of the depth, and columns with statistics of their own
+WIDE = 160  # the same, columns of the larger tiles of `large_tiles.py`
 ALIGNED = 8  # depth and columns must be multiples, because TMA needs rows of multiples of 16 bytes
 MOST_VALUES = 2**31  # of a matrix: the kernel's offsets have 32 bits
 
@@ -64,9 +65,6 @@ class Tile:
 
     def programs(self, sizes: Sizes) -> int:
         return -(-sizes.rows // self.rows) * -(-sizes.width // self.width) * self.parts
-
-
-WIDE = 160  # columns of the larger tiles of `large_tiles.py`, each of which has statistics of its own
 
 
 def groups(columns: int, width: int = STEP) -> int:
