@@ -117,7 +117,8 @@ def launched(
 
 
 CUDA_KERNELS = [
-    *("group_norm", "group_norm_stats", "group_norm_apply", "long_attention", "product_of_many_rows", "update"),
+    *("group_norm", "group_norm_stats", "group_norm_apply", "long_attention", "update"),
+    *("product_of_large_tiles", "product_of_many_rows"),
 ]
 
 
