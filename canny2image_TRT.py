@@ -103,7 +103,8 @@ class hackathon:
     def initialize(self) -> None:
         """Load the weights, create the pipeline for the contest's picture size, capture it on a GPU, and run it once.
 
-        For plan "auto", also measure the plans and choose one. A second call starts over.
+        On a CPU without engine files, the pipeline is one for 64x64 pixels, to start sooner. For plan "auto", also
+        measure the plans and choose one. A second call starts over.
         Raises ValueError if the weights, the backend or its engine files cannot be used here, if the first picture is
         not finite, or, with strict, if capture fails; torch.OutOfMemoryError; CudaError if the device fails or replay
         of the graph differs from eager execution.
