@@ -12,10 +12,11 @@ from ldm.weights import CheckpointError
 from tests.arguments import process
 
 
-def test_one_evaluation_on_a_cpu() -> None:
+def test_one_evaluation_of_a_small_picture_on_a_cpu() -> None:
     runtime = hackathon("random:0", device="cpu", plan="19,10,4")
     runtime.initialize()
     assert (runtime.settings["evaluates"], runtime.settings["plan"]) == ("1 of 20 steps", "19")
+    assert runtime.latent.shape == (1, 4, 8, 8), "the first picture has 64x64 pixels"
     process(runtime)
     assert (runtime.settings["evaluates"], runtime.settings["plan"]) == ("3 of 20 steps", "19,10,4")
 
