@@ -4,9 +4,8 @@ Compares our kernel with torch.compile, which uses cuDNN, and with our split sum
 GPUs. Added is a residual or, with further channels, a 1x1 convolution; two taps are the phases of an upsampling, and
 with a stride nothing is added. The maps are channels-last float16 maps of Stable Diffusion 1.5 at 256x384 with
 guidance, of one picture and of two and eight, at 512x512, and of its VAE. At the end are convolutions of e4m3 maps,
-beside those of float16 in PyTorch. Times are per call: medians over replays of a
-CUDA graph of 40 calls, divided by 40. The calls alternate between weights, which do not stay in the cache within a
-picture either.
+beside those of float16 in PyTorch. Times are per call: medians over replays of a CUDA graph of 40 calls, divided by 40.
+The calls alternate between weights, which do not stay in the cache within a picture either.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from plugins.hopper.compile import HOPPER
 from plugins.product import large_tiles
 from plugins.product.op import norm_geglu, norm_product, product, product_stats
 from plugins.product.statistics import statistics
-from plugins.product.tiles import STEP, WIDE, Sizes
+from plugins.product.tiles import Sizes
 
 PICTURES = (1, 2, 4, 8)
 LEVELS = ((3072, 320), (768, 640), (192, 1280), (48, 1280))  # rows for one picture, and the transformer's width
@@ -113,7 +113,7 @@ def arguments(layer: Layer, count: int, width: int, device: str) -> tuple[list[o
     if layer.ours in (norm_product, norm_geglu):
         of_columns = weight.float().sum(dim=1), torch.zeros(sizes.width, device=device)
         before = Sizes(count, sizes.depth, sizes.depth)  # the product that returns the statistics
-        stats = statistics(x, WIDE if large_tiles.fits(before) else STEP)
+        stats = statistics(x, large_tiles.stats_width(before))
         return [x, stats, weight, *of_columns, EPS], [x, weight]
     both = [x, weight, torch.randn(sizes.width, device=device).half()]
     if layer.plain is added:

@@ -8,8 +8,7 @@ from typing import Any
 from plugins.machine_code import machine_code
 
 Defines = tuple[tuple[str, str], ...]  # compile-time constants: names and values
-# That files may include by name.
-HEADERS = tuple(Path(__file__).parent / name for name in ("hopper/hopper.cuh", "product/sums.cuh"))
+HEADERS = tuple(sorted(Path(__file__).parent.rglob("*.cuh")))  # that files may include by name
 
 
 class KernelError(RuntimeError):

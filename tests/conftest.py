@@ -103,6 +103,11 @@ def trained() -> hackathon:
 # Height, width and batch of the exported models: "small" in half precision and, in a fourth of the time, "tiny" in
 # float32. Half precision is slow on the CPU, so its pictures are smaller; their smallest feature maps have 2x1 pixels.
 SIZES = {torch.float32: (256, 384, 1), torch.float16: (128, 64, 1)}
+# Attention layers by stage, in both.
+ATTENTIONS = {
+    torch.float16: {"text": 3, "hint": 0, "control": 14, "encoder": 14, "decoder": 18, "vae": 1},
+    torch.float32: {"text": 1, "hint": 0, "control": 4, "encoder": 4, "decoder": 4, "vae": 1},
+}
 Exported = Callable[[torch.dtype], tuple[Any, dict[str, Path]]]
 
 

@@ -2,12 +2,18 @@
 
 import re
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plugins.hopper import cuda_kernel
+from plugins.hopper.compile import HOPPER
 from plugins.hopper.cuda_kernel import CudaKernel
+from plugins.nvrtc import KernelError
+from plugins.product import op
 from plugins.product.cuda import REGISTERS, WARPGROUPS
 from plugins.product.tiles import STEP, Sizes, Tile
 from tests.convolutions import box
@@ -91,6 +97,24 @@ def constants(file: Path, *names: str) -> list[int]:
     """Return the values of constants of a CUDA file."""
     found = dict(re.findall(r"\b([A-Z]+) = (\d+)\b", file.read_text()))
     return [int(found[name]) for name in names]
+
+
+def choices(patch: pytest.MonkeyPatch, module: ModuleType, compiles: bool) -> list[str]:
+    """Return the list of the launches to come on a Hopper GPU, of the module's kernel by name or of the "few" rows'."""
+    used: list[str] = []
+
+    def compile_kernel(*arguments: object) -> bytes:
+        if not compiles:
+            raise KernelError("no NVRTC")
+        return b""
+
+    name = module.__name__.split(".")[-1]
+    patch.setattr(torch.cuda, "get_device_capability", lambda device: HOPPER)
+    patch.setattr(cuda_kernel, "cubin", compile_kernel)
+    patch.setattr(module, "runs_on", module.runs_on.__wrapped__)
+    patch.setattr(module, "run", lambda *arguments: used.append(name))
+    patch.setattr(op, "run_few", lambda *arguments: used.append("few"))
+    return used
 
 
 def check_registers(kernel: CudaKernel) -> None:

@@ -24,7 +24,7 @@ from plugins.group_norm.launch import choose_launch
 from runtime.eager import EagerEngine
 from runtime.streams import Streams
 from scoring.pictures import DRAWN_BIRDS, find_pictures
-from tests.conftest import SIZES, Exported, exported_model
+from tests.conftest import ATTENTIONS, SIZES, Exported, exported_model
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="exports ONNX files and runs them: ./preprocess.sh dev installs it")
@@ -36,10 +36,6 @@ from build.onnx_engine import OnnxEngine  # noqa: E402
 
 CPU = torch.device("cpu")
 TINY = (64, 64, 1)
-ATTENTIONS = {
-    torch.float16: {"text": 3, "control": 14, "encoder": 14, "decoder": 18, "vae": 1},
-    torch.float32: {"text": 1, "control": 4, "encoder": 4, "decoder": 4, "vae": 1},
-}
 
 
 @pytest.fixture(params=list(SIZES), ids=str)
@@ -62,7 +58,7 @@ def test_attention_is_two_products_and_a_softmax(trial: tuple[Trial, dict[str, P
     for name, path in paths.items():
         model = onnx.load(path, load_external_data=False)
         kinds = [node.op_type for node in model.graph.node]
-        assert (kinds.count("Attention"), kinds.count("Softmax")) == (0, ATTENTIONS[dtype_of(modules)].get(name, 0))
+        assert (kinds.count("Attention"), kinds.count("Softmax")) == (0, ATTENTIONS[dtype_of(modules)][name])
         assert [one.version for one in model.opset_import if one.domain == ""] == [OPSET]
 
 

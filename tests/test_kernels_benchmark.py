@@ -11,6 +11,7 @@ from benchmarks.products import LAYERS, Layer, arguments
     [
         ("canny2image_convolution", "our 3x3 convolutions"),
         ("canny2image_product", "our products"),
+        ("canny2image_product_of_large_tiles", "our products"),
         ("canny2image_product_of_many_rows", "our products"),
         ("canny2image_group_norm", "our GroupNorm"),
         ("canny2image_update", OTHERS),

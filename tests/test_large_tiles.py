@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from plugins.hopper import cuda_kernel
 from plugins.hopper.cuda_kernel import ARCHITECTURE
 from plugins.nvrtc import KernelError, compile_ptx
 from plugins.product import large_tiles, many_rows, op
@@ -15,7 +14,7 @@ from plugins.product.op import norm_geglu, norm_product, product, product_stats
 from plugins.product.tiles import WIDE, Sizes, group_width
 from plugins.waiting import waits_first
 from tests.nvrtc import require_nvrtc
-from tests.products import LARGE, MANY_ROWS, ODD, SD15, SMALL, check_registers, constants
+from tests.products import LARGE, MANY_ROWS, ODD, SD15, SMALL, check_registers, choices, constants
 
 PLAIN, GATED = Sizes(24576, 320, 320), Sizes(6144, 640, 2560, gated=True)
 NORMS: list[dict[str, Any]] = [{"eps": 1e-5}, {"eps": 1e-5, "group": WIDE}]
@@ -92,21 +91,12 @@ def test_the_shape_of_statistics() -> None:
 
 @pytest.mark.parametrize("compiles", [True, False])
 def test_the_ops_choose_the_kernel(compiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[str] = []
-
-    def compile_kernel(*arguments: Any) -> bytes:
-        if not compiles:
-            raise KernelError("no NVRTC")
-        return b""
+    used = choices(monkeypatch, large_tiles, compiles)
 
     def run_few(kernel: Any, x: Any, weight: Any, others: tuple[Any, ...]) -> None:
         used.append("few")
         others[2].copy_(torch.arange(WIDE))
 
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(cuda_kernel, "cubin", compile_kernel)
-    monkeypatch.setattr(large_tiles, "runs_on", large_tiles.runs_on.__wrapped__)
-    monkeypatch.setattr(large_tiles, "run", lambda *arguments: used.append("large"))
     monkeypatch.setattr(op, "run_few", run_few)
     bias, columns = torch.zeros(WIDE, dtype=torch.half), torch.zeros(WIDE)
     weight = torch.zeros(WIDE, 64, dtype=torch.half)
@@ -117,7 +107,7 @@ def test_the_ops_choose_the_kernel(compiles: bool, monkeypatch: pytest.MonkeyPat
         product.function(x, weight)  # without a bias
         product.function(x, torch.zeros(2 * WIDE, 64).half(), torch.zeros(2 * WIDE).half(), gated=True)
         norm_product.function(x, torch.zeros(rows, 1, 2), weight, columns, columns, 1e-5)
-    large = "large" if compiles else "few"
+    large = "large_tiles" if compiles else "few"
     assert used == ["few"] * 5 + [large, large, "few", "few", large]
     assert stats.shape == (rows, 1, 2)
     if not compiles:  # PyTorch computes the statistics

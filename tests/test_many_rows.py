@@ -1,20 +1,17 @@
 """GEGLU of many rows: where its kernel is used, and that it compiles; tests/test_product_gpu.py runs it."""
 
-from typing import Any
-
 import pytest
 import torch
 
-from plugins.hopper import cuda_kernel
 from plugins.hopper.cuda_kernel import ARCHITECTURE
-from plugins.nvrtc import KernelError, compile_ptx
-from plugins.product import cuda, many_rows, op
+from plugins.nvrtc import compile_ptx
+from plugins.product import cuda, many_rows
 from plugins.product.many_rows import fits, make_kernel, stages
 from plugins.product.op import norm_geglu
 from plugins.product.tiles import STEP, Sizes, group_width, groups
 from plugins.waiting import waits_first
 from tests.nvrtc import require_nvrtc
-from tests.products import LARGE, MANY_ROWS, SD15, check_registers, constants
+from tests.products import LARGE, MANY_ROWS, SD15, check_registers, choices, constants
 
 
 @pytest.mark.parametrize("sizes", MANY_ROWS, ids=str)
@@ -27,7 +24,11 @@ def test_the_kernel_compiles(sizes: Sizes) -> None:
 
 def test_constants_are_equal() -> None:
     assert constants(many_rows.SOURCE, "WIDTH") == [many_rows.WIDTH]
-    assert constants(cuda.SHARED_SOURCE, "STEP", "ROWS", "WARPGROUPS") == [STEP, cuda.ROWS, cuda.WARPGROUPS]
+    assert constants(many_rows.SOURCE.with_name("sums.cuh"), "STEP", "ROWS", "WARPGROUPS") == [
+        STEP,
+        cuda.ROWS,
+        cuda.WARPGROUPS,
+    ]
 
 
 DEPTHS = [depth for depth in range(64, 2048, 64) if stages(depth) >= many_rows.FEWEST_STAGES]
@@ -62,21 +63,10 @@ def test_where_it_is_used(sizes: Sizes, used: bool) -> None:
 
 @pytest.mark.parametrize("compiles", [True, False])
 def test_the_op_chooses_the_kernel(compiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[str] = []
-
-    def compile_kernel(*arguments: Any) -> bytes:
-        if not compiles:
-            raise KernelError("no NVRTC")
-        return b""
-
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(cuda_kernel, "cubin", compile_kernel)
-    monkeypatch.setattr(many_rows, "runs_on", many_rows.runs_on.__wrapped__)
-    monkeypatch.setattr(many_rows, "run", lambda *arguments: used.append("many"))
-    monkeypatch.setattr(op, "run_few", lambda *arguments: used.append("few"))
+    used = choices(monkeypatch, many_rows, compiles)
     columns = torch.zeros(144)
     for rows in (64, 10001):
         x = torch.zeros(rows, 64, dtype=torch.half)
         weight = torch.zeros(144, 64, dtype=torch.half)
         norm_geglu.function(x, torch.zeros(rows, 1, 2), weight, columns, columns, 1e-5)
-    assert used == ["few", "many" if compiles else "few"]
+    assert used == ["few", "many_rows" if compiles else "few"]

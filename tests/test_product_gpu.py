@@ -79,7 +79,7 @@ def test_statistics_of_rows(sizes: Sizes, residual: bool) -> None:
     tensors = x, weight, bias, added if residual else None
     got, stats = product_stats(*tensors)
     check(got, plain(tensors, False), plain(double(tensors), False))
-    true = statistics(got, WIDE if large_tiles.fits(sizes) else STEP)
+    true = statistics(got, large_tiles.stats_width(sizes))
     torch.testing.assert_close(stats.double(), true, atol=1e-4, rtol=1e-5)
     assert torch.equal(got, product_stats(*tensors)[0]), "two runs differ"
 

@@ -28,7 +28,7 @@ from build.compile import Builder, compile_engine
 from build.layers import BuildLog
 from runtime.tensorrt_calls import TensorRTError, heard_log
 from runtime.tensorrt_library import library_that_builds
-from tests.conftest import Exported
+from tests.conftest import ATTENTIONS, Exported
 from tests.rtx_builder import RTX, SM89, build_toy
 from tests.standin import tensorrt as standin
 from tests.tensorrt_toys import CPU, LAYOUTS, SPEC, toy, toy_file
@@ -37,10 +37,6 @@ __all__ = ["toy", "toy_file"]  # fixtures
 
 WORDS = {"LINEAR": "(kLINEAR)", "HWC": "channel-last", "HWC8": "(kHWC8)"}  # the builder's names of layouts
 FLOAT, HALF = torch.float32, torch.float16
-ATTENTIONS = {
-    HALF: {"text": 3, "hint": 0, "control": 14, "encoder": 14, "decoder": 18, "vae": 1},
-    FLOAT: {"text": 1, "hint": 0, "control": 4, "encoder": 4, "decoder": 4, "vae": 1},
-}
 
 
 @pytest.fixture(autouse=True)

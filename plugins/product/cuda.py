@@ -1,7 +1,6 @@
 """What the CUDA kernels for products have in common: their warpgroups, and their parameters."""
 
 import ctypes
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,7 +9,6 @@ from plugins.hopper.cuda_kernel import CudaKernel
 from plugins.hopper.parameters import tensor_map
 from plugins.product.tiles import STEP, Sizes
 
-SHARED_SOURCE = Path(__file__).with_name("sums.cuh")
 ROWS = 64  # of a warpgroup's sums
 WARPGROUPS = 3  # that multiply; another one loads
 THREADS = 128 * (WARPGROUPS + 1)
@@ -26,7 +24,7 @@ def launch(
     others: tuple[Tensor | None, ...],
     most: int | None = None,
 ) -> None:
-    """Launch a kernel with one program per multiprocessor, or `most`.
+    """Launch a kernel with one program per multiprocessor, but at most `most`.
 
     factors: x and weight; boxes: the rows of each that TMA loads at once; others: the kernel's pointers.
     """

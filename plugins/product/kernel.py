@@ -244,7 +244,7 @@ def _offsets(first, ROWS: gl.constexpr, COLUMNS: gl.constexpr, PITCH: gl.constex
 
 @gluon.jit
 def gelu(x):
-    # x times the normal distribution function, as the logistic function of a polynomial: errors of at most 4e-6.
+    # x times the normal distribution function, by the logistic function of a polynomial: absolute errors of up to 4e-6.
     square = x * x
     series = -2.3020438 + square * (
         -0.10522998 + square * (3.6204825e-4 + square * (8.790968e-5 + square * -3.2103725e-6))

@@ -135,12 +135,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void canny2image_product_of_
             if (++stage == STAGES) stage = 0, parity ^= 1;
         }
         float2 norms[2] = {{0, 1}, {0, 1}};
-        if (NORM) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-                norms[half] = merged<GROUP, GROUPS>(
-                    norm_stats + static_cast<long long>(min(row + 8 * half, rows - 1)) * GROUPS, EPS);
-        }
+        if (NORM) load_norms(norms, norm_stats, row, rows);
         finish<0>(product.values);
         if (thread == 0) arrive(used + 8 * before);
         uint words[2][PARTS][4];

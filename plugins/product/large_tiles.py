@@ -1,7 +1,8 @@
 """Products of many rows, and GEGLU of one picture, by a CUDA kernel with larger tiles than the one for few rows has.
 
-Tensor cores multiply 192 rows with 160 columns in about the time in which the cache delivers their factors. With 128
-rows and 64 columns, which the kernel for few rows needs for 320 columns and for statistics, they wait half of the time.
+By an estimate (docs/performance.md), the cache delivers the factors of 192 rows and 160 columns in about the time in
+which tensor cores multiply them. With 128 rows and 64 columns, which the kernel for few rows needs for 320 columns and
+for statistics, it takes twice as long.
 """
 
 from functools import cache
@@ -31,6 +32,11 @@ def fits(sizes: Sizes) -> bool:
     supported = sizes.depth % STEP == 0 and sizes.width % WIDE == 0
     enough = tiles(sizes) >= LEAST_BUSY * PROCESSORS * rounds
     return supported and enough and (sizes.gated or not is_of_one_picture(sizes))
+
+
+def stats_width(sizes: Sizes) -> int:
+    """Return the columns per group of the statistics that a product returns."""
+    return WIDE if fits(sizes) else STEP
 
 
 @cache

@@ -125,10 +125,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void canny2image_product_of_
             }
             const int row = unit % blocks * ROWS + thread / 32 * 16 + lane / 4;
             float2 norms[2];
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-                norms[half] = merged<GROUP, GROUPS>(
-                    stats + static_cast<long long>(min(row + 8 * half, rows - 1)) * GROUPS, EPS);
+            load_norms(norms, stats, row, rows);
             finish<0>(product.values);
             if (thread == 0) arrive(used + 8 * before);
 #pragma unroll

@@ -23,7 +23,7 @@ from plugins.ops import torch_op
 from plugins.product import large_tiles, many_rows
 from plugins.product.compile import ProductKernel
 from plugins.product.statistics import statistics
-from plugins.product.tiles import ALIGNED, STEP, WIDE, Sizes, choose, fits, group_width, groups
+from plugins.product.tiles import ALIGNED, STEP, Sizes, choose, fits, group_width, groups
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ def product_stats(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | No
     stats = _empty_stats(sizes, result)
     if large_tiles.fits(sizes) and not large_tiles.runs_on(x.device):
         _compute(sizes, x, weight, result, bias, residual)
-        stats.copy_(statistics(result, WIDE))  # the other kernel's have another shape, which tracing did not expect
+        stats.copy_(
+            statistics(result, large_tiles.stats_width(sizes))
+        )  # the other kernel's have another shape, which tracing did not expect
     else:
         _compute(sizes, x, weight, result, bias, residual, stats)
     return result, stats
@@ -157,7 +159,7 @@ def _empty(x: Tensor, weight: Tensor, gated: bool) -> Tensor:
 
 
 def _empty_stats(sizes: Sizes, result: Tensor) -> Tensor:
-    count = groups(sizes.columns, WIDE if large_tiles.fits(sizes) else STEP)
+    count = groups(sizes.columns, large_tiles.stats_width(sizes))
     return torch.empty((sizes.rows, count, 2), dtype=torch.float32, device=result.device)
 
 

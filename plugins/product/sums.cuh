@@ -15,7 +15,7 @@ __device__ inline void load(uint to, const TensorMap& map, uint barrier, int col
             ::"r"(to), "l"(&map), "r"(barrier), "r"(column), "r"(row) : "memory");
 }
 
-// x times the normal distribution function, as the logistic function of a polynomial: errors of at most 4e-6.
+// x times the normal distribution function, as the logistic function of a polynomial: absolute errors of at most 4e-6.
 __device__ inline float gelu(float x) {
     const float square = x * x;
     float series = __fmaf_rn(square, -3.2103725e-6f, 8.790968e-5f);
@@ -77,6 +77,13 @@ __device__ inline float2 merged(const float2* groups, float eps) {
         all.y += one.y + difference * difference * (float(SIZE * i) / (i + 1));
     }
     return {all.x, rsqrtf(all.y * (1.0f / (SIZE * COUNT)) + eps)};
+}
+
+// The same of a thread's two rows: `row` and 8 further down, or the last. stats: of the rows of x, [rows, GROUPS].
+__device__ inline void load_norms(float2 (&norms)[2], const float2* stats, int row, int rows) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+        norms[half] = merged<GROUP, GROUPS>(stats + static_cast<long long>(min(row + 8 * half, rows - 1)) * GROUPS, EPS);
 }
 
 // The sums of a warpgroup's 64 rows and WIDTH weights: a thread has rows lane / 4 and 8 further down, and of each eight

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from plugins.hopper.compile import PROCESSORS
 
 STEP = 64  # of the depth, and columns with statistics of their own
-WIDE = 160  # the same, columns of the larger tiles of `large_tiles.py`
+WIDE = 160  # columns of the larger tiles of `large_tiles.py`, each with statistics of its own
 ALIGNED = 8  # depth and columns must be multiples, because TMA needs rows of multiples of 16 bytes
 MOST_VALUES = 2**31  # of a matrix: the kernel's offsets have 32 bits
 
