@@ -45,12 +45,13 @@ MANY_ROWS = [
 LARGE = [
     *(sizes for sizes in of_transformer(24576, 320) if not sizes.gated),
     *of_transformer(6144, 640),
-    of_transformer(1536, 1280)[2],
+    *of_transformer(1536, 1280)[1:3],
     *of_transformer(1536, 640)[1:3],
     Sizes(18001, 64, 160),
     Sizes(9000, 192, 320),
     Sizes(4500, 704, 320, gated=True),
     # More than one tile for some programs, the last of them with few rows.
+    Sizes(1500, 512, 3840),
     Sizes(36001, 64, 160),
     Sizes(18001, 192, 320),
     Sizes(9001, 704, 320, gated=True),

@@ -9,18 +9,19 @@ from plugins.hopper.cuda_kernel import ARCHITECTURE
 from plugins.nvrtc import KernelError, compile_ptx
 from plugins.product import large_tiles, many_rows, op
 from plugins.product.cuda import WARPGROUPS
-from plugins.product.large_tiles import fits, make_kernel
+from plugins.product.large_tiles import NARROWER, make_kernel, tile_width
 from plugins.product.op import norm_geglu, norm_product, product, product_stats
 from plugins.product.tiles import WIDE, Sizes, group_width
 from plugins.waiting import waits_first
 from tests.nvrtc import require_nvrtc
-from tests.products import LARGE, MANY_ROWS, ODD, SD15, SMALL, check_registers, choices, constants
+from tests.products import LARGE, MANY_ROWS, ODD, SD15, SMALL, check_registers, choices
 
 PLAIN, GATED = Sizes(24576, 320, 320), Sizes(6144, 640, 2560, gated=True)
 NORMS: list[dict[str, Any]] = [{"eps": 1e-5}, {"eps": 1e-5, "group": WIDE}]
 KERNELS = [
     *((PLAIN, {"residual": residual, "stats": stats}) for residual in (False, True) for stats in (False, True)),
     *((sizes, norm) for sizes in (PLAIN, GATED) for norm in NORMS),
+    *((Sizes(1536, 1280, 3840), {**norm, "width": NARROWER}) for norm in NORMS),
 ]
 
 
@@ -39,37 +40,42 @@ def test_gates_need_a_norm_alone(options: dict[str, Any]) -> None:
         make_kernel(GATED, **options).cubin()
 
 
-def test_constants_are_equal() -> None:
-    assert constants(large_tiles.SOURCE, "WIDTH") == [WIDE]
-
-
-def test_it_suits_the_hardware() -> None:
-    kernel = make_kernel(PLAIN)
-    static = 8 * 2 * large_tiles.STAGES + 4 * WARPGROUPS * (2 * WIDE + 1024)
+@pytest.mark.parametrize("width", [WIDE, NARROWER])
+def test_it_suits_the_hardware(width: int) -> None:
+    kernel = make_kernel(PLAIN, width)
+    static = 8 * 2 * large_tiles.STAGES + 4 * WARPGROUPS * (2 * width + 1024)
     assert kernel.shared + static <= 227 * 1024
     check_registers(kernel)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "used"),
+    ("sizes", "stats", "width"),
     [
-        *((sizes, sizes.gated and sizes.depth < 1280) for sizes in SD15),
-        *((sizes, False) for sizes in (*SMALL, *ODD)),
-        *((sizes, True) for sizes in LARGE),
-        (MANY_ROWS[0], True),
-        (Sizes(12288, 320, 320), True),  # four pictures
-        (Sizes(6144, 320, 320), False),  # tiles for half of the multiprocessors
-        (Sizes(1536, 1280, 1280), False),
-        (Sizes(1536, 5120, 1280), False),
-        (Sizes(30000, 320, 320), True),
-        (Sizes(26000, 320, 320), False),  # a few tiles more than two for each multiprocessor
-        (Sizes(24576, 320, 328), False),
-        (Sizes(24576, 328, 320), False),
+        *((sizes, False, WIDE if sizes.gated and sizes.depth < 1280 else None) for sizes in SD15),
+        *((sizes, False, None) for sizes in (*SMALL, *ODD)),
+        (MANY_ROWS[0], False, WIDE),
+        (Sizes(12288, 320, 320), True, WIDE),  # four pictures
+        (Sizes(6144, 320, 320), True, None),  # tiles for half of the multiprocessors
+        (Sizes(1536, 1280, 1280), True, None),
+        (Sizes(1536, 5120, 1280), False, None),
+        (Sizes(1536, 1280, 3840), False, NARROWER),  # 240 tiles; 192 of those with WIDE columns also take two rounds
+        (Sizes(1536, 1280, 3840), True, WIDE),  # statistics of NARROWER columns are unknown
+        (Sizes(768, 1280, 3840), False, NARROWER),
+        (Sizes(6144, 640, 1920), False, WIDE),  # 480 tiles would take four rounds
+        (Sizes(30000, 320, 320), True, WIDE),
+        (Sizes(26000, 320, 320), True, None),  # a few tiles more than two for each multiprocessor
+        (Sizes(24576, 320, 328), True, None),
+        (Sizes(24576, 328, 320), True, None),
     ],
     ids=str,
 )
-def test_where_it_is_used(sizes: Sizes, used: bool) -> None:
-    assert fits(sizes) == used
+def test_where_it_is_used(sizes: Sizes, stats: bool, width: int | None) -> None:
+    assert tile_width(sizes, stats) == width
+
+
+@pytest.mark.parametrize("sizes", LARGE, ids=str)
+def test_it_is_used_for_the_sizes_of_the_gpu_tests(sizes: Sizes) -> None:
+    assert tile_width(sizes)
 
 
 def test_groups_of_statistics() -> None:

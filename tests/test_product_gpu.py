@@ -140,8 +140,10 @@ def test_many_rows_after_a_norm(sizes: Sizes, group: int) -> None:
     if many_rows.fits(sizes):
         many_rows.run(many_rows.make_kernel(sizes, 1e-5, group), sizes, x, weight, (*vectors, result))
     else:
-        kernel = large_tiles.make_kernel(sizes, eps=1e-5, group=group)
-        large_tiles.run(kernel, sizes, x, weight, (*vectors, None, result, None))
+        width = large_tiles.tile_width(sizes)
+        assert width
+        kernel = large_tiles.make_kernel(sizes, width, eps=1e-5, group=group)
+        large_tiles.run(kernel, sizes, width, x, weight, (*vectors, None, result, None))
     other = torch.empty_like(result)
     stats, *of_columns = vectors
     few = ProductKernel(sizes, choose(sizes), eps=1e-5, group=group)
@@ -159,8 +161,8 @@ def test_large_tiles_write_nothing_else(sizes: Sizes, residual: bool) -> None:
     tensors = x, weight, bias, added if residual else None
     result, stays = inside(sizes.rows, sizes.columns)
     stats, too = inside(sizes.rows, sizes.columns // WIDE, 2, dtype=torch.float32)
-    kernel = large_tiles.make_kernel(sizes, residual, stats=True)
-    large_tiles.run(kernel, sizes, x, weight, (None, None, bias, tensors[3], result, stats))
+    kernel = large_tiles.make_kernel(sizes, WIDE, residual, stats=True)
+    large_tiles.run(kernel, sizes, WIDE, x, weight, (None, None, bias, tensors[3], result, stats))
     assert stays()
     assert too()
     assert torch.equal(result, product(*tensors)), "the op uses another kernel"

@@ -1,4 +1,4 @@
-"""GroupNorm with SiLU as one CUDA kernel (`kernel.cu`), which `compile.py` compiles on demand.
+"""GroupNorm with SiLU as one CUDA kernel (`kernel.cu`), or two for large maps (`large.cu`).
 
 `op.py` makes it a torch op, `layer.py` a layer, and `tensorrt_plugin.py` a TensorRT plugin.
 """

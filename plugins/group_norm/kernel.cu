@@ -17,7 +17,8 @@
 //   VECTOR: values per load; SPAN: channels per cluster; CLUSTER: blocks per cluster; THREADS: threads per block
 //   HOLD: vectors kept in registers per thread
 
-using Half = unsigned short;  // float16 bits; NVRTC may be installed without cuda_fp16.h
+#include "values.cuh"
+
 struct alignas(2 * VECTOR) Vector { Half at[VECTOR]; };
 
 constexpr int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
@@ -46,18 +47,6 @@ static_assert(JOINED % VECTOR == 0, "a vector would be part of two maps");
 #if CLUSTER > 1 && defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 #error "clusters need sm_90 or newer: compile with CLUSTER=1"
 #endif
-
-__device__ float to_float(Half bits) {
-    float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-    return value;
-}
-
-__device__ Half to_half(float value) {
-    Half bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-}
 
 #if FP8
 using Out = unsigned char;  // e4m3 bits
@@ -99,13 +88,6 @@ __device__ Vector add(Pairs left, const Pairs& right) {  // rounded to float16
     return __builtin_bit_cast(Vector, left);
 }
 #endif
-
-__device__ float warp_sum(float value) {
-    for (int lanes = 16; lanes; lanes /= 2) value += __shfl_xor_sync(~0u, value, lanes);
-    return value;
-}
-
-struct alignas(16) Stats { float count, mean, squares; };  // squares: the sum of squared deviations from the mean
 
 // Merges the statistics of all lanes of a warp, each with N parts, always in the same order.
 template <int N> __device__ Stats merge(const Stats (&parts)[N]) {
@@ -188,14 +170,6 @@ __device__ void wait_for_statistics() {
                  ::"r"(unsigned(__cvta_generic_to_shared(&arrivals))) : "memory");
 }
 
-// Waits for the previous kernel: see runtime/early_launch.py. What it may have written is read without __restrict__,
-// because the compiler may move loads of memory that it takes for constant.
-__device__ void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS)
 #if CLUSTER > 1
 __cluster_dims__(CLUSTER, 1, 1)
@@ -234,11 +208,11 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
 
     const auto index = [&](int chunk, int k) { return first + thread + (chunk * HOLD + k) * ACTIVE; };
     const auto offset = [&](int i) { return CHANNELS_LAST ? i / WIDTH * CHANNELS + i % WIDTH * VECTOR : i * VECTOR; };
-    Vector held[HOLD];
+    Vector held[HOLD] = {};  // zeros instead of what is not loaded
 #if JOINED
     const auto load_chunk = [&](int chunk) {
         int loaded = 0;
-        Pairs values[HOLD], residuals[HOLD];
+        Pairs values[HOLD] = {}, residuals[HOLD];
 #pragma unroll
         for (int k = 0; k < HOLD; ++k) {
             for (unsigned& pair : residuals[k].at) pair = 0x80008000;  // -0, which changes no value that it is added to
@@ -296,19 +270,24 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
         const float more = loaded * PIECE, inverse = 1 / more, share = more / (count + more);
 #pragma unroll
         for (int piece = 0; piece < PIECES; ++piece) {
+            // Vectors that were not loaded are left out as a whole, which takes fewer instructions.
             float sum = 0, deviations = 0;
 #pragma unroll
-            for (int k = 0; k < HOLD; ++k)
-                for (int j = 0; j < PIECE; ++j)
-                    if (k < loaded) sum += value(k, piece * PIECE + j);
+            for (int k = 0; k < HOLD; ++k) {
+                float some = 0;
+                for (int j = 0; j < PIECE; ++j) some += value(k, piece * PIECE + j);
+                sum += k < loaded ? some : 0;
+            }
             const float chunk_mean = sum * inverse;
 #pragma unroll
-            for (int k = 0; k < HOLD; ++k)
-                for (int j = 0; j < PIECE; ++j)
-                    if (k < loaded) {
-                        const float deviation = value(k, piece * PIECE + j) - chunk_mean;
-                        deviations += deviation * deviation;
-                    }
+            for (int k = 0; k < HOLD; ++k) {
+                float some = 0;
+                for (int j = 0; j < PIECE; ++j) {
+                    const float deviation = value(k, piece * PIECE + j) - chunk_mean;
+                    some += deviation * deviation;
+                }
+                deviations += k < loaded ? some : 0;
+            }
             const float apart = chunk_mean - mean[piece];
             mean[piece] += apart * share;
             square[piece] += deviations + apart * apart * count * share;
@@ -378,15 +357,15 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
 #pragma unroll
         for (int k = 0; k < HOLD; ++k) {
             const int i = index(chunk, k);
-            if (i >= end || thread >= ACTIVE) continue;
-            if constexpr (!FIXED) load_affine(i), prepare();
+            const bool exists = i < end && thread < ACTIVE;
+            if constexpr (!FIXED) if (exists) load_affine(i), prepare();
             float results[VECTOR];
 #pragma unroll
             for (int j = 0; j < VECTOR; ++j) {
                 const float normal = value(k, j) * scale[j] + offsets[j];
-                results[j] = SILU ? __fdividef(normal, 1 + __expf(-normal)) : normal;
+                results[j] = SILU ? silu(normal) : normal;
             }
-            *reinterpret_cast<Result*>(y + offset(i)) = rounded(results);
+            if (exists) *reinterpret_cast<Result*>(y + offset(i)) = rounded(results);
         }
     }
 }

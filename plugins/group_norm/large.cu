@@ -9,7 +9,7 @@
 //   CHANNELS, GROUPS; SILU: 1 or 0; EPS; RANGES: of pixels; SPAN: channels per block; THREADS: threads per block
 //   HOLD: vectors that a thread loads at once
 
-using Half = unsigned short;  // float16 bits; NVRTC may be installed without cuda_fp16.h
+#include "values.cuh"
 
 constexpr int VECTOR = 8;                                                 // values per load
 constexpr int GROUP = CHANNELS / GROUPS;                                  // channels per group
@@ -21,26 +21,8 @@ static_assert(CHANNELS % SPAN == 0 && SPAN % GROUP == 0, "SPAN needs whole group
 static_assert(VECTOR % PIECE == 0 && GROUP % PIECE == 0, "a group needs whole pieces");
 
 struct alignas(2 * VECTOR) Vector { Half at[VECTOR]; };
-struct alignas(16) Stats { float count, mean, squares; };  // squares: the sum of squared deviations from the mean
-
-__device__ float to_float(Half bits) {
-    float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-    return value;
-}
-
-__device__ Half to_half(float value) {
-    Half bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-}
 
 __device__ Vector load(const Half* from) { return *reinterpret_cast<const Vector*>(from); }
-
-__device__ float warp_sum(float value) {
-    for (int lanes = 16; lanes; lanes /= 2) value += __shfl_xor_sync(~0u, value, lanes);
-    return value;
-}
 
 // Merges statistics, part(0), part(1), ..., part(parts - 1), with one warp, always in the same order.
 template <class Part> __device__ Stats merge(int parts, Part&& part) {
@@ -57,14 +39,6 @@ template <class Part> __device__ Stats merge(int parts, Part&& part) {
         squares += one.squares + one.count * (one.mean - mean) * (one.mean - mean);
     }
     return {count, mean, warp_sum(squares)};
-}
-
-// Waits for the previous kernel: see runtime/early_launch.py. What it may have written is read without __restrict__,
-// because the compiler may move loads of memory that it takes for constant.
-__device__ void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
 }
 
 struct Place {
@@ -165,9 +139,8 @@ canny2image_group_norm_apply(const Half* x, const Half* weight, const Half* bias
             Vector result;
 #pragma unroll
             for (int j = 0; j < VECTOR; ++j) {
-                float normal = to_float(held[k].at[j]) * scale[j] + offsets[j];
-                if (SILU) normal = __fdividef(normal, 1 + __expf(-normal));
-                result.at[j] = to_half(normal);
+                const float normal = to_float(held[k].at[j]) * scale[j] + offsets[j];
+                result.at[j] = to_half(SILU ? silu(normal) : normal);
             }
             *reinterpret_cast<Vector*>(y + at * CHANNELS) = result;
         }

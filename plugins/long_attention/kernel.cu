@@ -48,7 +48,11 @@ __device__ inline void product_values(float (&d)[HEAD / 2], uint a0, uint a1, ui
 
 // The softmax of a thread's two rows of scores, of which a thread has columns 8 i + 2 (lane % 4) and the next.
 struct Softmax {
-    float highest[2] = {__int_as_float(0xff800000), __int_as_float(0xff800000)}, sums[2] = {0, 0}, shrink[2];
+    float highest[2], sums[2], shrink[2];
+
+    __device__ inline void begin() {
+        for (int half = 0; half < 2; ++half) highest[half] = __int_as_float(0xff800000), sums[half] = 0;
+    }
 
     // Replace scores by weights.
     __device__ inline void apply(float (&scores)[PART / 2]) {
@@ -86,6 +90,11 @@ struct Softmax {
     }
 };
 
+__device__ inline void clear(float (&total)[HEAD / 2]) {
+#pragma unroll
+    for (int i = 0; i < HEAD / 2; ++i) total[i] = 0;
+}
+
 __device__ inline void pack_all(uint (&weights)[PART / 4], const float (&scores)[PART / 2]) {
 #pragma unroll
     for (int i = 0; i < PART / 4; ++i) weights[i] = pack(scores[2 * i], scores[2 * i + 1]);
@@ -115,21 +124,61 @@ __device__ inline void multiply_values(float (&total)[HEAD / 2], const uint (&we
                        matrix(values + 16 * ROW_BYTES * step));
 }
 
+// A program computes tiles, of ROWS queries of one head each, one after another.
+struct Tile {
+    int first, head, picture;  // first: of its queries
+    __device__ inline Tile(int index, int rows, int heads) {
+        const int blocks = (rows + ROWS - 1) / ROWS;
+        first = index % blocks * ROWS, head = index / blocks % heads, picture = index / blocks / heads;
+    }
+};
+
+// Write a thread's two rows of a tile, divided by the sums of their weights.
+__device__ inline void write(uint* result, const float (&total)[HEAD / 2], const float (&sums)[2], int index, int rows,
+                             int heads) {
+    const Tile tile(index, rows, heads);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        float sum = sums[half];
+        sum += __shfl_xor_sync(0xffffffff, sum, 1);
+        sum += __shfl_xor_sync(0xffffffff, sum, 2);
+        const float factor = 1 / sum;
+        const int row = tile.first + 16 * warp + lane / 4 + 8 * half;
+        if (row < rows) {
+            const long long at = (static_cast<long long>(tile.picture) * rows + row) * heads + tile.head;
+            uint* to = result + at * (HEAD / 2) + lane % 4;
+#pragma unroll
+            for (int i = 0; i < HEAD / 8; ++i)
+                to[4 * i] = pack(total[4 * i + 2 * half] * factor, total[4 * i + 2 * half + 1] * factor);
+        }
+    }
+}
+
+// A place in a ring of buffers in shared memory, and the parity of its barriers' phase.
+template <int SIZE>
+struct Place {
+    int at = 0, parity = 0;
+    __device__ inline void advance() {
+        if (++at == SIZE) at = 0, parity ^= 1;
+    }
+};
+
 // q: [n, rows, heads, HEAD]; k, v: [n, tokens, heads, HEAD]; by maps with boxes of 64 columns, those after HEAD zero.
-// tokens: at least two whole PARTs. result: [n, rows, heads, HEAD], contiguous. Grid: (rows / ROWS, heads, n).
+// tokens: at least two whole PARTs. result: [n, rows, heads, HEAD], contiguous. Grid: at most as many as tiles.
 extern "C" __global__ __launch_bounds__(THREADS, 1) void canny2image_long_attention(
     const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
-    uint* result, int rows, int tokens) {
+    uint* result, int rows, int tokens, int heads, int tiles) {
     extern __shared__ char unaligned[];
-    __shared__ ullong barriers[1 + 4 * STAGES];
+    __shared__ ullong barriers[4 + 4 * STAGES];
     const uint queries = (address(unaligned) + 1023) & ~1023u;
-    const uint keys = queries + QUERY_BYTES, values = keys + STAGES * PART_BYTES;
-    const uint queries_full = address(barriers), keys_full = queries_full + 8, keys_empty = keys_full + 8 * STAGES;
-    const uint values_full = keys_empty + 8 * STAGES, values_empty = values_full + 8 * STAGES;
-    const int warp = threadIdx.x / 32, group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
-    const int first = blockIdx.x * ROWS, head = blockIdx.y, picture = blockIdx.z, parts = tokens / PART;
+    const uint keys = queries + 2 * QUERY_BYTES, values = keys + STAGES * PART_BYTES;
+    const uint queries_full = address(barriers), queries_empty = queries_full + 16, keys_full = queries_empty + 16;
+    const uint keys_empty = keys_full + 8 * STAGES, values_full = keys_empty + 8 * STAGES;
+    const uint values_empty = values_full + 8 * STAGES;
+    const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0), parts = tokens / PART;
     if (threadIdx.x == 0) {
-        init(queries_full, 1);
+        for (int i = 0; i < 2; ++i) init(queries_full + 8 * i, 1), init(queries_empty + 8 * i, WARPGROUPS);
         for (int stage = 0; stage < STAGES; ++stage) {
             init(keys_full + 8 * stage, 1);
             init(values_full + 8 * stage, 1);
@@ -142,27 +191,33 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void canny2image_long_attent
     asm volatile("griddepcontrol.wait;" ::: "memory");  // see runtime/early_launch.py
     if (group == WARPGROUPS) {
         if (threadIdx.x % 32) return;
-        expect(queries_full, QUERY_BYTES);
-        load(queries, q, queries_full, head, first, picture);
-        int stage = 0, parity = 1;
-        for (int part = 0; part < parts; ++part) {
-            wait(keys_empty + 8 * stage, parity);
-            expect(keys_full + 8 * stage, PART_BYTES);
-            load(keys + stage * PART_BYTES, k, keys_full + 8 * stage, head, part * PART, picture);
-            wait(values_empty + 8 * stage, parity);
-            expect(values_full + 8 * stage, PART_BYTES);
-            load(values + stage * PART_BYTES, v, values_full + 8 * stage, head, part * PART, picture);
-            if (++stage == STAGES) stage = 0, parity ^= 1;
+        Place<2> place;
+        Place<STAGES> stage;
+        for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
+            const Tile tile(index, rows, heads);
+            wait(queries_empty + 8 * place.at, place.parity ^ 1);
+            expect(queries_full + 8 * place.at, QUERY_BYTES);
+            load(queries + place.at * QUERY_BYTES, q, queries_full + 8 * place.at, tile.head, tile.first, tile.picture);
+            place.advance();
+            for (int part = 0; part < parts; ++part) {
+                wait(keys_empty + 8 * stage.at, stage.parity ^ 1);
+                expect(keys_full + 8 * stage.at, PART_BYTES);
+                load(keys + stage.at * PART_BYTES, k, keys_full + 8 * stage.at, tile.head, part * PART, tile.picture);
+                wait(values_empty + 8 * stage.at, stage.parity ^ 1);
+                expect(values_full + 8 * stage.at, PART_BYTES);
+                load(values + stage.at * PART_BYTES, v, values_full + 8 * stage.at, tile.head, part * PART, tile.picture);
+                stage.advance();
+            }
         }
         return;
     }
-    const uint own = queries + group * 64 * ROW_BYTES;
     const bool leader = threadIdx.x % 128 == 0;
-    float scores[PART / 2], total[HEAD / 2];
+    const uint own = queries + group * 64 * ROW_BYTES;
+    float scores[PART / 2], total[HEAD / 2], sums[2];
     uint weights[PART / 4];
     Softmax softmax;
-#pragma unroll
-    for (int i = 0; i < HEAD / 2; ++i) total[i] = 0;
+    softmax.begin();
+    clear(total);
     if (group == WARPGROUPS - 1) pass_turn(group);
 
     wait(queries_full, 0);
@@ -176,53 +231,57 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void canny2image_long_attent
     if (leader) arrive(keys_empty);
     softmax.apply(scores);
     pack_all(weights, scores);
-    int last = 0, last_parity = 0, stage = 1 % STAGES, parity = 1 / STAGES;
-    wait(keys_full + 8 * stage, parity);
-    for (int part = 1; part < parts; ++part) {
+    int index = blockIdx.x, part = 1;  // the tile of `total`, and the part of the next scores
+    Place<2> place;
+    Place<STAGES> last, stage;
+    stage.advance();
+    wait(keys_full + 8 * stage.at, stage.parity);
+    for (int left = ((tiles - 1 - index) / gridDim.x + 1) * parts - 1; left; --left) {
         take_turn(group);
         fence();
-        multiply_keys(scores, own, keys + stage * PART_BYTES);
+        multiply_keys(scores, own + place.at * QUERY_BYTES, keys + stage.at * PART_BYTES);
         commit();
-        wait(values_full + 8 * last, last_parity);
-        multiply_values(total, weights, values + last * PART_BYTES);
+        wait(values_full + 8 * last.at, last.parity);
+        multiply_values(total, weights, values + last.at * PART_BYTES);
         commit();
         pass_turn(group);
         finish<1>(scores);
-        if (leader) arrive(keys_empty + 8 * stage);
+        const bool starts = part == 0;
+        if (leader) arrive(keys_empty + 8 * stage.at);
+        if (++part == parts) {
+            if (leader) arrive(queries_empty + 8 * place.at);
+            place.advance(), part = 0;
+        }
+        if (starts) {
+            sums[0] = softmax.sums[0], sums[1] = softmax.sums[1];
+            softmax.begin();
+        }
         softmax.apply(scores);
         pin(scores);
-        const int done = last;
-        last = stage, last_parity = parity;
-        if (++stage == STAGES) stage = 0, parity ^= 1;
+        const int done = last.at;
+        last = stage;
+        stage.advance();
         // Besides its purpose, this branch keeps the compiler from waiting for `total` before the softmax.
-        if (part + 1 < parts) wait(keys_full + 8 * stage, parity);
+        if (left > 1) {
+            if (part == 0) wait(queries_full + 8 * place.at, place.parity);
+            wait(keys_full + 8 * stage.at, stage.parity);
+        }
         finish<0>(total);
         if (leader) arrive(values_empty + 8 * done);
+        if (starts) {
+            write(result, total, sums, index, rows, heads);
+            index += gridDim.x;
+            clear(total);
+        }
         pack_all(weights, scores);
         softmax.rescale(total);
     }
-    wait(values_full + 8 * last, last_parity);
+    wait(values_full + 8 * last.at, last.parity);
     take_turn(group);
     fence();
-    multiply_values(total, weights, values + last * PART_BYTES);
+    multiply_values(total, weights, values + last.at * PART_BYTES);
     commit();
     if (group < WARPGROUPS - 1) pass_turn(group);
     finish<0>(total);
-
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        float sum = softmax.sums[half];
-        sum += __shfl_xor_sync(0xffffffff, sum, 1);
-        sum += __shfl_xor_sync(0xffffffff, sum, 2);
-        const float factor = 1 / sum;
-        const int row = first + 16 * warp + lane / 4 + 8 * half;
-        if (row < rows) {
-            const long long at = (static_cast<long long>(picture) * rows + row) * gridDim.y + head;
-            uint* to = result + at * (HEAD / 2) + lane % 4;
-#pragma unroll
-            for (int i = 0; i < HEAD / 8; ++i)
-                to[4 * i] = pack(total[4 * i + 2 * half] * factor, total[4 * i + 2 * half + 1] * factor);
-        }
-    }
+    write(result, total, softmax.sums, index, rows, heads);
 }

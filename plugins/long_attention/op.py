@@ -21,7 +21,7 @@ HEAD = 40  # width of a head
 ROWS, PART = 192, 96  # queries of a program, and keys that it loads at once
 STAGES, BOX = 3, 64  # parts in shared memory, and columns of a row there
 THREADS = 416
-SHARED = 1024 + 2 * BOX * (ROWS + 2 * STAGES * PART)  # bytes, with those lost to the alignment
+SHARED = 1024 + 2 * BOX * (2 * ROWS + 2 * STAGES * PART)  # bytes, with those lost to the alignment
 KERNEL = CudaKernel(Path(__file__).with_name("kernel.cu"), "canny2image_long_attention", THREADS, SHARED)
 FEWEST_TOKENS = 1024  # fewer were not measured
 # Part of the multiprocessors that has work, on average, with one program at a time. One picture, with 64 programs,
@@ -39,12 +39,13 @@ def long_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """
     _check(q, k, v, heads)
     (n, rows, _), tokens = q.shape, k.shape[1]
+    tiles = _tiles(n, rows, heads)
     result = _empty(q)
     values = [
         *(_map(one, heads, box) for one, box in ((q, ROWS), (k, PART), (v, PART))),
-        *(ctypes.c_void_p(result.data_ptr()), ctypes.c_int(rows), ctypes.c_int(tokens)),
+        *(ctypes.c_void_p(result.data_ptr()), *map(ctypes.c_int, (rows, tokens, heads, tiles))),
     ]
-    KERNEL.launch(q.device, (-(-rows // ROWS), heads, n), values)
+    KERNEL.launch(q.device, (min(tiles, PROCESSORS), 1, 1), values)
     return result
 
 
@@ -58,15 +59,19 @@ def is_faster(q: Tensor, k: Tensor, heads: int) -> bool:
     (n, rows, width), tokens = q.shape, k.shape[1]
     if width != heads * HEAD or tokens % PART or tokens < FEWEST_TOKENS:
         return False
-    programs = n * heads * -(-rows // ROWS)
-    rounds = -(-programs // PROCESSORS)
-    return programs >= FILLED * rounds * PROCESSORS
+    tiles = _tiles(n, rows, heads)
+    rounds = -(-tiles // PROCESSORS)
+    return tiles >= FILLED * rounds * PROCESSORS
 
 
 @cache
 def runs_on(device: torch.device) -> bool:
     """Return whether the device is a Hopper GPU and the kernel compiles. Logs why not, once."""
     return runs(KERNEL, device, "attention over many tokens uses cuDNN, which is slower")
+
+
+def _tiles(n: int, rows: int, heads: int) -> int:
+    return n * heads * -(-rows // ROWS)
 
 
 def _map(x: Tensor, heads: int, box: int) -> Any:

@@ -18,25 +18,40 @@ from plugins.product.tiles import STEP, WIDE, Sizes, is_of_one_picture
 
 SOURCE = Path(__file__).with_name("large_tiles.cu")
 STAGES = 4
-SHARED = ALIGNMENT + STAGES * 2 * STEP * (WARPGROUPS * ROWS + WIDE)  # bytes
+NARROWER = 128  # columns of tiles of which some products, without statistics, fill the multiprocessors better
 LEAST_BUSY = 0.7  # of the multiprocessors, on average: with fewer, smaller tiles are faster
 
 
-def tiles(sizes: Sizes) -> int:
-    return -(-sizes.rows // (WARPGROUPS * ROWS)) * -(-sizes.width // WIDE)
+def tile_width(sizes: Sizes, stats: bool = False) -> int | None:
+    """Return the columns of a product's tiles, or None where the kernel for few rows is used.
+
+    None stands for sizes that the kernel does not support, or at which it was slower. stats: whether the product
+    returns statistics.
+    """
+    if sizes.depth % STEP or (is_of_one_picture(sizes) and not sizes.gated):
+        return None
+    widths = (WIDE,) if stats or sizes.gated else (WIDE, NARROWER)
+    filling = [width for width in widths if sizes.width % width == 0 and _busy(sizes, width) >= LEAST_BUSY]
+    return min(filling, key=lambda width: width * _rounds(sizes, width), default=None)
 
 
-def fits(sizes: Sizes) -> bool:
-    """Return whether the kernel supports a product, and was not slower than the one for few rows at such sizes."""
-    rounds = -(-tiles(sizes) // PROCESSORS)
-    supported = sizes.depth % STEP == 0 and sizes.width % WIDE == 0
-    enough = tiles(sizes) >= LEAST_BUSY * PROCESSORS * rounds
-    return supported and enough and (sizes.gated or not is_of_one_picture(sizes))
+def _tiles(sizes: Sizes, width: int) -> int:
+    return -(-sizes.rows // (WARPGROUPS * ROWS)) * (sizes.width // width)
+
+
+def _rounds(sizes: Sizes, width: int) -> int:
+    """Return the most tiles that a multiprocessor computes, one after another."""
+    return -(-_tiles(sizes, width) // PROCESSORS)
+
+
+def _busy(sizes: Sizes, width: int) -> float:
+    """Return the part of the multiprocessors that has a tile, on average."""
+    return _tiles(sizes, width) / (_rounds(sizes, width) * PROCESSORS)
 
 
 def stats_width(sizes: Sizes) -> int:
     """Return the columns per group of the statistics that a product returns."""
-    return WIDE if fits(sizes) else STEP
+    return tile_width(sizes, stats=True) or STEP
 
 
 @cache
@@ -47,25 +62,33 @@ def runs_on(device: torch.device) -> bool:
 
 
 def make_kernel(
-    sizes: Sizes, residual: bool = False, stats: bool = False, eps: float | None = None, group: int = STEP
+    sizes: Sizes,
+    width: int = WIDE,
+    residual: bool = False,
+    stats: bool = False,
+    eps: float | None = None,
+    group: int = STEP,
 ) -> CudaKernel:
     """Return the kernel.
 
-    residual: whether one is added; stats: whether it returns statistics; eps: of the norm before the product, None for
+    width: of its tiles; residual: whether one is added; stats: whether it returns statistics; eps: of the norm before the product, None for
     none; group: columns per group of the norm's statistics. Gates need a norm, and neither of the first two.
     """
     numbers = {
-        "DEPTH": sizes.depth, "STAGES": STAGES, "REGISTERS": REGISTERS, "NORM": int(eps is not None), "GROUP": group,
+        "DEPTH": sizes.depth, "TILE_WIDTH": width, "STAGES": STAGES, "REGISTERS": REGISTERS, "NORM": int(eps is not None), "GROUP": group,
         "GATED": int(sizes.gated), "RESIDUAL": int(residual), "STATS": int(stats),
     }  # fmt: skip
     constants = (*((name, str(number)) for name, number in numbers.items()), ("EPS", f"{eps or 0.0!r}f"))
-    return CudaKernel(SOURCE, "canny2image_product_of_large_tiles", THREADS, SHARED, constants)
+    shared = ALIGNMENT + STAGES * 2 * STEP * (WARPGROUPS * ROWS + width)
+    return CudaKernel(SOURCE, "canny2image_product_of_large_tiles", THREADS, shared, constants)
 
 
-def run(kernel: CudaKernel, sizes: Sizes, x: Tensor, weight: Tensor, others: tuple[Tensor | None, ...]) -> None:
+def run(
+    kernel: CudaKernel, sizes: Sizes, width: int, x: Tensor, weight: Tensor, others: tuple[Tensor | None, ...]
+) -> None:
     """Launch the kernel.
 
-    others: the norm's statistics, sums, shifts or the bias, residual, result and its statistics, as the ops check them.
+    width: of its tiles; others: the norm's statistics, sums, shifts or the bias, residual, result and its statistics, as the ops check them.
     """
-    boxes = WARPGROUPS * ROWS, WIDE // sizes.halves
-    launch(kernel, sizes, (x, weight), boxes, others, most=tiles(sizes))
+    boxes = WARPGROUPS * ROWS, width // sizes.halves
+    launch(kernel, sizes, (x, weight), boxes, others, most=_tiles(sizes, width))

@@ -6,7 +6,7 @@ order. The ops raise ValueError for arguments that the kernel does not support, 
 launched.
 
 Statistics of rows are float32 [rows, groups, 2]: mean and sum of the squared deviations from it, of each STEP columns
-and the rest or, where `large_tiles` fits, of each WIDE columns. For the two ops with a norm, weights contain those of
+and the rest or, where `large_tiles` is used, of each WIDE columns. For the two ops with a norm, weights contain those of
 the norm: `plugins/folded_norms.py`.
 """
 
@@ -62,11 +62,10 @@ def product_stats(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | No
     sizes, result = _prepare(x, weight, gated=False)
     _check(x, (("bias", bias, (sizes.width,)), ("residual", residual, tuple(result.shape))), torch.float16)
     stats = _empty_stats(sizes, result)
-    if large_tiles.fits(sizes) and not large_tiles.runs_on(x.device):
+    if large_tiles.tile_width(sizes, stats=True) and not large_tiles.runs_on(x.device):
         _compute(sizes, x, weight, result, bias, residual)
-        stats.copy_(
-            statistics(result, large_tiles.stats_width(sizes))
-        )  # the other kernel's have another shape, which tracing did not expect
+        # The other kernel's have another shape, which tracing did not expect.
+        stats.copy_(statistics(result, large_tiles.stats_width(sizes)))
     else:
         _compute(sizes, x, weight, result, bias, residual, stats)
     return result, stats
@@ -139,14 +138,14 @@ def _compute(
 ) -> Tensor:
     """Launch the kernel that suits the sizes, and return the result."""
     eps, group = (norm.eps, group_width(sizes.depth, norm.stats.shape[1])) if norm else (None, STEP)
-    large = large_tiles.fits(sizes) and (norm or (bias is not None and not sizes.gated))
+    width = large_tiles.tile_width(sizes, stats is not None) if norm or (bias is not None and not sizes.gated) else None
     if norm and many_rows.fits(sizes) and many_rows.runs_on(x.device):
         many = many_rows.make_kernel(sizes, norm.eps, group)
         many_rows.run(many, sizes, x, weight, (*norm.tensors, result))
-    elif large and large_tiles.runs_on(x.device):
+    elif width and large_tiles.runs_on(x.device):
         added = norm.tensors if norm else (None, None, bias)
-        kernel = large_tiles.make_kernel(sizes, residual is not None, stats is not None, eps, group)
-        large_tiles.run(kernel, sizes, x, weight, (*added, residual, result, stats))
+        kernel = large_tiles.make_kernel(sizes, width, residual is not None, stats is not None, eps, group)
+        large_tiles.run(kernel, sizes, width, x, weight, (*added, residual, result, stats))
     else:
         tile = choose(sizes, stats is not None)
         few = ProductKernel(sizes, tile, bias is not None, residual is not None, stats is not None, eps, group)
