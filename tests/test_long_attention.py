@@ -1,6 +1,4 @@
-"""Attention over many tokens: what it refuses, where it is used, and that the kernel compiles."""
-
-import re
+"""Attention: what the kernels refuse, where they are used, and that the one for many queries compiles."""
 
 import pytest
 import torch
@@ -9,7 +7,8 @@ from torch import Tensor
 from plugins.hopper import cuda_kernel
 from plugins.hopper.cuda_kernel import ARCHITECTURE
 from plugins.long_attention import op
-from plugins.long_attention.op import KERNEL, is_faster, long_attention
+from plugins.long_attention.op import is_faster, long_attention
+from plugins.long_attention.tiles import HEADS, PARTS, TEXT, WARPGROUPS, Sizes
 from plugins.nvrtc import KernelError, compile_ptx
 from plugins.short_attention import op as short
 from plugins.short_attention.compile import ShortAttention
@@ -17,17 +16,22 @@ from plugins.waiting import waits_first
 from tests.nvrtc import require_nvrtc
 
 
-def test_the_kernel_compiles() -> None:
+@pytest.mark.parametrize(("tokens", "head"), [(1536, 40), (77, 40), (384, 80), (77, 80), (100, 40), (1, 80)])
+def test_the_kernel_compiles(tokens: int, head: int) -> None:
     require_nvrtc()
-    assert waits_first(compile_ptx(KERNEL.source, KERNEL.constants, ARCHITECTURE).decode())
-    assert f".text.{KERNEL.name}".encode() in KERNEL.cubin()
+    kernel = Sizes(2, 384, tokens, 8, head).kernel()
+    assert waits_first(compile_ptx(kernel.source, kernel.constants, ARCHITECTURE).decode())
+    assert f".text.{kernel.name}".encode() in kernel.cubin()
 
 
-def test_constants_are_equal() -> None:
-    found = dict(re.findall(r"\b([A-Z]+) = (\d+)\b", KERNEL.source.read_text()))
-    groups = int(found["WARPGROUPS"])
-    assert tuple(int(found[name]) for name in ("HEAD", "PART", "STAGES")) == (op.HEAD, op.PART, op.STAGES)
-    assert (64 * groups, 128 * groups + 32) == (op.ROWS, op.THREADS)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("tokens", [TEXT, TEXT + 1])
+def test_it_suits_the_hardware(head: int, tokens: int) -> None:
+    sizes = Sizes(2, 384, tokens, 8, head)
+    static = 8 * (4 + 4 * sizes.stages) + 4 * WARPGROUPS * 16 * 2 * head
+    assert sizes.kernel().shared + static <= 227 * 1024
+    assert sizes.part % 16 == 0, "tensor cores add 16 products"
+    assert sizes.part <= max(TEXT, *PARTS.values())
 
 
 @pytest.mark.parametrize(
@@ -37,9 +41,17 @@ def test_constants_are_equal() -> None:
         (8, 1536, 1536, 320, True),
         (1, 1536, 1536, 320, False),  # half of the multiprocessors would have no work
         (3, 1536, 1536, 320, False),
-        (2, 1536, 1500, 320, False),
+        (2, 4096, 4096, 320, True),  # 512x512
+        (2, 1536, 1500, 320, True),
+        (2, 1536, 1000, 320, False),  # not measured
         (2, 1536, 77, 320, False),
-        (2, 1536, 1536, 640, False),
+        (4, 1536, 77, 320, True),  # two pictures
+        (16, 384, 384, 640, True),
+        (2, 384, 384, 640, False),
+        (16, 1536, 1536, 640, False),  # not measured
+        (16, 96, 96, 1280, False),
+        (16, 100, 77, 320, False),
+        (16, 1536, 77, 324, False),
     ],
 )
 def test_where_it_is_faster(n: int, rows: int, tokens: int, width: int, faster: bool) -> None:
@@ -85,7 +97,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
         monkeypatch.setattr(compiling, "cubin", fail)
         assert not one.runs_on.__wrapped__(torch.device("cuda"))
     assert caplog.messages == [
-        "attention over many tokens uses cuDNN, which is slower: no NVRTC",
+        "attention of many queries uses other kernels, which are slower: no NVRTC",
         "attention over few tokens uses PyTorch's kernels, which are slower: no NVRTC",
     ]
 
@@ -97,9 +109,13 @@ def half(*shape: int) -> Tensor:
 @pytest.mark.parametrize(
     ("q", "k", "v", "message"),
     [
-        (half(2, 9, 80), half(2, 100, 80), half(2, 100, 80), "got 100 tokens, expected a multiple of 96, at least 192"),
-        (half(2, 9, 80), half(2, 96, 80), half(2, 96, 80), "got 96 tokens"),
-        (half(2, 9, 96), half(2, 192, 80), half(2, 192, 80), r"got q as torch.float16 \[2, 9, 96\] on cpu, expected"),
+        (
+            half(2, 9, 96),
+            half(2, 100, 96),
+            half(2, 100, 96),
+            "got 2 heads for a width of 96, expected heads of 40 or 80",
+        ),
+        (half(2, 9, 81), half(2, 100, 81), half(2, 100, 81), "got 2 heads for a width of 81"),
         (half(2, 9, 80), half(1, 192, 80), half(2, 192, 80), r"got k as torch.float16 \[1, 192, 80\]"),
         (half(2, 9, 80), half(2, 192, 80), half(2, 96, 80), "got v as"),
         (half(2, 9, 80).float(), half(2, 192, 80), half(2, 192, 80), r"got q as torch.float32"),

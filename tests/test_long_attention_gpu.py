@@ -15,9 +15,9 @@ from tests.hopper import check, check_at_the_same_time, check_in_a_graph, needs_
 pytestmark = [pytest.mark.gpu, needs_hopper]
 
 
-def packed(n: int, tokens: int, heads: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+def packed(n: int, tokens: int, heads: int, scale: float = 1.0, head: int = 40) -> tuple[Tensor, Tensor, Tensor]:
     """Return q, k and v of one product: a row's stride is that of all three."""
-    q, k, v = (scale * torch.randn(n, tokens, 120 * heads, device="cuda")).half().chunk(3, dim=-1)
+    q, k, v = (scale * torch.randn(n, tokens, 3 * head * heads, device="cuda")).half().chunk(3, dim=-1)
     return q, k, v
 
 
@@ -35,10 +35,48 @@ def test_self_attention(n: int, tokens: int, heads: int, scale: float) -> None:
     compare(*packed(n, tokens, heads, scale), heads)
 
 
+@pytest.mark.parametrize("scale", [0.3, 4.0])
+@pytest.mark.parametrize(("n", "tokens"), [(16, 384), (4, 384), (1, 64), (3, 129)])
+def test_wider_heads(n: int, tokens: int, scale: float) -> None:
+    compare(*packed(n, tokens, 8, scale, head=80), 8)
+
+
+@pytest.mark.parametrize("head", [40, 80])
 @pytest.mark.parametrize("rows", [1, 100, 191, 193, 500])
-def test_fewer_or_more_queries(rows: int) -> None:
-    _, k, v = packed(2, 384, 2)
-    compare(torch.randn(2, rows, 80, device="cuda").half(), k, v, 2)
+def test_fewer_or_more_queries(rows: int, head: int) -> None:
+    _, k, v = packed(2, 384, 2, head=head)
+    compare(torch.randn(2, rows, 2 * head, device="cuda").half(), k, v, 2)
+
+
+@pytest.mark.parametrize("head", [40, 80])
+@pytest.mark.parametrize("tokens", [1, 7, 64, 65, 77, 80, 81, 96, 97, 154, 192, 1000])
+def test_any_number_of_keys(tokens: int, head: int) -> None:
+    """The last part may have fewer keys; several tiles of a program follow each other."""
+    q = torch.randn(4, 1500, 8 * head, device="cuda").half()
+    k, v = (torch.randn(4, tokens, 8 * head, device="cuda").half() for _ in range(2))
+    compare(q, k, v, 8)
+
+
+def test_a_picture_that_is_not_finite_spoils_no_other() -> None:
+    """A program computes tiles of several pictures with the same registers and memory."""
+    for head, rows, tokens in ((40, 1536, 1536), (40, 1536, 77), (80, 384, 384), (80, 384, 77)):
+        q = torch.randn(16, rows, 8 * head, device="cuda").half()
+        k, v = (torch.randn(16, tokens, 8 * head, device="cuda").half() for _ in range(2))
+        expected = long_attention(q, k, v, 8)
+        q[3], k[5], v[7], v[9] = (float(bad) for bad in ("nan", "nan", "nan", "inf"))
+        got = long_attention(q, k, v, 8)
+        finite = [i for i in range(16) if i not in (3, 5, 7, 9)]
+        assert torch.equal(got[finite], expected[finite])
+        assert not got[[3, 5, 7]].isfinite().any()
+
+
+def test_nothing_else_is_written() -> None:
+    """The rows after a map's last are those of the next map."""
+    for head in (40, 80):
+        q, k, v = packed(3, 200, 2, head=head)
+        got = long_attention(q, k, v, 2)
+        for i in range(3):
+            assert torch.equal(got[i : i + 1], long_attention(q[i : i + 1], k[i : i + 1], v[i : i + 1], 2))
 
 
 def test_distant_keys() -> None:

@@ -136,22 +136,23 @@ def test_a_compiled_transformer(width: int, heads: int, size: tuple[int, int]) -
 
 @needs_hopper
 @pytest.mark.parametrize(
-    ("width", "heads", "size", "n", "others"),  # others: products by the kernels for many rows
+    # others: products by the kernels for many rows; long: attentions by the kernel for many queries
+    ("width", "heads", "size", "n", "others", "long"),
     [
-        (320, 8, (32, 48), 2, (1, 0)),
-        (640, 8, (16, 24), 2, (1, 0)),
-        (1280, 8, (8, 12), 2, (0, 0)),
-        (1280, 8, (4, 6), 2, (0, 0)),
-        (32, 2, (32, 48), 2, (0, 0)),
-        (96, 2, (4, 6), 2, (0, 0)),
-        (320, 8, (32, 48), 16, (7, 1)),
-        (640, 8, (16, 24), 16, (8, 0)),
-        (640, 8, (16, 24), 4, (2, 0)),
-        (1280, 8, (8, 12), 16, (2, 0)),
+        (320, 8, (32, 48), 2, (1, 0), 1),
+        (640, 8, (16, 24), 2, (1, 0), 0),
+        (1280, 8, (8, 12), 2, (0, 0), 0),
+        (1280, 8, (4, 6), 2, (0, 0), 0),
+        (32, 2, (32, 48), 2, (0, 0), 0),
+        (96, 2, (4, 6), 2, (0, 0), 0),
+        (320, 8, (32, 48), 16, (7, 1), 2),
+        (640, 8, (16, 24), 16, (8, 0), 2),
+        (640, 8, (16, 24), 4, (2, 0), 2),
+        (1280, 8, (8, 12), 16, (2, 0), 0),
     ],
 )
 def test_a_compiled_folded_transformer(
-    width: int, heads: int, size: tuple[int, int], n: int, others: tuple[int, int]
+    width: int, heads: int, size: tuple[int, int], n: int, others: tuple[int, int], long: int
 ) -> None:
     half, x, text, expected, true = transformer(width, heads, size, n)
     fuse_attention(half)
@@ -167,6 +168,7 @@ def test_a_compiled_folded_transformer(
     names = [event.name for event in profile.events() if event.device_type.name == "CUDA"]
     counts = [names.count(f"canny2image_product{kind}") for kind in ("", "_of_large_tiles", "_of_many_rows")]
     assert counts == [8 - sum(others), *others]
+    assert [names.count(f"canny2image_{kind}attention") for kind in ("", "long_")] == [2 - long, long]
     assert not any("layer_norm" in name for name in names)
 
 

@@ -1,49 +1,75 @@
-// Attention over many tokens for Hopper GPUs, with the softmax of one part of the keys after another (Milakov and
+// Attention of many queries for Hopper GPUs, with the softmax of one part of the keys after another (Milakov and
 // Gimelshein 2018). WARPGROUPS warpgroups have 64 queries of one head each, and share the keys and values that another
 // warp loads by TMA. As in FlashAttention-3 (Shah et al. 2024), a warpgroup's tensor cores compute the next scores and
 // the last part of the result during its softmax, and the warpgroups take turns.
 #include "hopper.cuh"
 
-// HEAD, PART, ROWS, THREADS and the size of the shared memory are as in op.py.
-constexpr int HEAD = 40;  // width of a head
-constexpr int PART = 96;  // keys at once; with 128, a warpgroup needs more than the 128 registers per thread
-constexpr int WARPGROUPS = 3, STAGES = 3;
-constexpr int ROWS = 64 * WARPGROUPS, ROW_BYTES = 128;  // a row of 64 values in shared memory, of which HEAD are used
-constexpr int QUERY_BYTES = ROWS * ROW_BYTES, PART_BYTES = PART * ROW_BYTES;
-constexpr int STEPS = (HEAD + 15) / 16;
-constexpr int THREADS = 128 * WARPGROUPS + 32;
-constexpr float SCALE = 0.15811388300841897f * 1.4426950408889634f;  // HEAD^-0.5 log2(e): exp2 is faster than exp
+// QUERIES, TOKENS (keys), HEADS, HEAD (width of each), PART (keys at once), WARPGROUPS, STAGES and SCALE are defined by
+// tiles.py.
+constexpr int ROWS = 64 * WARPGROUPS, THREADS = 128 * WARPGROUPS + 32;
+constexpr int PARTS = (TOKENS + PART - 1) / PART, REST = TOKENS % PART;  // REST: keys of the last part, or 0 for all
+// A row in shared memory: BLOCKS of 64 values, those after HEAD zero, each in a part of the memory of its own.
+constexpr int BLOCKS = (HEAD + 63) / 64, ROW_BYTES = 128;
+constexpr int QUERY_BYTES = BLOCKS * ROWS * ROW_BYTES, PART_BYTES = BLOCKS * PART * ROW_BYTES;
+constexpr int STEPS = (HEAD + 15) / 16, PIECES = HEAD / 8;  // of 16 values, for tensor cores; of 16 bytes
+constexpr float FACTOR = SCALE * 1.4426950408889634f;  // log2(e): exp2 is faster than exp
+constexpr int STAGED = 16 * HEAD / 2;  // words of the results of a warp
 
-__device__ inline void load(uint to, const TensorMap& map, uint barrier, int head, int row, int picture) {
+__device__ inline void load(uint to, const TensorMap& map, uint barrier, int column, int head, int row, int picture) {
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, "
-        "%6}], [%2];" ::"r"(to), "l"(&map), "r"(barrier), "r"(0), "r"(head), "r"(row), "r"(picture) : "memory");
+        "%6}], [%2];" ::"r"(to), "l"(&map), "r"(barrier), "r"(column), "r"(head), "r"(row), "r"(picture) : "memory");
 }
 
-// Issue d = a b, or d += a b with `add`, for 16 columns of 64 queries and of PART keys in shared memory.
-__device__ inline void product_keys(float (&d)[PART / 2], ullong a, ullong b, int add) {
-    static_assert(PART == 96);
-    asm volatile(
-        "{\n.reg .pred add;\nsetp.ne.b32 add, %50, 0;\nwgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-        "}, %48, %49, add, 1, 1, 0, 0;\n}"
-        : FOUR(d, 0), FOUR(d, 4), FOUR(d, 8), FOUR(d, 12), FOUR(d, 16), FOUR(d, 20),
-          FOUR(d, 24), FOUR(d, 28), FOUR(d, 32), FOUR(d, 36), FOUR(d, 40), FOUR(d, 44)
-        : "l"(a), "l"(b), "r"(add));
+// Load rows of a head, in blocks of so many bytes each.
+__device__ inline void load_blocks(uint to, int bytes, const TensorMap& map, uint barrier, int head, int row,
+                                   int picture) {
+    expect(barrier, BLOCKS * bytes);
+#pragma unroll
+    for (int block = 0; block < BLOCKS; ++block)
+        load(to + block * bytes, map, barrier, 64 * block, head, row, picture);
 }
 
-// Issue d += a b for 16 weights, in registers, of each of 64 queries and for the values of 16 tokens in shared memory.
-__device__ inline void product_values(float (&d)[HEAD / 2], uint a0, uint a1, uint a2, uint a3, ullong b) {
-    static_assert(HEAD == 40);
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n40k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19"
-        "}, {%20, %21, %22, %23}, %24, 1, 1, 1, 1;"
-        : FOUR(d, 0), FOUR(d, 4), FOUR(d, 8), FOUR(d, 12), FOUR(d, 16)
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
+// Issue d = a b, or d += a b with the predicate `add`; a, b and add are names of operands.
+#define PRODUCT(n, sums, a, b, add, more)                                                                              \
+    "{\n.reg .pred add;\nsetp.ne.b32 add, " add ", 0;\nwgmma.mma_async.sync.aligned.m64n" n "k16.f32.f16.f16 {"       \
+    sums "}, " a ", " b ", add, 1, 1, " more ";\n}"
+#define TO_19 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19"
+#define TO_31 TO_19 ", %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define TO_39 TO_31 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define TO_47 TO_39 ", %40, %41, %42, %43, %44, %45, %46, %47"
+
+// The product of 16 columns of 64 queries and of PART keys in shared memory.
+__device__ inline void product_keys(float (&d)[32], ullong a, ullong b, int add) {
+    asm volatile(PRODUCT("64", TO_31, "%32", "%33", "%34", "0, 0")
+                 : SIXTEEN(d, 0), SIXTEEN(d, 16) : "l"(a), "l"(b), "r"(add));
+}
+
+__device__ inline void product_keys(float (&d)[40], ullong a, ullong b, int add) {
+    asm volatile(PRODUCT("80", TO_39, "%40", "%41", "%42", "0, 0")
+                 : SIXTEEN(d, 0), SIXTEEN(d, 16), FOUR(d, 32), FOUR(d, 36) : "l"(a), "l"(b), "r"(add));
+}
+
+__device__ inline void product_keys(float (&d)[48], ullong a, ullong b, int add) {
+    asm volatile(PRODUCT("96", TO_47, "%48", "%49", "%50", "0, 0")
+                 : SIXTEEN(d, 0), SIXTEEN(d, 16), SIXTEEN(d, 32) : "l"(a), "l"(b), "r"(add));
+}
+
+// The product of 16 weights, in registers, of each of 64 queries and of the values of 16 tokens in shared memory.
+__device__ inline void product_values(float (&d)[20], const uint* a, ullong b, int add) {
+    asm volatile(PRODUCT("40", TO_19, "{%20, %21, %22, %23}", "%24", "%25", "1")
+                 : SIXTEEN(d, 0), FOUR(d, 16) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+}
+
+__device__ inline void product_values(float (&d)[40], const uint* a, ullong b, int add) {
+    asm volatile(PRODUCT("80", TO_39, "{%40, %41, %42, %43}", "%44", "%45", "1")
+                 : SIXTEEN(d, 0), SIXTEEN(d, 16), FOUR(d, 32), FOUR(d, 36)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+}
+
+// Descriptor of 16 tokens' values, whose blocks of 64 columns are PART rows apart.
+__device__ inline ullong value_matrix(uint to) {
+    return 1ull << 62 | 64ull << 32 | ullong(PART * ROW_BYTES / 16) << 16 | (to & 0x3ffff) >> 4;
 }
 
 // The softmax of a thread's two rows of scores, of which a thread has columns 8 i + 2 (lane % 4) and the next.
@@ -68,16 +94,16 @@ struct Softmax {
             higher = fmaxf(higher, __shfl_xor_sync(0xffffffff, higher, 1));
             higher = fmaxf(higher, __shfl_xor_sync(0xffffffff, higher, 2));
             higher = fmaxf(higher, highest[half]);
-            shrink[half] = power((highest[half] - higher) * SCALE);
+            shrink[half] = power((highest[half] - higher) * FACTOR);
             highest[half] = higher;
-            const float shift = -higher * SCALE;
+            const float shift = -higher * FACTOR;
             float sum[2] = {0, 0};
 #pragma unroll
             for (int i = 0; i < PART / 2; i += 4)
 #pragma unroll
                 for (int j = 0; j < 2; ++j) {
                     float& score = scores[i + 2 * half + j];
-                    score = power(__fmaf_rn(score, SCALE, shift));
+                    score = power(__fmaf_rn(score, FACTOR, shift));
                     sum[j] += score;
                 }
             sums[half] = __fmaf_rn(sums[half], shrink[half], sum[0] + sum[1]);
@@ -90,9 +116,11 @@ struct Softmax {
     }
 };
 
-__device__ inline void clear(float (&total)[HEAD / 2]) {
+// Give the keys after the last no weight.
+__device__ inline void mask(float (&scores)[PART / 2]) {
 #pragma unroll
-    for (int i = 0; i < HEAD / 2; ++i) total[i] = 0;
+    for (int i = 0; i < PART / 2; ++i)
+        if (8 * (i / 4) + 2 * int(threadIdx.x % 4) + i % 2 >= REST) scores[i] = __int_as_float(0xff800000);
 }
 
 __device__ inline void pack_all(uint (&weights)[PART / 4], const float (&scores)[PART / 2]) {
@@ -113,46 +141,51 @@ __device__ inline void pass_turn(int group) {
 __device__ inline void multiply_keys(float (&scores)[PART / 2], uint queries, uint keys) {
 #pragma unroll
     for (int step = 0; step < STEPS; ++step)
-        product_keys(scores, matrix(queries + 32 * step), matrix(keys + 32 * step), step);
+        product_keys(scores, matrix(queries + step / 4 * ROWS * ROW_BYTES + step % 4 * 32),
+                     matrix(keys + step / 4 * PART * ROW_BYTES + step % 4 * 32), step);
 }
 
-// Issue total += weights * values.
-__device__ inline void multiply_values(float (&total)[HEAD / 2], const uint (&weights)[PART / 4], uint values) {
+// Issue total = weights * values, or with `add` total += weights * values.
+__device__ inline void multiply_values(float (&total)[HEAD / 2], const uint (&weights)[PART / 4], uint values,
+                                       bool add) {
 #pragma unroll
     for (int step = 0; step < PART / 16; ++step)
-        product_values(total, weights[4 * step], weights[4 * step + 1], weights[4 * step + 2], weights[4 * step + 3],
-                       matrix(values + 16 * ROW_BYTES * step));
+        product_values(total, weights + 4 * step, value_matrix(values + 16 * ROW_BYTES * step), add || step);
 }
 
 // A program computes tiles, of ROWS queries of one head each, one after another.
 struct Tile {
     int first, head, picture;  // first: of its queries
-    __device__ inline Tile(int index, int rows, int heads) {
-        const int blocks = (rows + ROWS - 1) / ROWS;
-        first = index % blocks * ROWS, head = index / blocks % heads, picture = index / blocks / heads;
+    __device__ inline explicit Tile(uint index) {
+        constexpr uint BLOCKS = (QUERIES + ROWS - 1) / ROWS;
+        first = index % BLOCKS * ROWS, head = index / BLOCKS % HEADS, picture = index / (BLOCKS * HEADS);
     }
 };
 
-// Write a thread's two rows of a tile, divided by the sums of their weights.
-__device__ inline void write(uint* result, const float (&total)[HEAD / 2], const float (&sums)[2], int index, int rows,
-                             int heads) {
-    const Tile tile(index, rows, heads);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+// Write the rows of a warp, divided by the sums of their weights, by way of shared memory: 16 bytes per thread.
+__device__ inline void write(uint4* result, uint* staged, const float (&total)[HEAD / 2], const float (&sums)[2],
+                             int index) {
+    const Tile tile(index);
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         float sum = sums[half];
         sum += __shfl_xor_sync(0xffffffff, sum, 1);
         sum += __shfl_xor_sync(0xffffffff, sum, 2);
-        const float factor = 1 / sum;
-        const int row = tile.first + 16 * warp + lane / 4 + 8 * half;
-        if (row < rows) {
-            const long long at = (static_cast<long long>(tile.picture) * rows + row) * heads + tile.head;
-            uint* to = result + at * (HEAD / 2) + lane % 4;
+        const float factor = reciprocal(sum);
 #pragma unroll
-            for (int i = 0; i < HEAD / 8; ++i)
-                to[4 * i] = pack(total[4 * i + 2 * half] * factor, total[4 * i + 2 * half + 1] * factor);
-        }
+        for (int i = 0; i < PIECES; ++i)
+            staged[(lane / 4 + 8 * half) * (HEAD / 2) + 4 * i + lane % 4] =
+                pack(total[4 * i + 2 * half] * factor, total[4 * i + 2 * half + 1] * factor);
     }
+    __syncwarp();
+    const int first = tile.first + threadIdx.x / 32 * 16;
+    result += ((static_cast<long long>(tile.picture) * QUERIES + first) * HEADS + tile.head) * PIECES;
+#pragma unroll
+    for (int i = lane; i < 16 * PIECES; i += 32)
+        if (first + i / PIECES < QUERIES)
+            result[i / PIECES * HEADS * PIECES + i % PIECES] = reinterpret_cast<const uint4*>(staged)[i];
+    __syncwarp();
 }
 
 // A place in a ring of buffers in shared memory, and the parity of its barriers' phase.
@@ -164,19 +197,20 @@ struct Place {
     }
 };
 
-// q: [n, rows, heads, HEAD]; k, v: [n, tokens, heads, HEAD]; by maps with boxes of 64 columns, those after HEAD zero.
-// tokens: at least two whole PARTs. result: [n, rows, heads, HEAD], contiguous. Grid: at most as many as tiles.
+// q: [n, QUERIES, HEADS, HEAD]; k, v: [n, TOKENS, HEADS, HEAD]; by maps with boxes of 64 columns, and of ROWS or PART
+// rows, with zeros beyond. result: [n, QUERIES, HEADS, HEAD], contiguous, as groups of eight. Grid: at most `tiles`.
 extern "C" __global__ __launch_bounds__(THREADS, 1) void canny2image_long_attention(
     const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
-    uint* result, int rows, int tokens, int heads, int tiles) {
+    uint4* result, int tiles) {
     extern __shared__ char unaligned[];
     __shared__ ullong barriers[4 + 4 * STAGES];
+    __shared__ alignas(16) uint all_staged[4 * WARPGROUPS][STAGED];
     const uint queries = (address(unaligned) + 1023) & ~1023u;
     const uint keys = queries + 2 * QUERY_BYTES, values = keys + STAGES * PART_BYTES;
     const uint queries_full = address(barriers), queries_empty = queries_full + 16, keys_full = queries_empty + 16;
     const uint keys_empty = keys_full + 8 * STAGES, values_full = keys_empty + 8 * STAGES;
     const uint values_empty = values_full + 8 * STAGES;
-    const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0), parts = tokens / PART;
+    const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; ++i) init(queries_full + 8 * i, 1), init(queries_empty + 8 * i, WARPGROUPS);
         for (int stage = 0; stage < STAGES; ++stage) {
@@ -189,23 +223,23 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void canny2image_long_attent
     }
     __syncthreads();
     asm volatile("griddepcontrol.wait;" ::: "memory");  // see runtime/early_launch.py
+    Place<2> place;
+    Place<STAGES> stage;
     if (group == WARPGROUPS) {
         if (threadIdx.x % 32) return;
-        Place<2> place;
-        Place<STAGES> stage;
         for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
-            const Tile tile(index, rows, heads);
+            const Tile tile(index);
             wait(queries_empty + 8 * place.at, place.parity ^ 1);
-            expect(queries_full + 8 * place.at, QUERY_BYTES);
-            load(queries + place.at * QUERY_BYTES, q, queries_full + 8 * place.at, tile.head, tile.first, tile.picture);
+            load_blocks(queries + place.at * QUERY_BYTES, ROWS * ROW_BYTES, q, queries_full + 8 * place.at, tile.head,
+                        tile.first, tile.picture);
             place.advance();
-            for (int part = 0; part < parts; ++part) {
+            for (int part = 0; part < PARTS; ++part) {
                 wait(keys_empty + 8 * stage.at, stage.parity ^ 1);
-                expect(keys_full + 8 * stage.at, PART_BYTES);
-                load(keys + stage.at * PART_BYTES, k, keys_full + 8 * stage.at, tile.head, part * PART, tile.picture);
+                load_blocks(keys + stage.at * PART_BYTES, PART * ROW_BYTES, k, keys_full + 8 * stage.at, tile.head,
+                            part * PART, tile.picture);
                 wait(values_empty + 8 * stage.at, stage.parity ^ 1);
-                expect(values_full + 8 * stage.at, PART_BYTES);
-                load(values + stage.at * PART_BYTES, v, values_full + 8 * stage.at, tile.head, part * PART, tile.picture);
+                load_blocks(values + stage.at * PART_BYTES, PART * ROW_BYTES, v, values_full + 8 * stage.at, tile.head,
+                            part * PART, tile.picture);
                 stage.advance();
             }
         }
@@ -213,65 +247,71 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void canny2image_long_attent
     }
     const bool leader = threadIdx.x % 128 == 0;
     const uint own = queries + group * 64 * ROW_BYTES;
+    uint* staged = all_staged[threadIdx.x / 32];
     float scores[PART / 2], total[HEAD / 2], sums[2];
     uint weights[PART / 4];
     Softmax softmax;
-    softmax.begin();
-    clear(total);
+    int index = blockIdx.x, part = 0;  // the tile of `total`, and the part of the next scores
+    Place<STAGES> last;
+    // The scores have been computed: what they were computed from may be overwritten.
+    const auto use = [&] {
+        if (leader) arrive(keys_empty + 8 * stage.at);
+        if (REST && part == PARTS - 1) mask(scores);
+        if (++part == PARTS) {
+            if (leader) arrive(queries_empty + 8 * place.at);
+            place.advance(), part = 0;
+        }
+    };
+    const auto advance = [&] {
+        last = stage;
+        stage.advance();
+    };
+    const auto wait_for_next = [&] {
+        if (part == 0) wait(queries_full + 8 * place.at, place.parity);
+        wait(keys_full + 8 * stage.at, stage.parity);
+    };
     if (group == WARPGROUPS - 1) pass_turn(group);
-
-    wait(queries_full, 0);
-    wait(keys_full, 0);
+    softmax.begin();
+    wait_for_next();
     take_turn(group);
     fence();
     multiply_keys(scores, own, keys);
     commit();
     pass_turn(group);
     finish<0>(scores);
-    if (leader) arrive(keys_empty);
+    use();
     softmax.apply(scores);
+    advance();
     pack_all(weights, scores);
-    int index = blockIdx.x, part = 1;  // the tile of `total`, and the part of the next scores
-    Place<2> place;
-    Place<STAGES> last, stage;
-    stage.advance();
-    wait(keys_full + 8 * stage.at, stage.parity);
-    for (int left = ((tiles - 1 - index) / gridDim.x + 1) * parts - 1; left; --left) {
+    int left = ((tiles - 1 - index) / gridDim.x + 1) * PARTS - 1;
+    if (left) wait_for_next();
+    for (; left; --left) {
         take_turn(group);
         fence();
         multiply_keys(scores, own + place.at * QUERY_BYTES, keys + stage.at * PART_BYTES);
         commit();
         wait(values_full + 8 * last.at, last.parity);
-        multiply_values(total, weights, values + last.at * PART_BYTES);
+        multiply_values(total, weights, values + last.at * PART_BYTES, PARTS > 1 && part != 1);
         commit();
         pass_turn(group);
         finish<1>(scores);
         const bool starts = part == 0;
-        if (leader) arrive(keys_empty + 8 * stage.at);
-        if (++part == parts) {
-            if (leader) arrive(queries_empty + 8 * place.at);
-            place.advance(), part = 0;
-        }
+        const int done = last.at;
+        use();
         if (starts) {
             sums[0] = softmax.sums[0], sums[1] = softmax.sums[1];
             softmax.begin();
         }
         softmax.apply(scores);
         pin(scores);
-        const int done = last.at;
-        last = stage;
-        stage.advance();
+        advance();
         // Besides its purpose, this branch keeps the compiler from waiting for `total` before the softmax.
-        if (left > 1) {
-            if (part == 0) wait(queries_full + 8 * place.at, place.parity);
-            wait(keys_full + 8 * stage.at, stage.parity);
-        }
+        if (left > 1) wait_for_next();
         finish<0>(total);
         if (leader) arrive(values_empty + 8 * done);
         if (starts) {
-            write(result, total, sums, index, rows, heads);
+            write(result, staged, total, sums, index);
             index += gridDim.x;
-            clear(total);
         }
         pack_all(weights, scores);
         softmax.rescale(total);
@@ -279,9 +319,9 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void canny2image_long_attent
     wait(values_full + 8 * last.at, last.parity);
     take_turn(group);
     fence();
-    multiply_values(total, weights, values + last.at * PART_BYTES);
+    multiply_values(total, weights, values + last.at * PART_BYTES, PARTS > 1);
     commit();
     if (group < WARPGROUPS - 1) pass_turn(group);
     finish<0>(total);
-    write(result, total, softmax.sums, index, rows, heads);
+    write(result, staged, total, softmax.sums, index);
 }

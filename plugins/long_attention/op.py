@@ -1,51 +1,46 @@
-"""torch.ops.canny2image.long_attention: attention over many tokens as one kernel, for Hopper GPUs.
+"""torch.ops.canny2image.long_attention: attention of many queries as one kernel, for Hopper GPUs.
 
-For 1536 queries and keys of two pictures it takes 21 us on an H200, cuDNN 33 with the memory that it clears first.
-The first call compiles and loads the kernel. Only later calls can be captured into a CUDA graph.
+For 1536 queries and keys, guidance and eight heads of 40, it takes 21 us on an H200; cuDNN takes 33, with the memory
+that it clears first.
+The first call for each size compiles and loads the kernel. Only later calls can be captured into a CUDA graph.
 """
 
 import ctypes
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from plugins.hopper.compile import PROCESSORS
-from plugins.hopper.cuda_kernel import CudaKernel, runs
+from plugins.hopper.cuda_kernel import runs
 from plugins.hopper.parameters import tensor_map
+from plugins.long_attention.tiles import BOX, HEADS, ROWS, Sizes
 from plugins.ops import torch_op
+from plugins.short_attention.compile import MOST_TOKENS
 
-HEAD = 40  # width of a head
-ROWS, PART = 192, 96  # queries of a program, and keys that it loads at once
-STAGES, BOX = 3, 64  # parts in shared memory, and columns of a row there
-THREADS = 416
-SHARED = 1024 + 2 * BOX * (2 * ROWS + 2 * STAGES * PART)  # bytes, with those lost to the alignment
-KERNEL = CudaKernel(Path(__file__).with_name("kernel.cu"), "canny2image_long_attention", THREADS, SHARED)
-FEWEST_TOKENS = 1024  # fewer were not measured
-# Part of the multiprocessors that has work, on average, with one program at a time. One picture, with 64 programs,
-# takes as long as two.
-FILLED = 0.9
+# Where it was measured and is faster than the other kernels: for many keys and heads of LONG, if FILLED of the
+# multiprocessors have work on average; for few keys, in batches of pictures.
+LONG, FEWEST_TOKENS, FILLED = 40, 1024, 0.85
+SEVERAL = 4  # maps of two pictures
 
 
 @torch_op()
 def long_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Return the attention of q [n, rows, width] to k and v [n, tokens, width], with the heads side by side.
 
-    All float16, contiguous along the width, which is heads * HEAD; tokens: a multiple of PART, at least two. Sums and
-    softmax are float32. Raises ValueError for arguments that the kernel does not support, KernelError if it cannot be
-    compiled or launched.
+    All float16, contiguous along the width, which is heads times one of HEADS. Sums and softmax are float32.
+    Raises ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or launched.
     """
     _check(q, k, v, heads)
-    (n, rows, _), tokens = q.shape, k.shape[1]
-    tiles = _tiles(n, rows, heads)
+    sizes = _sizes(q, k, heads)
     result = _empty(q)
+    boxes = (q, ROWS), (k, sizes.part), (v, sizes.part)
     values = [
-        *(_map(one, heads, box) for one, box in ((q, ROWS), (k, PART), (v, PART))),
-        *(ctypes.c_void_p(result.data_ptr()), *map(ctypes.c_int, (rows, tokens, heads, tiles))),
+        *(_map(one, sizes, box) for one, box in boxes),
+        *(ctypes.c_void_p(result.data_ptr()), ctypes.c_int(sizes.tiles)),
     ]
-    KERNEL.launch(q.device, (min(tiles, PROCESSORS), 1, 1), values)
+    sizes.kernel().launch(q.device, (min(sizes.tiles, PROCESSORS), 1, 1), values)
     return result
 
 
@@ -55,28 +50,30 @@ def _(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def is_faster(q: Tensor, k: Tensor, heads: int) -> bool:
-    """Return whether the kernel supports these sizes, and is faster than cuDNN's attention."""
-    (n, rows, width), tokens = q.shape, k.shape[1]
-    if width != heads * HEAD or tokens % PART or tokens < FEWEST_TOKENS:
+    """Return whether the kernel supports these sizes, and is faster than others."""
+    sizes = _sizes(q, k, heads)
+    if q.shape[2] % heads or sizes.head not in HEADS or sizes.rows < ROWS:
         return False
-    tiles = _tiles(n, rows, heads)
-    rounds = -(-tiles // PROCESSORS)
-    return tiles >= FILLED * rounds * PROCESSORS
+    if sizes.tokens <= MOST_TOKENS:
+        return sizes.n >= SEVERAL
+    return sizes.head == LONG and sizes.tokens >= FEWEST_TOKENS and sizes.busy >= FILLED
 
 
 @cache
 def runs_on(device: torch.device) -> bool:
     """Return whether the device is a Hopper GPU and the kernel compiles. Logs why not, once."""
-    return runs(KERNEL, device, "attention over many tokens uses cuDNN, which is slower")
+    kernel = Sizes(1, ROWS, 2, 1, HEADS[0]).kernel()
+    return runs(kernel, device, "attention of many queries uses other kernels, which are slower")
 
 
-def _tiles(n: int, rows: int, heads: int) -> int:
-    return n * heads * -(-rows // ROWS)
+def _sizes(q: Tensor, k: Tensor, heads: int) -> Sizes:
+    n, rows, width = q.shape
+    return Sizes(n, rows, k.shape[1], heads, width // heads)
 
 
-def _map(x: Tensor, heads: int, box: int) -> Any:
-    """Return the map of x with which TMA loads `box` rows of one head, with zeros in the columns after HEAD."""
-    shape, strides = (*x.shape[:2], heads, HEAD), (x.stride(0), x.stride(1), HEAD, 1)
+def _map(x: Tensor, sizes: Sizes, box: int) -> Any:
+    """Return the map of x with which TMA loads `box` rows of BOX columns of a head, with zeros beyond."""
+    shape, strides = (*x.shape[:2], sizes.heads, sizes.head), (x.stride(0), x.stride(1), sizes.head, 1)
     return tensor_map(x.data_ptr(), shape, strides, (1, box, 1, BOX))
 
 
@@ -86,17 +83,18 @@ def _empty(q: Tensor) -> Tensor:
 
 def _check(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:
     """Raise ValueError for unsupported arguments."""
-    n, tokens, width = q.shape[0], k.shape[1], heads * HEAD
-    if tokens % PART or tokens < 2 * PART:
+    (n, rows, width), tokens = q.shape, k.shape[1]
+    if width not in [heads * head for head in HEADS]:
+        widths = " or ".join(map(str, HEADS))
         raise ValueError(
-            f"long_attention got {tokens} tokens, expected a multiple of {PART}, at least {2 * PART}: use "
+            f"long_attention got {heads} heads for a width of {width}, expected heads of {widths}: use "
             "torch.nn.functional.scaled_dot_product_attention"
         )
-    for name, one, rows in (("q", q, q.shape[1]), ("k", k, tokens), ("v", v, tokens)):
-        if one.dtype != torch.float16 or one.shape != (n, rows, width) or one.device != q.device:
+    for name, one, count in (("q", q, rows), ("k", k, tokens), ("v", v, tokens)):
+        if one.dtype != torch.float16 or one.shape != (n, count, width) or one.device != q.device:
             raise ValueError(
                 f"long_attention got {name} as {one.dtype} {list(one.shape)} on {one.device}, expected torch.float16 "
-                f"{[n, rows, width]} on {q.device}: convert it"
+                f"{[n, count, width]} on {q.device}: convert it"
             )
         if one.stride(2) != 1 or one.stride(0) % 8 or one.stride(1) % 8 or one.data_ptr() % 16:
             raise ValueError(

@@ -4,8 +4,8 @@
 // also those of the next tile while the others finish one.
 #include "sums.cuh"
 
-// DEPTH, TILE_WIDTH, STAGES, REGISTERS, NORM, GATED, RESIDUAL, STATS, GROUP (columns per group of the norm's statistics) and
-// EPS are defined by large_tiles.py.
+// DEPTH, TILE_WIDTH, STAGES, REGISTERS, NORM, GATED, RESIDUAL, STATS, GROUP (columns per group of the norm's statistics)
+// and EPS are defined by large_tiles.py.
 constexpr int WIDTH = TILE_WIDTH, HALVES = GATED ? 2 : 1, COLUMNS = WIDTH / HALVES;  // of the weight, of the result
 constexpr int ROWS_BYTES = ROWS * ROW_BYTES, STAGE_BYTES = WARPGROUPS * ROWS_BYTES + WIDTH * ROW_BYTES;
 constexpr int EIGHTS = COLUMNS / 8, PARTS = (EIGHTS + 3) / 4;  // a thread has 16 bytes of every fourth eight columns

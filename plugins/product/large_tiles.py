@@ -71,12 +71,13 @@ def make_kernel(
 ) -> CudaKernel:
     """Return the kernel.
 
-    width: of its tiles; residual: whether one is added; stats: whether it returns statistics; eps: of the norm before the product, None for
-    none; group: columns per group of the norm's statistics. Gates need a norm, and neither of the first two.
+    width: of its tiles; residual: whether one is added; stats: whether it returns statistics; eps: of the norm before
+    the product, None for none; group: columns per group of the norm's statistics. Gates need a norm, and neither
+    residual nor statistics.
     """
     numbers = {
-        "DEPTH": sizes.depth, "TILE_WIDTH": width, "STAGES": STAGES, "REGISTERS": REGISTERS, "NORM": int(eps is not None), "GROUP": group,
-        "GATED": int(sizes.gated), "RESIDUAL": int(residual), "STATS": int(stats),
+        "DEPTH": sizes.depth, "TILE_WIDTH": width, "STAGES": STAGES, "REGISTERS": REGISTERS, "GROUP": group,
+        "NORM": int(eps is not None), "GATED": int(sizes.gated), "RESIDUAL": int(residual), "STATS": int(stats),
     }  # fmt: skip
     constants = (*((name, str(number)) for name, number in numbers.items()), ("EPS", f"{eps or 0.0!r}f"))
     shared = ALIGNMENT + STAGES * 2 * STEP * (WARPGROUPS * ROWS + width)
@@ -88,7 +89,8 @@ def run(
 ) -> None:
     """Launch the kernel.
 
-    width: of its tiles; others: the norm's statistics, sums, shifts or the bias, residual, result and its statistics, as the ops check them.
+    width: of its tiles; others: the norm's statistics, sums, shifts or the bias, residual, result and its statistics,
+    as the ops check them.
     """
     boxes = WARPGROUPS * ROWS, width // sizes.halves
     launch(kernel, sizes, (x, weight), boxes, others, most=_tiles(sizes, width))

@@ -6,8 +6,8 @@ order. The ops raise ValueError for arguments that the kernel does not support, 
 launched.
 
 Statistics of rows are float32 [rows, groups, 2]: mean and sum of the squared deviations from it, of each STEP columns
-and the rest or, where `large_tiles` is used, of each WIDE columns. For the two ops with a norm, weights contain those of
-the norm: `plugins/folded_norms.py`.
+and the rest or, where `large_tiles` is used, of each WIDE columns. For the two ops with a norm, weights contain those
+of the norm: `plugins/folded_norms.py`.
 """
 
 from collections.abc import Iterable
