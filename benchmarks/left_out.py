@@ -132,7 +132,7 @@ LEFT_OUT = {
     "1x1 convolutions as products": _without("runtime.inductor.Tuning", partial(Tuning, conv_1x1_as_mm=False)),
     "group_norm": _without("plugins.layers.fuse_norms", _nothing),
     "attention kernels": _without("plugins.layers.fuse_attention", _nothing),
-    "attention over many keys": _without("plugins.transformer.fused_attend", short_attend),
+    "attention of many queries": _without("plugins.transformer.fused_attend", short_attend),
     "products for Hopper": LeftOut(patch=_without_products, compiled=True),  # nor folded norms, which need them
     "products with what follows": _without("plugins.layers.fuse_products", _nothing),
     "folded norms": _without("plugins.layers.fold_norms", _nothing),

@@ -112,6 +112,18 @@ def test_large_means(shape: tuple[int, int, int, int, int], memory: torch.memory
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(2, 320, 32, 48, 32), (1, 128, 256, 384, 32)])  # one kernel, two kernels
+def test_silu_of_large_values(shape: tuple[int, int, int, int, int]) -> None:
+    """From 88 on, e^x is beyond the range of float32."""
+    x, weight, bias = on_gpu(shape, torch.channels_last)
+    weight *= 100
+    options = shape[4], EPS, True
+    true = torchs(x.double(), weight.double(), bias.double(), *options)
+    got = group_norm(x, weight, bias, *options)
+    assert error(got, true) <= 2 * error(torchs(x, weight, bias, *options), true)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("memory", FORMATS)
 def test_a_recorded_kernel_sees_new_values(memory: torch.memory_format) -> None:
     x, weight, bias = on_gpu((2, 320, 32, 48, 32), memory)

@@ -1,7 +1,8 @@
-"""The table of kernels: kinds by name, and the work of our ops by the shapes of their arguments; that of products."""
+"""The table of kernels: kinds by name, and the work of our ops by the shapes of their arguments; others' tables."""
 
 import pytest
 
+from benchmarks import attention
 from benchmarks.kernels import OTHERS, Cost, kind, table, work
 from benchmarks.products import LAYERS, Layer, arguments
 
@@ -58,3 +59,17 @@ def test_both_products_have_results_of_the_same_shape(layer: Layer) -> None:
     result = layer.ours(*ours)
     (first, *_) = result if isinstance(result, (tuple, list)) else (result,)
     assert first.shape == layer.plain(*plain).shape == (6, 64 * layer.columns)
+
+
+def test_each_attention_has_a_kernel() -> None:
+    names = {}
+    for pictures in attention.PICTURES:
+        for queries, width in attention.LEVELS:
+            for keys in (queries, attention.TEXT):
+                q, k, v = attention.arguments(2 * pictures, queries, keys, width, "meta")
+                assert (q.shape, k.shape) == ((2 * pictures, queries, width), v.shape)
+                chosen, other = attention.kernels(q, k)
+                assert chosen is not other
+                names[pictures, queries, keys] = chosen.function.__name__
+    assert names[1, 1536, 1536] == names[8, 384, 77] == "long_attention"
+    assert names[1, 1536, 77] == names[8, 96, 96] == "attention"

@@ -33,6 +33,12 @@ def test_the_kernel_compiles(sizes: Sizes, options: dict[str, Any]) -> None:
     assert f".text.{kernel.name}".encode() in kernel.cubin()
 
 
+def test_narrower_tiles_need_a_norm() -> None:
+    require_nvrtc()
+    with pytest.raises(KernelError, match="no other kernel knows statistics of such groups"):
+        make_kernel(PLAIN, NARROWER, stats=True).cubin()
+
+
 @pytest.mark.parametrize("options", [{}, {"eps": 1e-5, "residual": True}, {"eps": 1e-5, "stats": True}], ids=str)
 def test_gates_need_a_norm_alone(options: dict[str, Any]) -> None:
     require_nvrtc()
@@ -49,33 +55,34 @@ def test_it_suits_the_hardware(width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "stats", "width"),
+    ("sizes", "norm", "width"),
     [
-        *((sizes, False, WIDE if sizes.gated and sizes.depth < 1280 else None) for sizes in SD15),
-        *((sizes, False, None) for sizes in (*SMALL, *ODD)),
-        (MANY_ROWS[0], False, WIDE),
-        (Sizes(12288, 320, 320), True, WIDE),  # four pictures
-        (Sizes(6144, 320, 320), True, None),  # tiles for half of the multiprocessors
-        (Sizes(1536, 1280, 1280), True, None),
+        *((sizes, True, WIDE if sizes.gated and sizes.depth < 1280 else None) for sizes in SD15),
+        *((sizes, True, None) for sizes in (*SMALL, *ODD)),
+        (MANY_ROWS[0], True, WIDE),
+        (Sizes(12288, 320, 320), False, WIDE),  # four pictures
+        (Sizes(6144, 320, 320), False, None),  # tiles for half of the multiprocessors
+        (Sizes(1536, 1280, 1280), False, None),
         (Sizes(1536, 5120, 1280), False, None),
-        (Sizes(1536, 1280, 3840), False, NARROWER),  # 240 tiles; 192 of those with WIDE columns also take two rounds
-        (Sizes(1536, 1280, 3840), True, WIDE),  # statistics of NARROWER columns are unknown
-        (Sizes(768, 1280, 3840), False, NARROWER),
-        (Sizes(6144, 640, 1920), False, WIDE),  # 480 tiles would take four rounds
-        (Sizes(30000, 320, 320), True, WIDE),
-        (Sizes(26000, 320, 320), True, None),  # a few tiles more than two for each multiprocessor
+        (Sizes(1536, 1280, 3840), True, NARROWER),  # 240 tiles; 192 of those with WIDE columns also take two rounds
+        (Sizes(1536, 1280, 3840), False, WIDE),
+        (Sizes(768, 1280, 3840), True, NARROWER),
+        (Sizes(6144, 640, 1920), True, WIDE),  # 480 tiles would take four rounds
+        (Sizes(30000, 320, 320), False, WIDE),
+        (Sizes(26000, 320, 320), False, None),  # a few tiles more than two for each multiprocessor
         (Sizes(24576, 320, 328), True, None),
         (Sizes(24576, 328, 320), True, None),
     ],
     ids=str,
 )
-def test_where_it_is_used(sizes: Sizes, stats: bool, width: int | None) -> None:
-    assert tile_width(sizes, stats) == width
+def test_where_it_is_used(sizes: Sizes, norm: bool, width: int | None) -> None:
+    assert tile_width(sizes, norm) == width
 
 
 @pytest.mark.parametrize("sizes", LARGE, ids=str)
 def test_it_is_used_for_the_sizes_of_the_gpu_tests(sizes: Sizes) -> None:
     assert tile_width(sizes)
+    assert tile_width(sizes, norm=True)
 
 
 def test_groups_of_statistics() -> None:

@@ -8,7 +8,7 @@ from plugins.hopper import cuda_kernel
 from plugins.hopper.cuda_kernel import ARCHITECTURE
 from plugins.long_attention import op
 from plugins.long_attention.op import is_faster, long_attention
-from plugins.long_attention.tiles import HEADS, PARTS, TEXT, WARPGROUPS, Sizes
+from plugins.long_attention.tiles import HEADS, TEXT, WARPGROUPS, Sizes
 from plugins.nvrtc import KernelError, compile_ptx
 from plugins.short_attention import op as short
 from plugins.short_attention.compile import ShortAttention
@@ -31,7 +31,6 @@ def test_it_suits_the_hardware(head: int, tokens: int) -> None:
     static = 8 * (4 + 4 * sizes.stages) + 4 * WARPGROUPS * 16 * 2 * head
     assert sizes.kernel().shared + static <= 227 * 1024
     assert sizes.part % 16 == 0, "tensor cores add 16 products"
-    assert sizes.part <= max(TEXT, *PARTS.values())
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_many_rows_after_a_norm(sizes: Sizes, group: int) -> None:
     if many_rows.fits(sizes):
         many_rows.run(many_rows.make_kernel(sizes, 1e-5, group), sizes, x, weight, (*vectors, result))
     else:
-        width = large_tiles.tile_width(sizes)
+        width = large_tiles.tile_width(sizes, norm=True)
         assert width
         kernel = large_tiles.make_kernel(sizes, width, eps=1e-5, group=group)
         large_tiles.run(kernel, sizes, width, x, weight, (*vectors, None, result, None))

@@ -208,7 +208,7 @@ canny2image_group_norm(const Half* x, const Half* weight, const Half* bias,
 
     const auto index = [&](int chunk, int k) { return first + thread + (chunk * HOLD + k) * ACTIVE; };
     const auto offset = [&](int i) { return CHANNELS_LAST ? i / WIDTH * CHANNELS + i % WIDTH * VECTOR : i * VECTOR; };
-    Vector held[HOLD] = {};  // zeros instead of what is not loaded
+    Vector held[HOLD] = {};  // what is not loaded has a value, which is not used
 #if JOINED
     const auto load_chunk = [&](int chunk) {
         int loaded = 0;

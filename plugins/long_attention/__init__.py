@@ -1,1 +1,1 @@
-"""Attention over many tokens as one CUDA kernel for Hopper GPUs."""
+"""Attention of many queries as one CUDA kernel for Hopper GPUs."""

@@ -8,12 +8,13 @@
 // tiles.py.
 constexpr int ROWS = 64 * WARPGROUPS, THREADS = 128 * WARPGROUPS + 32;
 constexpr int PARTS = (TOKENS + PART - 1) / PART, REST = TOKENS % PART;  // REST: keys of the last part, or 0 for all
-// A row in shared memory: BLOCKS of 64 values, those after HEAD zero, each in a part of the memory of its own.
+// A row in shared memory: BLOCKS of 64 values, those after HEAD zero. The same block of all rows lies together.
 constexpr int BLOCKS = (HEAD + 63) / 64, ROW_BYTES = 128;
 constexpr int QUERY_BYTES = BLOCKS * ROWS * ROW_BYTES, PART_BYTES = BLOCKS * PART * ROW_BYTES;
 constexpr int STEPS = (HEAD + 15) / 16, PIECES = HEAD / 8;  // of 16 values, for tensor cores; of 16 bytes
 constexpr float FACTOR = SCALE * 1.4426950408889634f;  // log2(e): exp2 is faster than exp
 constexpr int STAGED = 16 * HEAD / 2;  // words of the results of a warp
+static_assert(STAGES >= 2, "the next keys are loaded before the last values have been used");
 
 __device__ inline void load(uint to, const TensorMap& map, uint barrier, int column, int head, int row, int picture) {
     asm volatile(
@@ -157,8 +158,8 @@ __device__ inline void multiply_values(float (&total)[HEAD / 2], const uint (&we
 struct Tile {
     int first, head, picture;  // first: of its queries
     __device__ inline explicit Tile(uint index) {
-        constexpr uint BLOCKS = (QUERIES + ROWS - 1) / ROWS;
-        first = index % BLOCKS * ROWS, head = index / BLOCKS % HEADS, picture = index / (BLOCKS * HEADS);
+        constexpr uint DOWN = (QUERIES + ROWS - 1) / ROWS;
+        first = index % DOWN * ROWS, head = index / DOWN % HEADS, picture = index / (DOWN * HEADS);
     }
 };
 

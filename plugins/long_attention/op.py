@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugins.hopper.compile import PROCESSORS
 from plugins.hopper.cuda_kernel import runs
 from plugins.hopper.parameters import tensor_map
 from plugins.long_attention.tiles import BOX, HEADS, ROWS, Sizes
@@ -33,20 +32,26 @@ def long_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     Raises ValueError for arguments that the kernel does not support, KernelError if it cannot be compiled or launched.
     """
     _check(q, k, v, heads)
-    sizes = _sizes(q, k, heads)
     result = _empty(q)
-    boxes = (q, ROWS), (k, sizes.part), (v, sizes.part)
-    values = [
-        *(_map(one, sizes, box) for one, box in boxes),
-        *(ctypes.c_void_p(result.data_ptr()), ctypes.c_int(sizes.tiles)),
-    ]
-    sizes.kernel().launch(q.device, (min(sizes.tiles, PROCESSORS), 1, 1), values)
+    run(q, k, v, heads, result)
     return result
 
 
 @long_attention.without_values
 def _(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return _empty(q)
+
+
+def run(q: Tensor, k: Tensor, v: Tensor, heads: int, result: Tensor) -> None:
+    """Write into `result`, contiguous. The other tensors are as `long_attention` checks them."""
+    sizes = _sizes(q, k, heads)
+    boxes = (q, ROWS), (k, sizes.part), (v, sizes.part)
+    values = [
+        *(_map(one, sizes, box) for one, box in boxes),
+        *(ctypes.c_void_p(result.data_ptr()), ctypes.c_int(sizes.tiles)),
+    ]
+    processors = torch.cuda.get_device_properties(q.device).multi_processor_count
+    sizes.kernel().launch(q.device, (min(sizes.tiles, processors), 1, 1), values)
 
 
 def is_faster(q: Tensor, k: Tensor, heads: int) -> bool:

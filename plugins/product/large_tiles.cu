@@ -9,6 +9,7 @@
 constexpr int WIDTH = TILE_WIDTH, HALVES = GATED ? 2 : 1, COLUMNS = WIDTH / HALVES;  // of the weight, of the result
 constexpr int ROWS_BYTES = ROWS * ROW_BYTES, STAGE_BYTES = WARPGROUPS * ROWS_BYTES + WIDTH * ROW_BYTES;
 constexpr int EIGHTS = COLUMNS / 8, PARTS = (EIGHTS + 3) / 4;  // a thread has 16 bytes of every fourth eight columns
+static_assert(WIDTH == 160 || (NORM && !GATED), "no other kernel knows statistics of such groups");
 static_assert(!GATED || (NORM && !RESIDUAL && !STATS), "gates need a norm, and nothing is added to them");
 
 // Issue d = a b, or d += a b with `add`, for 16 of the depth of 64 rows and of 128 or 160 weights in shared memory.

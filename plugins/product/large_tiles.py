@@ -18,19 +18,19 @@ from plugins.product.tiles import STEP, WIDE, Sizes, is_of_one_picture
 
 SOURCE = Path(__file__).with_name("large_tiles.cu")
 STAGES = 4
-NARROWER = 128  # columns of tiles of which some products, without statistics, fill the multiprocessors better
+NARROWER = 128  # columns of tiles with which some products after a norm keep more multiprocessors busy
 LEAST_BUSY = 0.7  # of the multiprocessors, on average: with fewer, smaller tiles are faster
 
 
-def tile_width(sizes: Sizes, stats: bool = False) -> int | None:
+def tile_width(sizes: Sizes, norm: bool = False) -> int | None:
     """Return the columns of a product's tiles, or None where the kernel for few rows is used.
 
-    None stands for sizes that the kernel does not support, or at which it was slower. stats: whether the product
-    returns statistics.
+    None stands for sizes that the kernel does not support, or at which it was slower. norm: whether a norm precedes the
+    product.
     """
     if sizes.depth % STEP or (is_of_one_picture(sizes) and not sizes.gated):
         return None
-    widths = (WIDE,) if stats or sizes.gated else (WIDE, NARROWER)
+    widths = (WIDE, NARROWER) if norm and not sizes.gated else (WIDE,)
     filling = [width for width in widths if sizes.width % width == 0 and _busy(sizes, width) >= LEAST_BUSY]
     return min(filling, key=lambda width: width * _rounds(sizes, width), default=None)
 
@@ -51,7 +51,7 @@ def _busy(sizes: Sizes, width: int) -> float:
 
 def stats_width(sizes: Sizes) -> int:
     """Return the columns per group of the statistics that a product returns."""
-    return tile_width(sizes, stats=True) or STEP
+    return tile_width(sizes) or STEP
 
 
 @cache

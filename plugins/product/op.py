@@ -62,7 +62,7 @@ def product_stats(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | No
     sizes, result = _prepare(x, weight, gated=False)
     _check(x, (("bias", bias, (sizes.width,)), ("residual", residual, tuple(result.shape))), torch.float16)
     stats = _empty_stats(sizes, result)
-    if large_tiles.tile_width(sizes, stats=True) and not large_tiles.runs_on(x.device):
+    if large_tiles.tile_width(sizes) and not large_tiles.runs_on(x.device):
         _compute(sizes, x, weight, result, bias, residual)
         # The other kernel's have another shape, which tracing did not expect.
         stats.copy_(statistics(result, large_tiles.stats_width(sizes)))
@@ -138,7 +138,8 @@ def _compute(
 ) -> Tensor:
     """Launch the kernel that suits the sizes, and return the result."""
     eps, group = (norm.eps, group_width(sizes.depth, norm.stats.shape[1])) if norm else (None, STEP)
-    width = large_tiles.tile_width(sizes, stats is not None) if norm or (bias is not None and not sizes.gated) else None
+    large = norm or (bias is not None and not sizes.gated)
+    width = large_tiles.tile_width(sizes, norm is not None) if large else None
     if norm and many_rows.fits(sizes) and many_rows.runs_on(x.device):
         many = many_rows.make_kernel(sizes, norm.eps, group)
         many_rows.run(many, sizes, x, weight, (*norm.tensors, result))
