@@ -5,7 +5,8 @@ The rules are those of transformers' CLIPTokenizer, whose import would take long
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
@@ -22,6 +23,8 @@ CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 # What becomes tokens of its own: start and end of text, English endings, words, single digits, other signs.
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
+KEPT = 256  # texts whose tokens are kept
+
 
 class TokenizerError(ValueError):
     """Tokenizer files are missing or damaged, or have another vocabulary."""
@@ -34,6 +37,8 @@ class Tokenizer:
         self.encoder, self.positions = encoder, positions
         tokens = encoder.get_vocab()
         self.start, self.end, self.padding = tokens[START], tokens[END], tokens[padding]
+        # Texts are often repeated, negative prompts most of all.
+        self._own_ids: Callable[[str], tuple[int, ...]] = lru_cache(KEPT)(self._encode)
         self.words: dict[str, list[int]] = {}
         self.pattern: re.Pattern[str] | None = None
 
@@ -59,11 +64,11 @@ class Tokenizer:
         for i, piece in enumerate(pieces):  # every second piece is an added word
             # Some letters, such as the dotless i, match others in any case but are not their lower case.
             word = self.words.get(piece.lower()) if i % 2 else None
-            ids += self._own_ids(piece) if word is None else word
+            ids.extend(self._own_ids(piece) if word is None else word)
         return ids
 
-    def _own_ids(self, text: str) -> list[int]:
-        return self.encoder.encode(text, add_special_tokens=False).ids
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.encoder.encode(text, add_special_tokens=False).ids)
 
     def _row(self, prompt: str) -> list[int]:
         ids = [self.start, *self.ids(prompt), self.end]

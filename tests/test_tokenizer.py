@@ -140,6 +140,21 @@ def test_long_prompt_is_truncated_with_one_warning(
     assert messages == ([f"prompt of {words + 2} tokens truncated to 77; dropped: {cut!r}"] if cut else [])
 
 
+def test_repeated_texts(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    """Their tokens are kept: calls with the same text return equal tensors, warn again, and know words added since."""
+    texts = ["a red bird", "bird " * 80]
+    first = tokenizer(texts)
+    first += 1  # the caller may write to it
+    assert torch.equal(tokenizer(texts), first - 1)
+    assert len(caplog.messages) == 2
+    tokenizer.add({"bird": [7, 8]})
+    try:
+        assert tokenizer(["a red bird"])[0].tolist()[3:5] == [7, 8]
+    finally:
+        tokenizer.words, tokenizer.pattern = {}, None
+    assert torch.equal(tokenizer(texts), first - 1)
+
+
 def test_first_folder_with_both_files_is_used(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "vocab.json").write_text("{}")
