@@ -6,7 +6,6 @@ pictures. Times are per call: medians over replays of a CUDA graph of 40 calls, 
 between inputs.
 """
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,30 +14,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.group_norm import measure
-from commands import one_line
+from benchmarks.hopper_table import main
 from ldm.attention import attend
-from plugins.hopper.compile import HOPPER
 from plugins.long_attention.op import is_faster, long_attention
 from plugins.long_attention.tiles import HEADS as WIDTHS
 from plugins.ops import Op
 from plugins.short_attention.compile import MOST_TOKENS
 from plugins.short_attention.op import attention
 
-PICTURES = (1, 2, 4, 8)
 TEXT, HEADS = 77, 8
 LEVELS = ((1536, 320), (384, 640), (96, 1280), (24, 1280))  # tokens of a map, and the transformer's width
 INPUTS = 6  # to alternate between
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, nargs="+", default=PICTURES, help="default: 1 2 4 8")
-    parser.add_argument("--replays", type=int, default=21, help="number of graph replays for the median (default 21)")
-    options = parser.parse_args()
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != HOPPER:
-        parser.error("PyTorch finds no Hopper GPU, which the kernels need: run this on a machine with an H100 or H200")
-    with one_line():
-        print(torch.cuda.get_device_name(), *rows(options.pictures, options.replays), sep="\n")
 
 
 def rows(pictures: Sequence[int], replays: int) -> list[str]:
@@ -80,4 +66,4 @@ def arguments(n: int, queries: int, keys: int, width: int, device: str) -> tuple
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, rows)

@@ -6,7 +6,6 @@ torch.compile, with cuBLAS and kernels of its own, but without statistics. Sizes
 divided by 40. The calls alternate between inputs.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,14 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.group_norm import CALLS, EPS, ROTATING, measure
-from commands import one_line
-from plugins.hopper.compile import HOPPER
+from benchmarks.hopper_table import main
 from plugins.product import large_tiles
 from plugins.product.op import norm_geglu, norm_product, product, product_stats
 from plugins.product.statistics import statistics
 from plugins.product.tiles import Sizes
 
-PICTURES = (1, 2, 4, 8)
 LEVELS = ((3072, 320), (768, 640), (192, 1280), (48, 1280))  # rows for one picture, and the transformer's width
 
 
@@ -65,17 +62,6 @@ LAYERS = (
     Layer("end of feed-forward, with residual", 4, 1, product, added),
     Layer("last, with residual", 1, 1, product, added),
 )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, nargs="+", default=PICTURES, help="default: 1 2 4 8")
-    parser.add_argument("--replays", type=int, default=21, help="number of graph replays for the median (default 21)")
-    options = parser.parse_args()
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != HOPPER:
-        parser.error("PyTorch finds no Hopper GPU, which the kernels need: run this on a machine with an H100 or H200")
-    with one_line():
-        print(torch.cuda.get_device_name(), *rows(options.pictures, options.replays), sep="\n")
 
 
 def rows(pictures: Sequence[int], replays: int) -> list[str]:
@@ -122,4 +108,4 @@ def arguments(layer: Layer, count: int, width: int, device: str) -> tuple[list[o
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, rows)

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks import attention
+from benchmarks.hopper_table import PICTURES
 from benchmarks.kernels import OTHERS, Cost, kind, table, work
 from benchmarks.products import LAYERS, Layer, arguments
 
@@ -63,7 +64,7 @@ def test_both_products_have_results_of_the_same_shape(layer: Layer) -> None:
 
 def test_each_attention_has_a_kernel() -> None:
     names = {}
-    for pictures in attention.PICTURES:
+    for pictures in PICTURES:
         for queries, width in attention.LEVELS:
             for keys in (queries, attention.TEXT):
                 q, k, v = attention.arguments(2 * pictures, queries, keys, width, "meta")

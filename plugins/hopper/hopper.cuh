@@ -55,6 +55,18 @@ __device__ inline void finish(float (&values)[N]) {
 // Operands of inline assembly.
 #define FOUR(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define SIXTEEN(d, i) FOUR(d, i), FOUR(d, i + 4), FOUR(d, i + 8), FOUR(d, i + 12)
+#define TO_19 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19"
+#define TO_31 TO_19 ", %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define TO_39 TO_31 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define TO_47 TO_39 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define TO_63 TO_47 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define TO_79 TO_63 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+
+// Instruction for tensor cores: d = a b, or d += a b with `add`, for 64 rows, `n` columns and 16 of the depth. sums, a,
+// b and add: names of operands; more: whether matrices in shared memory are transposed.
+#define PRODUCT(n, sums, a, b, add, more)                                                                              \
+    "{\n.reg .pred add;\nsetp.ne.b32 add, " add ", 0;\nwgmma.mma_async.sync.aligned.m64n" n "k16.f32.f16.f16 {"       \
+    sums "}, " a ", " b ", add, 1, 1, " more ";\n}"
 
 // 2 to the power x.
 __device__ inline float power(float x) {

@@ -31,15 +31,6 @@ __device__ inline void load_blocks(uint to, int bytes, const TensorMap& map, uin
         load(to + block * bytes, map, barrier, 64 * block, head, row, picture);
 }
 
-// Issue d = a b, or d += a b with the predicate `add`; a, b and add are names of operands.
-#define PRODUCT(n, sums, a, b, add, more)                                                                              \
-    "{\n.reg .pred add;\nsetp.ne.b32 add, " add ", 0;\nwgmma.mma_async.sync.aligned.m64n" n "k16.f32.f16.f16 {"       \
-    sums "}, " a ", " b ", add, 1, 1, " more ";\n}"
-#define TO_19 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19"
-#define TO_31 TO_19 ", %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define TO_39 TO_31 ", %32, %33, %34, %35, %36, %37, %38, %39"
-#define TO_47 TO_39 ", %40, %41, %42, %43, %44, %45, %46, %47"
-
 // The product of 16 columns of 64 queries and of PART keys in shared memory.
 __device__ inline void product_keys(float (&d)[32], ullong a, ullong b, int add) {
     asm volatile(PRODUCT("64", TO_31, "%32", "%33", "%34", "0, 0")

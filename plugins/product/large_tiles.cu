@@ -12,32 +12,6 @@ constexpr int EIGHTS = COLUMNS / 8, PARTS = (EIGHTS + 3) / 4;  // a thread has 1
 static_assert(WIDTH == 160 || (NORM && !GATED), "no other kernel knows statistics of such groups");
 static_assert(!GATED || (NORM && !RESIDUAL && !STATS), "gates need a norm, and nothing is added to them");
 
-// Issue d = a b, or d += a b with `add`, for 16 of the depth of 64 rows and of 128 or 160 weights in shared memory.
-__device__ inline void multiply(float (&d)[64], ullong a, ullong b, int add) {
-    asm volatile(
-        "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-        "}, %64, %65, add, 1, 1, 0, 0;\n}"
-        : SIXTEEN(d, 0), SIXTEEN(d, 16), SIXTEEN(d, 32), SIXTEEN(d, 48)
-        : "l"(a), "l"(b), "r"(add));
-}
-
-__device__ inline void multiply(float (&d)[80], ullong a, ullong b, int add) {
-    asm volatile(
-        "{\n.reg .pred add;\nsetp.ne.b32 add, %82, 0;\nwgmma.mma_async.sync.aligned.m64n160k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
-        "}, %80, %81, add, 1, 1, 0, 0;\n}"
-        : SIXTEEN(d, 0), SIXTEEN(d, 16), SIXTEEN(d, 32), SIXTEEN(d, 48), SIXTEEN(d, 64)
-        : "l"(a), "l"(b), "r"(add));
-}
-
 __device__ inline float of_half(const unsigned short* from) {
     float result;
     asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(*from));

@@ -9,20 +9,6 @@
 constexpr int WIDTH = 128, COLUMNS = WIDTH / 2;  // of the weight, and of the result
 constexpr int STAGE_BYTES = ROWS * ROW_BYTES, WEIGHT_BYTES = WIDTH * ROW_BYTES;  // of a step
 
-// Issue d = a b, or d += a b with `add`, for 16 of the depth of 64 rows and of WIDTH weights in shared memory.
-__device__ inline void multiply(float (&d)[WIDTH / 2], ullong a, ullong b, int add) {
-    static_assert(WIDTH == 128);
-    asm volatile(
-        "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-        "}, %64, %65, add, 1, 1, 0, 0;\n}"
-        : SIXTEEN(d, 0), SIXTEEN(d, 16), SIXTEEN(d, 32), SIXTEEN(d, 48)
-        : "l"(a), "l"(b), "r"(add));
-}
-
 // Return two neighbouring columns of the result in one of the thread's rows.
 __device__ inline uint finished(const Sums<WIDTH>& sums, int column, int half, const float2& norm,
                                 const float (&vectors)[2][WIDTH]) {

@@ -15,6 +15,18 @@ __device__ inline void load(uint to, const TensorMap& map, uint barrier, int col
             ::"r"(to), "l"(&map), "r"(barrier), "r"(column), "r"(row) : "memory");
 }
 
+// Issue d = a b, or d += a b with `add`, for 16 of the depth of 64 rows and of 128 or 160 weights in shared memory.
+__device__ inline void multiply(float (&d)[64], ullong a, ullong b, int add) {
+    asm volatile(PRODUCT("128", TO_63, "%64", "%65", "%66", "0, 0")
+                 : SIXTEEN(d, 0), SIXTEEN(d, 16), SIXTEEN(d, 32), SIXTEEN(d, 48) : "l"(a), "l"(b), "r"(add));
+}
+
+__device__ inline void multiply(float (&d)[80], ullong a, ullong b, int add) {
+    asm volatile(PRODUCT("160", TO_79, "%80", "%81", "%82", "0, 0")
+                 : SIXTEEN(d, 0), SIXTEEN(d, 16), SIXTEEN(d, 32), SIXTEEN(d, 48), SIXTEEN(d, 64)
+                 : "l"(a), "l"(b), "r"(add));
+}
+
 // x times the normal distribution function, as the logistic function of a polynomial: absolute errors of at most 4e-6.
 __device__ inline float gelu(float x) {
     const float square = x * x;
