@@ -28,4 +28,6 @@ def padded(batch: Sequence[Request], sizes: Sequence[int]) -> list[Request]:
     """Return the batch, filled up to the next of `sizes` with its last request; more pictures stay as they are."""
     count = sum(request.num_samples for request in batch)
     missing = min((size for size in sizes if size >= count), default=count) - count
-    return [*batch, *(missing * [replace(batch[-1], num_samples=1)] if missing else [])]
+    if not missing:
+        return [*batch]
+    return [*batch, *missing * [replace(batch[-1], num_samples=1)]]

@@ -41,8 +41,8 @@ SOURCES = {
     "tensorrt": ("cldm/stages.py", "cldm/fast.py", "build/export.py", "build/compile.py"),
 }
 CUDA_SOURCES = (
-    *("plugins/hopper/hopper.cuh", "plugins/product/sums.cuh", "plugins/group_norm/values.cuh"),
-    *("plugins/group_norm/kernel.cu", "plugins/group_norm/large.cu"),
+    *("plugins/arithmetic.cuh", "plugins/hopper/hopper.cuh", "plugins/product/sums.cuh"),
+    *("plugins/group_norm/values.cuh", "plugins/group_norm/kernel.cu", "plugins/group_norm/large.cu"),
     *("plugins/long_attention/kernel.cu", "plugins/update/kernel.cu"),
     *("plugins/product/large_tiles.cu", "plugins/product/many_rows.cu"),
 )

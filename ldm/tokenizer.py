@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 # What becomes tokens of its own: start and end of text, English endings, words, single digits, other signs.
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-
 KEPT = 256  # texts whose tokens are kept
 
 

@@ -1,5 +1,6 @@
 // What the kernels of GroupNorm share: float16 values, statistics, and SiLU.
 #pragma once
+#include "arithmetic.cuh"
 
 using Half = unsigned short;  // float16 bits; NVRTC may be installed without cuda_fp16.h
 
@@ -15,13 +16,9 @@ __device__ inline Half to_half(float value) {
     return bits;
 }
 
-// x / (1 + e^-x). CUDA's functions would take five more instructions, for exponents whose results float16 cannot hold.
+// x / (1 + e^-x). With CUDA's functions it takes three more instructions, for powers too small to change 1 + e^-x.
 __device__ inline float silu(float x) {
-    float sum = x * -1.4426950408889634f;  // -log2(e)
-    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(sum));
-    sum += 1;
-    asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(sum));
-    return x * sum;
+    return x * reciprocal(1 + power(x * -1.4426950408889634f));  // -log2(e)
 }
 
 __device__ inline float warp_sum(float value) {

@@ -85,6 +85,16 @@ class Kernel(ABC):
         return [*(kind for one in maps for kind in one), *["u64 .ptr .global"] * (len(_paths(self.pointers)) + 2)]
 
 
+def rounds(tiles: int) -> int:
+    """Return the most tiles that a multiprocessor computes, one after another."""
+    return -(-tiles // PROCESSORS)
+
+
+def busy(tiles: int) -> float:
+    """Return the part of the multiprocessors that has a tile, on average."""
+    return tiles / (rounds(tiles) * PROCESSORS)
+
+
 def cubin(kernel: Kernel) -> bytes:
     """Return the kernel's machine code, compiled in about a second unless engine files hold it. Raises KernelError."""
     return machine_code(f"{kernel.NAME} {kernel!r}", partial(compile_kernel, kernel))

@@ -17,6 +17,7 @@ from plugins.nvrtc import Defines, KernelError, call, cubin
 log = logging.getLogger(__name__)
 
 ARCHITECTURE = "90a"  # with Hopper's own instructions
+ALIGNMENT = 1024  # bytes, of what TMA loads into shared memory
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ class CudaKernel:
             parameters = ctypes.addressof(addresses)
             function = _load(self, index)
             call(driver.cuLaunchKernel, function, *grid, self.threads, 1, 1, self.shared, stream, parameters, 0)
+
+
+def programs(device: torch.device, most: int | None = None) -> tuple[int, int, int]:
+    """Return the grid of a kernel with one program per multiprocessor, but at most `most`."""
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return processors if most is None else min(processors, most), 1, 1
 
 
 def runs(kernel: CudaKernel, device: torch.device, otherwise: str) -> bool:

@@ -1,5 +1,7 @@
 // What CUDA kernels for Hopper GPUs share: barriers in shared memory, products of tensor cores, and conversions.
 #pragma once
+#include "arithmetic.cuh"
+
 using uint = unsigned int;
 using ullong = unsigned long long;
 
@@ -67,19 +69,6 @@ __device__ inline void finish(float (&values)[N]) {
 #define PRODUCT(n, sums, a, b, add, more)                                                                              \
     "{\n.reg .pred add;\nsetp.ne.b32 add, " add ", 0;\nwgmma.mma_async.sync.aligned.m64n" n "k16.f32.f16.f16 {"       \
     sums "}, " a ", " b ", add, 1, 1, " more ";\n}"
-
-// 2 to the power x.
-__device__ inline float power(float x) {
-    float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-}
-
-__device__ inline float reciprocal(float x) {
-    float result;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-}
 
 __device__ inline uint pack(float low, float high) {
     uint result;

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugins.hopper.cuda_kernel import runs
+from plugins.hopper.compile import busy
+from plugins.hopper.cuda_kernel import programs, runs
 from plugins.hopper.parameters import tensor_map
 from plugins.long_attention.tiles import BOX, HEADS, ROWS, Sizes
 from plugins.ops import torch_op
@@ -50,8 +51,7 @@ def run(q: Tensor, k: Tensor, v: Tensor, heads: int, result: Tensor) -> None:
         *(_map(one, sizes, box) for one, box in boxes),
         *(ctypes.c_void_p(result.data_ptr()), ctypes.c_int(sizes.tiles)),
     ]
-    processors = torch.cuda.get_device_properties(q.device).multi_processor_count
-    sizes.kernel().launch(q.device, (min(sizes.tiles, processors), 1, 1), values)
+    sizes.kernel().launch(q.device, programs(q.device, sizes.tiles), values)
 
 
 def is_faster(q: Tensor, k: Tensor, heads: int) -> bool:
@@ -61,7 +61,7 @@ def is_faster(q: Tensor, k: Tensor, heads: int) -> bool:
         return False
     if sizes.tokens <= MOST_TOKENS:
         return sizes.n >= SEVERAL
-    return sizes.head == LONG and sizes.tokens >= FEWEST_TOKENS and sizes.busy >= FILLED
+    return sizes.head == LONG and sizes.tokens >= FEWEST_TOKENS and busy(sizes.tiles) >= FILLED
 
 
 @cache

@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from plugins.hopper.compile import PROCESSORS
-from plugins.hopper.cuda_kernel import CudaKernel
+from plugins.hopper.cuda_kernel import ALIGNMENT, CudaKernel
 
 SOURCE = Path(__file__).with_name("kernel.cu")
 HEADS = (40, 80)  # widths of a head that the kernel supports
 WARPGROUPS = 3
 ROWS = 64 * WARPGROUPS  # queries of a tile
 BOX = 64  # columns of a row that lie next to each other in shared memory
-ALIGNMENT = 1024  # of what TMA loads
 TEXT = 80  # most keys that are one part; with 96 of them at a width of 80, a warpgroup has too few registers
 PARTS = {40: 96, 80: 64}  # otherwise, by the width of a head
 
@@ -39,11 +37,6 @@ class Sizes:
     def stages(self) -> int:
         """Parts of the keys, and of the values, in shared memory."""
         return 2 if self.tokens <= TEXT else 3
-
-    @property
-    def busy(self) -> float:
-        """The part of the multiprocessors that has a tile, on average."""
-        return self.tiles / (-(-self.tiles // PROCESSORS) * PROCESSORS)
 
     def kernel(self) -> CudaKernel:
         numbers = {

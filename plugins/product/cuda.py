@@ -2,10 +2,9 @@
 
 import ctypes
 
-import torch
 from torch import Tensor
 
-from plugins.hopper.cuda_kernel import CudaKernel
+from plugins.hopper.cuda_kernel import CudaKernel, programs
 from plugins.hopper.parameters import tensor_map
 from plugins.product.tiles import STEP, Sizes
 
@@ -13,7 +12,6 @@ ROWS = 64  # of a warpgroup's sums
 WARPGROUPS = 3  # that multiply; another one loads
 THREADS = 128 * (WARPGROUPS + 1)
 REGISTERS = 160  # of a thread that multiplies; those that load leave them
-ALIGNMENT = 1024  # of what TMA loads
 
 
 def launch(
@@ -35,5 +33,4 @@ def launch(
         *(ctypes.c_int(number) for number in (sizes.rows, sizes.columns)),
     ]
     device = factors[0].device
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    kernel.launch(device, (min(processors, most or processors), 1, 1), values)
+    kernel.launch(device, programs(device, most), values)

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from plugins.hopper.compile import PROCESSORS
-from plugins.hopper.cuda_kernel import CudaKernel, runs
-from plugins.product.cuda import ALIGNMENT, REGISTERS, ROWS, THREADS, WARPGROUPS, launch
+from plugins.hopper.compile import busy, rounds
+from plugins.hopper.cuda_kernel import ALIGNMENT, CudaKernel, runs
+from plugins.product.cuda import REGISTERS, ROWS, THREADS, WARPGROUPS, launch
 from plugins.product.tiles import STEP, WIDE, Sizes, is_of_one_picture
 
 SOURCE = Path(__file__).with_name("large_tiles.cu")
@@ -31,22 +31,12 @@ def tile_width(sizes: Sizes, norm: bool = False) -> int | None:
     if sizes.depth % STEP or (is_of_one_picture(sizes) and not sizes.gated):
         return None
     widths = (WIDE, NARROWER) if norm and not sizes.gated else (WIDE,)
-    filling = [width for width in widths if sizes.width % width == 0 and _busy(sizes, width) >= LEAST_BUSY]
-    return min(filling, key=lambda width: width * _rounds(sizes, width), default=None)
+    filling = [width for width in widths if sizes.width % width == 0 and busy(_tiles(sizes, width)) >= LEAST_BUSY]
+    return min(filling, key=lambda width: width * rounds(_tiles(sizes, width)), default=None)
 
 
 def _tiles(sizes: Sizes, width: int) -> int:
     return -(-sizes.rows // (WARPGROUPS * ROWS)) * (sizes.width // width)
-
-
-def _rounds(sizes: Sizes, width: int) -> int:
-    """Return the most tiles that a multiprocessor computes, one after another."""
-    return -(-_tiles(sizes, width) // PROCESSORS)
-
-
-def _busy(sizes: Sizes, width: int) -> float:
-    """Return the part of the multiprocessors that has a tile, on average."""
-    return _tiles(sizes, width) / (_rounds(sizes, width) * PROCESSORS)
 
 
 def stats_width(sizes: Sizes) -> int:

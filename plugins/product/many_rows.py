@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from plugins.hopper.cuda_kernel import CudaKernel, runs
-from plugins.product.cuda import ALIGNMENT, REGISTERS, ROWS, THREADS, WARPGROUPS, launch
+from plugins.hopper.cuda_kernel import ALIGNMENT, CudaKernel, runs
+from plugins.product.cuda import REGISTERS, ROWS, THREADS, WARPGROUPS, launch
 from plugins.product.tiles import STEP, Sizes, is_of_one_picture
 
 SOURCE = Path(__file__).with_name("many_rows.cu")
